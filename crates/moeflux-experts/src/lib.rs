@@ -1,0 +1,1 @@
+//! Expert residency: slot arena, readers, eviction policies, leases.

@@ -1,0 +1,1 @@
+//! CPU kernels in one canonical order, bit for bit equal on every instruction set, and their thread pool.

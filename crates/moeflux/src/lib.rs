@@ -1,0 +1,1 @@
+//! Runs Mixture-of-Experts language models far larger than memory.
