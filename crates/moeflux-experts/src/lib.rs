@@ -1,1 +1,31 @@
-//! Expert residency: slot arena, readers, eviction policies, leases.
+//! Expert residency: where each expert's bytes lie on disk, and which of them are in memory now.
+//!
+//! To this crate an expert is bytes. A [`Catalog`] says which file ranges make up each expert's
+//! record; a [`Residency`] keeps a fixed arena of equal slots, fills them by a pool of reader
+//! threads, and evicts by a policy. Its caller takes a [`Lease`] on the experts of a layer and
+//! receives them in batches: first those already in memory, while the others are being read,
+//! then those in order of arrival.
+//!
+//! It does not know what an expert computes, what a tensor or a model is, or who asks.
+
+mod arena;
+mod catalog;
+mod error;
+mod lease;
+mod policy;
+mod pool;
+mod reader;
+mod residency;
+mod stats;
+
+pub use arena::SLOT_ALIGN;
+pub use catalog::{Catalog, Record, Segment, record_checksum};
+pub use error::ExpertError;
+pub use lease::{Lease, Ready};
+pub use policy::PolicyKind;
+pub use reader::{
+    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, Reader, ReaderChoice,
+    ReaderKind,
+};
+pub use residency::{Residency, ResidencyOptions};
+pub use stats::Stats;

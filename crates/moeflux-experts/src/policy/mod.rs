@@ -1,0 +1,73 @@
+//! Which expert to evict. A policy knows slots and opaque keys; it never sees bytes or states.
+//!
+//! Uses are reported in the order of the request, not of arrival, so that what is evicted does
+//! not depend on the timing of reads as long as a lease fits in the arena.
+
+mod frequency;
+mod lru;
+mod queue;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::ExpertError;
+
+/// Chooses victims. A slot in use is never one: [`Policy::admit`] and [`Policy::touch`] put a slot
+/// in use, [`Policy::release`] ends it. No call allocates; victims take O(log slots).
+pub(crate) trait Policy: Send + Sync {
+    /// The slot is about to hold `key`, and in use.
+    fn admit(&mut self, slot: u32, key: u32);
+    /// What the slot holds is used again, and in use.
+    fn touch(&mut self, slot: u32);
+    /// The slot is no longer in use, and may be a victim.
+    fn release(&mut self, slot: u32);
+    /// The slot to evict, forgotten at once; none if all are in use or empty.
+    fn victim(&mut self) -> Option<u32>;
+    /// The slot holds nothing any more.
+    fn forget(&mut self, slot: u32);
+}
+
+/// The policies by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PolicyKind {
+    /// `lru`: the least recently used expert goes first.
+    #[default]
+    Lru,
+    /// `frequency`: the expert least used goes first, where older uses count less.
+    Frequency,
+}
+
+impl PolicyKind {
+    pub(crate) fn create(self, slots: usize, keys: usize) -> Box<dyn Policy> {
+        match self {
+            PolicyKind::Lru => Box::new(lru::Lru::new(slots)),
+            PolicyKind::Frequency => Box::new(frequency::Frequency::new(slots, keys)),
+        }
+    }
+}
+
+impl fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            PolicyKind::Lru => "lru",
+            PolicyKind::Frequency => "frequency",
+        })
+    }
+}
+
+impl FromStr for PolicyKind {
+    type Err = ExpertError;
+
+    fn from_str(name: &str) -> Result<PolicyKind, ExpertError> {
+        match name {
+            "lru" => Ok(PolicyKind::Lru),
+            "frequency" => Ok(PolicyKind::Frequency),
+            _ => Err(ExpertError::UnknownName {
+                what: "policy",
+                given: name.into(),
+                known: "lru, frequency",
+            }),
+        }
+    }
+}
