@@ -1,3 +1,156 @@
-//! Developer chores.
+//! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
+//! licences and the other targets. The tests are `cargo test --release --workspace`.
 
-fn main() {}
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "usage: cargo xtask check    run every check that is not a test of this machine";
+
+const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
+const ARM_MACOS: &str = "aarch64-apple-darwin";
+const ARM_LINKER: &str = "aarch64-linux-gnu-gcc";
+const ARM_EMULATOR: &str = "qemu-aarch64";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["check"] => check(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check() -> Result<()> {
+    cargo("formatting", &["fmt", "--all", "--check"])?;
+    cargo(
+        "lints",
+        &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+    )?;
+    run(
+        "documentation",
+        Command::new(cargo_path())
+            .args(["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )?;
+    licences()?;
+    macos()?;
+    neon()
+}
+
+/// Licences and duplicates, by `deny.toml`.
+fn licences() -> Result<()> {
+    if !installed("cargo-deny") {
+        return skip("licences", "cargo-deny is not installed (cargo install cargo-deny)");
+    }
+    cargo("licences", &["deny", "--offline", "check", "licenses", "bans"])
+}
+
+/// Type-checks everything for macOS.
+fn macos() -> Result<()> {
+    if !target_installed(ARM_MACOS)? {
+        return skip("macOS", &format!("rustup target add {ARM_MACOS}"));
+    }
+    cargo("macOS", &["check", "--release", "--workspace", "--target", ARM_MACOS])
+}
+
+/// Kernel tests, and the demo's text, on NEON under emulation.
+fn neon() -> Result<()> {
+    if !target_installed(ARM_LINUX)? {
+        return skip("NEON", &format!("rustup target add {ARM_LINUX}"));
+    }
+    for (program, package) in [(ARM_LINKER, "gcc-aarch64-linux-gnu"), (ARM_EMULATOR, "qemu-user")] {
+        if !installed(program) {
+            return skip("NEON", &format!("{program} is not installed (apt install {package})"));
+        }
+    }
+    cargo(
+        "NEON kernels",
+        &["test", "--release", "--package", "moeflux-kernels", "--target", ARM_LINUX],
+    )?;
+    demo_text_on_neon()
+}
+
+/// The demo model says the same on emulated NEON as on this machine.
+fn demo_text_on_neon() -> Result<()> {
+    println!("==> demo on NEON");
+    cargo("this machine's moeflux", &["build", "--release"])?;
+    cargo("NEON moeflux", &["build", "--release", "--target", ARM_LINUX])?;
+    let target = target_directory()?;
+    let here = answer(Command::new(target.join("release/moeflux")))?;
+    let mut emulated = Command::new(ARM_EMULATOR);
+    emulated.args(["-cpu", "max", "-L", "/usr/aarch64-linux-gnu"]);
+    emulated.arg(target.join(ARM_LINUX).join("release/moeflux"));
+    let there = answer(emulated)?;
+    if here != there {
+        bail!("the demo answers differently on NEON:\n{here}\nagainst\n{there}");
+    }
+    println!("{there}");
+    Ok(())
+}
+
+fn answer(mut command: Command) -> Result<String> {
+    command.args(["run", "-m", "models/demo", "--memory", "1GiB", "--max-tokens", "40"]);
+    command.arg("Tell me a story about a fox.");
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout).context("the answer is not UTF-8")?;
+    if text.trim().is_empty() {
+        bail!("{command:?} answered nothing");
+    }
+    Ok(text)
+}
+
+fn target_directory() -> Result<PathBuf> {
+    // This program runs from TARGET/release/xtask.
+    let own = std::env::current_exe().context("cannot find this program's place")?;
+    let target = own.parent().and_then(Path::parent);
+    Ok(target.context("this program is not in a target directory")?.to_owned())
+}
+
+fn cargo_path() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
+    run(what, Command::new(cargo_path()).args(arguments))
+}
+
+fn run(what: &str, command: &mut Command) -> Result<()> {
+    println!("==> {what}");
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{what} failed: {command:?}");
+    }
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a step like the others")]
+fn skip(what: &str, reason: &str) -> Result<()> {
+    println!("==> {what}: SKIPPED: {reason}");
+    Ok(())
+}
+
+fn installed(program: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&paths).any(|dir| dir.join(program).is_file())
+}
+
+fn target_installed(target: &str) -> Result<bool> {
+    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let output = Command::new(rustc).args(["--print", "sysroot"]).output();
+    let sysroot = String::from_utf8(output.context("cannot start rustc")?.stdout)?;
+    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir())
+}

@@ -1,3 +1,76 @@
-//! The `moeflux` command.
+//! The `moeflux` command: a thin skin over the library. It knows terminals, flags and exit codes,
+//! and nothing of tensors.
 
-fn main() {}
+mod args;
+mod commands;
+mod conversation;
+mod failure;
+mod interrupt;
+mod measure;
+mod model;
+mod output;
+mod session_file;
+mod size;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Runs Mixture-of-Experts language models far larger than memory.
+#[derive(Debug, Parser)]
+#[command(name = "moeflux", version, after_help = failure::EXIT_CODES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer one prompt; the answer alone goes to standard output
+    Run(commands::run::RunArgs),
+    /// Talk with a model; Ctrl-C stops an answer, Ctrl-D leaves
+    Chat(commands::chat::ChatArgs),
+    /// Turn a checkpoint into a packed model directory with fewer bits
+    Pack(commands::pack::PackArgs),
+    /// Describe a model from its headers: sizes, bytes a token needs, codecs
+    Inspect(commands::inspect::InspectArgs),
+    /// Measure prefill and decode, with the hardware's floor beside
+    Bench(commands::bench::BenchArgs),
+    /// Evaluate a model: its logits, or its answers to prompts with known ones
+    #[command(subcommand)]
+    Eval(EvalCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum EvalCommand {
+    /// Write the logits of a list of tokens as a safetensors file
+    Logits(commands::eval_logits::LogitsArgs),
+    /// Answer prompts greedily and count the right answers
+    Answers(commands::eval_answers::AnswersArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        Command::Run(args) => commands::run::run(args),
+        Command::Chat(args) => commands::chat::run(args),
+        Command::Pack(args) => commands::pack::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
+        Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to do where standard error cannot be written.
+            let _ = writeln!(std::io::stderr(), "error: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}

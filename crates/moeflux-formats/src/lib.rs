@@ -1,1 +1,34 @@
-//! Bytes on disk to named tensors and back: safetensors, quantization codecs, packed model directories.
+//! Bytes on disk to named tensors and back: safetensors files, weight codecs, and the packed model
+//! directory with its writer.
+//!
+//! This crate knows file layouts and number formats. It does not know models (which tensor means
+//! what is decided by whoever makes a [`PackPlan`]), devices, or how weights are cached.
+
+#[cfg(target_endian = "big")]
+compile_error!("weight files are little-endian and are used as they lie in memory");
+
+mod checkpoint;
+mod checksum;
+pub mod codec;
+mod dtype;
+mod error;
+mod header;
+mod io;
+mod pack;
+mod packed;
+mod writer;
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+pub use codec::{AffineCodec, Codec, Encoded, EncodedMut, decode, encode, encode_into};
+pub use dtype::DType;
+pub use error::{CodecError, FormatError, HeaderProblem, PlanProblem, Result};
+pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
+pub use pack::{
+    MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,
+    pack,
+};
+pub use packed::{
+    FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel, PackedPart,
+    PackedRecord, RECORD_ALIGN, SourceEntry, SourceFile,
+};
+pub use writer::{SafetensorsWriter, TensorSpec, write_safetensors};

@@ -1,1 +1,51 @@
-//! CPU kernels in one canonical order, bit for bit equal on every instruction set, and their thread pool.
+//! CPU kernels in one canonical order, bit for bit equal on every instruction set, and their
+//! thread pool.
+//!
+//! Slices in, slices out. [`Cpu`] holds an instruction set and a pool and offers one method an
+//! operation; [`mod@reference`] holds the same operations as plain serial loops and is the
+//! specification: for any input, any [`Isa`] and any thread count, a `Cpu` method writes the bits
+//! that the function of the same name in `reference` writes. (A NaN is only promised to be a NaN.)
+//!
+//! The canonical order: 16-lane partial sums with fused multiply-adds and a fixed tree for float
+//! dot products and sums; exact integer dots of groups, added in order within segments of
+//! [`SEGMENT`] elements, for integer-coded weights; in-order recurrences; attention by key blocks
+//! of [`KV_PAGE_TOKENS`] positions; our own exp, sigmoid, softplus, sine and cosine.
+//!
+//! This crate knows nothing of files, models or devices.
+
+mod attention;
+mod check;
+mod combine;
+mod conv1d;
+mod cpu;
+mod disjoint;
+mod elementwise;
+mod error;
+mod gated_delta;
+mod isa;
+mod lanes;
+pub mod math;
+mod matmul;
+mod matrix;
+mod pool;
+mod quantize;
+pub mod reference;
+mod rms_norm;
+mod rope;
+mod router;
+
+pub use attention::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage};
+pub use conv1d::ConvSpan;
+pub use cpu::Cpu;
+pub use error::KernelError;
+pub use gated_delta::{DeltaShape, DeltaSpan};
+pub use isa::Isa;
+pub use matmul::MatmulJob;
+pub use matrix::{Matrix, MatrixData};
+pub use pool::ThreadPool;
+pub use quantize::Quantized;
+pub use rope::RopeStyle;
+
+/// Inner elements whose group sums are added up before they join a row's total (integer-coded
+/// weights).
+pub const SEGMENT: usize = 512;

@@ -1,1 +1,35 @@
-//! Runs Mixture-of-Experts language models far larger than memory.
+//! Runs Mixture-of-Experts language models far larger than memory: dense weights stay resident,
+//! routed experts stream from storage into a fixed arena of slots.
+//!
+//! An [`Engine`] is a loaded model: immutable and shareable. A [`Session`] is one timeline of
+//! tokens with its state: mutable, and a value that can be saved and restored. This crate knows
+//! nothing of HTTP or terminals.
+
+pub mod backend;
+pub mod config;
+mod engine;
+mod error;
+pub mod generate;
+pub mod graph;
+mod info;
+pub mod memory;
+pub mod models;
+mod options;
+mod pack;
+pub mod sampling;
+mod session;
+pub mod text;
+pub mod weights;
+
+pub use engine::{Engine, Logits, Span, Stats, Want};
+pub use error::Error;
+pub use info::{ModelInfo, inspect};
+pub use options::{Activations, EngineOptions};
+pub use pack::{PackOptions, pack};
+pub use session::Session;
+
+pub use moeflux_experts as experts;
+pub use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
+pub use moeflux_formats as formats;
+pub use moeflux_kernels as kernels;
+pub use moeflux_kernels::Isa;

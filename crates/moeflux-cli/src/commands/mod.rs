@@ -1,0 +1,9 @@
+//! The commands, one file each.
+
+pub mod bench;
+pub mod chat;
+pub mod eval_answers;
+pub mod eval_logits;
+pub mod inspect;
+pub mod pack;
+pub mod run;

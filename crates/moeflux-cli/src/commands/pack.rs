@@ -1,0 +1,85 @@
+//! `moeflux pack`: a checkpoint to a packed model directory.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use moeflux::PackOptions;
+
+use crate::failure::Failure;
+use crate::output;
+use crate::size;
+
+/// Flags of `pack`.
+///
+/// What is kept at more bits and why: the router and the gate of the shared expert (8 bits: a wrong
+/// expert costs more than their few bytes), the embedding (8: a token reads one row, so it costs no
+/// speed), the output head (8: every token's choice passes through it), attention and shared experts
+/// (at least 4: every token uses them), norms and other vectors (as in the source). 16 bits mean as
+/// in the source. An interrupted run resumes when it is repeated.
+#[derive(Debug, Args)]
+#[command(verbatim_doc_comment)]
+pub struct PackArgs {
+    /// The checkpoint's directory: Hugging Face safetensors in bf16, f16 or f32
+    source: PathBuf,
+    /// The directory to make; it must not exist
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, or 16 for as they are
+    #[arg(long, default_value_t = 4)]
+    bits: u32,
+    /// Weights that share a scale: 32, 64 or 128
+    #[arg(long, default_value_t = 64)]
+    group: usize,
+    /// Bits of attention and shared experts [default: as --bits, at least 4]
+    #[arg(long)]
+    dense_bits: Option<u32>,
+    /// Bits of the output head [default: 8]
+    #[arg(long)]
+    head_bits: Option<u32>,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// Runs the command.
+pub fn run(args: &PackArgs) -> Result<(), Failure> {
+    let options = PackOptions {
+        bits: args.bits,
+        group: args.group,
+        dense_bits: args.dense_bits,
+        head_bits: args.head_bits,
+        threads: args.threads.map(usize::from),
+    };
+    let start = Instant::now();
+    let bar = output::bytes_bar(0);
+    let report = moeflux::pack(&args.source, &args.output, &options, &mut |progress| {
+        if bar.length() != Some(progress.total_bytes) {
+            bar.set_length(progress.total_bytes);
+            // Work of an earlier run is no part of this one's throughput.
+            bar.set_position(progress.resumed_bytes);
+            bar.reset_eta();
+        }
+        bar.set_position(progress.done_bytes);
+        if bar.message() != progress.stage {
+            bar.set_message(progress.stage);
+        }
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    let seconds = start.elapsed().as_secs_f64();
+    if report.started_over {
+        output::note("an unfinished pack of another source or with other options was discarded");
+    }
+    if report.resumed_files > 0 {
+        output::note(&format!("{} files were finished by an earlier run", report.resumed_files));
+    }
+    output::note(&format!(
+        "{}: {} from {} in {seconds:.1} s, {} files, verified",
+        args.output.display(),
+        size::show(report.packed_bytes),
+        size::show(report.source_bytes),
+        report.files,
+    ));
+    Ok(())
+}

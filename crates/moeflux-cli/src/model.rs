@@ -1,0 +1,73 @@
+//! Finding a model by name and opening what a command needs of it.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use moeflux::Engine;
+use moeflux::text::{ChatTemplate, GenerationConfig, TextError, Tokenizer};
+
+use crate::args::ModelArgs;
+use crate::failure::Failure;
+use crate::output;
+
+/// An opened model with its text files.
+pub struct Model {
+    pub dir: PathBuf,
+    pub engine: Engine,
+    pub tokenizer: Tokenizer,
+    /// `None` if the model has none.
+    pub template: Option<ChatTemplate>,
+    pub generation: GenerationConfig,
+}
+
+impl Model {
+    /// Opens the model that the flags name. The small files come first: their errors are quick.
+    pub fn open(args: &ModelArgs) -> Result<Self, Failure> {
+        let dir = find(&args.model)?;
+        // What keeps the weights from being opened is more to the point than a missing tokenizer.
+        moeflux::inspect(&dir)?;
+        let tokenizer = Tokenizer::open(&dir)?;
+        let template = match ChatTemplate::open(&dir) {
+            Ok(template) => Some(template),
+            Err(TextError::NoTemplate { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let generation = GenerationConfig::open(&dir, Some(&tokenizer))?;
+        let engine = open_engine(&dir, args)?;
+        Ok(Self { dir, engine, tokenizer, template, generation })
+    }
+}
+
+/// Opens the engine alone, showing that it takes time if it does.
+pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
+    let options = args.options();
+    Ok(output::with_spinner("loading the model", || Engine::open(dir, &options))?)
+}
+
+/// The directory of a model given by path or name.
+pub fn find(model: &str) -> Result<PathBuf, Failure> {
+    let given = Path::new(model);
+    if given.is_dir() {
+        return Ok(given.into());
+    }
+    let is_name = !model.is_empty() && given.components().count() == 1 && !model.starts_with('.');
+    if !is_name {
+        let problem = "no such model directory; give one that holds a config.json".into();
+        return Err(Failure::Input { path: given.into(), problem });
+    }
+    let mut folders: Vec<PathBuf> = Vec::new();
+    folders.extend(env::var_os("MOEFLUX_MODELS").map(PathBuf::from));
+    folders.push("models".into());
+    if let Ok(program) = env::current_exe() {
+        folders.extend(program.ancestors().skip(1).map(|folder| folder.join("models")));
+    }
+    let found = folders.iter().map(|folder| folder.join(model)).find(|dir| dir.is_dir());
+    found.ok_or_else(|| {
+        let searched: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
+        let problem = format!(
+            "no model of that name in {}; give its directory, or set MOEFLUX_MODELS",
+            searched.join(", ")
+        );
+        Failure::Input { path: given.into(), problem }
+    })
+}

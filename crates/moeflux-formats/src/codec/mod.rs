@@ -1,0 +1,242 @@
+//! Weight codecs: how a matrix of f32 values is stored. One file each, with its layout.
+//!
+//! A codec knows nothing of tensors' names or of files. A matrix is `[rows, cols]` in row order, and
+//! `cols` is the inner dimension of its products.
+
+pub mod affine;
+pub mod bf16;
+pub mod f16;
+pub mod f32;
+
+use std::fmt;
+use std::str::FromStr;
+
+pub use affine::AffineCodec;
+
+use crate::DType;
+use crate::error::{CodecError, Result};
+
+/// How a matrix is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Codec {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Integers in groups with a scale and a bias each.
+    Affine(AffineCodec),
+}
+
+/// A matrix in a codec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The values or integers, row after row.
+    pub weights: Vec<u8>,
+    /// One bf16 a group (affine only), `[rows, cols / group]`.
+    pub scales: Vec<u8>,
+    /// One bf16 a group (affine only), `[rows, cols / group]`.
+    pub biases: Vec<u8>,
+}
+
+/// Where [`encode_into`] puts a matrix.
+#[derive(Debug)]
+pub struct EncodedMut<'a> {
+    /// The values or integers, row after row.
+    pub weights: &'a mut [u8],
+    /// One bf16 a group; empty if the codec has none.
+    pub scales: &'a mut [u8],
+    /// One bf16 a group; empty if the codec has none.
+    pub biases: &'a mut [u8],
+}
+
+/// Lengths in bytes of a matrix's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncodedBytes {
+    /// Of the values or integers.
+    pub weights: usize,
+    /// Of the scales and, as much again, of the biases.
+    pub scales: usize,
+}
+
+impl Codec {
+    /// Lengths in bytes of a `[rows, cols]` matrix.
+    ///
+    /// # Errors
+    /// A number of columns that the codec cannot divide into groups, or a size beyond the address
+    /// space.
+    pub fn encoded_bytes(self, rows: usize, cols: usize) -> Result<EncodedBytes, CodecError> {
+        let too_large = CodecError::TooLarge { rows, cols };
+        // No codec stores more than 4 bytes an element, so nothing below overflows.
+        let elements = rows
+            .checked_mul(cols)
+            .filter(|&count| count <= isize::MAX as usize / 4);
+        let elements = elements.ok_or(too_large)?;
+        Ok(match self {
+            Self::F32 => EncodedBytes {
+                weights: elements * 4,
+                scales: 0,
+            },
+            Self::F16 | Self::Bf16 => EncodedBytes {
+                weights: elements * 2,
+                scales: 0,
+            },
+            Self::Affine(affine) => {
+                affine.check_columns(cols)?;
+                let weights = rows * affine.row_bytes(cols);
+                EncodedBytes {
+                    weights,
+                    scales: elements / affine.group * 2,
+                }
+            }
+        })
+    }
+
+    /// Type and shape of the tensor that holds the weights of a `[rows, cols]` matrix.
+    #[must_use]
+    pub fn weight_tensor(self, rows: usize, cols: usize) -> (DType, [usize; 2]) {
+        match self {
+            Self::F32 => (DType::F32, [rows, cols]),
+            Self::F16 => (DType::F16, [rows, cols]),
+            Self::Bf16 => (DType::Bf16, [rows, cols]),
+            Self::Affine(affine) => (DType::U32, [rows, affine.row_bytes(cols) / 4]),
+        }
+    }
+
+    /// Shape of the tensors `scales` and `biases` (both bf16), if the codec has them.
+    #[must_use]
+    pub fn scale_tensor(self, rows: usize, cols: usize) -> Option<[usize; 2]> {
+        match self {
+            Self::Affine(affine) => Some([rows, cols / affine.group]),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::F32 => formatter.write_str("f32"),
+            Self::F16 => formatter.write_str("f16"),
+            Self::Bf16 => formatter.write_str("bf16"),
+            Self::Affine(affine) => affine.fmt(formatter),
+        }
+    }
+}
+
+impl serde::Serialize for Codec {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl FromStr for Codec {
+    type Err = CodecError;
+
+    fn from_str(name: &str) -> Result<Self, CodecError> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            _ => name.parse().map(Self::Affine),
+        }
+    }
+}
+
+/// Encodes a `[rows, cols]` matrix.
+///
+/// # Errors
+/// Lengths that do not match, columns that do not divide into groups, or a value that the codec
+/// cannot hold.
+pub fn encode(codec: Codec, values: &[f32], rows: usize, cols: usize) -> Result<Encoded> {
+    let bytes = codec.encoded_bytes(rows, cols)?;
+    let mut out = Encoded {
+        weights: vec![0; bytes.weights],
+        scales: vec![0; bytes.scales],
+        biases: vec![0; bytes.scales],
+    };
+    let parts = EncodedMut {
+        weights: &mut out.weights,
+        scales: &mut out.scales,
+        biases: &mut out.biases,
+    };
+    encode_into(codec, values, rows, cols, parts)?;
+    Ok(out)
+}
+
+/// Encodes a `[rows, cols]` matrix into buffers of the lengths of [`Codec::encoded_bytes`].
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_into(
+    codec: Codec,
+    values: &[f32],
+    rows: usize,
+    cols: usize,
+    out: EncodedMut<'_>,
+) -> Result<(), CodecError> {
+    let bytes = codec.encoded_bytes(rows, cols)?;
+    let check = |what, expected, found| check_length(what, rows, cols, expected, found);
+    check("the values", rows * cols, values.len())?;
+    check("the weights", bytes.weights, out.weights.len())?;
+    check("the scales", bytes.scales, out.scales.len())?;
+    check("the biases", bytes.scales, out.biases.len())?;
+    match codec {
+        Codec::F32 => f32::encode(values, out.weights),
+        Codec::F16 => f16::encode(values, out.weights)?,
+        Codec::Bf16 => bf16::encode(values, out.weights)?,
+        Codec::Affine(affine) => affine.encode(values, out)?,
+    }
+    Ok(())
+}
+
+/// Decodes a `[rows, cols]` matrix: the reference that kernels are tested against.
+///
+/// # Errors
+/// Lengths that do not match, or columns that do not divide into groups.
+pub fn decode(codec: Codec, encoded: &Encoded, rows: usize, cols: usize) -> Result<Vec<f32>> {
+    let bytes = codec.encoded_bytes(rows, cols)?;
+    let check = |what, expected, found| check_length(what, rows, cols, expected, found);
+    check("the weights", bytes.weights, encoded.weights.len())?;
+    check("the scales", bytes.scales, encoded.scales.len())?;
+    check("the biases", bytes.scales, encoded.biases.len())?;
+    let mut out = vec![0.0; rows * cols];
+    match codec {
+        Codec::F32 => f32::decode(&encoded.weights, &mut out),
+        Codec::F16 => f16::decode(&encoded.weights, &mut out),
+        Codec::Bf16 => bf16::decode(&encoded.weights, &mut out),
+        Codec::Affine(affine) => affine.decode(encoded, &mut out),
+    }
+    Ok(out)
+}
+
+/// Converts elements of a plain float type. Other types leave `out` as it is: callers check first.
+pub(crate) fn to_f32(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => f32::decode(bytes, out),
+        DType::F16 => f16::decode(bytes, out),
+        DType::Bf16 => bf16::decode(bytes, out),
+        _ => debug_assert!(false, "{dtype} is not a plain float type"),
+    }
+}
+
+fn check_length(
+    what: &'static str,
+    rows: usize,
+    cols: usize,
+    expected: usize,
+    found: usize,
+) -> Result<(), CodecError> {
+    if expected == found {
+        return Ok(());
+    }
+    Err(CodecError::Length {
+        what,
+        rows,
+        cols,
+        expected,
+        found,
+    })
+}

@@ -1,0 +1,258 @@
+//! What to pack: made by whoever knows the model, checked here against the source.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path};
+use std::time::UNIX_EPOCH;
+
+use serde::Serialize;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::checksum::checksum_text;
+use crate::error::{FormatError, PlanProblem, Result, io_error};
+use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
+use crate::{Checkpoint, Codec};
+
+/// A contiguous `[rows, cols]` part of a source tensor (f32, f16 or bf16).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MatrixSource {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// The matrix's first element, counted from the tensor's start.
+    pub first_element: u64,
+}
+
+/// A matrix to be written in a codec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedMatrix {
+    /// The name without `.weight`: full for dense matrices (`model.layers.0.self_attn.q_proj`), short
+    /// within an expert (`gate_proj`).
+    pub name: String,
+    /// Where its values are.
+    pub source: MatrixSource,
+    /// Rows (output dimension).
+    pub rows: usize,
+    /// Columns (inner dimension).
+    pub cols: usize,
+    /// How it is stored.
+    pub codec: Codec,
+}
+
+/// A tensor of `dense.safetensors`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedTensor {
+    /// A matrix in a codec.
+    Matrix(PlannedMatrix),
+    /// Bytes, type and shape as they are in the source.
+    Copy {
+        /// Name to be.
+        name: String,
+        /// Name in the source.
+        source: String,
+    },
+}
+
+/// The routed experts of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlannedLayer {
+    /// Layer number, which names the file.
+    pub layer: usize,
+    /// The matrices of each expert: same names, shapes and codecs in the same order for all.
+    pub experts: Vec<Vec<PlannedMatrix>>,
+}
+
+/// What a packed model is to consist of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PackPlan {
+    /// Tensors of `dense.safetensors`, in order.
+    pub dense: Vec<PlannedTensor>,
+    /// Layers with routed experts.
+    pub layers: Vec<PlannedLayer>,
+    /// Files copied if the source directory has them (`config.json`, `tokenizer.json`, ...).
+    pub copied_files: Vec<String>,
+    /// Class of tensors to codec and reason, for the manifest.
+    pub codecs: BTreeMap<String, String>,
+    /// Tensors of the source that are left out, for the manifest.
+    pub skipped: Vec<String>,
+}
+
+impl PackPlan {
+    /// All matrices, dense ones first.
+    fn matrices(&self) -> impl Iterator<Item = &PlannedMatrix> {
+        let dense = self.dense.iter().filter_map(|tensor| match tensor {
+            PlannedTensor::Matrix(matrix) => Some(matrix),
+            PlannedTensor::Copy { .. } => None,
+        });
+        dense.chain(
+            self.layers
+                .iter()
+                .flat_map(|layer| layer.experts.iter().flatten()),
+        )
+    }
+}
+
+/// Checks that the plan can be carried out, before anything is written.
+pub(super) fn check(source: &Checkpoint, plan: &PackPlan) -> Result<()> {
+    let problem = |name: &str, problem| FormatError::Plan {
+        name: name.to_owned(),
+        problem,
+    };
+    for matrix in plan.matrices() {
+        check_matrix(source, matrix)?;
+    }
+    let mut names = BTreeSet::new();
+    for tensor in &plan.dense {
+        let name = match tensor {
+            PlannedTensor::Matrix(matrix) => &matrix.name,
+            PlannedTensor::Copy {
+                name,
+                source: tensor,
+            } => {
+                source.require(tensor)?;
+                name
+            }
+        };
+        if !names.insert(name) {
+            return Err(problem(name, PlanProblem::Duplicate));
+        }
+    }
+    let mut layers = BTreeSet::new();
+    for layer in &plan.layers {
+        let name = format!("layer {}", layer.layer);
+        if !layers.insert(layer.layer) {
+            return Err(problem(&name, PlanProblem::Duplicate));
+        }
+        check_experts(layer).map_err(|found| problem(&name, found))?;
+    }
+    for name in &plan.copied_files {
+        let mut parts = Path::new(name).components();
+        let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+        let ours = [DENSE_NAME, JOURNAL_NAME, MANIFEST_NAME, "experts"].contains(&name.as_str());
+        if !plain || ours {
+            return Err(problem(name, PlanProblem::BadName));
+        }
+    }
+    Ok(())
+}
+
+fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
+    let tensor = &matrix.source.tensor;
+    let info = source.require_float(tensor)?;
+    let named = |problem| FormatError::Encode {
+        tensor: tensor.clone(),
+        problem,
+    };
+    matrix
+        .codec
+        .encoded_bytes(matrix.rows, matrix.cols)
+        .map_err(named)?;
+    let first = matrix.source.first_element;
+    // The product was checked by `encoded_bytes`.
+    let end = first.saturating_add((matrix.rows * matrix.cols) as u64);
+    let elements = info.elements();
+    if end > elements {
+        let problem = PlanProblem::OutsideSource {
+            tensor: tensor.clone(),
+            first,
+            end,
+            elements,
+        };
+        return Err(FormatError::Plan {
+            name: matrix.name.clone(),
+            problem,
+        });
+    }
+    Ok(())
+}
+
+fn check_experts(layer: &PlannedLayer) -> Result<(), PlanProblem> {
+    let Some(first) = layer.experts.first().filter(|first| !first.is_empty()) else {
+        return Err(PlanProblem::Empty);
+    };
+    let mut names = BTreeSet::new();
+    if first.iter().any(|matrix| !names.insert(&matrix.name)) {
+        return Err(PlanProblem::Duplicate);
+    }
+    let layout = |matrix: &PlannedMatrix| (matrix.rows, matrix.cols, matrix.codec);
+    let alike = |expert: &Vec<PlannedMatrix>| {
+        expert.len() == first.len()
+            && expert
+                .iter()
+                .zip(first)
+                .all(|(a, b)| a.name == b.name && layout(a) == layout(b))
+    };
+    match layer.experts.iter().position(|expert| !alike(expert)) {
+        Some(expert) => Err(PlanProblem::UnequalExperts { expert }),
+        None => Ok(()),
+    }
+}
+
+/// Bytes of a matrix in its source. The plan is checked.
+pub(super) fn matrix_source_bytes(source: &Checkpoint, matrix: &PlannedMatrix) -> u64 {
+    let size = source
+        .get(&matrix.source.tensor)
+        .map_or(0, |info| info.dtype.size_bytes());
+    (matrix.rows * matrix.cols * size) as u64
+}
+
+/// Bytes of everything planned in its source.
+pub(super) fn source_bytes(source: &Checkpoint, plan: &PackPlan) -> u64 {
+    let copied = plan.dense.iter().map(|tensor| match tensor {
+        PlannedTensor::Matrix(_) => 0,
+        PlannedTensor::Copy { source: name, .. } => source.get(name).map_or(0, |info| info.bytes),
+    });
+    let matrices = plan
+        .matrices()
+        .map(|matrix| matrix_source_bytes(source, matrix));
+    copied.sum::<u64>() + matrices.sum::<u64>()
+}
+
+/// Name and length of each source file.
+pub(super) fn source_sizes(source: &Checkpoint) -> Result<Vec<(String, u64)>> {
+    let entry = |path: &std::path::PathBuf| {
+        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
+        let name = path
+            .file_name()
+            .unwrap_or(path.as_os_str())
+            .to_string_lossy()
+            .into_owned();
+        Ok((name, metadata.len()))
+    };
+    source.files().iter().map(entry).collect()
+}
+
+/// Identifies plan and source: a rerun with the same one may go on with what is there. The source
+/// counts as the same while names, lengths and times of change of its files are.
+pub(super) fn fingerprint(source: &Checkpoint, plan: &PackPlan) -> Result<String> {
+    let mut sink = HashSink(Xxh3::new());
+    let mut changed = Vec::new();
+    for path in source.files() {
+        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
+        let time = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        changed.push(time.map_or(0, |time| time.as_nanos()));
+    }
+    let writer = env!("CARGO_PKG_VERSION");
+    let identity = (FORMAT_VERSION, writer, source_sizes(source)?, changed, plan);
+    serde_json::to_writer(&mut sink, &identity).map_err(|error| FormatError::Json {
+        path: source.place().to_path_buf(),
+        reason: error.to_string(),
+    })?;
+    Ok(checksum_text(sink.0.digest()))
+}
+
+struct HashSink(Xxh3);
+
+impl io::Write for HashSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

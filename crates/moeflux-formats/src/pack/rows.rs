@@ -1,0 +1,127 @@
+//! Reading rows of a source matrix and encoding them.
+
+use super::plan::PlannedMatrix;
+use crate::codec::{EncodedMut, encode_into, to_f32};
+use crate::error::{CodecError, FormatError, Result};
+use crate::{Checkpoint, TensorInfo};
+
+/// Source bytes converted at a time.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// Buffers that a worker keeps.
+#[derive(Default)]
+pub(super) struct Scratch {
+    bytes: Vec<u8>,
+    values: Vec<f32>,
+    /// For whoever assembles what is written.
+    pub output: Vec<u8>,
+}
+
+/// A matrix to be encoded, with its source looked up.
+pub(super) struct RowSource<'a> {
+    source: &'a Checkpoint,
+    info: &'a TensorInfo,
+    matrix: &'a PlannedMatrix,
+}
+
+impl<'a> RowSource<'a> {
+    /// Looks up the source of a matrix.
+    pub(super) fn new(source: &'a Checkpoint, matrix: &'a PlannedMatrix) -> Result<Self> {
+        let info = source.require_float(&matrix.source.tensor)?;
+        Ok(Self {
+            source,
+            info,
+            matrix,
+        })
+    }
+
+    /// Source bytes of a row.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.matrix.cols * self.info.dtype.size_bytes()
+    }
+
+    /// Reads rows as f32.
+    pub(super) fn read(
+        &self,
+        first_row: usize,
+        bytes: &mut Vec<u8>,
+        values: &mut [f32],
+    ) -> Result<()> {
+        let size = self.info.dtype.size_bytes();
+        let first = self.matrix.source.first_element + (first_row * self.matrix.cols) as u64;
+        bytes.resize(values.len() * size, 0);
+        self.source.read(self.info, first * size as u64, bytes)?;
+        to_f32(self.info.dtype, bytes, values);
+        Ok(())
+    }
+
+    /// Encodes rows `first_row ..` as many as `out` has room for; `advanced` is told of source bytes.
+    pub(super) fn encode(
+        &self,
+        first_row: usize,
+        rows: usize,
+        out: EncodedMut<'_>,
+        scratch: (&mut Vec<u8>, &mut Vec<f32>),
+        advanced: &dyn Fn(u64),
+    ) -> Result<()> {
+        let (bytes, values) = scratch;
+        let (cols, codec) = (self.matrix.cols, self.matrix.codec);
+        let block_rows = (BLOCK_BYTES / self.row_bytes().max(1)).max(1);
+        let EncodedMut {
+            mut weights,
+            mut scales,
+            mut biases,
+        } = out;
+        let mut done = 0;
+        while done < rows {
+            let count = block_rows.min(rows - done);
+            values.resize(count * cols, 0.0);
+            self.read(first_row + done, bytes, values)?;
+            let sizes = codec.encoded_bytes(count, cols)?;
+            let part;
+            (part, weights) = weights.split_at_mut(sizes.weights);
+            let scale_part;
+            (scale_part, scales) = scales.split_at_mut(sizes.scales);
+            let bias_part;
+            (bias_part, biases) = biases.split_at_mut(sizes.scales);
+            let out = EncodedMut {
+                weights: part,
+                scales: scale_part,
+                biases: bias_part,
+            };
+            let first_value = (first_row + done) * cols;
+            encode_into(codec, values, count, cols, out)
+                .map_err(|problem| self.named(problem, first_value))?;
+            advanced((count * self.row_bytes()) as u64);
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Names the tensor, and counts the index of a bad value from the matrix's start.
+    fn named(&self, problem: CodecError, first_value: usize) -> FormatError {
+        let problem = match problem {
+            CodecError::Value {
+                codec,
+                index,
+                value,
+            } => CodecError::Value {
+                codec,
+                index: first_value + index,
+                value,
+            },
+            other => other,
+        };
+        FormatError::Encode {
+            tensor: self.matrix.source.tensor.clone(),
+            problem,
+        }
+    }
+}
+
+impl Scratch {
+    /// The buffers apart: bytes and values for reading, and the output.
+    pub(super) fn split(&mut self) -> ((&mut Vec<u8>, &mut Vec<f32>), &mut Vec<u8>) {
+        ((&mut self.bytes, &mut self.values), &mut self.output)
+    }
+}

@@ -1,0 +1,91 @@
+//! Decodes rows of what was written and compares them with their source: the last check, which would
+//! find a wrong place or layout that checksums of wrong bytes cannot.
+
+use std::fs::File;
+use std::path::Path;
+
+use super::rows::RowSource;
+use super::unit::PlacedMatrix;
+use crate::Checkpoint;
+use crate::codec::{Codec, Encoded, bf16, decode};
+use crate::error::{FormatError, Result};
+use crate::io::read_exact_at;
+
+/// Checks the first, middle and last row of each matrix.
+pub(super) fn check_samples(
+    source: &Checkpoint,
+    file: &File,
+    path: &Path,
+    matrices: &[PlacedMatrix<'_>],
+) -> Result<()> {
+    for placed in matrices {
+        let matrix = placed.matrix;
+        let rows = RowSource::new(source, matrix)?;
+        let mut bytes = Vec::new();
+        let mut expected = vec![0.0; matrix.cols];
+        for row in [0, matrix.rows / 2, matrix.rows.saturating_sub(1)] {
+            if matrix.rows == 0 || matrix.cols == 0 {
+                continue;
+            }
+            rows.read(row, &mut bytes, &mut expected)?;
+            let found = read_row(file, path, placed, row)?;
+            if !is_near(matrix.codec, &expected, &found) {
+                let name = &matrix.source.tensor;
+                let reason = format!("row {row} of {} is not that of {name}", matrix.name);
+                return Err(FormatError::CorruptFile {
+                    path: path.to_path_buf(),
+                    reason,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn read_row(file: &File, path: &Path, placed: &PlacedMatrix<'_>, row: usize) -> Result<Vec<f32>> {
+    let (codec, cols) = (placed.matrix.codec, placed.matrix.cols);
+    let sizes = codec.encoded_bytes(1, cols)?;
+    let read = |start: u64, bytes: usize| {
+        let mut out = vec![0; bytes];
+        let offset = start + (row * bytes) as u64;
+        if bytes > 0 {
+            read_exact_at(file, path, &mut out, offset)?;
+        }
+        Ok::<_, FormatError>(out)
+    };
+    let encoded = Encoded {
+        weights: read(placed.weights, sizes.weights)?,
+        scales: read(placed.scales, sizes.scales)?,
+        biases: read(placed.biases, sizes.scales)?,
+    };
+    decode(codec, &encoded, 1, cols)
+}
+
+/// Whether a decoded row is as near as the codec must come.
+fn is_near(codec: Codec, expected: &[f32], found: &[f32]) -> bool {
+    let same = |a: f32, b: f32| a == b || (a.is_nan() && b.is_nan());
+    let near = |(&a, &b): (&f32, &f32)| match codec {
+        Codec::F32 => a.to_bits() == b.to_bits(),
+        Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
+        Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
+        Codec::Affine(_) => true,
+    };
+    let Codec::Affine(affine) = codec else {
+        return expected.iter().zip(found).all(near);
+    };
+    let levels = ((1_u32 << affine.bits) - 1) as f32;
+    let groups = expected
+        .chunks(affine.group)
+        .zip(found.chunks(affine.group));
+    groups.into_iter().all(|(expected, found)| {
+        let least = expected.iter().copied().fold(f32::INFINITY, f32::min);
+        let most = expected.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        // The fit kept is no worse than that of the plain range, whose error is at most half a step
+        // and the rounding of scale and bias to bf16.
+        let rounding = (most - least).max(least.abs()).max(most.abs()) / 128.0;
+        let bound = f64::from((most - least) / levels * 0.5 + rounding);
+        let error = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
+        let squared: f64 = expected.iter().zip(found).map(error).sum();
+        squared <= bound * bound * expected.len() as f64
+    })
+}

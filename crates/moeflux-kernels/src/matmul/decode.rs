@@ -1,0 +1,110 @@
+//! Weight rows to f32.
+
+use super::unpack::unpack;
+use crate::{
+    Matrix, MatrixData,
+    lanes::{Kernel, Lanes},
+};
+
+/// Decodes one row.
+pub(super) struct DecodeRow<'a> {
+    pub(super) matrix: &'a Matrix<'a>,
+    pub(super) row: usize,
+    pub(super) out: &'a mut [f32],
+}
+
+impl Kernel for DecodeRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        row(l, self.matrix, self.row, self.out);
+    }
+}
+
+/// An encoding whose elements can be loaded 16 at a time.
+pub(super) trait Codec {
+    /// The stored element; its default stands for zero.
+    type Raw: Copy + Default;
+    fn load<L: Lanes>(l: L, raw: &[Self::Raw; 16]) -> L::F;
+}
+
+/// Binary32.
+pub(super) struct F32;
+/// Binary16 bits.
+pub(super) struct F16;
+/// bfloat16 bits.
+pub(super) struct Bf16;
+
+impl Codec for F32 {
+    type Raw = f32;
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, raw: &[f32; 16]) -> L::F {
+        l.load(raw)
+    }
+}
+
+impl Codec for F16 {
+    type Raw = u16;
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, raw: &[u16; 16]) -> L::F {
+        l.load_f16(raw)
+    }
+}
+
+impl Codec for Bf16 {
+    type Raw = u16;
+    #[inline(always)]
+    fn load<L: Lanes>(l: L, raw: &[u16; 16]) -> L::F {
+        l.load_bf16(raw)
+    }
+}
+
+/// Decodes row `row` into `out`, one row long.
+#[inline(always)]
+pub(super) fn row<L: Lanes>(l: L, matrix: &Matrix<'_>, row: usize, out: &mut [f32]) {
+    let cols = matrix.cols();
+    match matrix.data() {
+        MatrixData::F32(w) => out.copy_from_slice(&w[row * cols..][..cols]),
+        MatrixData::F16(w) => float_row::<L, F16>(l, &w[row * cols..][..cols], out),
+        MatrixData::Bf16(w) => float_row::<L, Bf16>(l, &w[row * cols..][..cols], out),
+        MatrixData::Affine {
+            bits,
+            group,
+            weights,
+            scales,
+            biases,
+        } => {
+            let group_bytes = group / 8 * bits as usize;
+            for (g, out) in out.chunks_exact_mut(group).enumerate() {
+                let at = row * (cols / group) + g;
+                let packed = &weights[at * group_bytes..][..group_bytes];
+                affine_group(l, bits, packed, scales[at], biases[at], out);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn float_row<L: Lanes, C: Codec>(l: L, w: &[C::Raw], out: &mut [f32]) {
+    for (i, w) in w.chunks(16).enumerate() {
+        let mut padded = [C::Raw::default(); 16];
+        padded[..w.len()].copy_from_slice(w);
+        l.store_at(C::load(l, &padded), out, i * 16);
+    }
+}
+
+/// fma(q, scale, bias) for the elements of a group (of at most 128).
+#[inline(always)]
+fn affine_group<L: Lanes>(l: L, bits: u32, packed: &[u8], scale: u16, bias: u16, out: &mut [f32]) {
+    let scale = l.splat(f32::from_bits(u32::from(scale) << 16));
+    let bias = l.splat(f32::from_bits(u32::from(bias) << 16));
+    let mut integers = [0u8; 128];
+    let integers = &mut integers[..out.len()];
+    unpack(bits, packed, integers);
+    let (integers, _) = integers.as_chunks();
+    let (out, _) = out.as_chunks_mut();
+    for (integers, out) in integers.iter().zip(out) {
+        l.store(l.fma(l.load_u8(integers), scale, bias), out);
+    }
+}

@@ -1,0 +1,213 @@
+//! Matrix products: n tokens times any weights, several products in one parallel loop.
+
+mod affine;
+mod decode;
+mod float;
+mod unpack;
+
+use std::cell::RefCell;
+
+use crate::{
+    Cpu, KernelError, Matrix, MatrixData, Quantized, check,
+    disjoint::Disjoint,
+    lanes::{Kernel, Lanes},
+};
+
+/// Rows of a tile, the unit in which a product is split.
+const TILE: usize = 16;
+/// Multiply-adds below which a parallel loop costs more than it saves.
+const SMALL: usize = 1 << 16;
+
+/// Working memory of a thread.
+#[derive(Default)]
+struct Scratch {
+    affine: affine::Scratch,
+    /// Decoded rows.
+    decoded: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+}
+
+/// One matrix product: out[t] = weights * x[token t].
+pub struct MatmulJob<'a> {
+    /// The weights, `[rows, cols]`.
+    pub weights: Matrix<'a>,
+    /// The activations, `[n, cols]`.
+    pub x: &'a [f32],
+    /// `x` quantized with the weights' group length; used by affine weights only, which without
+    /// it are multiplied in f32.
+    pub quantized: Option<&'a Quantized>,
+    /// Which rows of `x` to use, in this order, m of them; None: all n.
+    pub tokens: Option<&'a [u32]>,
+    /// The results, `[m, rows]`.
+    pub out: &'a mut [f32],
+}
+
+impl MatmulJob<'_> {
+    /// Checks all sizes; gives the number of result rows.
+    pub(crate) fn check(&self) -> Result<usize, KernelError> {
+        const OP: &str = "matmul";
+        let (rows, cols) = (self.weights.rows(), self.weights.cols());
+        let n = check::rows(OP, "x", self.x.len(), cols)?;
+        if let (Some(quantized), Some(group)) = (self.quantized, self.weights.group()) {
+            check::size(OP, "quantized tokens", n, quantized.n)?;
+            check::size(OP, "quantized cols", cols, quantized.cols)?;
+            check::size(OP, "quantized group", group, quantized.group)?;
+        }
+        for &token in self.tokens.unwrap_or_default() {
+            check::index(OP, "token", token as usize, n)?;
+        }
+        let m = self.tokens.map_or(n, <[u32]>::len);
+        check::size(OP, "out", check::product(&[m, rows]), self.out.len())?;
+        Ok(m)
+    }
+}
+
+/// A checked job whose results may be written from several threads.
+struct Product<'a> {
+    weights: Matrix<'a>,
+    x: &'a [f32],
+    quantized: Option<&'a Quantized>,
+    tokens: Option<&'a [u32]>,
+    m: usize,
+    out: Disjoint<'a, f32>,
+    /// Tiles of the products before this one.
+    first_tile: usize,
+}
+
+impl Product<'_> {
+    /// The row of `x` that result row t uses.
+    #[inline(always)]
+    fn token(&self, t: usize) -> usize {
+        self.tokens.map_or(t, |tokens| tokens[t] as usize)
+    }
+
+    /// Writes results of token t for rows from `row` on.
+    ///
+    /// # Safety
+    /// Only the task that owns these rows may write them.
+    #[inline(always)]
+    unsafe fn write(&self, t: usize, row: usize, values: &[f32]) {
+        // SAFETY: by the condition above, no other part overlaps.
+        let out = unsafe { self.out.part(t * self.weights.rows() + row, values.len()) };
+        out.copy_from_slice(values);
+    }
+}
+
+/// The rows of a product that one task computes.
+struct Rows<'a> {
+    product: &'a Product<'a>,
+    first: usize,
+    end: usize,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Rows {
+            product,
+            first,
+            end,
+            scratch,
+        } = self;
+        match (product.weights.data(), product.quantized) {
+            (MatrixData::Affine { bits: 8, .. }, Some(x)) => {
+                affine::rows::<L, true>(l, product, x, first, end, &mut scratch.affine);
+            }
+            (MatrixData::Affine { .. }, Some(x)) => {
+                affine::rows::<L, false>(l, product, x, first, end, &mut scratch.affine);
+            }
+            _ => float::rows(l, product, first, end, &mut scratch.decoded),
+        }
+    }
+}
+
+impl Cpu {
+    /// Computes all products in one parallel loop, split by weight rows.
+    ///
+    /// Affine weights with quantized activations use exact integer dot products; all others use
+    /// 16-lane float dot products.
+    ///
+    /// # Errors
+    /// If an operand does not fit its job's weights; nothing is computed then.
+    pub fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
+        for job in jobs.iter() {
+            job.check()?;
+        }
+        let (mut tiles, mut work) = (0, 0usize);
+        let mut products = Vec::with_capacity(jobs.len());
+        for job in jobs.iter_mut() {
+            let (rows, cols) = (job.weights.rows(), job.weights.cols());
+            let m = job.out.len() / rows;
+            if m == 0 {
+                continue;
+            }
+            products.push(Product {
+                weights: job.weights,
+                x: job.x,
+                quantized: job.quantized,
+                tokens: job.tokens,
+                m,
+                out: Disjoint::new(job.out),
+                first_tile: tiles,
+            });
+            tiles += rows.div_ceil(TILE);
+            work = work.saturating_add(check::product(&[rows, cols, m]));
+        }
+        let grain = if work < SMALL { tiles } else { 1 };
+        self.split(tiles, grain, &|first, end| {
+            self.tiles(&products, first, end)
+        });
+        Ok(())
+    }
+
+    /// Computes the tiles first .. end of the concatenated products.
+    fn tiles(&self, products: &[Product<'_>], first: usize, end: usize) {
+        let start = products.partition_point(|product| product.first_tile <= first);
+        for product in &products[start.saturating_sub(1)..] {
+            if product.first_tile >= end {
+                return;
+            }
+            let first_row = first.saturating_sub(product.first_tile) * TILE;
+            let end_row = ((end - product.first_tile) * TILE).min(product.weights.rows());
+            if first_row < end_row {
+                // Outside of the kernel: the closure is compiled without its features.
+                SCRATCH.with_borrow_mut(|scratch| {
+                    self.backend.run(Rows {
+                        product,
+                        first: first_row,
+                        end: end_row,
+                        scratch,
+                    });
+                });
+            }
+        }
+    }
+
+    /// Decodes one row of a matrix to f32 (an embedding); affine weights by fma(q, scale, bias).
+    ///
+    /// # Errors
+    /// If the row is out of range or `out` is not one row long.
+    pub fn decode_row(
+        &self,
+        matrix: &Matrix<'_>,
+        row: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        check_row(matrix, row, out)?;
+        self.backend.run(decode::DecodeRow { matrix, row, out });
+        Ok(())
+    }
+}
+
+/// Checks the arguments of `decode_row`.
+pub(crate) fn check_row(matrix: &Matrix<'_>, row: usize, out: &[f32]) -> Result<(), KernelError> {
+    const OP: &str = "decode_row";
+    check::index(OP, "row", row, matrix.rows())?;
+    check::size(OP, "out", matrix.cols(), out.len())
+}

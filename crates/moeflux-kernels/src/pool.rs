@@ -1,0 +1,236 @@
+//! A resident pool of threads for short parallel loops. It knows nothing of kernels.
+//!
+//! One loop runs at a time. The caller opens a gate, takes part itself, closes the gate when the
+//! tasks are gone and waits for the workers that came in; workers that were too late to come in
+//! are not waited for. Workers spin for a moment after a loop, then park.
+
+use std::{
+    any::Any,
+    cell::UnsafeCell,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+/// How long a worker without work spins before it parks.
+const SPIN: Duration = Duration::from_micros(40);
+/// Gate: bits 0..31 count workers inside, bit 31 says open, the upper half is the loop's number.
+const OPEN: u64 = 1 << 31;
+const INSIDE: u64 = OPEN - 1;
+const LOOP: u64 = 1 << 32;
+
+type Task<'a> = &'a (dyn Fn(usize) + Sync);
+
+/// A fixed set of threads that run numbered tasks. Dropping it joins them.
+pub struct ThreadPool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    /// A loop is running; others run theirs alone.
+    busy: AtomicBool,
+    gate: AtomicU64,
+    stop: AtomicBool,
+    /// Workers that are parked or about to.
+    sleepers: AtomicUsize,
+    parking: Mutex<()>,
+    wake: Condvar,
+    next: AtomicUsize,
+    job: UnsafeCell<Job>,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Job {
+    task: Option<Task<'static>>,
+    tasks: usize,
+}
+
+// SAFETY: `job` is written only by the caller that holds `busy` while the gate is closed and no
+// worker is inside, and read only by workers inside; everything else is Sync.
+unsafe impl Sync for Shared {}
+
+impl ThreadPool {
+    /// A pool of `threads` threads, the caller of [`run`](Self::run) included (0 counts as 1).
+    /// If the system refuses a thread, the pool is smaller.
+    pub fn new(threads: usize) -> ThreadPool {
+        let shared = Arc::new(Shared {
+            busy: AtomicBool::new(false),
+            gate: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            parking: Mutex::new(()),
+            wake: Condvar::new(),
+            next: AtomicUsize::new(0),
+            job: UnsafeCell::new(Job {
+                task: None,
+                tasks: 0,
+            }),
+            panic: Mutex::new(None),
+        });
+        let workers = (1..threads)
+            .map_while(|number| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name(format!("moeflux-cpu-{number}"))
+                    .spawn(move || shared.work())
+                    .ok()
+            })
+            .collect();
+        ThreadPool { shared, workers }
+    }
+
+    /// Number of threads that take part in a loop, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Runs `task(0)` ... `task(tasks - 1)`, in any order and on any thread, and returns when all
+    /// are done. While a loop is running (on another thread, or around this call) further ones
+    /// run on their caller alone. A panic in a task ends the loop early and continues here.
+    pub fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let alone = tasks <= 1 || self.workers.is_empty();
+        if alone || self.shared.busy.swap(true, SeqCst) {
+            (0..tasks).for_each(task);
+            return;
+        }
+        self.shared.run(Job {
+            task: Some(extend(task)),
+            tasks,
+        });
+        let panic = lock(&self.shared.panic).take();
+        self.shared.busy.store(false, SeqCst);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// Forgets the lifetime of a task.
+fn extend(task: Task<'_>) -> Task<'static> {
+    // SAFETY: `Shared::run` returns only when the gate is closed and no worker is inside, so no
+    // thread uses the task after the borrow ends; a panic cannot cut it short, they are caught.
+    unsafe { std::mem::transmute::<Task<'_>, Task<'static>>(task) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing can be half changed under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// The caller's side of a loop. Requires `busy`.
+    fn run(&self, job: Job) {
+        // SAFETY: the gate is closed and nobody is inside (the end of the loop before waited).
+        unsafe { *self.job.get() = job };
+        self.next.store(0, SeqCst);
+        // Wrapping around is harmless: a worker that slept through all of them misses one loop.
+        let number = (self.gate.load(SeqCst) / LOOP + 1).wrapping_mul(LOOP);
+        self.gate.store(number | OPEN, SeqCst);
+        if self.sleepers.load(SeqCst) > 0 {
+            let _guard = lock(&self.parking);
+            self.wake.notify_all();
+        }
+        self.take_tasks(job);
+        self.gate.fetch_and(!OPEN, SeqCst);
+        let mut spins = 0u32;
+        while self.gate.load(SeqCst) & INSIDE > 0 {
+            spins += 1;
+            if spins < 4096 {
+                std::hint::spin_loop();
+            } else {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    fn take_tasks(&self, job: Job) {
+        let Some(task) = job.task else { return };
+        loop {
+            let index = self.next.fetch_add(1, SeqCst);
+            if index >= job.tasks {
+                return;
+            }
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
+                self.next.store(job.tasks, SeqCst);
+                lock(&self.panic).get_or_insert(panic);
+                return;
+            }
+        }
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        let mut done = 0;
+        while let Some(number) = self.wait_for_loop(done) {
+            done = number;
+            // SAFETY: this worker is inside, so the caller does not touch the job.
+            let job = unsafe { *self.job.get() };
+            self.take_tasks(job);
+            self.gate.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Waits for an open loop other than `done` and goes inside; None when the pool ends.
+    fn wait_for_loop(&self, done: u64) -> Option<u64> {
+        loop {
+            let start = Instant::now();
+            while start.elapsed() < SPIN {
+                for _ in 0..32 {
+                    if let Some(number) = self.enter(done) {
+                        return Some(number);
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+            let mut guard = lock(&self.parking);
+            self.sleepers.fetch_add(1, SeqCst);
+            // The caller opens the gate before it looks for sleepers: one of us sees the other.
+            while !self.stop.load(SeqCst) && !self.is_open(done) {
+                guard = self
+                    .wake
+                    .wait(guard)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            self.sleepers.fetch_sub(1, SeqCst);
+            if self.stop.load(SeqCst) {
+                return None;
+            }
+        }
+    }
+
+    fn is_open(&self, done: u64) -> bool {
+        let gate = self.gate.load(SeqCst);
+        gate & OPEN != 0 && gate / LOOP != done
+    }
+
+    fn enter(&self, done: u64) -> Option<u64> {
+        let gate = self.gate.load(SeqCst);
+        if gate & OPEN == 0 || gate / LOOP == done {
+            return None;
+        }
+        self.gate
+            .compare_exchange(gate, gate + 1, SeqCst, SeqCst)
+            .ok()
+            .map(|_| gate / LOOP)
+    }
+}
+
+impl Drop for ThreadPool {
+    fn drop(&mut self) {
+        {
+            let _guard = lock(&self.shared.parking);
+            self.shared.stop.store(true, SeqCst);
+            self.shared.wake.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of its tasks; it has nothing to report.
+            let _ = worker.join();
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Activations as 8-bit integers with one scale a token and group.
+
+use crate::{
+    Cpu, KernelError, check,
+    disjoint::Disjoint,
+    lanes::{Kernel, Lanes},
+};
+
+/// Quantized activations of `n` tokens: x is about scale * value. Buffers are kept between calls.
+///
+/// Per token and group: scale = absmax / 127; value = x / scale rounded half to even, within
+/// [-127, 127]; sum = scale * (sum of the values). A group whose scale is zero has zero values; a
+/// group with an infinity or NaN has the scale NaN and zero values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Quantized {
+    pub(crate) n: usize,
+    pub(crate) cols: usize,
+    pub(crate) group: usize,
+    pub(crate) values: Vec<i8>,
+    /// `values` with each eight in the order 0 2 4 6 1 3 5 7, the order of 4-bit kernels.
+    pub(crate) paired: Vec<i8>,
+    pub(crate) scales: Vec<f32>,
+    pub(crate) sums: Vec<f32>,
+}
+
+impl Quantized {
+    /// Number of tokens.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Activations of a token.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Activations that share a scale.
+    pub fn group(&self) -> usize {
+        self.group
+    }
+
+    /// The integers, `[n, cols]`.
+    pub fn values(&self) -> &[i8] {
+        &self.values
+    }
+
+    /// The scales, `[n, cols / group]`.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
+    /// Scale times the sum of the integers, `[n, cols / group]`.
+    pub fn sums(&self) -> &[f32] {
+        &self.sums
+    }
+
+    /// Sizes the buffers for `x: [n, cols]` in groups of `group`.
+    pub(crate) fn resize(
+        &mut self,
+        x: &[f32],
+        n: usize,
+        cols: usize,
+        group: usize,
+    ) -> Result<(), KernelError> {
+        const OP: &str = "quantize";
+        if !matches!(group, 32 | 64 | 128) {
+            return Err(KernelError::Group { group });
+        }
+        check::multiple(OP, "cols", cols, group)?;
+        check::size(OP, "x", check::product(&[n, cols]), x.len())?;
+        (self.n, self.cols, self.group) = (n, cols, group);
+        self.values.resize(x.len(), 0);
+        self.paired.resize(x.len(), 0);
+        self.scales.resize(x.len() / group, 0.0);
+        self.sums.resize(x.len() / group, 0.0);
+        Ok(())
+    }
+
+    /// Replaces the contents by `x: [n, cols]` quantized in groups of `group` (32, 64 or 128).
+    ///
+    /// # Errors
+    /// If the group is not supported, does not divide `cols`, or `x` has another length.
+    pub fn quantize(
+        &mut self,
+        cpu: &Cpu,
+        x: &[f32],
+        n: usize,
+        cols: usize,
+        group: usize,
+    ) -> Result<(), KernelError> {
+        self.resize(x, n, cols, group)?;
+        let values = Disjoint::new(&mut self.values);
+        let paired = Disjoint::new(&mut self.paired);
+        let scales = Disjoint::new(&mut self.scales);
+        let sums = Disjoint::new(&mut self.sums);
+        cpu.split(x.len() / group, 16384 / group, &|first, end| {
+            let (at, len) = (first * group, (end - first) * group);
+            // SAFETY (all four): ranges of groups are disjoint between tasks.
+            cpu.backend.run(Groups {
+                x: &x[at..at + len],
+                group,
+                values: unsafe { values.part(at, len) },
+                paired: unsafe { paired.part(at, len) },
+                scales: unsafe { scales.part(first, end - first) },
+                sums: unsafe { sums.part(first, end - first) },
+            });
+        });
+        Ok(())
+    }
+}
+
+/// Some groups and where their results go.
+struct Groups<'a> {
+    x: &'a [f32],
+    group: usize,
+    values: &'a mut [i8],
+    paired: &'a mut [i8],
+    scales: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl Kernel for Groups<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        for (g, x) in self.x.chunks_exact(self.group).enumerate() {
+            let at = g * self.group;
+            let values = &mut self.values[at..at + self.group];
+            let paired = &mut self.paired[at..at + self.group];
+            (self.scales[g], self.sums[g]) = quantize_group(l, x, values, paired);
+        }
+    }
+}
+
+/// Quantizes one group; gives its scale and sum.
+#[inline(always)]
+fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8], paired: &mut [i8]) -> (f32, f32) {
+    let (chunks, _) = x.as_chunks::<16>();
+    // 0 * x is NaN for infinities and NaN, which the maximum passes over.
+    let (mut absmax, mut probe) = (l.zero(), l.zero());
+    for chunk in chunks {
+        let x = l.load(chunk);
+        let negated = l.sub(l.zero(), x);
+        let abs = l.if_greater(x, negated, x, negated);
+        absmax = l.if_greater(abs, absmax, abs, absmax);
+        probe = l.fma(x, l.zero(), probe);
+    }
+    let mut lanes = [0.0; 16];
+    l.store(absmax, &mut lanes);
+    let scale = if l.tree(probe).is_nan() {
+        f32::NAN
+    } else {
+        l.max(&lanes) / 127.0
+    };
+    if !(scale > 0.0) {
+        values.fill(0);
+        paired.fill(0);
+        return (scale, scale * 0.0);
+    }
+    let (most, least, divisor) = (l.splat(127.0), l.splat(-127.0), l.splat(scale));
+    let mut sum = 0i32;
+    for (i, chunk) in chunks.iter().enumerate() {
+        let q = l.round(l.div(l.load(chunk), divisor));
+        let q = l.if_greater(q, most, most, q);
+        let q = l.if_greater(least, q, least, q);
+        let mut integers = [0; 16];
+        l.store_i(l.to_int(q), &mut integers);
+        for j in 0..16 {
+            sum += integers[j];
+            values[i * 16 + j] = integers[j] as i8;
+            let pair = j / 8 * 8 + [0, 4, 1, 5, 2, 6, 3, 7][j % 8];
+            paired[i * 16 + pair] = integers[j] as i8;
+        }
+    }
+    (scale, scale * sum as f32)
+}

@@ -1,0 +1,100 @@
+//! Reference of element by element operations and of the experts' weighted sum.
+
+use crate::{
+    KernelError, combine as checks,
+    elementwise::{check_pair, check_scale, check_split},
+    math,
+};
+
+/// See [`Cpu::swiglu`](crate::Cpu::swiglu).
+///
+/// # Errors
+/// As there.
+pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    check_pair("swiglu", ("gate", gate), ("up", up), out)?;
+    for i in 0..out.len() {
+        out[i] = math::silu(gate[i]) * up[i];
+    }
+    Ok(())
+}
+
+/// See [`Cpu::sigmoid_mul`](crate::Cpu::sigmoid_mul).
+///
+/// # Errors
+/// As there.
+pub fn sigmoid_mul(x: &[f32], gate: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    check_pair("sigmoid_mul", ("x", x), ("gate", gate), out)?;
+    for i in 0..out.len() {
+        out[i] = x[i] * math::sigmoid(gate[i]);
+    }
+    Ok(())
+}
+
+/// See [`Cpu::scale_by_sigmoid`](crate::Cpu::scale_by_sigmoid).
+///
+/// # Errors
+/// As there.
+pub fn scale_by_sigmoid(x: &[f32], gate: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    let d = check_scale(x, gate, out)?;
+    for i in 0..out.len() {
+        out[i] = x[i] * math::sigmoid(gate[i / d]);
+    }
+    Ok(())
+}
+
+/// See [`Cpu::add`](crate::Cpu::add).
+///
+/// # Errors
+/// As there.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    check_pair("add", ("a", a), ("b", b), out)?;
+    for i in 0..out.len() {
+        out[i] = a[i] + b[i];
+    }
+    Ok(())
+}
+
+/// See [`Cpu::split_pairs`](crate::Cpu::split_pairs).
+///
+/// # Errors
+/// As there.
+pub fn split_pairs(
+    x: &[f32],
+    heads: usize,
+    dim: usize,
+    first: &mut [f32],
+    second: &mut [f32],
+) -> Result<(), KernelError> {
+    let n = check_split(x, heads, dim, first, second)?;
+    for head in 0..n * heads {
+        for i in 0..dim {
+            first[head * dim + i] = x[(head * 2) * dim + i];
+            second[head * dim + i] = x[(head * 2 + 1) * dim + i];
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::combine`](crate::Cpu::combine).
+///
+/// # Errors
+/// As there.
+pub fn combine(
+    rows: &[f32],
+    offsets: &[u32],
+    entries: &[(u32, f32)],
+    d: usize,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let n = checks::check(rows, offsets, entries, d, out)?;
+    for t in 0..n {
+        for i in 0..d {
+            let mut acc = 0.0;
+            for &(row, weight) in &entries[offsets[t] as usize..offsets[t + 1] as usize] {
+                acc = weight.mul_add(rows[row as usize * d + i], acc);
+            }
+            out[t * d + i] = acc;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Reference of the norms.
+
+use super::dot16;
+use crate::{KernelError, math, rms_norm::check};
+
+/// See [`Cpu::rms_norm`](crate::Cpu::rms_norm).
+///
+/// # Errors
+/// As there.
+pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<(), KernelError> {
+    check("rms_norm", x, None, weight, out)?;
+    let dim = weight.len();
+    for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+        let inv = inverse_rms(x, eps);
+        for i in 0..dim {
+            out[i] = (x[i] * inv) * weight[i];
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::rms_norm_gated`](crate::Cpu::rms_norm_gated).
+///
+/// # Errors
+/// As there.
+pub fn rms_norm_gated(
+    x: &[f32],
+    gate: &[f32],
+    weight: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    check("rms_norm_gated", x, Some(gate), weight, out)?;
+    let dim = weight.len();
+    for (r, x) in x.chunks_exact(dim).enumerate() {
+        let inv = inverse_rms(x, eps);
+        for i in 0..dim {
+            let at = r * dim + i;
+            out[at] = ((x[i] * inv) * weight[i]) * math::silu(gate[at]);
+        }
+    }
+    Ok(())
+}
+
+fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot16(x, x) / x.len() as f32 + eps).sqrt()
+}

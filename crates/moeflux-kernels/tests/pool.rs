@@ -1,0 +1,91 @@
+//! The thread pool: every task once, panics, nesting, many callers.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicUsize, Ordering::SeqCst},
+};
+
+use moeflux_kernels::ThreadPool;
+
+#[test]
+fn every_task_runs_once() {
+    for threads in 0..6 {
+        let pool = ThreadPool::new(threads);
+        assert_eq!(pool.threads(), threads.max(1));
+        for tasks in [0, 1, 2, 7, 100] {
+            for _ in 0..50 {
+                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+                pool.run(tasks, &|i| {
+                    counts[i].fetch_add(1, SeqCst);
+                });
+                assert!(counts.iter().all(|count| count.load(SeqCst) == 1));
+            }
+        }
+    }
+}
+
+#[test]
+fn other_threads_take_part() {
+    let pool = ThreadPool::new(3);
+    let caller = std::thread::current().id();
+    let helped = AtomicUsize::new(0);
+    pool.run(300, &|_| {
+        std::thread::sleep(std::time::Duration::from_micros(100));
+        if std::thread::current().id() != caller {
+            helped.fetch_add(1, SeqCst);
+        }
+    });
+    assert!(helped.load(SeqCst) > 0);
+}
+
+#[test]
+fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+    let pool = ThreadPool::new(3);
+    for round in 0..50 {
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            pool.run(20, &|i| assert!(i != round % 20, "task {i} failed"));
+        }));
+        let message = result.unwrap_err();
+        assert_eq!(
+            *message.downcast::<String>().unwrap(),
+            format!("task {} failed", round % 20)
+        );
+        let done = AtomicUsize::new(0);
+        pool.run(20, &|_| {
+            done.fetch_add(1, SeqCst);
+        });
+        assert_eq!(done.load(SeqCst), 20);
+    }
+}
+
+#[test]
+fn nested_loops_of_one_pool_and_of_two() {
+    let (outer, inner) = (ThreadPool::new(3), ThreadPool::new(2));
+    let done = AtomicUsize::new(0);
+    let count = |_| {
+        done.fetch_add(1, SeqCst);
+    };
+    outer.run(10, &|_| {
+        inner.run(10, &count);
+        outer.run(10, &count);
+    });
+    assert_eq!(done.load(SeqCst), 200);
+}
+
+#[test]
+fn several_callers_at_once() {
+    let pool = ThreadPool::new(3);
+    let done = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..100 {
+                    pool.run(10, &|_| {
+                        done.fetch_add(1, SeqCst);
+                    });
+                }
+            });
+        }
+    });
+    assert_eq!(done.load(SeqCst), 4000);
+}

@@ -1,0 +1,319 @@
+//! The routed experts of a layer: tokens in buckets by expert, each expert computed once for all
+//! its tokens as soon as its bytes are there, results added in ascending expert id.
+
+use std::collections::BTreeMap;
+
+use moeflux_experts::{Ready, Residency};
+use moeflux_kernels::{MatmulJob, Matrix, Quantized};
+
+use super::kernel_set::KernelSet;
+use crate::weights::ExpertLayout;
+use crate::{Activations, Error};
+
+/// A step's tokens with the router's choice for one layer.
+#[derive(Clone, Copy)]
+pub struct RoutedTokens<'a> {
+    /// `[n, hidden]`.
+    pub x: &'a [f32],
+    /// `[n, top_k]`.
+    pub ids: &'a [u32],
+    /// `[n, top_k]`.
+    pub weights: &'a [f32],
+    /// Experts that a token uses.
+    pub top_k: usize,
+}
+
+/// Residency, and the scratch memory for computing experts.
+pub struct ExpertStage {
+    /// Which experts are in memory.
+    pub residency: Residency,
+    layouts: BTreeMap<usize, ExpertLayout>,
+    buckets: Buckets,
+    scratch: Scratch,
+}
+
+/// Assignments (token, expert) sorted by expert, then token. Kept to avoid allocation.
+#[derive(Default)]
+struct Buckets {
+    /// `(expert, token, slot in the token's choice)`.
+    assignments: Vec<(u32, u32, u32)>,
+    /// Token of each assignment.
+    tokens: Vec<u32>,
+    /// Experts in use, ascending, with their range of assignments.
+    experts: Vec<(u32, usize, usize)>,
+    /// Experts in use, ascending.
+    ids: Vec<u32>,
+    /// For each token the start of its entries; one more at the end.
+    offsets: Vec<u32>,
+    /// `(assignment, weight)` by token, in ascending expert id.
+    entries: Vec<(u32, f32)>,
+    /// Where each token's next entry goes.
+    cursors: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Scratch {
+    quantized_x: Quantized,
+    quantized_act: Quantized,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    act: Vec<f32>,
+    /// `[assignments, hidden]`.
+    results: Vec<f32>,
+}
+
+impl Buckets {
+    fn sort(&mut self, tokens: &RoutedTokens<'_>) {
+        let k = tokens.top_k;
+        let n = tokens.ids.len() / k;
+        self.assignments.clear();
+        for (index, &expert) in tokens.ids.iter().enumerate() {
+            self.assignments
+                .push((expert, (index / k) as u32, (index % k) as u32));
+        }
+        self.assignments.sort_unstable();
+        self.tokens.clear();
+        self.tokens
+            .extend(self.assignments.iter().map(|&(_, token, _)| token));
+        self.experts.clear();
+        self.ids.clear();
+        for (index, &(expert, _, _)) in self.assignments.iter().enumerate() {
+            match self.experts.last_mut() {
+                Some((last, _, end)) if *last == expert => *end = index + 1,
+                _ => {
+                    self.experts.push((expert, index, index + 1));
+                    self.ids.push(expert);
+                }
+            }
+        }
+        // Every token has k entries; going through the assignments in order keeps each token's
+        // in ascending expert id.
+        self.offsets.clear();
+        self.offsets.extend((0..=n).map(|t| (t * k) as u32));
+        self.cursors.clear();
+        self.cursors.extend_from_slice(&self.offsets[..n]);
+        self.entries.clear();
+        self.entries.resize(n * k, (0, 0.0));
+        for (row, &(_, token, slot)) in self.assignments.iter().enumerate() {
+            let at = &mut self.cursors[token as usize];
+            let weight = tokens.weights[token as usize * k + slot as usize];
+            self.entries[*at as usize] = (row as u32, weight);
+            *at += 1;
+        }
+    }
+
+    /// The assignments of `expert`.
+    fn range(&self, expert: u32) -> Result<(usize, usize), Error> {
+        let at = self.experts.binary_search_by_key(&expert, |e| e.0);
+        let at = at.map_err(|_| Error::Internal(format!("expert {expert} was not asked for")))?;
+        Ok((self.experts[at].1, self.experts[at].2))
+    }
+}
+
+impl ExpertStage {
+    /// A stage over `residency`, whose records hold what `layouts` says.
+    pub fn new(residency: Residency, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertStage {
+        let (buckets, scratch) = (Buckets::default(), Scratch::default());
+        ExpertStage {
+            residency,
+            layouts,
+            buckets,
+            scratch,
+        }
+    }
+
+    /// Bytes of scratch memory for one token that uses `top_k` experts.
+    pub fn token_scratch_bytes(top_k: usize, hidden: usize, intermediate: usize) -> u64 {
+        let floats = top_k * (3 * intermediate + hidden);
+        let quantized = hidden + top_k * intermediate;
+        (floats * 4 + quantized * 2 + top_k * 64) as u64
+    }
+
+    /// Computes the layer's routed experts: `out` `[n, hidden]` is each token's weighted sum.
+    ///
+    /// # Errors
+    /// If an expert cannot be read or fails its checksum.
+    pub fn run<K: KernelSet>(
+        &mut self,
+        kernels: &K,
+        activations: Activations,
+        layer: usize,
+        tokens: RoutedTokens<'_>,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let layout = self
+            .layouts
+            .get(&layer)
+            .ok_or_else(|| Error::Internal(format!("layer {layer} has no experts")))?;
+        self.buckets.sort(&tokens);
+        let n = tokens.ids.len() / tokens.top_k;
+        let hidden = tokens.x.len() / n;
+        let scratch = &mut self.scratch;
+        resize(&mut scratch.results, tokens.ids.len() * hidden);
+        let mut compute = Compute {
+            kernels,
+            layout,
+            tokens,
+            hidden,
+            group: None,
+        };
+        let mut lease = self.residency.lease(layer, &self.buckets.ids)?;
+        if activations == Activations::Int8 {
+            compute.group = layout.group();
+        }
+        if let Some((group, _)) = compute.group {
+            kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, group)?;
+        }
+        while let Some(ready) = lease.next()? {
+            compute.batch(&ready, &self.buckets, scratch)?;
+        }
+        drop(lease);
+        let results = &scratch.results[..tokens.ids.len() * hidden];
+        let Buckets {
+            offsets, entries, ..
+        } = &self.buckets;
+        Ok(kernels.combine(results, offsets, entries, hidden, out)?)
+    }
+}
+
+impl ExpertLayout {
+    /// Groups of the quantized inputs of gate and up, and of down, if the weights are coded so.
+    fn group(&self) -> Option<(usize, usize)> {
+        use moeflux_formats::Codec;
+        match (self.gate.codec(), self.up.codec(), self.down.codec()) {
+            (Codec::Affine(gate), Codec::Affine(up), Codec::Affine(down))
+                if gate.group == up.group =>
+            {
+                Some((gate.group, down.group))
+            }
+            _ => None,
+        }
+    }
+}
+
+struct Compute<'a, K> {
+    kernels: &'a K,
+    layout: &'a ExpertLayout,
+    tokens: RoutedTokens<'a>,
+    hidden: usize,
+    group: Option<(usize, usize)>,
+}
+
+/// An expert of a batch: its matrices, and its assignments.
+struct Work<'a> {
+    gate: Matrix<'a>,
+    up: Matrix<'a>,
+    down: Matrix<'a>,
+    start: usize,
+    end: usize,
+}
+
+impl<K: KernelSet> Compute<'_, K> {
+    /// Computes the experts of `ready` for all their tokens.
+    fn batch(
+        &self,
+        ready: &Ready<'_>,
+        buckets: &Buckets,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        let mut work = Vec::with_capacity(buckets.ids.len());
+        for (expert, bytes) in ready.iter() {
+            let (start, end) = buckets.range(expert)?;
+            let gate = self.layout.gate.view(bytes)?;
+            let up = self.layout.up.view(bytes)?;
+            work.push(Work {
+                gate,
+                up,
+                down: self.layout.down.view(bytes)?,
+                start,
+                end,
+            });
+        }
+        work.sort_unstable_by_key(|w| w.start);
+        let Some(first) = work.first() else {
+            return Ok(());
+        };
+        let intermediate = first.gate.rows();
+        let rows: usize = work.iter().map(|w| w.end - w.start).sum();
+        for buffer in [&mut scratch.gate, &mut scratch.up, &mut scratch.act] {
+            resize(buffer, rows * intermediate);
+        }
+        self.gate_and_up(&work, buckets, scratch, intermediate)?;
+        let len = rows * intermediate;
+        let Scratch {
+            gate,
+            up,
+            act,
+            quantized_act,
+            results,
+            ..
+        } = scratch;
+        self.kernels
+            .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
+        if let Some((_, group)) = self.group {
+            self.kernels
+                .quantize(quantized_act, &act[..len], rows, intermediate, group)?;
+        }
+        // Rows of `act` follow the batch; those of `results` follow all assignments.
+        let compact: Vec<u32> = (0..rows as u32).collect();
+        let mut jobs = Vec::with_capacity(work.len());
+        let (mut rest, mut at, mut row) = (results.as_mut_slice(), 0, 0);
+        for w in &work {
+            let (_, tail) = rest.split_at_mut((w.start - at) * self.hidden);
+            let (out, tail) = tail.split_at_mut((w.end - w.start) * self.hidden);
+            (rest, at) = (tail, w.end);
+            let tokens = Some(&compact[row..row + (w.end - w.start)]);
+            row += w.end - w.start;
+            let quantized = self.group.map(|_| &*quantized_act);
+            jobs.push(MatmulJob {
+                weights: w.down,
+                x: &act[..len],
+                quantized,
+                tokens,
+                out,
+            });
+        }
+        Ok(self.kernels.matmul(&mut jobs)?)
+    }
+
+    fn gate_and_up(
+        &self,
+        work: &[Work<'_>],
+        buckets: &Buckets,
+        scratch: &mut Scratch,
+        intermediate: usize,
+    ) -> Result<(), Error> {
+        let Scratch {
+            quantized_x,
+            gate,
+            up,
+            ..
+        } = scratch;
+        let quantized = self.group.map(|_| &*quantized_x);
+        let mut jobs = Vec::with_capacity(2 * work.len());
+        let (mut gate, mut up) = (gate.as_mut_slice(), up.as_mut_slice());
+        for w in work {
+            let len = (w.end - w.start) * intermediate;
+            let tokens = Some(&buckets.tokens[w.start..w.end]);
+            for (weights, rest) in [(w.gate, &mut gate), (w.up, &mut up)] {
+                let (out, tail) = std::mem::take(rest).split_at_mut(len);
+                *rest = tail;
+                jobs.push(MatmulJob {
+                    weights,
+                    x: self.tokens.x,
+                    quantized,
+                    tokens,
+                    out,
+                });
+            }
+        }
+        Ok(self.kernels.matmul(&mut jobs)?)
+    }
+}
+
+/// Grows `buffer` to at least `len`; never shrinks.
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+}

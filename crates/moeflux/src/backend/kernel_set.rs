@@ -1,0 +1,85 @@
+//! The kernels that a host backend needs, as a trait with two implementations.
+
+use moeflux_kernels::{
+    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, MatmulJob,
+    Matrix, Quantized, RopeStyle, reference,
+};
+
+/// The plain serial kernels: the specification of every result's bits.
+pub struct Reference;
+
+/// Declares the trait, and forwards it to [`Cpu`]'s methods and to the reference's functions.
+macro_rules! kernel_set {
+    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?);)*) => {
+        /// Kernels of one kind; each method is specified by the function of that name in
+        /// [`moeflux_kernels::reference`].
+        pub trait KernelSet: Send {
+            $($(#[$doc])* #[allow(missing_docs)]
+            fn $name(&self, $($arg: $type),*) -> Result<(), KernelError>;)*
+            /// Rounds activations `[n, cols]` to 8 bits by groups.
+            fn quantize(
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+            ) -> Result<(), KernelError>;
+            /// Products of inputs with matrices, all of them at once.
+            fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError>;
+        }
+
+        impl KernelSet for Cpu {
+            $(fn $name(&self, $($arg: $type),*) -> Result<(), KernelError> {
+                Cpu::$name(self, $($arg),*)
+            })*
+            fn quantize(
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+            ) -> Result<(), KernelError> {
+                into.quantize(self, x, n, cols, group)
+            }
+            fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
+                Cpu::matmul(self, jobs)
+            }
+        }
+
+        impl KernelSet for Reference {
+            $(fn $name(&self, $($arg: $type),*) -> Result<(), KernelError> {
+                reference::$name($($arg),*)
+            })*
+            fn quantize(
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+            ) -> Result<(), KernelError> {
+                *into = reference::quantize(x, n, cols, group)?;
+                Ok(())
+            }
+            fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
+                reference::matmul(jobs)
+            }
+        }
+    };
+}
+
+kernel_set! {
+    fn decode_row(matrix: &Matrix<'_>, row: usize, out: &mut [f32]);
+    fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+    fn rms_norm_gated(x: &[f32], gate: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+    fn rope(
+        x: &[f32], positions: &[u32], heads: usize, head_dim: usize, inv_freq: &[f32],
+        attention_scale: f32, style: RopeStyle, out: &mut [f32],
+    );
+    fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]);
+    fn sigmoid_mul(x: &[f32], gate: &[f32], out: &mut [f32]);
+    fn scale_by_sigmoid(x: &[f32], gate: &[f32], out: &mut [f32]);
+    fn add(a: &[f32], b: &[f32], out: &mut [f32]);
+    fn split_pairs(
+        x: &[f32], heads: usize, dim: usize, first: &mut [f32], second: &mut [f32],
+    );
+    fn conv1d_silu(spans: &mut [ConvSpan<'_>], weight: &[f32], channels: usize);
+    fn gated_delta(
+        spans: &mut [DeltaSpan<'_>], shape: DeltaShape, a_log: &[f32], dt_bias: &[f32],
+    );
+    fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
+    fn route(
+        logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],
+        weights: &mut [f32],
+    );
+    fn combine(
+        rows: &[f32], offsets: &[u32], entries: &[(u32, f32)], width: usize, out: &mut [f32],
+    );
+}

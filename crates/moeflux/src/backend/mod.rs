@@ -1,0 +1,55 @@
+//! Backends run a graph's operations. [`HostBackend`] runs them on the processor, on either of
+//! two sets of kernels: the optimized ones, or the plain reference that specifies their bits.
+
+mod experts;
+mod host;
+mod kernel_set;
+
+pub use experts::ExpertStage;
+pub use host::HostBackend;
+pub use kernel_set::{KernelSet, Reference};
+
+use crate::Error;
+use crate::graph::{BufferPool, Op};
+use crate::session::Session;
+use crate::weights::Weights;
+
+/// Tokens of one session in a step.
+pub struct StepSpan<'a> {
+    /// The session, with room made for the tokens.
+    pub session: &'a mut Session,
+    /// Position of the first token.
+    pub start: usize,
+    /// Row of the first token in the step's buffers.
+    pub first_row: usize,
+    /// Number of tokens.
+    pub len: usize,
+}
+
+/// Everything about a step that is not in its buffers.
+pub struct Step<'a> {
+    /// The sessions' spans, in row order.
+    pub spans: Vec<StepSpan<'a>>,
+    /// Token of each row.
+    pub tokens: &'a [u32],
+    /// Position of each row in its session.
+    pub positions: &'a [u32],
+    /// Rows whose logits are wanted, ascending.
+    pub outputs: &'a [u32],
+}
+
+/// Runs operations one after another.
+pub trait Backend: Send {
+    /// Runs one operation of a step.
+    ///
+    /// # Errors
+    /// When an expert cannot be read. Sessions' committed state is untouched.
+    fn run(
+        &mut self,
+        op: &Op,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<(), Error>;
+}

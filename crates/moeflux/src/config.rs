@@ -1,0 +1,201 @@
+//! Reading `config.json`: every access names the file and field when it fails.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::Error;
+
+/// No size in a model's configuration is larger; keeps products of two within 64 bits.
+const LARGEST_SIZE: u64 = 1 << 31;
+
+/// A configuration file, or a section of one.
+#[derive(Clone, Debug)]
+pub struct Config {
+    path: PathBuf,
+    section: String,
+    fields: Map<String, Value>,
+}
+
+impl Config {
+    /// Reads `DIR/config.json`.
+    ///
+    /// # Errors
+    /// [`Error::NotAModel`] without the file, [`Error::File`] or [`Error::Config`] if it cannot be
+    /// read as a JSON object.
+    pub fn open(dir: &Path) -> Result<Config, Error> {
+        let path = dir.join("config.json");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NotAModel {
+                    path: dir.to_owned(),
+                });
+            }
+            Err(source) => {
+                return Err(Error::File {
+                    action: "read",
+                    path,
+                    source,
+                });
+            }
+        };
+        Config::parse(&path, &text)
+    }
+
+    /// Parses the text of a configuration file; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is not a JSON object.
+    pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+        let fail = |problem: String| Error::Config {
+            path: path.to_owned(),
+            field: "(the whole file)".to_owned(),
+            problem,
+        };
+        match serde_json::from_str(text) {
+            Ok(Value::Object(fields)) => Ok(Config {
+                path: path.to_owned(),
+                section: String::new(),
+                fields,
+            }),
+            Ok(_) => Err(fail("is not a JSON object".to_owned())),
+            Err(e) => Err(fail(format!("is not valid JSON: {e}"))),
+        }
+    }
+
+    /// The file this came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The section `name`, if there is one.
+    pub fn section(&self, name: &str) -> Option<Config> {
+        let fields = self.fields.get(name)?.as_object()?.clone();
+        Some(Config {
+            path: self.path.clone(),
+            section: format!("{}{name}.", self.section),
+            fields,
+        })
+    }
+
+    /// An [`Error::Config`] about `field`.
+    pub fn error(&self, field: &str, problem: impl Into<String>) -> Error {
+        Error::Config {
+            path: self.path.clone(),
+            field: format!("{}{field}", self.section),
+            problem: problem.into(),
+        }
+    }
+
+    fn value(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|v| !v.is_null())
+    }
+
+    /// Whether `field` is there and not null.
+    pub fn has(&self, field: &str) -> bool {
+        self.value(field).is_some()
+    }
+
+    /// A required size: an integer from 1 to 2^31.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is missing or out of range.
+    pub fn size(&self, field: &str) -> Result<usize, Error> {
+        let value = self
+            .value(field)
+            .ok_or_else(|| self.error(field, "is missing"))?;
+        match value.as_u64() {
+            Some(n @ 1..=LARGEST_SIZE) => Ok(n as usize),
+            _ => Err(self.error(field, format!("is {value}, not an integer from 1 to 2^31"))),
+        }
+    }
+
+    /// A size with a default.
+    ///
+    /// # Errors
+    /// As [`Config::size`], if the field is there.
+    pub fn size_or(&self, field: &str, default: usize) -> Result<usize, Error> {
+        if self.has(field) {
+            self.size(field)
+        } else {
+            Ok(default)
+        }
+    }
+
+    /// A finite positive number with a default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is something else.
+    pub fn positive_or(&self, field: &str, default: f64) -> Result<f64, Error> {
+        match self.value(field) {
+            None => Ok(default),
+            Some(value) => match value.as_f64() {
+                Some(x) if x.is_finite() && x > 0.0 => Ok(x),
+                _ => Err(self.error(field, format!("is {value}, not a positive number"))),
+            },
+        }
+    }
+
+    /// A truth value with a default.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is something else.
+    pub fn bool_or(&self, field: &str, default: bool) -> Result<bool, Error> {
+        match self.value(field) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.error(field, format!("is {value}, not a bool"))),
+        }
+    }
+
+    /// A text, if the field is there and is one.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        self.value(field)?.as_str()
+    }
+
+    /// A list of texts, if the field is there.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is something else.
+    pub fn texts(&self, field: &str) -> Result<Option<Vec<String>>, Error> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        let list: Option<Vec<String>> = value
+            .as_array()
+            .and_then(|a| a.iter().map(|v| v.as_str().map(str::to_owned)).collect());
+        list.map(Some)
+            .ok_or_else(|| self.error(field, "is not a list of strings"))
+    }
+
+    /// A list of indexes; empty if the field is missing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is something else.
+    pub fn indexes(&self, field: &str) -> Result<Vec<usize>, Error> {
+        let Some(value) = self.value(field) else {
+            return Ok(Vec::new());
+        };
+        let list: Option<Vec<usize>> = value
+            .as_array()
+            .and_then(|a| a.iter().map(|v| v.as_u64().map(|n| n as usize)).collect());
+        list.ok_or_else(|| self.error(field, "is not a list of layer indexes"))
+    }
+
+    /// Refuses a field that has another value than the one the engine implements.
+    ///
+    /// # Errors
+    /// [`Error::Config`] naming both.
+    pub fn require_text(&self, field: &str, expected: &str) -> Result<(), Error> {
+        match self.text(field) {
+            None => Ok(()),
+            Some(found) if found == expected => Ok(()),
+            Some(found) => Err(self.error(
+                field,
+                format!("is `{found}`; only `{expected}` is supported"),
+            )),
+        }
+    }
+}

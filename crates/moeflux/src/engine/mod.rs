@@ -1,0 +1,484 @@
+//! The engine: a loaded model that runs steps of tokens for any number of sessions.
+
+mod budget;
+
+pub use budget::MemoryPlan;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use moeflux_experts::{Residency, ResidencyOptions};
+use moeflux_kernels::{Cpu, Isa};
+
+use crate::backend::{Backend, ExpertStage, HostBackend, Reference, Step, StepSpan};
+use crate::graph::{BufferPool, Graph, Op, Rows};
+use crate::info::{ModelInfo, Opened};
+use crate::session::{Session, SessionShape};
+use crate::weights::Weights;
+use crate::{Activations, EngineOptions, Error};
+
+/// Threads that read experts; they wait for the disk, so there may be more than cores.
+const READ_THREADS: usize = 8;
+
+/// Which positions of a span want logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None.
+    None,
+    /// The last.
+    Last,
+    /// All.
+    All,
+}
+
+/// Tokens to run for one session in a step.
+pub struct Span<'a> {
+    /// The session that they continue.
+    pub session: &'a mut Session,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Which of them want logits.
+    pub want: Want,
+}
+
+/// Logits `[rows, vocab]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logits {
+    /// Number of positions.
+    pub rows: usize,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// The values, row by row.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// The logits of one position; empty if there is no such row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        self.values
+            .get(row * self.vocab..(row + 1) * self.vocab)
+            .unwrap_or(&[])
+    }
+
+    /// The logits of the last position; empty if there are none.
+    pub fn last(&self) -> &[f32] {
+        self.row(self.rows.wrapping_sub(1))
+    }
+}
+
+/// What the engine has done and what it occupies.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Expert residency: hits, reads, waiting.
+    pub experts: moeflux_experts::Stats,
+    /// How the memory bound is spent.
+    pub memory: MemoryPlan,
+    /// Bytes of state in all sessions now.
+    pub state_bytes: u64,
+    /// Instruction set in use.
+    pub isa: Isa,
+    /// Compute threads.
+    pub threads: usize,
+    /// How activations meet integer-coded weights.
+    pub activations: Activations,
+}
+
+/// A loaded model. Shareable between threads; steps run one at a time.
+pub struct Engine {
+    info: ModelInfo,
+    shape: Arc<SessionShape>,
+    graph: Graph,
+    weights: Weights,
+    plan: MemoryPlan,
+    isa: Isa,
+    threads: usize,
+    activations: Activations,
+    executor: Mutex<Executor>,
+}
+
+/// What a step changes besides its sessions.
+struct Executor {
+    backend: Box<dyn Backend>,
+    buffers: BufferPool,
+    stage: ExpertStage,
+}
+
+impl Engine {
+    /// Opens the model in `dir`: a packed directory or a Hugging Face one.
+    ///
+    /// # Errors
+    /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
+    /// small; the message names the file, field or flag.
+    pub fn open(dir: &Path, options: &EngineOptions) -> Result<Engine, Error> {
+        let opened = Opened::open(dir)?;
+        let info = opened.info();
+        let context_tokens = context_limit(&info, options.max_context)?;
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        let threads = thread_count(options.threads)?;
+        let backend: Box<dyn Backend> = if options.reference {
+            Box::new(HostBackend::new(Reference, options.activations))
+        } else {
+            Box::new(HostBackend::new(
+                Cpu::new(isa, threads)?,
+                options.activations,
+            ))
+        };
+        let plan = budget::plan(&opened, options, READ_THREADS)?;
+        let shape = Arc::new(SessionShape {
+            identity: opened.files.identity(&opened.config)?,
+            states: opened.blueprint.graph.states.clone(),
+            context_tokens,
+            state_bytes: Arc::new(AtomicU64::new(0)),
+        });
+        let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let Opened {
+            blueprint, table, ..
+        } = opened;
+        let residency = Residency::open(
+            table.catalog,
+            ResidencyOptions {
+                arena_bytes: plan.arena_bytes,
+                policy: options.policy,
+                reader: options.reader.clone(),
+                read_threads: READ_THREADS,
+                verify: options.verify,
+            },
+        )?;
+        let graph = blueprint.graph;
+        let executor = Mutex::new(Executor {
+            backend,
+            buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
+            stage: ExpertStage::new(residency, table.layouts),
+        });
+        let activations = options.activations;
+        Ok(Engine {
+            info,
+            shape,
+            graph,
+            weights,
+            plan,
+            isa,
+            threads,
+            activations,
+            executor,
+        })
+    }
+
+    /// The model in figures.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The most tokens that one step takes.
+    pub fn chunk_tokens(&self) -> usize {
+        self.plan.chunk_tokens
+    }
+
+    /// A new, empty session.
+    pub fn session(&self) -> Session {
+        Session::new(Arc::clone(&self.shape))
+    }
+
+    /// A session from [`Session::to_bytes`].
+    ///
+    /// # Errors
+    /// [`Error::Snapshot`] if the bytes are damaged or of another model.
+    pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
+        Session::from_bytes(Arc::clone(&self.shape), bytes)
+    }
+
+    /// A session from [`Session::save`].
+    ///
+    /// # Errors
+    /// [`Error::File`] if the file cannot be read, [`Error::Snapshot`] as for
+    /// [`Engine::restore`].
+    pub fn load_session(&self, path: &Path) -> Result<Session, Error> {
+        let bytes = std::fs::read(path).map_err(|source| Error::File {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        })?;
+        self.restore(&bytes).map_err(|e| match e {
+            Error::Snapshot { problem, .. } => Error::Snapshot {
+                path: Some(path.to_owned()),
+                problem,
+            },
+            other => other,
+        })
+    }
+
+    /// Runs `tokens` in as many steps as the scratch memory needs; the answer does not depend on
+    /// how many that is.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]. The session then holds the tokens of the steps before the one that
+    /// failed; [`Session::len`] tells how many.
+    pub fn prefill(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+    ) -> Result<Logits, Error> {
+        self.check(session, tokens)?;
+        let chunk = match want {
+            Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
+            _ => self.plan.chunk_tokens,
+        };
+        let mut all = Logits {
+            rows: 0,
+            vocab: self.info.vocab_size,
+            values: Vec::new(),
+        };
+        let last = tokens.len().div_ceil(chunk).saturating_sub(1);
+        for (index, tokens) in tokens.chunks(chunk).enumerate() {
+            let want = if want == Want::Last && index < last {
+                Want::None
+            } else {
+                want
+            };
+            let span = Span {
+                session: &mut *session,
+                tokens,
+                want,
+            };
+            for logits in self.forward(&mut [span])? {
+                all.rows += logits.rows;
+                all.values.extend(logits.values);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Runs one step for all spans; gives each span's logits.
+    ///
+    /// # Errors
+    /// Bad tokens, too many of them, or an expert that cannot be read. All sessions are then as
+    /// they were before the call, and the engine goes on.
+    pub fn forward(&self, spans: &mut [Span<'_>]) -> Result<Vec<Logits>, Error> {
+        self.forward_observed(spans, &mut |_, _| {})
+    }
+
+    /// [`Engine::forward`], showing each operation's results as it ends: for comparing backends
+    /// and taking times.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn forward_observed(
+        &self,
+        spans: &mut [Span<'_>],
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Vec<Logits>, Error> {
+        let rows = Rowset::of(spans);
+        self.check_step(spans, &rows)?;
+        let mut executor = self.lock();
+        self.make_room(&mut executor, spans)?;
+        let Executor {
+            backend,
+            buffers,
+            stage,
+        } = &mut *executor;
+        buffers.begin(rows.tokens.len(), rows.outputs.len());
+        let mut first_row = 0;
+        let mut step = Step {
+            spans: Vec::with_capacity(spans.len()),
+            tokens: &rows.tokens,
+            positions: &rows.positions,
+            outputs: &rows.outputs,
+        };
+        for span in spans.iter_mut() {
+            let (start, len) = (span.session.len(), span.tokens.len());
+            step.spans.push(StepSpan {
+                session: &mut *span.session,
+                start,
+                first_row,
+                len,
+            });
+            first_row += len;
+        }
+        for op in &self.graph.ops {
+            backend.run(op, &mut step, &self.weights, buffers, stage)?;
+            observe(op, buffers);
+        }
+        drop(step);
+        let vocab = self.info.vocab_size;
+        let mut values = buffers.get(self.graph.logits);
+        let mut all = Vec::with_capacity(spans.len());
+        for span in spans.iter_mut() {
+            span.session.commit(span.tokens);
+            let rows = span.outputs();
+            let (mine, rest) = values.split_at(rows * vocab);
+            values = rest;
+            all.push(Logits {
+                rows,
+                vocab,
+                values: mine.to_vec(),
+            });
+        }
+        Ok(all)
+    }
+
+    /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            experts: self.lock().stage.residency.stats(),
+            memory: self.plan.clone(),
+            state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
+            isa: self.isa,
+            threads: self.threads,
+            activations: self.activations,
+        }
+    }
+
+    /// Starts counting anew.
+    pub fn reset_stats(&self) {
+        self.lock().stage.residency.reset_stats();
+    }
+
+    /// Forgets all cached experts, as after a cold start.
+    pub fn cool(&self) {
+        self.lock().stage.residency.clear();
+    }
+
+    /// A panic in a step leaves no half-written state that a later step reads, so the lock's
+    /// poison is ignored.
+    fn lock(&self) -> MutexGuard<'_, Executor> {
+        self.executor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, session: &Session, tokens: &[u32]) -> Result<(), Error> {
+        if !session.belongs_to(&self.shape) {
+            return Err(Error::ForeignSession);
+        }
+        let end = session.len() + tokens.len();
+        if end > self.shape.context_tokens {
+            return Err(Error::ContextExceeded {
+                tokens: end,
+                limit: self.shape.context_tokens,
+            });
+        }
+        let vocab = self.info.vocab_size;
+        match tokens.iter().position(|&t| t as usize >= vocab) {
+            Some(at) => Err(Error::Token {
+                token: tokens[at],
+                position: session.len() + at,
+                vocab,
+            }),
+            None if tokens.is_empty() => Err(Error::StepSize {
+                tokens: 0,
+                limit: self.plan.chunk_tokens,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_step(&self, spans: &[Span<'_>], rows: &Rowset) -> Result<(), Error> {
+        for span in spans {
+            self.check(span.session, span.tokens)?;
+        }
+        let (tokens, limit) = (rows.tokens.len(), self.plan.chunk_tokens);
+        if tokens == 0 || tokens > limit {
+            return Err(Error::StepSize { tokens, limit });
+        }
+        if rows.outputs.len() > self.plan.chunk_outputs {
+            let (tokens, limit) = (rows.outputs.len(), self.plan.chunk_outputs);
+            return Err(Error::StepSize { tokens, limit });
+        }
+        Ok(())
+    }
+
+    /// Makes room for the spans' tokens in their sessions; experts give way where the memory
+    /// bound demands it.
+    fn make_room(&self, executor: &mut Executor, spans: &mut [Span<'_>]) -> Result<(), Error> {
+        let growth: u64 = spans
+            .iter()
+            .map(|s| s.session.growth_bytes(s.tokens.len()))
+            .sum();
+        let state = self.shape.state_bytes.load(Ordering::Relaxed) + growth;
+        let residency = &mut executor.stage.residency;
+        let now = residency.slots() as u64 * residency.slot_bytes();
+        let allowed = self.plan.arena_beside_state(state);
+        if allowed < now {
+            if allowed < self.plan.smallest_arena_bytes {
+                return Err(self.plan.too_small(state));
+            }
+            residency.shrink_to(allowed)?;
+        }
+        for span in spans {
+            span.session.reserve(span.tokens.len());
+        }
+        Ok(())
+    }
+}
+
+impl Span<'_> {
+    fn outputs(&self) -> usize {
+        match self.want {
+            Want::None => 0,
+            Want::Last => 1,
+            Want::All => self.tokens.len(),
+        }
+    }
+}
+
+/// The rows of a step.
+struct Rowset {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    outputs: Vec<u32>,
+}
+
+impl Rowset {
+    fn of(spans: &[Span<'_>]) -> Rowset {
+        let mut rows = Rowset {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for span in spans {
+            let start = span.session.len();
+            rows.tokens.extend_from_slice(span.tokens);
+            rows.positions
+                .extend((start..start + span.tokens.len()).map(|p| p as u32));
+            let end = rows.tokens.len();
+            rows.outputs
+                .extend((end - span.outputs()..end).map(|r| r as u32));
+        }
+        rows
+    }
+}
+
+fn context_limit(info: &ModelInfo, asked: Option<usize>) -> Result<usize, Error> {
+    match asked {
+        None => Ok(info.context_tokens),
+        Some(n) if (1..=info.context_tokens).contains(&n) => Ok(n),
+        Some(n) => Err(Error::Option {
+            flag: "--context",
+            problem: format!(
+                "{n} is not between 1 and the model's {}",
+                info.context_tokens
+            ),
+        }),
+    }
+}
+
+fn thread_count(asked: Option<usize>) -> Result<usize, Error> {
+    const MOST: usize = 1024;
+    match asked {
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+        Some(n) if (1..=MOST).contains(&n) => Ok(n),
+        Some(n) => Err(Error::Option {
+            flag: "--threads",
+            problem: format!("{n} is not between 1 and {MOST}"),
+        }),
+    }
+}
+
+/// Bytes of one row of a graph's buffers: for a token, and for a position with logits.
+pub(crate) fn row_bytes(graph: &Graph) -> (u64, u64) {
+    (
+        BufferPool::row_bytes(graph, Rows::Tokens),
+        BufferPool::row_bytes(graph, Rows::Outputs),
+    )
+}

@@ -1,0 +1,153 @@
+//! Every way in which the engine can fail, each with what to do next.
+
+use std::path::PathBuf;
+
+use moeflux_experts::ExpertError;
+use moeflux_formats::FormatError;
+use moeflux_kernels::KernelError;
+
+/// An engine error. The session a failed step worked on is as it was before that step.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file of the checkpoint is missing, damaged or not what the model needs.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// An expert could not be brought into memory.
+    #[error(transparent)]
+    Expert(#[from] ExpertError),
+    /// A kernel refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The tokenizer failed.
+    #[error(transparent)]
+    Text(#[from] crate::text::TextError),
+    /// A sampling parameter is out of range, or the logits are not finite.
+    #[error(transparent)]
+    Sampling(#[from] crate::sampling::SamplingError),
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried: "read", "write".
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A field of a configuration file is missing or has a value that the engine cannot use.
+    #[error("{}: field `{field}` {problem}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field, with the names of the sections around it.
+        field: String,
+        /// What is wrong with it and what would be right.
+        problem: String,
+    },
+    /// The model's architecture is not one that the engine knows.
+    #[error("{}: model_type `{model_type}` is not supported; supported are {known}", path.display())]
+    UnknownModelType {
+        /// The configuration file.
+        path: PathBuf,
+        /// What it says.
+        model_type: String,
+        /// The model types that would do.
+        known: String,
+    },
+    /// The directory holds no model.
+    #[error("{}: not a model directory: no config.json; pass a packed or Hugging Face directory", path.display())]
+    NotAModel {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The memory budget does not hold the model's resident part.
+    #[error(
+        "a memory budget of {} is too small for this model: the smallest workable one is {} \
+         (--memory {needed})", bytes(*given), bytes(*needed)
+    )]
+    MemoryBudget {
+        /// The budget, in bytes.
+        given: u64,
+        /// The smallest budget that works, in bytes.
+        needed: u64,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token {token} at position {position} is not in the vocabulary of {vocab} tokens")]
+    Token {
+        /// The token id.
+        token: u32,
+        /// Its position in the session.
+        position: usize,
+        /// Number of tokens in the vocabulary.
+        vocab: usize,
+    },
+    /// More tokens than the model's context holds.
+    #[error(
+        "{tokens} tokens do not fit in the context of {limit}: shorten the prompt, start a new \
+         session, or raise the limit (--context) if the model allows it"
+    )]
+    ContextExceeded {
+        /// Tokens that the session would hold.
+        tokens: usize,
+        /// Tokens that it may hold.
+        limit: usize,
+    },
+    /// A step without tokens, or with more than the scratch memory holds.
+    #[error("a step takes 1 to {limit} tokens, not {tokens}")]
+    StepSize {
+        /// Tokens asked for.
+        tokens: usize,
+        /// The most that one step takes.
+        limit: usize,
+    },
+    /// Recurrent state cannot be run backwards.
+    #[error(
+        "cannot rewind to position {position}: the recurrent state was not kept there{}",
+        nearest.map_or_else(|| "; start a new session".to_owned(),
+            |p| format!("; the nearest checkpoint before it is at {p}"))
+    )]
+    Rewind {
+        /// Where the caller wanted to go.
+        position: usize,
+        /// The nearest earlier position that can be reached.
+        nearest: Option<usize>,
+    },
+    /// A session of one model was given to another.
+    #[error("this session belongs to another model; start one with this engine")]
+    ForeignSession,
+    /// A snapshot cannot be restored.
+    #[error("cannot restore the session{}: {problem}", path.as_ref().map_or_else(String::new, |p| format!(" from {}", p.display())))]
+    Snapshot {
+        /// The file, when it came from one.
+        path: Option<PathBuf>,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An option's value cannot be used.
+    #[error("{flag}: {problem}")]
+    Option {
+        /// The option, spelled as the command's flag.
+        flag: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// The engine contradicts itself; this is a defect of moeflux.
+    #[error("internal error: {0}; please report it")]
+    Internal(String),
+}
+
+/// A number of bytes for people: `1.50 GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if n < 1024 {
+        return format!("{n} B");
+    }
+    let mut value = n as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.2} {}", UNITS[unit])
+}

@@ -1,0 +1,218 @@
+//! One generation: a prompt in, tokens out one by one, with the reason of its end and its times.
+//!
+//! **What the session holds.** A token that was returned is fed to the model only when the next one is
+//! asked for, and a stop token is neither returned nor fed. After a generation the session therefore
+//! holds the prompt and the answer but for the answer's last token, [`Generation::pending`]. All of
+//! that is a prefix of what a chat template renders for the finished turn, so a chat goes on with
+//! the rest of the rendering, and a saved generation goes on by feeding the pending token.
+
+use std::time::{Duration, Instant};
+
+use crate::sampling::Sampler;
+use crate::{Engine, Error, Logits, Session, Want};
+
+/// When to end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most tokens to generate; `None` for as many as the context holds.
+    pub max_tokens: Option<usize>,
+    /// Tokens that end the generation.
+    pub stop_tokens: Vec<u32>,
+    /// Position of the answer's first token, for penalties that count the answer alone; `None` for
+    /// the end of this prompt. A generation that is continued passes where it once began.
+    pub answer_start: Option<usize>,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// The model gave this stop token.
+    Stop(u32),
+    /// [`Limits::max_tokens`] were generated.
+    MaxTokens,
+    /// The session holds as many tokens as its context allows.
+    ContextFull,
+}
+
+/// What a generation took.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Timings {
+    /// Tokens of the prompt that were computed (not those that the session held already).
+    pub prompt_tokens: usize,
+    /// Time to compute them.
+    pub prefill: Duration,
+    /// Tokens returned.
+    pub generated_tokens: usize,
+    /// Tokens computed one by one: one fewer than were sampled, the first comes from the prompt.
+    pub decode_steps: usize,
+    /// Time of those steps with their sampling.
+    pub decode: Duration,
+}
+
+impl Timings {
+    /// Prompt tokens a second; 0 when there were none.
+    pub fn prefill_tokens_per_second(&self) -> f64 {
+        rate(self.prompt_tokens, self.prefill)
+    }
+
+    /// Generated tokens a second; 0 when there were none.
+    pub fn decode_tokens_per_second(&self) -> f64 {
+        rate(self.decode_steps, self.decode)
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> f64 {
+    if time.is_zero() {
+        0.0
+    } else {
+        tokens as f64 / time.as_secs_f64()
+    }
+}
+
+/// A running generation.
+pub struct Generation<'a> {
+    engine: &'a Engine,
+    session: &'a mut Session,
+    sampler: &'a mut Sampler,
+    limits: Limits,
+    /// Prompt tokens not computed yet, last first.
+    prompt: Vec<u32>,
+    /// Logits of the session's last token, once the prompt is computed.
+    logits: Logits,
+    pending: Option<u32>,
+    end: Option<End>,
+    timings: Timings,
+}
+
+impl<'a> Generation<'a> {
+    /// Prepares a generation that continues `session` with `prompt` (at least one token). Nothing
+    /// is computed yet.
+    ///
+    /// # Errors
+    /// The prompt is empty, does not fit the context, or has tokens that the model does not know.
+    pub fn new(
+        engine: &'a Engine,
+        session: &'a mut Session,
+        prompt: &[u32],
+        sampler: &'a mut Sampler,
+        limits: Limits,
+    ) -> Result<Self, Error> {
+        let (end, limit) = (session.len() + prompt.len(), session.context_tokens());
+        if end > limit {
+            return Err(Error::ContextExceeded { tokens: end, limit });
+        }
+        if prompt.is_empty() {
+            return Err(Error::StepSize {
+                tokens: 0,
+                limit: engine.chunk_tokens(),
+            });
+        }
+        let vocab = engine.info().vocab_size;
+        if let Some(at) = prompt.iter().position(|token| *token as usize >= vocab) {
+            return Err(Error::Token {
+                token: prompt[at],
+                position: session.len() + at,
+                vocab,
+            });
+        }
+        sampler.set_prompt_tokens(limits.answer_start.unwrap_or(end));
+        Ok(Self {
+            engine,
+            session,
+            sampler,
+            limits,
+            prompt: prompt.iter().rev().copied().collect(),
+            logits: Logits::default(),
+            pending: None,
+            end: None,
+            timings: Timings::default(),
+        })
+    }
+
+    /// Computes the next part of the prompt and returns how many of its tokens are left; 0 when
+    /// the prompt is done. Calling it is optional: [`Generation::next_token`] does what is left.
+    ///
+    /// # Errors
+    /// The engine failed; the session holds the parts before this one, and a new call tries again.
+    pub fn prefill_step(&mut self) -> Result<usize, Error> {
+        let count = self.prompt.len().min(self.engine.chunk_tokens());
+        if count == 0 {
+            return Ok(0);
+        }
+        let rest = self.prompt.len() - count;
+        let part: Vec<u32> = self.prompt[rest..].iter().rev().copied().collect();
+        let want = if rest == 0 { Want::Last } else { Want::None };
+        let start = Instant::now();
+        self.logits = self.engine.prefill(self.session, &part, want)?;
+        self.timings.prefill += start.elapsed();
+        self.timings.prompt_tokens += count;
+        self.prompt.truncate(rest);
+        Ok(rest)
+    }
+
+    /// The next token, or `None` once the generation has ended.
+    ///
+    /// # Errors
+    /// The engine or the sampler failed; a new call tries the same step again.
+    pub fn next_token(&mut self) -> Result<Option<u32>, Error> {
+        while self.prefill_step()? > 0 {}
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        if self
+            .limits
+            .max_tokens
+            .is_some_and(|most| self.timings.generated_tokens >= most)
+        {
+            return Ok(self.finish(End::MaxTokens));
+        }
+        let start = Instant::now();
+        if let Some(token) = self.pending {
+            if self.session.len() >= self.session.context_tokens() {
+                return Ok(self.finish(End::ContextFull));
+            }
+            self.logits = self.engine.prefill(self.session, &[token], Want::Last)?;
+            self.pending = None;
+            self.timings.decode_steps += 1;
+        }
+        let position = self.session.len();
+        let token = self
+            .sampler
+            .sample(self.logits.last(), self.session.tokens(), position)?;
+        if self.timings.decode_steps > 0 {
+            self.timings.decode += start.elapsed();
+        }
+        if self.limits.stop_tokens.contains(&token) {
+            return Ok(self.finish(End::Stop(token)));
+        }
+        self.pending = Some(token);
+        self.timings.generated_tokens += 1;
+        Ok(Some(token))
+    }
+
+    fn finish(&mut self, end: End) -> Option<u32> {
+        self.end = Some(end);
+        None
+    }
+
+    /// Why the generation ended; `None` while it has not.
+    pub fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// The token returned last, which the session does not hold yet.
+    pub fn pending(&self) -> Option<u32> {
+        self.pending
+    }
+
+    /// Counts and times so far.
+    pub fn timings(&self) -> Timings {
+        self.timings
+    }
+
+    /// The session, for example to set a checkpoint when the prompt is done.
+    pub fn session(&mut self) -> &mut Session {
+        self.session
+    }
+}

@@ -1,0 +1,149 @@
+//! A model as data: operations over typed buffers, the same for every backend.
+//!
+//! A graph does not depend on the device nor on the number of tokens in a step: a buffer states
+//! its width, and has one row for each token (or for each position whose logits were asked for).
+
+mod op;
+mod pool;
+
+pub use op::Op;
+pub use pool::BufferPool;
+
+/// A buffer of a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BufferId(pub(crate) u32);
+
+/// A resident weight of a model, by its place in [`Blueprint::weights`](crate::models::Blueprint).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WeightId(pub(crate) u32);
+
+/// A piece of a session's state, by its place in [`Graph::states`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateId(pub(crate) u32);
+
+impl BufferId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl WeightId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl StateId {
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How many rows a buffer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// One for each token of the step.
+    Tokens,
+    /// One for each position whose logits were asked for.
+    Outputs,
+}
+
+/// A buffer: rows of `width` f32 (or u32, in the same four bytes).
+#[derive(Clone, Debug)]
+pub struct BufferDecl {
+    /// What it holds, for people.
+    pub name: &'static str,
+    /// Elements in a row.
+    pub width: usize,
+    /// How many rows.
+    pub rows: Rows,
+}
+
+/// A piece of state that a session carries from one step to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateDecl {
+    /// Keys and values of every position so far.
+    KeyValue {
+        /// Heads of keys and of values.
+        kv_heads: usize,
+        /// Elements of a head.
+        head_dim: usize,
+    },
+    /// A recurrent state of fixed size, all zeros at the start.
+    Recurrent {
+        /// Elements, f32.
+        len: usize,
+    },
+}
+
+/// Operations in order, and what they work on.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    /// The buffers, by [`BufferId`].
+    pub buffers: Vec<BufferDecl>,
+    /// The state, by [`StateId`].
+    pub states: Vec<StateDecl>,
+    /// The operations, in order.
+    pub ops: Vec<Op>,
+    /// The buffer with the logits at the end.
+    pub logits: BufferId,
+}
+
+/// Puts a graph together; used by the model files.
+#[derive(Default)]
+pub struct GraphBuilder {
+    buffers: Vec<BufferDecl>,
+    states: Vec<StateDecl>,
+    ops: Vec<Op>,
+}
+
+impl GraphBuilder {
+    /// A new buffer with one row a token.
+    pub fn buffer(&mut self, name: &'static str, width: usize) -> BufferId {
+        self.add_buffer(BufferDecl {
+            name,
+            width,
+            rows: Rows::Tokens,
+        })
+    }
+
+    /// A new buffer with one row for each position whose logits were asked for.
+    pub fn output_buffer(&mut self, name: &'static str, width: usize) -> BufferId {
+        self.add_buffer(BufferDecl {
+            name,
+            width,
+            rows: Rows::Outputs,
+        })
+    }
+
+    fn add_buffer(&mut self, decl: BufferDecl) -> BufferId {
+        self.buffers.push(decl);
+        BufferId(self.buffers.len() as u32 - 1)
+    }
+
+    /// A new piece of state.
+    pub fn state(&mut self, decl: StateDecl) -> StateId {
+        self.states.push(decl);
+        StateId(self.states.len() as u32 - 1)
+    }
+
+    /// Elements in a row of `buffer`.
+    pub fn width(&self, buffer: BufferId) -> usize {
+        self.buffers[buffer.index()].width
+    }
+
+    /// Appends an operation.
+    pub fn push(&mut self, op: Op) {
+        self.ops.push(op);
+    }
+
+    /// The finished graph, whose last result is `logits`.
+    pub fn finish(self, logits: BufferId) -> Graph {
+        Graph {
+            buffers: self.buffers,
+            states: self.states,
+            ops: self.ops,
+            logits,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Memory for a graph's buffers: those whose lifetimes do not meet share a slot.
+
+use super::{BufferId, Graph, Rows};
+use crate::Error;
+
+/// Storage for the buffers of one graph.
+///
+/// A buffer lives from the op that writes it to the last op that reads it; slots are handed out
+/// greedily in that order, the smallest sufficient one first.
+pub struct BufferPool {
+    /// Slot of each buffer.
+    assigned: Vec<usize>,
+    widths: Vec<usize>,
+    rows: Vec<Rows>,
+    slots: Vec<Vec<f32>>,
+    n_tokens: usize,
+    n_outputs: usize,
+}
+
+/// Which slot each buffer has, and how wide each slot is.
+struct Plan {
+    assigned: Vec<usize>,
+    slots: Vec<SlotPlan>,
+}
+
+struct SlotPlan {
+    width: usize,
+    rows: Rows,
+}
+
+fn plan(graph: &Graph) -> Plan {
+    let n = graph.buffers.len();
+    let mut last_use = vec![0; n];
+    for (index, op) in graph.ops.iter().enumerate() {
+        for buffer in op.reads().into_iter().chain(op.writes()) {
+            last_use[buffer.index()] = index;
+        }
+    }
+    last_use[graph.logits.index()] = usize::MAX;
+    let mut assigned = vec![usize::MAX; n];
+    let mut slots: Vec<SlotPlan> = Vec::new();
+    let mut free: Vec<usize> = Vec::new();
+    for (index, op) in graph.ops.iter().enumerate() {
+        for buffer in op.writes() {
+            if assigned[buffer.index()] != usize::MAX {
+                continue;
+            }
+            let decl = &graph.buffers[buffer.index()];
+            let width = decl.width;
+            let best = free
+                .iter()
+                .enumerate()
+                .filter(|&(_, &slot)| slots[slot].rows == decl.rows)
+                .min_by_key(|&(_, &slot)| {
+                    let have = slots[slot].width;
+                    if have >= width {
+                        (0, have - width)
+                    } else {
+                        (1, width - have)
+                    }
+                })
+                .map(|(at, _)| at);
+            let slot = match best {
+                Some(at) => free.swap_remove(at),
+                None => {
+                    slots.push(SlotPlan {
+                        width: 0,
+                        rows: decl.rows,
+                    });
+                    slots.len() - 1
+                }
+            };
+            slots[slot].width = slots[slot].width.max(width);
+            assigned[buffer.index()] = slot;
+        }
+        // Freed only after the op, so that no op writes where it reads.
+        let mut ended: Vec<BufferId> = op.reads().into_iter().chain(op.writes()).collect();
+        ended.sort_unstable();
+        ended.dedup();
+        for buffer in ended {
+            if last_use[buffer.index()] == index && assigned[buffer.index()] != usize::MAX {
+                free.push(assigned[buffer.index()]);
+            }
+        }
+    }
+    Plan { assigned, slots }
+}
+
+impl BufferPool {
+    /// Bytes of one row of all slots with rows of that kind.
+    pub fn row_bytes(graph: &Graph, rows: Rows) -> u64 {
+        let slots = plan(graph).slots;
+        slots
+            .iter()
+            .filter(|s| s.rows == rows)
+            .map(|s| s.width as u64 * 4)
+            .sum()
+    }
+
+    /// Allocates slots for steps of up to `max_tokens` tokens and `max_outputs` rows of logits.
+    pub fn new(graph: &Graph, max_tokens: usize, max_outputs: usize) -> BufferPool {
+        let Plan { assigned, slots } = plan(graph);
+        let len = |slot: &SlotPlan| match slot.rows {
+            Rows::Tokens => slot.width * max_tokens,
+            Rows::Outputs => slot.width * max_outputs,
+        };
+        BufferPool {
+            assigned,
+            widths: graph.buffers.iter().map(|b| b.width).collect(),
+            rows: graph.buffers.iter().map(|b| b.rows).collect(),
+            slots: slots.iter().map(|s| vec![0.0; len(s)]).collect(),
+            n_tokens: 0,
+            n_outputs: 0,
+        }
+    }
+
+    /// Starts a step of `n_tokens` tokens, `n_outputs` of which want logits; both within what
+    /// the pool was made for.
+    pub fn begin(&mut self, n_tokens: usize, n_outputs: usize) {
+        self.n_tokens = n_tokens;
+        self.n_outputs = n_outputs;
+    }
+
+    /// Elements of a buffer in this step.
+    pub fn len(&self, buffer: BufferId) -> usize {
+        let rows = match self.rows[buffer.index()] {
+            Rows::Tokens => self.n_tokens,
+            Rows::Outputs => self.n_outputs,
+        };
+        rows * self.widths[buffer.index()]
+    }
+
+    /// The contents of a buffer in this step, `[rows, width]`.
+    pub fn get(&self, buffer: BufferId) -> &[f32] {
+        let len = self.len(buffer);
+        self.slots[self.assigned[buffer.index()]]
+            .get(..len)
+            .unwrap_or(&[])
+    }
+
+    /// A buffer of u32, `[rows, width]`.
+    pub fn get_u32(&self, buffer: BufferId) -> &[u32] {
+        bytemuck::cast_slice(self.get(buffer))
+    }
+
+    /// Lends `out`'s memory to `f` next to the pool's other buffers.
+    pub fn write<T>(
+        &mut self,
+        out: BufferId,
+        f: impl FnOnce(&BufferPool, &mut [f32]) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut taken = self.take(out);
+        let len = self.len(out);
+        let result = f(self, &mut taken[..len]);
+        self.put(out, taken);
+        result
+    }
+
+    /// Takes a buffer's memory out, to be written beside others; give it back with `put`.
+    pub fn take(&mut self, buffer: BufferId) -> Vec<f32> {
+        std::mem::take(&mut self.slots[self.assigned[buffer.index()]])
+    }
+
+    /// Gives back what [`BufferPool::take`] took.
+    pub fn put(&mut self, buffer: BufferId, memory: Vec<f32>) {
+        self.slots[self.assigned[buffer.index()]] = memory;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{GraphBuilder, Op};
+
+    /// A chain x0 -> x1 -> ... of adds needs two slots, and one more for a value kept throughout.
+    #[test]
+    fn buffers_with_disjoint_lifetimes_share_slots() {
+        let mut g = GraphBuilder::default();
+        let kept = g.buffer("kept", 8);
+        g.push(Op::Add {
+            a: kept,
+            b: kept,
+            out: kept,
+        });
+        let mut x = kept;
+        for _ in 0..10 {
+            let next = g.buffer("x", 8);
+            g.push(Op::Add {
+                a: x,
+                b: kept,
+                out: next,
+            });
+            x = next;
+        }
+        let graph = g.finish(x);
+        let plan = plan(&graph);
+        assert_eq!(plan.slots.len(), 3);
+        for op in &graph.ops[1..] {
+            for read in op.reads() {
+                for written in op.writes() {
+                    assert_ne!(plan.assigned[read.index()], plan.assigned[written.index()]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! What follows from a model's configuration alone: its graph, the weights it needs and the state
+//! it carries. Loading, packing and inspecting all work from this one description.
+
+use std::sync::Arc;
+
+use moeflux_kernels::{AttentionShape, RopeStyle};
+
+use crate::graph::{BufferId, Graph, GraphBuilder, Op, StateDecl, StateId, WeightId};
+
+/// What a matrix does, which decides how many bits it keeps when packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MatrixClass {
+    /// Token embeddings: one row is read a token.
+    Embedding,
+    /// Output projection to the vocabulary.
+    Head,
+    /// Attention, recurrent and dense or shared MLP projections.
+    Dense,
+    /// Small projections that steer (router, gates, decays): kept in more bits and in f32 math.
+    Sensitive,
+}
+
+/// What happens to a vector's values when it is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VectorFold {
+    /// Nothing.
+    None,
+    /// One is added: the checkpoint stores the norm's weight minus one.
+    AddOne,
+    /// `[channels, 1, kernel]` becomes `[kernel, channels]`.
+    TransposeConv,
+}
+
+/// Whether a weight is a matrix, which may be coded, or a vector, which becomes f32.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightKind {
+    /// `[rows, cols]`.
+    Matrix {
+        /// Output elements.
+        rows: usize,
+        /// Input elements.
+        cols: usize,
+        /// What it does.
+        class: MatrixClass,
+    },
+    /// A tensor of any shape, small.
+    Vector {
+        /// Its shape in the checkpoint.
+        shape: Vec<usize>,
+        /// What happens to its values.
+        fold: VectorFold,
+    },
+}
+
+/// A resident weight.
+#[derive(Clone, Debug)]
+pub struct WeightDecl {
+    /// Its tensor's name in the checkpoint without the model's prefix; of a matrix without
+    /// `.weight`.
+    pub name: String,
+    /// What it is.
+    pub kind: WeightKind,
+}
+
+/// The routed experts of one layer. Each is `down(silu(gate x) * (up x))`.
+#[derive(Clone, Debug)]
+pub struct ExpertLayer {
+    /// The layer.
+    pub layer: usize,
+    /// What their tensors' names begin with, without the model's prefix: `layers.3.mlp.experts`.
+    pub name: String,
+    /// Number of experts.
+    pub experts: usize,
+    /// Input and output elements.
+    pub hidden: usize,
+    /// Elements in between.
+    pub intermediate: usize,
+}
+
+/// A model as its configuration describes it.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// The configuration's `model_type`.
+    pub model_type: String,
+    /// Elements of the residual stream.
+    pub hidden: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Rows of the embedding table.
+    pub vocab: usize,
+    /// The longest sequence that the model was made for.
+    pub context_tokens: usize,
+    /// Routed experts that a token uses in each layer of experts.
+    pub top_k: usize,
+    /// The computation.
+    pub graph: Graph,
+    /// The resident weights, by [`WeightId`].
+    pub weights: Vec<WeightDecl>,
+    /// The layers with routed experts.
+    pub experts: Vec<ExpertLayer>,
+    /// Prefixes that the weights' names may have; the first one that fits is taken.
+    pub prefixes: &'static [&'static str],
+    /// Beginnings of names of tensors that are left out on purpose, and what they are.
+    pub skipped: &'static [(&'static str, &'static str)],
+}
+
+/// Puts a blueprint together. Its methods emit the operations that several architectures share.
+pub struct BlueprintBuilder {
+    /// The graph so far.
+    pub graph: GraphBuilder,
+    weights: Vec<WeightDecl>,
+    experts: Vec<ExpertLayer>,
+    /// Elements of the residual stream.
+    pub hidden: usize,
+    /// Of every norm.
+    pub eps: f32,
+    /// How norm weights are stored.
+    pub norm_fold: VectorFold,
+}
+
+impl BlueprintBuilder {
+    /// An empty blueprint.
+    pub fn new(hidden: usize, eps: f32, norm_fold: VectorFold) -> BlueprintBuilder {
+        BlueprintBuilder {
+            graph: GraphBuilder::default(),
+            weights: Vec::new(),
+            experts: Vec::new(),
+            hidden,
+            eps,
+            norm_fold,
+        }
+    }
+
+    fn weight(&mut self, name: String, kind: WeightKind) -> WeightId {
+        self.weights.push(WeightDecl { name, kind });
+        WeightId(self.weights.len() as u32 - 1)
+    }
+
+    /// Declares a matrix; `name` is without `.weight`.
+    pub fn matrix(
+        &mut self,
+        name: impl Into<String>,
+        rows: usize,
+        cols: usize,
+        class: MatrixClass,
+    ) -> WeightId {
+        self.weight(name.into(), WeightKind::Matrix { rows, cols, class })
+    }
+
+    /// Declares a vector (or any small tensor); `name` is whole.
+    pub fn vector(
+        &mut self,
+        name: impl Into<String>,
+        shape: &[usize],
+        fold: VectorFold,
+    ) -> WeightId {
+        self.weight(
+            name.into(),
+            WeightKind::Vector {
+                shape: shape.to_vec(),
+                fold,
+            },
+        )
+    }
+
+    /// Declares a piece of state.
+    pub fn state(&mut self, decl: StateDecl) -> StateId {
+        self.graph.state(decl)
+    }
+
+    /// Token embeddings; gives the residual stream and the table.
+    pub fn embed(&mut self, vocab: usize) -> (BufferId, WeightId) {
+        let weight = self.matrix("embed_tokens", vocab, self.hidden, MatrixClass::Embedding);
+        let out = self.graph.buffer("hidden", self.hidden);
+        self.graph.push(Op::Embed { weight, out });
+        (out, weight)
+    }
+
+    /// RMSNorm of `x` in pieces of `len` with the weight `name`.
+    pub fn rms_norm(
+        &mut self,
+        x: BufferId,
+        name: String,
+        len: usize,
+        label: &'static str,
+    ) -> BufferId {
+        let weight = self.vector(name, &[len], self.norm_fold);
+        let out = self.graph.buffer(label, self.graph.width(x));
+        self.graph.push(Op::RmsNorm {
+            x,
+            weight,
+            eps: self.eps,
+            out,
+        });
+        out
+    }
+
+    /// Products of `x` with several matrices of the same class, `(name, rows, label)` each.
+    pub fn project<const N: usize>(
+        &mut self,
+        x: BufferId,
+        class: MatrixClass,
+        matrices: [(String, usize, &'static str); N],
+    ) -> [BufferId; N] {
+        let cols = self.graph.width(x);
+        let outputs = matrices.map(|(name, rows, label)| {
+            (
+                self.matrix(name, rows, cols, class),
+                self.graph.buffer(label, rows),
+            )
+        });
+        let exact = class == MatrixClass::Sensitive;
+        self.graph.push(Op::Matmul {
+            x,
+            outputs: outputs.to_vec(),
+            exact,
+        });
+        outputs.map(|(_, out)| out)
+    }
+
+    /// Rotary embedding over the first `2 * inv_freq.len()` elements of each head, half-split.
+    pub fn rope(&mut self, x: BufferId, head_dim: usize, inv_freq: &Arc<[f32]>) -> BufferId {
+        let width = self.graph.width(x);
+        let out = self.graph.buffer("rotated", width);
+        self.graph.push(Op::Rope {
+            x,
+            heads: width / head_dim,
+            head_dim,
+            inv_freq: Arc::clone(inv_freq),
+            attention_scale: 1.0,
+            style: RopeStyle::HalfSplit,
+            out,
+        });
+        out
+    }
+
+    /// Appends keys and values to a cache and attends over it, scores divided by
+    /// `sqrt(head_dim)`.
+    pub fn attention(
+        &mut self,
+        (q, k, v): (BufferId, BufferId, BufferId),
+        heads: usize,
+        kv_heads: usize,
+        head_dim: usize,
+    ) -> BufferId {
+        let state = self.state(StateDecl::KeyValue { kv_heads, head_dim });
+        self.graph.push(Op::KvAppend { k, v, state });
+        let out = self.graph.buffer("attended", heads * head_dim);
+        let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale,
+        };
+        self.graph.push(Op::Attention {
+            q,
+            state,
+            shape,
+            out,
+        });
+        out
+    }
+
+    /// A gated MLP: `down(silu(gate x) * (up x))`, its matrices' names beginning with `name`.
+    pub fn mlp(&mut self, x: BufferId, name: &str, intermediate: usize) -> BufferId {
+        let [gate, up] = self.project(
+            x,
+            MatrixClass::Dense,
+            [
+                (format!("{name}.gate_proj"), intermediate, "mlp gate"),
+                (format!("{name}.up_proj"), intermediate, "mlp up"),
+            ],
+        );
+        let act = self.graph.buffer("mlp activation", intermediate);
+        self.graph.push(Op::Swiglu { gate, up, out: act });
+        let hidden = self.hidden;
+        let [down] = self.project(
+            act,
+            MatrixClass::Dense,
+            [(format!("{name}.down_proj"), hidden, "mlp out")],
+        );
+        down
+    }
+
+    /// Router and routed experts of a layer, their names beginning with `name`
+    /// (`layers.3.mlp`): softmax over all experts, top k, weights renormalized if asked.
+    pub fn routed_experts(
+        &mut self,
+        x: BufferId,
+        layer: usize,
+        name: &str,
+        shape: RoutedShape,
+    ) -> BufferId {
+        let RoutedShape {
+            experts,
+            top_k,
+            intermediate,
+            renormalize,
+        } = shape;
+        let [logits] = self.project(
+            x,
+            MatrixClass::Sensitive,
+            [(format!("{name}.gate"), experts, "router logits")],
+        );
+        let ids = self.graph.buffer("expert ids", top_k);
+        let weights = self.graph.buffer("expert weights", top_k);
+        self.graph.push(Op::Router {
+            logits,
+            experts,
+            top_k,
+            renormalize,
+            ids,
+            weights,
+        });
+        let out = self.graph.buffer("experts out", self.hidden);
+        self.graph.push(Op::Experts {
+            x,
+            ids,
+            weights,
+            top_k,
+            layer,
+            out,
+        });
+        self.experts.push(ExpertLayer {
+            layer,
+            name: format!("{name}.experts"),
+            experts,
+            hidden: self.hidden,
+            intermediate,
+        });
+        out
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, a: BufferId, b: BufferId, label: &'static str) -> BufferId {
+        let out = self.graph.buffer(label, self.graph.width(a));
+        self.graph.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// Last norm and output projection; `tied` is the embedding table if it serves as that too.
+    pub fn logits(&mut self, x: BufferId, vocab: usize, tied: Option<WeightId>) -> BufferId {
+        let last = self.graph.output_buffer("last hidden", self.hidden);
+        self.graph.push(Op::SelectOutputs { x, out: last });
+        let weight = self.vector("norm.weight", &[self.hidden], self.norm_fold);
+        let normed = self.graph.output_buffer("last normed", self.hidden);
+        self.graph.push(Op::RmsNorm {
+            x: last,
+            weight,
+            eps: self.eps,
+            out: normed,
+        });
+        let head =
+            tied.unwrap_or_else(|| self.matrix("lm_head", vocab, self.hidden, MatrixClass::Head));
+        let logits = self.graph.output_buffer("logits", vocab);
+        self.graph.push(Op::Matmul {
+            x: normed,
+            outputs: vec![(head, logits)],
+            exact: false,
+        });
+        logits
+    }
+
+    /// The parts: graph, weights and expert layers.
+    pub fn finish(self, logits: BufferId) -> (Graph, Vec<WeightDecl>, Vec<ExpertLayer>) {
+        (self.graph.finish(logits), self.weights, self.experts)
+    }
+}
+
+/// Sizes of a layer's routed experts.
+#[derive(Clone, Copy, Debug)]
+pub struct RoutedShape {
+    /// Number of experts.
+    pub experts: usize,
+    /// Experts that a token uses.
+    pub top_k: usize,
+    /// Elements between an expert's projections.
+    pub intermediate: usize,
+    /// Whether the chosen weights are divided by their sum.
+    pub renormalize: bool,
+}
+
+/// `1 / theta^(2i / rotary_dim)` for each rotated pair, in f32 steps as the reference
+/// implementation takes them.
+pub fn inverse_frequencies(theta: f64, rotary_dim: usize) -> Arc<[f32]> {
+    (0..rotary_dim / 2)
+        .map(|i| {
+            let exponent = (2 * i) as f32 / rotary_dim as f32;
+            (1.0 / theta.powf(f64::from(exponent))) as f32
+        })
+        .collect()
+}

@@ -1,0 +1,84 @@
+//! Configuration fields that several architectures read in the same way.
+
+use std::sync::Arc;
+
+use super::blueprint::{RoutedShape, inverse_frequencies};
+use crate::Error;
+use crate::config::Config;
+
+/// Frequencies of the rotated pairs, from the new (`rope_parameters`) or the old fields.
+/// `default_fraction` is the part of a head that rotates where the fields do not say; `None` for
+/// an architecture that always rotates whole heads.
+pub(super) fn rope_frequencies(
+    c: &Config,
+    head_dim: usize,
+    default_fraction: Option<f64>,
+) -> Result<Arc<[f32]>, Error> {
+    let rope = c
+        .section("rope_scaling")
+        .or_else(|| c.section("rope_parameters"));
+    let rope = rope.unwrap_or_else(|| c.clone());
+    for field in ["rope_type", "type"] {
+        rope.require_text(field, "default")?;
+    }
+    let theta = rope.positive_or("rope_theta", c.positive_or("rope_theta", 10_000.0)?)?;
+    let fraction = match default_fraction {
+        None => 1.0,
+        Some(default) => rope.positive_or(
+            "partial_rotary_factor",
+            c.positive_or("partial_rotary_factor", default)?,
+        )?,
+    };
+    let rotary_dim = (head_dim as f64 * fraction) as usize;
+    if rotary_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {
+        return Err(c.error(
+            "partial_rotary_factor",
+            format!("rotates {rotary_dim} of {head_dim} elements; it must be an even number"),
+        ));
+    }
+    Ok(inverse_frequencies(theta, rotary_dim))
+}
+
+/// The number of routed experts, under either of its names.
+pub(super) fn expert_count(c: &Config) -> Result<usize, Error> {
+    if c.has("num_local_experts") && !c.has("num_experts") {
+        return c.size("num_local_experts");
+    }
+    c.size("num_experts")
+}
+
+/// Refuses more experts a token than there are.
+pub(super) fn check_top_k(c: &Config, routed: &RoutedShape) -> Result<(), Error> {
+    if routed.top_k > routed.experts {
+        let problem = format!(
+            "is {}, more than the {} experts",
+            routed.top_k, routed.experts
+        );
+        return Err(c.error("num_experts_per_tok", problem));
+    }
+    Ok(())
+}
+
+/// Refuses query heads that cannot be shared out evenly.
+pub(super) fn check_heads(
+    c: &Config,
+    field: &str,
+    heads: usize,
+    groups: usize,
+) -> Result<(), Error> {
+    if heads % groups != 0 {
+        return Err(c.error(
+            field,
+            format!("is {heads}, not a multiple of {groups} key heads"),
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses a variant that is switched on in the configuration and not implemented.
+pub(super) fn refuse_true(c: &Config, field: &str) -> Result<(), Error> {
+    if c.bool_or(field, false)? {
+        return Err(c.error(field, "is true, which is not supported"));
+    }
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! The architectures: one file each, named after its Hugging Face `model_type`, and one line in
+//! [`REGISTRY`]. A model file turns a configuration into a [`Blueprint`]; it sees no tensors.
+
+mod blueprint;
+mod fields;
+mod qwen3_5_moe;
+mod qwen3_moe;
+
+pub use blueprint::{
+    Blueprint, BlueprintBuilder, ExpertLayer, MatrixClass, VectorFold, WeightDecl, WeightKind,
+};
+
+use crate::Error;
+use crate::config::Config;
+
+/// Builds the blueprint of one architecture from its configuration.
+type Build = fn(&Config) -> Result<Blueprint, Error>;
+
+/// `model_type` of the configuration, and who builds it.
+const REGISTRY: &[(&str, Build)] = &[
+    ("qwen3_5_moe", qwen3_5_moe::build),
+    ("qwen3_5_moe_text", qwen3_5_moe::build),
+    ("qwen3_moe", qwen3_moe::build),
+];
+
+/// The supported values of `model_type`.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    REGISTRY.iter().map(|&(name, _)| name)
+}
+
+/// The blueprint of the model that `config` describes.
+///
+/// # Errors
+/// [`Error::UnknownModelType`], or [`Error::Config`] for a field that is missing or asks for
+/// something that the architecture's file does not implement.
+pub fn blueprint(config: &Config) -> Result<Blueprint, Error> {
+    let model_type = config
+        .text("model_type")
+        .ok_or_else(|| config.error("model_type", "is missing; it names the architecture"))?;
+    let Some((_, build)) = REGISTRY.iter().find(|(name, _)| *name == model_type) else {
+        return Err(Error::UnknownModelType {
+            path: config.path().to_owned(),
+            model_type: model_type.to_owned(),
+            known: known().collect::<Vec<_>>().join(", "),
+        });
+    };
+    build(config)
+}

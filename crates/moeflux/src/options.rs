@@ -1,0 +1,84 @@
+//! What a caller may choose when a model is opened. No choice here changes the answer except
+//! [`Activations`], which is named in every report.
+
+use std::fmt;
+use std::str::FromStr;
+
+use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
+use moeflux_kernels::Isa;
+
+/// How activations meet integer-coded weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Rounded to 8 bits per token and group, so that dot products are exact integers.
+    #[default]
+    Int8,
+    /// Kept in f32; slower, and the yardstick for [`Activations::Int8`].
+    F32,
+}
+
+impl fmt::Display for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Activations::Int8 => "int8",
+            Activations::F32 => "f32",
+        })
+    }
+}
+
+impl FromStr for Activations {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "int8" => Ok(Activations::Int8),
+            "f32" => Ok(Activations::F32),
+            _ => Err(format!("`{s}` is not one of int8, f32")),
+        }
+    }
+}
+
+/// Options of [`Engine::open`](crate::Engine::open). The defaults suit a machine of one's own.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Bound of the process's resident memory; default 80 % of what is available.
+    pub memory_bytes: Option<u64>,
+    /// Size of the expert arena, instead of what the memory bound leaves for it.
+    pub expert_cache_bytes: Option<u64>,
+    /// Compute threads; default one per core available to the process.
+    pub threads: Option<usize>,
+    /// Instruction set; default the best that the processor has.
+    pub isa: Option<Isa>,
+    /// How activations meet integer-coded weights.
+    pub activations: Activations,
+    /// How expert bytes are read.
+    pub reader: ReaderChoice,
+    /// Which expert makes room for another.
+    pub policy: PolicyKind,
+    /// The most tokens in one step; default as many as an eighth of the memory bound can hold.
+    pub chunk_tokens: Option<usize>,
+    /// The most tokens in a session; default what the model was made for.
+    pub max_context: Option<usize>,
+    /// Check each expert record against its checksum when it is first read.
+    pub verify: bool,
+    /// Run on the plain reference kernels instead of the optimized ones.
+    pub reference: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            memory_bytes: None,
+            expert_cache_bytes: None,
+            threads: None,
+            isa: None,
+            activations: Activations::default(),
+            reader: ReaderChoice::Kind(ReaderKind::Auto),
+            policy: PolicyKind::Lru,
+            chunk_tokens: None,
+            max_context: None,
+            verify: true,
+            reference: false,
+        }
+    }
+}

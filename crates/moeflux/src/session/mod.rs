@@ -1,0 +1,232 @@
+//! One timeline of tokens with its state: keys and values in pages, recurrent state in pairs.
+//!
+//! A step writes keys and values behind the session's end and recurrent state beside the current
+//! one; [`Session::commit`] makes both count. A step that fails therefore leaves the session as
+//! it was.
+
+mod snapshot;
+mod state;
+
+pub use state::{KeyValueCache, LayerState, Recurrent};
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::Error;
+use crate::graph::StateDecl;
+
+/// The most checkpoints that a session keeps; the oldest goes first.
+const MAX_CHECKPOINTS: usize = 8;
+
+/// What all sessions of an engine have in common.
+#[derive(Debug)]
+pub(crate) struct SessionShape {
+    /// Tells the model from others.
+    pub identity: u64,
+    /// The state, in the graph's order.
+    pub states: Vec<StateDecl>,
+    /// The most tokens in a session.
+    pub context_tokens: usize,
+    /// Bytes of state in all sessions of the engine.
+    pub state_bytes: Arc<AtomicU64>,
+}
+
+/// The recurrent state at a position, to come back to.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoint {
+    pub position: usize,
+    /// One for each recurrent state, in the graph's order.
+    pub recurrent: Vec<Vec<f32>>,
+}
+
+/// One timeline of tokens. Made by [`Engine::session`](crate::Engine::session).
+pub struct Session {
+    shape: Arc<SessionShape>,
+    tokens: Vec<u32>,
+    states: Vec<LayerState>,
+    checkpoints: Vec<Checkpoint>,
+    /// Bytes that this session has added to the engine's count.
+    counted_bytes: u64,
+}
+
+impl Session {
+    pub(crate) fn new(shape: Arc<SessionShape>) -> Session {
+        let states = shape.states.iter().map(LayerState::new).collect();
+        let mut session = Session {
+            shape,
+            tokens: Vec::new(),
+            states,
+            checkpoints: Vec::new(),
+            counted_bytes: 0,
+        };
+        session.recount();
+        session
+    }
+
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Number of tokens so far.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether there are no tokens yet.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// The most tokens that the session may hold.
+    pub fn context_tokens(&self) -> usize {
+        self.shape.context_tokens
+    }
+
+    /// Remembers the recurrent state here, so that [`Session::rewind`] can come back. A session
+    /// keeps the last eight; where there is no recurrent state this does nothing.
+    pub fn checkpoint(&mut self) {
+        let position = self.len();
+        if !self.has_recurrent_state() || position == 0 {
+            return;
+        }
+        self.checkpoints.retain(|c| c.position != position);
+        if self.checkpoints.len() == MAX_CHECKPOINTS {
+            self.checkpoints.remove(0);
+        }
+        let recurrent = self.recurrent().map(|r| r.current().to_vec()).collect();
+        self.checkpoints.push(Checkpoint {
+            position,
+            recurrent,
+        });
+        self.recount();
+    }
+
+    /// The positions that [`Session::rewind`] can reach besides the start and the end; empty also
+    /// where every position can be reached because there is no recurrent state.
+    pub fn checkpoint_positions(&self) -> impl Iterator<Item = usize> + '_ {
+        self.checkpoints.iter().map(|c| c.position)
+    }
+
+    /// Forgets everything from `position` on.
+    ///
+    /// # Errors
+    /// [`Error::Rewind`] if `position` lies beyond the end, or if there is recurrent state and no
+    /// checkpoint at `position`; the session is then unchanged.
+    pub fn rewind(&mut self, position: usize) -> Result<(), Error> {
+        if position == self.len() {
+            return Ok(());
+        }
+        let recurrent = self.has_recurrent_state();
+        let reachable = position < self.len()
+            && (!recurrent
+                || position == 0
+                || self.checkpoints.iter().any(|c| c.position == position));
+        if !reachable {
+            let before = |p: &usize| *p < position;
+            let nearest = if recurrent {
+                self.checkpoint_positions().filter(before).max()
+            } else {
+                Some(self.len())
+            };
+            return Err(Error::Rewind { position, nearest });
+        }
+        let saved = self
+            .checkpoints
+            .iter()
+            .find(|c| c.position == position)
+            .cloned();
+        let mut saved = saved.map(|c| c.recurrent).unwrap_or_default().into_iter();
+        for state in &mut self.states {
+            match state {
+                LayerState::KeyValue(cache) => cache.truncate(position),
+                LayerState::Recurrent(r) => r.restore(saved.next()),
+            }
+        }
+        self.tokens.truncate(position);
+        self.checkpoints.retain(|c| c.position <= position);
+        self.recount();
+        Ok(())
+    }
+
+    /// Writes the session to `path`, so that [`Engine::load_session`](crate::Engine::load_session)
+    /// can go on from it, also in another process. The file appears whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::File`] if it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        snapshot::save(self, path)
+    }
+
+    /// The session as bytes, for [`Engine::restore`](crate::Engine::restore).
+    pub fn to_bytes(&self) -> Vec<u8> {
+        snapshot::to_bytes(self)
+    }
+
+    pub(crate) fn from_bytes(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, Error> {
+        snapshot::from_bytes(shape, bytes)
+    }
+
+    pub(crate) fn belongs_to(&self, shape: &Arc<SessionShape>) -> bool {
+        Arc::ptr_eq(&self.shape, shape)
+    }
+
+    pub(crate) fn states(&self) -> &[LayerState] {
+        &self.states
+    }
+
+    pub(crate) fn states_mut(&mut self) -> &mut [LayerState] {
+        &mut self.states
+    }
+
+    /// Bytes that room for `tokens` more would add.
+    pub(crate) fn growth_bytes(&self, tokens: usize) -> u64 {
+        let end = self.len() + tokens;
+        self.states.iter().map(|s| s.growth_bytes(end)).sum()
+    }
+
+    /// Makes room for `tokens` more.
+    pub(crate) fn reserve(&mut self, tokens: usize) {
+        let end = self.len() + tokens;
+        self.states.iter_mut().for_each(|s| s.reserve(end));
+        self.recount();
+    }
+
+    /// Makes the step that was just run with `tokens` part of the session.
+    pub(crate) fn commit(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        self.states.iter_mut().for_each(LayerState::commit);
+    }
+
+    fn has_recurrent_state(&self) -> bool {
+        self.recurrent().next().is_some()
+    }
+
+    fn recurrent(&self) -> impl Iterator<Item = &Recurrent> {
+        self.states.iter().filter_map(|s| match s {
+            LayerState::Recurrent(r) => Some(r),
+            LayerState::KeyValue(_) => None,
+        })
+    }
+
+    /// Brings the engine's count of state bytes up to date.
+    fn recount(&mut self) {
+        let states: u64 = self.states.iter().map(LayerState::bytes).sum();
+        let checkpoints = self.checkpoints.iter().flat_map(|c| &c.recurrent);
+        let now = states + checkpoints.map(|r| r.len() as u64 * 4).sum::<u64>();
+        self.shape.state_bytes.fetch_add(now, Ordering::Relaxed);
+        self.shape
+            .state_bytes
+            .fetch_sub(self.counted_bytes, Ordering::Relaxed);
+        self.counted_bytes = now;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shape
+            .state_bytes
+            .fetch_sub(self.counted_bytes, Ordering::Relaxed);
+    }
+}

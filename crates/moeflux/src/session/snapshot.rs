@@ -1,0 +1,202 @@
+//! A session as bytes: versioned, checksummed, bound to its model.
+//!
+//! Layout, little-endian: magic (8 bytes), model identity (u64), number of tokens (u64), tokens
+//! (u32 each), then for each state in the graph's order either keys and values of the used
+//! positions (`[positions, kv_heads, head_dim]` f32 each) or the recurrent state (f32); number of
+//! checkpoints (u64), each its position (u64) and its recurrent states; xxh3 of all before (u64).
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::state::{KeyValueCache, LayerState};
+use super::{Checkpoint, MAX_CHECKPOINTS, Session, SessionShape};
+use crate::Error;
+use crate::graph::StateDecl;
+
+/// Format 1.
+const MAGIC: &[u8; 8] = b"MFLXSES1";
+
+pub(super) fn to_bytes(session: &Session) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&session.shape.identity.to_le_bytes());
+    out.extend_from_slice(&(session.len() as u64).to_le_bytes());
+    for token in &session.tokens {
+        out.extend_from_slice(&token.to_le_bytes());
+    }
+    for state in &session.states {
+        match state {
+            LayerState::KeyValue(cache) => write_cache(&mut out, cache, session.len()),
+            LayerState::Recurrent(r) => write_f32(&mut out, r.current()),
+        }
+    }
+    out.extend_from_slice(&(session.checkpoints.len() as u64).to_le_bytes());
+    for checkpoint in &session.checkpoints {
+        out.extend_from_slice(&(checkpoint.position as u64).to_le_bytes());
+        checkpoint
+            .recurrent
+            .iter()
+            .for_each(|r| write_f32(&mut out, r));
+    }
+    let checksum = xxh3_64(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out
+}
+
+fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
+    for value in values {
+        out.extend_from_slice(&value.to_le_bytes());
+    }
+}
+
+fn write_cache(out: &mut Vec<u8>, cache: &KeyValueCache, positions: usize) {
+    for part in [true, false] {
+        for position in 0..positions {
+            for head in 0..cache.kv_heads {
+                let (page, at) = cache.place(position, head);
+                let page = &cache.pages[page];
+                let source = if part { &page.keys } else { &page.values };
+                write_f32(out, &source[at..at + cache.head_dim]);
+            }
+        }
+    }
+}
+
+pub(super) fn save(session: &Session, path: &Path) -> Result<(), Error> {
+    let fail = |source| Error::File {
+        action: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let partial = Path::new(&partial);
+    let write = || {
+        let mut file = std::fs::File::create(partial)?;
+        file.write_all(&to_bytes(session))?;
+        file.sync_all()?;
+        std::fs::rename(partial, path)
+    };
+    write().map_err(|e| {
+        // The failed write is what matters; a leftover is harmless.
+        let _ = std::fs::remove_file(partial);
+        fail(e)
+    })
+}
+
+pub(super) fn from_bytes(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, Error> {
+    read(shape, bytes).map_err(|problem| Error::Snapshot {
+        path: None,
+        problem,
+    })
+}
+
+fn read(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, String> {
+    let damaged = || "it is truncated or damaged; make a new one".to_owned();
+    if !bytes.starts_with(MAGIC) {
+        return Err("it is not a session of this version of moeflux".to_owned());
+    }
+    let (body, checksum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
+    if xxh3_64(body) != u64::from_le_bytes(*checksum) {
+        return Err(damaged());
+    }
+    let mut reader = Reader {
+        rest: &body[MAGIC.len()..],
+    };
+    if reader.u64().ok_or_else(damaged)? != shape.identity {
+        return Err("it was made with another model; open that one".to_owned());
+    }
+    let count = reader.u64().ok_or_else(damaged)? as usize;
+    if count > shape.context_tokens {
+        return Err(format!(
+            "it has {count} tokens, more than the context of {}; raise --context",
+            shape.context_tokens
+        ));
+    }
+    fill(Session::new(shape), &mut reader, count).ok_or_else(damaged)
+}
+
+fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<Session> {
+    let tokens = reader.take(count.checked_mul(4)?)?;
+    session.tokens = tokens
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| u32::from_le_bytes(*b))
+        .collect();
+    for state in &mut session.states {
+        match state {
+            LayerState::KeyValue(cache) => read_cache(cache, reader, count)?,
+            LayerState::Recurrent(r) => reader.f32_into(r.current_mut())?,
+        }
+    }
+    let checkpoints = reader.u64()? as usize;
+    if checkpoints > MAX_CHECKPOINTS {
+        return None;
+    }
+    for _ in 0..checkpoints {
+        let position = reader.u64()? as usize;
+        let mut recurrent = Vec::new();
+        for state in &session.shape.states {
+            if let StateDecl::Recurrent { len } = state {
+                let mut values = vec![0.0; *len];
+                reader.f32_into(&mut values)?;
+                recurrent.push(values);
+            }
+        }
+        session.checkpoints.push(Checkpoint {
+            position,
+            recurrent,
+        });
+    }
+    session.recount();
+    reader.rest.is_empty().then_some(session)
+}
+
+fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
+    cache.reserve(positions);
+    for part in [true, false] {
+        for position in 0..positions {
+            for head in 0..cache.kv_heads {
+                let (page, at) = cache.place(position, head);
+                let page = &mut cache.pages[page];
+                let target = if part {
+                    &mut page.keys
+                } else {
+                    &mut page.values
+                };
+                reader.f32_into(&mut target[at..at + cache.head_dim])?;
+            }
+        }
+    }
+    Some(())
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(bytes)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        let (taken, rest) = self.rest.split_first_chunk::<8>()?;
+        self.rest = rest;
+        Some(u64::from_le_bytes(*taken))
+    }
+
+    fn f32_into(&mut self, out: &mut [f32]) -> Option<()> {
+        let bytes = self.take(out.len() * 4)?;
+        for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+        Some(())
+    }
+}

@@ -1,0 +1,88 @@
+//! Text to token ids and back, by the model's `tokenizer.json`.
+//!
+//! Special tokens written in the text are recognised and none are added, as transformers does with
+//! `add_special_tokens=False`: the chat template writes them itself.
+
+use std::path::{Path, PathBuf};
+
+use super::TextError;
+
+/// A model's tokenizer.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    path: PathBuf,
+}
+
+impl Tokenizer {
+    /// Opens `tokenizer.json` in a model directory.
+    ///
+    /// # Errors
+    /// The file is missing, unreadable, or not a tokenizer.
+    pub fn open(dir: &Path) -> Result<Self, TextError> {
+        let path = dir.join("tokenizer.json");
+        let Some(text) = super::read_optional(&path)? else {
+            let hint = "copy tokenizer.json from the model's source, or give token ids";
+            return Err(TextError::Missing { path, hint });
+        };
+        match tokenizers::Tokenizer::from_bytes(text.as_bytes()) {
+            Ok(mut inner) => {
+                // A file may carry the limits of whoever saved it; a prompt is never cut silently.
+                inner.with_padding(None);
+                if inner.with_truncation(None).is_err() {
+                    let message = "its truncation cannot be turned off".into();
+                    return Err(TextError::Invalid { path, message });
+                }
+                Ok(Self { inner, path })
+            }
+            Err(error) => Err(TextError::Invalid {
+                path,
+                message: error.to_string(),
+            }),
+        }
+    }
+
+    /// Token ids of `text`.
+    ///
+    /// # Errors
+    /// The tokenizer's model refuses the text (for example no unknown token in a word model).
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        match self.inner.encode_fast(text, false) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(error) => Err(self.error("encode text", &*error)),
+        }
+    }
+
+    /// Text of `tokens`; ids without a token give nothing. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// The tokenizer's decoder refuses the tokens.
+    pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String, TextError> {
+        self.inner
+            .decode(tokens, skip_special)
+            .map_err(|error| self.error("decode tokens", &*error))
+    }
+
+    /// Number of tokens, added ones included. A model may have more output rows than that.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token given exactly as the vocabulary spells it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The vocabulary's spelling of a token.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    fn error(&self, action: &'static str, error: &dyn std::error::Error) -> TextError {
+        TextError::Tokenize {
+            path: self.path.clone(),
+            action,
+            message: error.to_string(),
+        }
+    }
+}

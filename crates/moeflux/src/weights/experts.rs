@@ -1,0 +1,267 @@
+//! Where each expert's bytes lie on disk, and where its matrices lie in its slot.
+
+use std::collections::BTreeMap;
+
+use moeflux_experts::{Catalog, Record, Segment};
+use moeflux_formats::{
+    AffineCodec, Checkpoint, Codec, DType, FormatError, PackedLayer, PackedPart, TensorInfo,
+};
+
+use super::files::ModelFiles;
+use super::layout::{MatrixLayout, check_shape, find_matrix, float_codec};
+use crate::Error;
+use crate::models::{Blueprint, ExpertLayer};
+
+/// The three matrices of each expert of a layer, as they lie in a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertLayout {
+    /// `[intermediate, hidden]`.
+    pub gate: MatrixLayout,
+    /// `[intermediate, hidden]`.
+    pub up: MatrixLayout,
+    /// `[hidden, intermediate]`.
+    pub down: MatrixLayout,
+}
+
+impl ExpertLayout {
+    /// Bytes of the three matrices.
+    pub fn bytes(&self) -> usize {
+        self.gate.bytes() + self.up.bytes() + self.down.bytes()
+    }
+}
+
+/// All routed experts of a model.
+pub struct ExpertTable {
+    /// Where their bytes are.
+    pub catalog: Catalog,
+    /// What is where in a slot, by layer.
+    pub layouts: BTreeMap<usize, ExpertLayout>,
+}
+
+impl ExpertTable {
+    /// Finds the experts' tensors in the model's files; reads headers only.
+    ///
+    /// # Errors
+    /// A missing tensor, or one of another type or shape.
+    pub fn find(files: &ModelFiles, blueprint: &Blueprint) -> Result<ExpertTable, Error> {
+        let mut catalog = Catalog {
+            files: Vec::new(),
+            layers: BTreeMap::new(),
+        };
+        let mut layouts = BTreeMap::new();
+        if files.packed().is_none() {
+            catalog.files = files.dense().files().to_vec();
+        }
+        for layer in &blueprint.experts {
+            let (layout, records) = match files.packed() {
+                Some(packed) => packed_layer(files, packed, layer, &mut catalog)?,
+                None => plain_layer(files, layer)?,
+            };
+            layouts.insert(layer.layer, layout);
+            catalog.layers.insert(layer.layer, records);
+        }
+        Ok(ExpertTable { catalog, layouts })
+    }
+}
+
+/// The three matrices: name, rows, cols.
+fn matrices(layer: &ExpertLayer) -> [(&'static str, usize, usize); 3] {
+    [
+        ("gate_proj", layer.intermediate, layer.hidden),
+        ("up_proj", layer.intermediate, layer.hidden),
+        ("down_proj", layer.hidden, layer.intermediate),
+    ]
+}
+
+fn packed_layer(
+    files: &ModelFiles,
+    packed: &BTreeMap<usize, PackedLayer>,
+    layer: &ExpertLayer,
+    catalog: &mut Catalog,
+) -> Result<(ExpertLayout, Vec<Record>), Error> {
+    let found = packed
+        .get(&layer.layer)
+        .ok_or_else(|| FormatError::MissingFile {
+            path: files
+                .dir()
+                .join(format!("experts/layer-{:03}.safetensors", layer.layer)),
+            needed_for: format!("the experts of layer {}", layer.layer),
+        })?;
+    let bad = |reason: String| FormatError::BadLayerFile {
+        path: found.path.clone(),
+        reason,
+    };
+    if found.records.len() != layer.experts {
+        let reason = format!(
+            "it has {} experts, config.json says {}",
+            found.records.len(),
+            layer.experts
+        );
+        return Err(bad(reason).into());
+    }
+    let [gate, up, down] = matrices(layer).map(|(name, rows, cols)| {
+        packed_matrix(found, name, rows, cols).map_err(|reason| Error::from(bad(reason)))
+    });
+    let file = catalog.files.len() as u32;
+    catalog.files.push(found.path.clone());
+    let record = |r: &moeflux_formats::PackedRecord| Record {
+        segments: vec![Segment {
+            file,
+            offset: r.offset,
+            bytes: found.record_bytes,
+            slot_offset: 0,
+        }],
+        checksum: Some(r.checksum),
+    };
+    let layout = ExpertLayout {
+        gate: gate?,
+        up: up?,
+        down: down?,
+    };
+    Ok((layout, found.records.iter().map(record).collect()))
+}
+
+fn packed_matrix(
+    layer: &PackedLayer,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<MatrixLayout, String> {
+    let part = |suffix: &str| -> Result<&PackedPart, String> {
+        let full = format!("{name}.{suffix}");
+        let found = layer.parts.iter().find(|p| p.name == full);
+        found.ok_or_else(|| format!("its records have no {full}"))
+    };
+    let start = |p: &PackedPart| p.offset as usize;
+    let expect = |p: &PackedPart, shape: [usize; 2]| {
+        if p.shape == shape {
+            return Ok(());
+        }
+        Err(format!(
+            "{} has shape {:?}, expected {shape:?}",
+            p.name, p.shape
+        ))
+    };
+    let weights = part("weight")?;
+    let codec = match weights.dtype {
+        DType::F32 => Codec::F32,
+        DType::F16 => Codec::F16,
+        DType::Bf16 => Codec::Bf16,
+        DType::U32 => {
+            let (scales, biases) = (part("scales")?, part("biases")?);
+            let words = weights.shape.get(1).copied().unwrap_or(0);
+            let groups = scales.shape.get(1).copied().unwrap_or(0);
+            if groups == 0 || cols % groups != 0 || (words * 32) % cols != 0 {
+                return Err(format!("{} does not fit its scales", weights.name));
+            }
+            let codec = AffineCodec::new((words * 32 / cols) as u32, cols / groups)
+                .map_err(|e| e.to_string())?;
+            expect(weights, [rows, words])?;
+            expect(scales, [rows, groups])?;
+            expect(biases, [rows, groups])?;
+            let starts = [start(weights), start(scales), start(biases)];
+            return Ok(MatrixLayout::placed(
+                Codec::Affine(codec),
+                rows,
+                cols,
+                starts,
+            ));
+        }
+        other => return Err(format!("{} has type {}", weights.name, other.name())),
+    };
+    expect(weights, [rows, cols])?;
+    let at = start(weights);
+    Ok(MatrixLayout::placed(codec, rows, cols, [at, at, at]))
+}
+
+/// Experts of an unpacked checkpoint: fused tensors of all experts, or tensors for each.
+fn plain_layer(
+    files: &ModelFiles,
+    layer: &ExpertLayer,
+) -> Result<(ExpertLayout, Vec<Record>), Error> {
+    let name = files.full_name(&layer.name);
+    let dense = files.dense();
+    if dense.get(&format!("{name}.gate_up_proj")).is_some() {
+        return fused_layer(dense, &name, layer);
+    }
+    let mut layout: Option<ExpertLayout> = None;
+    let mut records = Vec::with_capacity(layer.experts);
+    for expert in 0..layer.experts {
+        let mut places = Vec::with_capacity(3);
+        let mut segments = Vec::with_capacity(3);
+        let mut end = 0;
+        for (matrix, rows, cols) in matrices(layer) {
+            let found = find_matrix(dense, &format!("{name}.{expert}.{matrix}"), rows, cols)?;
+            let place = MatrixLayout::sequential(found.codec, rows, cols, end);
+            end = place.end();
+            for (start, info) in place.starts().into_iter().zip(found.parts) {
+                segments.push(segment(info, 0, info.bytes, start));
+            }
+            places.push(place);
+        }
+        let [gate, up, down] = <[MatrixLayout; 3]>::try_from(places)
+            .map_err(|_| Error::Internal("an expert has three matrices".to_owned()))?;
+        let this = ExpertLayout { gate, up, down };
+        if layout.get_or_insert_with(|| this.clone()) != &this {
+            let path = dense.place().to_owned();
+            let reason = format!("{name}.{expert} has another type than {name}.0");
+            return Err(FormatError::BadLayerFile { path, reason }.into());
+        }
+        records.push(Record {
+            segments,
+            checksum: None,
+        });
+    }
+    let layout = layout.ok_or_else(|| Error::Internal("a layer without experts".to_owned()))?;
+    Ok((layout, records))
+}
+
+/// `gate_up_proj` `[experts, 2 * intermediate, hidden]` and `down_proj`
+/// `[experts, hidden, intermediate]`.
+fn fused_layer(
+    files: &Checkpoint,
+    name: &str,
+    layer: &ExpertLayer,
+) -> Result<(ExpertLayout, Vec<Record>), Error> {
+    let (hidden, intermediate) = (layer.hidden, layer.intermediate);
+    let tensor = |suffix: &str, shape: [usize; 3]| -> Result<(&TensorInfo, Codec), Error> {
+        let full = format!("{name}.{suffix}");
+        let info = files.require(&full)?;
+        check_shape(files, &full, info, &shape)?;
+        Ok((info, float_codec(files, &full, info)?))
+    };
+    let (gate_up, codec) = tensor("gate_up_proj", [layer.experts, 2 * intermediate, hidden])?;
+    let (down, down_codec) = tensor("down_proj", [layer.experts, hidden, intermediate])?;
+    let gate_up_bytes = gate_up.bytes / layer.experts as u64;
+    let down_bytes = down.bytes / layer.experts as u64;
+    let gate = MatrixLayout::placed(codec, intermediate, hidden, [0; 3]);
+    let up = MatrixLayout::placed(codec, intermediate, hidden, [gate.end(); 3]);
+    let down_layout = MatrixLayout::sequential(down_codec, hidden, intermediate, up.end());
+    let down_start = down_layout.starts()[0];
+    let records = (0..layer.experts as u64)
+        .map(|expert| Record {
+            segments: vec![
+                segment(gate_up, expert * gate_up_bytes, gate_up_bytes, 0),
+                segment(down, expert * down_bytes, down_bytes, down_start),
+            ],
+            checksum: None,
+        })
+        .collect();
+    Ok((
+        ExpertLayout {
+            gate,
+            up,
+            down: down_layout,
+        },
+        records,
+    ))
+}
+
+fn segment(info: &TensorInfo, first_byte: u64, bytes: u64, slot_offset: usize) -> Segment {
+    Segment {
+        file: info.file as u32,
+        offset: info.offset + first_byte,
+        bytes,
+        slot_offset: slot_offset as u64,
+    }
+}

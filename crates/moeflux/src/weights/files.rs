@@ -1,0 +1,133 @@
+//! A model directory's files: packed, or a Hugging Face checkpoint as it is.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use moeflux_formats::{Checkpoint, PackedLayer, PackedModel};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::Error;
+use crate::config::Config;
+use crate::models::Blueprint;
+
+/// The files of a model, opened by header.
+pub struct ModelFiles {
+    dir: PathBuf,
+    dense: Checkpoint,
+    packed: Option<BTreeMap<usize, PackedLayer>>,
+    codecs: Vec<(String, String)>,
+    prefix: &'static str,
+}
+
+impl ModelFiles {
+    /// Opens `dir` and finds the prefix of the model's tensor names.
+    ///
+    /// # Errors
+    /// Missing, truncated or malformed files, each named.
+    pub fn open(dir: &Path, blueprint: &Blueprint) -> Result<ModelFiles, Error> {
+        let (dense, packed, codecs) = if PackedModel::is_packed(dir) {
+            let model = PackedModel::open(dir)?;
+            let codecs = model.manifest.codecs.into_iter().collect();
+            (model.dense, Some(model.layers), codecs)
+        } else {
+            (Checkpoint::open(dir)?, None, Vec::new())
+        };
+        let fits = |p: &&&str| dense.get(&format!("{p}embed_tokens.weight")).is_some();
+        let prefix = blueprint
+            .prefixes
+            .iter()
+            .find(fits)
+            .copied()
+            .unwrap_or("model.");
+        Ok(ModelFiles {
+            dir: dir.to_owned(),
+            dense,
+            packed,
+            codecs,
+            prefix,
+        })
+    }
+
+    /// The model's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files with the resident weights (and, if the model is not packed, the experts).
+    pub fn dense(&self) -> &Checkpoint {
+        &self.dense
+    }
+
+    /// The packed layers, if the model is packed.
+    pub fn packed(&self) -> Option<&BTreeMap<usize, PackedLayer>> {
+        self.packed.as_ref()
+    }
+
+    /// What `moeflux.json` says of the codec of each tensor class; empty if not packed.
+    pub fn codecs(&self) -> &[(String, String)] {
+        &self.codecs
+    }
+
+    /// The full name of a weight: with the model's prefix, or without where it stands so.
+    pub fn full_name(&self, name: &str) -> String {
+        let at_top = |n: &str| {
+            self.dense.get(n).is_some() || self.dense.get(&format!("{n}.weight")).is_some()
+        };
+        if name.starts_with("lm_head") && at_top(name) {
+            return name.to_owned();
+        }
+        format!("{}{name}", self.prefix)
+    }
+
+    /// Tensors that are left out on purpose: their number by what they are.
+    pub fn skipped(&self, blueprint: &Blueprint) -> Vec<String> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in self.dense.names() {
+            let known = blueprint
+                .skipped
+                .iter()
+                .find(|(start, _)| name.starts_with(start));
+            if let Some((_, what)) = known {
+                *counts.entry(what).or_default() += 1;
+            }
+        }
+        counts
+            .into_iter()
+            .map(|(what, n)| format!("{what} ({n} tensors)"))
+            .collect()
+    }
+
+    /// A number that tells this model from others: its configuration, tensor table, and the
+    /// embedding table's first values.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    pub fn identity(&self, config: &Config) -> Result<u64, Error> {
+        let mut hash = Xxh3::new();
+        let text = std::fs::read(config.path()).map_err(|source| Error::File {
+            action: "read",
+            path: config.path().to_owned(),
+            source,
+        })?;
+        hash.update(&text);
+        for name in self.dense.names() {
+            if let Some(info) = self.dense.get(name) {
+                hash.update(name.as_bytes());
+                hash.update(info.dtype.name().as_bytes());
+                hash.update(&info.bytes.to_le_bytes());
+            }
+        }
+        let embedding = self.full_name("embed_tokens.weight");
+        if let Some(info) = self.dense.get(&embedding) {
+            let mut sample = vec![0; info.bytes.min(1 << 16) as usize];
+            self.dense.read(info, 0, &mut sample)?;
+            hash.update(&sample);
+        }
+        for layer in self.packed.iter().flat_map(BTreeMap::values) {
+            for record in &layer.records {
+                hash.update(&record.checksum.to_le_bytes());
+            }
+        }
+        Ok(hash.digest())
+    }
+}

@@ -1,0 +1,12 @@
+//! The weights of a model: which files they come from, the resident ones in memory, and where
+//! each expert's matrices lie in its record.
+
+mod experts;
+mod files;
+mod layout;
+mod resident;
+
+pub use experts::{ExpertLayout, ExpertTable};
+pub use files::ModelFiles;
+pub use layout::{AlignedBytes, MatrixLayout};
+pub use resident::{Survey, Weights};

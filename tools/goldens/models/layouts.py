@@ -1,0 +1,78 @@
+"""How a model's tensors are named and spread over files.
+
+transformers holds a layer's experts as two fused tensors and splits them when it saves;
+published checkpoints come in both layouts, so the files are written here, not by save_pretrained.
+"""
+
+import json
+import re
+
+from safetensors.torch import save_file
+
+from weights import mtp_tensors, stored_dtype
+
+FUSED_EXPERTS = re.compile(r"(.*\.mlp\.experts)\.(gate_up_proj|down_proj)$")
+
+
+def named_tensors(model, spec, seed):
+    """The checkpoint's tensors by published name, each in its stored dtype."""
+    tensors = {}
+    for name, values in model.state_dict().items():
+        if name == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        stored = values.to(stored_dtype(spec, name)).contiguous()
+        fused = FUSED_EXPERTS.match(name)
+        if fused and not spec.fused_experts:
+            tensors.update(split_experts(fused.group(1), fused.group(2), stored))
+        else:
+            tensors[name] = stored
+    if spec.mtp:
+        tensors.update(mtp_tensors(spec, seed))
+    return tensors
+
+
+def split_experts(prefix, which, fused):
+    """One tensor per expert matrix: the upper half of gate_up_proj is gate, the lower half up."""
+    split = {}
+    for expert, matrix in enumerate(fused):
+        if which == "down_proj":
+            split[f"{prefix}.{expert}.down_proj.weight"] = matrix.clone()
+        else:
+            gate, up = matrix.chunk(2, dim=0)
+            split[f"{prefix}.{expert}.gate_proj.weight"] = gate.clone()
+            split[f"{prefix}.{expert}.up_proj.weight"] = up.clone()
+    return split
+
+
+def write_checkpoint(tensors, spec, directory):
+    """config.json, generation_config.json and the safetensors files, with an index if sharded."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in directory.glob("*"):
+        stale.unlink()
+    write_json(directory / "config.json", spec.config)
+    write_json(directory / "generation_config.json", {"eos_token_id": [255, 254], "do_sample": False})
+    metadata = {"format": "pt"}
+    if spec.shards == 1:
+        save(directory / "model.safetensors", tensors, metadata)
+        return
+    names = sorted(tensors)
+    weight_map = {}
+    for shard in range(spec.shards):
+        # Neighbours go to different shards, so that a layer and even an expert spans files.
+        part = {name: tensors[name] for name in names[shard :: spec.shards]}
+        file = f"model-{shard + 1:05}-of-{spec.shards:05}.safetensors"
+        save(directory / file, part, metadata)
+        weight_map.update(dict.fromkeys(part, file))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    write_json(directory / "model.safetensors.index.json", index)
+
+
+def save(path, tensors, metadata):
+    """save_file, readable by everyone: the library makes files private."""
+    save_file(tensors, path, metadata)
+    path.chmod(0o644)
+
+
+def write_json(path, value):
+    path.write_text(json.dumps(value, indent=2) + "\n")
