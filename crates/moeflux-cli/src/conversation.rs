@@ -6,7 +6,7 @@
 //! started anew: slower, never wrong.
 
 use moeflux::generate::{End, Generation, Limits, Timings};
-use moeflux::sampling::{Sampler, SamplingParams};
+use moeflux::sampling::Sampler;
 use moeflux::text::{ChatTemplate, Message, RenderOptions, TextStream};
 use moeflux::{Error, Session};
 
@@ -79,11 +79,6 @@ impl<'m> Conversation<'m> {
     /// Tokens held, and the most that can be.
     pub fn tokens(&self) -> (usize, usize) {
         (self.session.len(), self.session.context_tokens())
-    }
-
-    /// The sampler's parameters.
-    pub fn sampling(&self) -> &SamplingParams {
-        self.sampler.params()
     }
 
     /// The line that sums an answer up.

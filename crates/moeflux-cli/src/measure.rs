@@ -24,10 +24,11 @@ pub fn memory_bytes_per_second(threads: usize) -> f64 {
     let words = MEMORY_BYTES / 8;
     // Written, so that every page is there.
     let buffer: Vec<u64> = (0..words as u64).collect();
-    let barrier = Barrier::new(threads + 1);
+    let parts: Vec<&[u64]> = buffer.chunks(words.div_ceil(threads.max(1))).collect();
+    let barrier = Barrier::new(parts.len() + 1);
     let mut best = f64::INFINITY;
     std::thread::scope(|scope| {
-        for part in buffer.chunks(words.div_ceil(threads)) {
+        for part in parts {
             let barrier = &barrier;
             scope.spawn(move || {
                 for _ in 0..MEMORY_PASSES {

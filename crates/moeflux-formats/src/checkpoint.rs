@@ -244,8 +244,8 @@ impl Checkpoint {
     /// A whole f32, f16 or bf16 tensor as f32.
     ///
     /// # Errors
-    /// No such tensor, another shape or another type (naming tensor, file, expected and found), or a
-    /// failed read.
+    /// No such tensor, another shape or another type (naming tensor, file, expected and found), or
+    /// a failed read.
     pub fn read_f32(&self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>> {
         let info = self.require(name)?;
         if info.shape != expected_shape {

@@ -26,8 +26,8 @@ pub enum FormatError {
     },
     /// The directory holds no safetensors checkpoint.
     #[error(
-        "{dir} holds neither model.safetensors.index.json nor model.safetensors; give the directory of a \
-         Hugging Face model in safetensors format",
+        "{dir} holds neither model.safetensors.index.json nor model.safetensors; give the \
+         directory of a Hugging Face model in safetensors format",
         dir = dir.display()
     )]
     NotACheckpoint {
@@ -183,7 +183,10 @@ pub enum FormatError {
         dst: PathBuf,
     },
     /// Another process is packing to the same destination.
-    #[error("{partial} is being written by another process; wait for it to end", partial = partial.display())]
+    #[error(
+        "{partial} is being written by another process; wait for it to end",
+        partial = partial.display()
+    )]
     PackInProgress {
         /// The unfinished directory.
         partial: PathBuf,
@@ -225,7 +228,10 @@ pub enum FormatError {
         known: u64,
     },
     /// A packed file's structure is not that of a packed model.
-    #[error("{path} is not a packed layer file: {reason}; pack the model again", path = path.display())]
+    #[error(
+        "{path} is not a packed layer file: {reason}; pack the model again",
+        path = path.display()
+    )]
     BadLayerFile {
         /// The file.
         path: PathBuf,
@@ -233,7 +239,10 @@ pub enum FormatError {
         reason: String,
     },
     /// A file's bytes are not those that were written.
-    #[error("{path} is corrupt: {reason}; copy it again or pack the model again", path = path.display())]
+    #[error(
+        "{path} is corrupt: {reason}; copy it again or pack the model again",
+        path = path.display()
+    )]
     CorruptFile {
         /// The file.
         path: PathBuf,
@@ -242,8 +251,8 @@ pub enum FormatError {
     },
     /// An expert's record is not the one that was written.
     #[error(
-        "{path}: the record of layer {layer}, expert {expert} is corrupt (checksum {found:016x}, expected \
-         {expected:016x}); copy the file again or pack the model again",
+        "{path}: the record of layer {layer}, expert {expert} is corrupt (checksum \
+         {found:016x}, expected {expected:016x}); copy the file again or pack the model again",
         path = path.display()
     )]
     CorruptRecord {

@@ -44,8 +44,8 @@ pub struct Header {
     pub data_start: u64,
 }
 
-/// The length of the part of a file that [`parse_header`] needs (the length field and the JSON), from
-/// the file's first 8 bytes.
+/// The length of the part of a file that [`parse_header`] needs (the length field and the JSON),
+/// from the file's first 8 bytes.
 ///
 /// # Errors
 /// A header that is too large or longer than the file.

@@ -110,7 +110,7 @@ pub(crate) fn forget_cached(file: &File) {
     #[cfg(target_os = "linux")]
     {
         use std::os::fd::AsRawFd;
-        // SAFETY: the descriptor is open as long as `file` is borrowed, and the call takes no pointers.
+        // SAFETY: the descriptor stays open while `file` is borrowed; no pointers are passed.
         let _advice_only =
             unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     }

@@ -3,8 +3,8 @@
 //! - Memory: a record or a block of rows a thread, whatever the size of the checkpoint.
 //! - Atomic: everything is written to `DST.partial`, which does not open as a model, and renamed at
 //!   the end, after files and directories are synced.
-//! - Resumable: finished files are listed with their checksums in a journal in `DST.partial`; a rerun
-//!   with the same source and plan reads them back and goes on. Another plan starts over.
+//! - Resumable: finished files are listed with their checksums in a journal in `DST.partial`; a
+//!   rerun with the same source and plan reads them back and goes on. Another plan starts over.
 //! - Checked: each file is read back from the disk and compared with what was meant to be written,
 //!   and sampled rows are decoded and compared with the source.
 
@@ -26,7 +26,7 @@ use crate::Checkpoint;
 use crate::error::Result;
 use crate::packed::{FORMAT_VERSION, FileEntry, Manifest, SourceEntry, SourceFile};
 use directory::{Opened, PartialDirectory};
-use file::FileJob;
+use file::{FileJob, Step};
 
 /// How far a pack (or a verification) is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct PackProgress {
     pub done_bytes: u64,
     /// Source bytes in all.
     pub total_bytes: u64,
-    /// Source bytes whose results an earlier run left: no work of this one, so not to be counted in a
-    /// throughput.
+    /// Source bytes whose results an earlier run left: no work of this one, so not to be counted in
+    /// a throughput.
     pub resumed_bytes: u64,
     /// What is being done, for a person.
     pub stage: String,
@@ -98,12 +98,7 @@ pub fn pack(
         "copying files"
     });
 
-    let mut files = BTreeMap::new();
-    for name in &plan.copied_files {
-        if let Some(entry) = directory.copy(&source_dir.join(name), name)? {
-            files.insert(name.clone(), entry);
-        }
-    }
+    let mut files = directory.copy_all(source_dir, &plan.copied_files)?;
     let mut resumed_files = 0;
     let jobs = std::iter::once_with(|| FileJob::dense(source, plan))
         .chain(plan.layers.iter().map(FileJob::layer));
@@ -118,7 +113,7 @@ pub fn pack(
             None => {
                 run.stage_of("packing", &job);
                 let path = directory.path(&job.name);
-                let entry = job.write(source, &path, threads, &mut |bytes| run.advance(bytes))?;
+                let entry = job.write(source, &path, threads, &mut |step| run.step(step, &job))?;
                 directory.record(&job.name, &entry)?;
                 entry
             }
@@ -155,6 +150,13 @@ impl Run<'_> {
     fn advance(&mut self, bytes: u64) {
         self.state.done_bytes += bytes;
         (self.progress)(self.state.clone());
+    }
+
+    fn step(&mut self, step: Step, job: &FileJob<'_>) {
+        match step {
+            Step::Packed(bytes) => self.advance(bytes),
+            Step::Checked => self.stage_of("checking", job),
+        }
     }
 
     fn resume(&mut self, bytes: u64) {

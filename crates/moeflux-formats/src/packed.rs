@@ -2,8 +2,8 @@
 //! expert records a layer.
 //!
 //! An expert's record is its tensors one after another and a pad, starting at a multiple of
-//! [`RECORD_ALIGN`] and as long as one, so that it is read with one aligned request. All records of a
-//! layer have the same layout. The file ends with `checksums`, the xxh3 of each record.
+//! [`RECORD_ALIGN`] and as long as one, so that it is read with one aligned request. All records of
+//! a layer have the same layout. The file ends with `checksums`, the xxh3 of each record.
 
 mod layer;
 mod manifest;
@@ -95,7 +95,8 @@ impl PackedModel {
     /// Reads every file and compares it with its checksums.
     ///
     /// # Errors
-    /// [`FormatError::CorruptRecord`] for an expert, [`FormatError::CorruptFile`] for anything else.
+    /// [`FormatError::CorruptRecord`] for an expert, [`FormatError::CorruptFile`] for anything
+    /// else.
     pub fn verify(&self, progress: &mut dyn FnMut(PackProgress)) -> Result<()> {
         let total_bytes = self.manifest.files.values().map(|entry| entry.bytes).sum();
         let mut done_bytes = 0;

@@ -72,7 +72,8 @@ impl Layout {
             // Formatting into a string cannot fail.
             let _ = write!(
                 json,
-                ",{name}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{data_bytes},{end}]}}"
+                ",{name}:{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\
+                 \"data_offsets\":[{data_bytes},{end}]}}"
             );
             offsets.push(data_bytes);
             data_bytes = end;

@@ -1,5 +1,7 @@
 //! Codecs against an independent implementation, and their round trips.
 
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests too
+
 use std::path::Path;
 
 use moeflux_formats::{

@@ -1,36 +1,17 @@
-//! Packing: what is on disk afterwards, and every way in which it is refused.
+//! Packing: what is on disk afterwards.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests too
 
 mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{
-    SMALL, affine, assert_same, contents, flip, pack_quietly, pack_with, plan, write_checkpoint,
-};
+use common::{SMALL, affine, assert_same, case, contents, pack_quietly, pack_with, plan};
 use moeflux_formats::{
-    Checkpoint, Codec, CodecError, DType, Encoded, FormatError, MANIFEST_NAME, PackPlan,
-    PackedModel, PlanProblem, PlannedTensor, RECORD_ALIGN, decode, encode, write_safetensors,
+    Checkpoint, Codec, DType, Encoded, FormatError, MatrixSource, PackPlan, PackedModel,
+    PlannedMatrix, PlannedTensor, RECORD_ALIGN, decode, encode, write_safetensors,
 };
-
-struct Case {
-    _temporary: tempfile::TempDir,
-    source: std::path::PathBuf,
-    dst: std::path::PathBuf,
-    partial: std::path::PathBuf,
-}
-
-fn case() -> Case {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    write_checkpoint(&at("source"), SMALL);
-    Case {
-        source: at("source"),
-        dst: at("dst"),
-        partial: at("dst.partial"),
-        _temporary: dir,
-    }
-}
 
 fn bytes_at(path: &Path, offset: u64, bytes: u64) -> Vec<u8> {
     fs::read(path).unwrap()[offset as usize..(offset + bytes) as usize].to_vec()
@@ -168,17 +149,16 @@ fn a_tensor_of_many_blocks_is_packed_in_order() {
     write_safetensors(&path, &[("big", DType::F32, &[rows, cols], &bytes)]).unwrap();
     let mut plan = PackPlan::default();
     for (name, codec) in [("quantized", affine(4, 64)), ("plain", Codec::F32)] {
-        plan.dense
-            .push(PlannedTensor::Matrix(moeflux_formats::PlannedMatrix {
-                name: name.to_owned(),
-                source: moeflux_formats::MatrixSource {
-                    tensor: "big".to_owned(),
-                    first_element: 0,
-                },
-                rows,
-                cols,
-                codec,
-            }));
+        plan.dense.push(PlannedTensor::Matrix(PlannedMatrix {
+            name: name.to_owned(),
+            source: MatrixSource {
+                tensor: "big".to_owned(),
+                first_element: 0,
+            },
+            rows,
+            cols,
+            codec,
+        }));
     }
     plan.dense.push(PlannedTensor::Copy {
         name: "copy".to_owned(),
@@ -239,229 +219,6 @@ fn progress_ends_at_its_total() {
         seen.iter()
             .any(|progress| progress.stage.contains("layer-002"))
     );
-}
-
-#[test]
-fn an_existing_destination_is_left_alone() {
-    let case = case();
-    let plan = plan(SMALL, affine(4, 32));
-    fs::create_dir(&case.dst).unwrap();
-    let refused = pack_quietly(&case.source, &plan, &case.dst);
-    assert!(matches!(refused, Err(FormatError::DestinationExists { dst }) if dst == case.dst));
-    fs::remove_dir(&case.dst).unwrap();
-    fs::create_dir(&case.partial).unwrap();
-    fs::write(case.partial.join("precious.txt"), "not ours").unwrap();
-    let refused = pack_quietly(&case.source, &plan, &case.dst);
-    assert!(matches!(refused, Err(FormatError::DestinationExists { dst }) if dst == case.partial));
-    assert_eq!(
-        fs::read(case.partial.join("precious.txt")).unwrap(),
-        b"not ours"
-    );
-    for bad in ["/", "..", "a/.."] {
-        assert!(
-            pack_quietly(&case.source, &plan, Path::new(bad)).is_err(),
-            "{bad}"
-        );
-    }
-}
-
-#[test]
-fn plans_that_do_not_fit_are_refused_before_anything_is_written() {
-    let case = case();
-    let good = plan(SMALL, affine(4, 32));
-    let refused = |change: &dyn Fn(&mut PackPlan)| {
-        let mut plan = good.clone();
-        change(&mut plan);
-        let error = pack_quietly(&case.source, &plan, &case.dst).unwrap_err();
-        assert!(!case.dst.exists() && !case.partial.exists(), "{error}");
-        error
-    };
-    let problem = |change: &dyn Fn(&mut PackPlan)| match refused(change) {
-        FormatError::Plan { problem, .. } => problem,
-        other => panic!("{other}"),
-    };
-    let missing = refused(&|plan| plan.layers[0].experts[0][0].source.tensor = "absent".into());
-    assert!(matches!(missing, FormatError::MissingTensor { tensor, .. } if tensor == "absent"));
-    let columns = refused(&|plan| plan.layers[1].experts[2][2].codec = affine(4, 128));
-    let FormatError::Encode {
-        tensor,
-        problem: CodecError::Columns {
-            cols: 64,
-            group: 128,
-        },
-    } = columns
-    else {
-        panic!("{columns}");
-    };
-    assert_eq!(tensor, "layers.1.experts.down");
-    let outside = problem(&|plan| plan.layers[2].experts[2][1].source.first_element += 1);
-    assert!(matches!(outside, PlanProblem::OutsideSource { .. }));
-    let twice = problem(&|plan| plan.dense.push(plan.dense[1].clone()));
-    assert_eq!(twice, PlanProblem::Duplicate);
-    assert_eq!(
-        problem(&|plan| plan.layers[1].layer = 0),
-        PlanProblem::Duplicate
-    );
-    let unequal = problem(&|plan| plan.layers[0].experts[1][0].rows -= 1);
-    assert_eq!(unequal, PlanProblem::UnequalExperts { expert: 1 });
-    assert_eq!(
-        problem(&|plan| plan.layers[0].experts.clear()),
-        PlanProblem::Empty
-    );
-    for name in [
-        "../config.json",
-        "/etc/passwd",
-        "moeflux.json",
-        "dense.safetensors",
-        "a/b",
-        ".",
-    ] {
-        let bad = problem(&|plan| plan.copied_files.push(name.to_owned()));
-        assert_eq!(bad, PlanProblem::BadName, "{name}");
-    }
-}
-
-#[test]
-fn a_damaged_source_value_is_named() {
-    let case = case();
-    let mut values = vec![0.5_f32; 4 * 64];
-    values[3 * 64 + 17] = f32::NAN;
-    let bytes: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
-    let path = case.source.join("model.safetensors");
-    write_safetensors(&path, &[("t", DType::F32, &[4, 64], &bytes)]).unwrap();
-    let matrix = moeflux_formats::PlannedMatrix {
-        name: "t".into(),
-        source: moeflux_formats::MatrixSource {
-            tensor: "t".into(),
-            first_element: 64,
-        },
-        rows: 3,
-        cols: 64,
-        codec: affine(4, 64),
-    };
-    let plan = PackPlan {
-        dense: vec![PlannedTensor::Matrix(matrix)],
-        ..PackPlan::default()
-    };
-    let error = pack_quietly(&case.source, &plan, &case.dst).unwrap_err();
-    let FormatError::Encode {
-        tensor,
-        problem: CodecError::Value { index, .. },
-    } = &error
-    else {
-        panic!("{error}");
-    };
-    assert_eq!((tensor.as_str(), *index), ("t", 2 * 64 + 17));
-    assert!(!case.dst.exists());
-}
-
-#[test]
-fn a_flipped_bit_names_file_layer_and_expert() {
-    let case = case();
-    pack_quietly(&case.source, &plan(SMALL, affine(4, 32)), &case.dst).unwrap();
-    let layer = PackedModel::open(&case.dst).unwrap().layers[&1].clone();
-    for (expert, record) in layer.records.iter().enumerate() {
-        for place in [0, layer.record_bytes / 2, layer.record_bytes - 1] {
-            let place = (record.offset + place) as usize;
-            flip(&layer.path, place);
-            let model = PackedModel::open(&case.dst).unwrap();
-            let error = model.verify(&mut |_| ()).unwrap_err();
-            let FormatError::CorruptRecord {
-                path,
-                layer: 1,
-                expert: found,
-                ..
-            } = &error
-            else {
-                panic!("{error}");
-            };
-            assert_eq!((path, *found), (&layer.path, expert));
-            assert!(
-                error
-                    .to_string()
-                    .contains(&format!("layer 1, expert {expert}")),
-                "{error}"
-            );
-            flip(&layer.path, place);
-        }
-    }
-    let dense = case.dst.join("dense.safetensors");
-    flip(&dense, fs::metadata(&dense).unwrap().len() as usize - 1);
-    let error = PackedModel::open(&case.dst)
-        .unwrap()
-        .verify(&mut |_| ())
-        .unwrap_err();
-    assert!(matches!(error, FormatError::CorruptFile { path, .. } if path == dense));
-}
-
-#[test]
-fn damaged_directories_do_not_open() {
-    let case = case();
-    pack_quietly(&case.source, &plan(SMALL, affine(4, 32)), &case.dst).unwrap();
-    let manifest = case.dst.join(MANIFEST_NAME);
-    let text = fs::read_to_string(&manifest).unwrap();
-    let open_with = |text: &str| {
-        fs::write(&manifest, text).unwrap();
-        PackedModel::open(&case.dst).unwrap_err()
-    };
-    let newer = open_with(&text.replace("\"format_version\": 1", "\"format_version\": 2"));
-    assert!(
-        matches!(
-            newer,
-            FormatError::UnknownVersion {
-                found: 2,
-                known: 1,
-                ..
-            }
-        ),
-        "{newer}"
-    );
-    for bad in ["", "[]", "{}", "{\"format_version\": 1}"] {
-        assert!(matches!(open_with(bad), FormatError::Json { .. }), "{bad}");
-    }
-    let leaving = text.replace("\"config.json\"", "\"../config.json\"");
-    assert!(matches!(open_with(&leaving), FormatError::Json { .. }));
-    fs::write(&manifest, &text).unwrap();
-
-    for name in [
-        "experts/layer-001.safetensors",
-        "dense.safetensors",
-        "config.json",
-    ] {
-        let path = case.dst.join(name);
-        let whole = fs::read(&path).unwrap();
-        fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-        let short = PackedModel::open(&case.dst).unwrap_err();
-        assert!(matches!(&short, FormatError::CorruptFile { path: found, .. } if *found == path));
-        fs::remove_file(&path).unwrap();
-        let gone = PackedModel::open(&case.dst).unwrap_err();
-        assert!(matches!(&gone, FormatError::MissingFile { path: found, .. } if *found == path));
-        fs::write(&path, &whole).unwrap();
-    }
-    PackedModel::open(&case.dst).unwrap();
-}
-
-/// Any bit of a layer file's header, flipped, is an error or changes nothing that is used.
-#[test]
-fn mutated_layer_headers_never_panic() {
-    let case = case();
-    pack_quietly(&case.source, &plan(SMALL, affine(4, 32)), &case.dst).unwrap();
-    let layer = PackedModel::open(&case.dst).unwrap().layers[&0].clone();
-    let whole = fs::read(&layer.path).unwrap();
-    let (mut refused, header) = (0, layer.records[0].offset as usize);
-    for place in (0..header).step_by(7) {
-        let mut bytes = whole.clone();
-        bytes[place] ^= 1 << (place % 8);
-        fs::write(&layer.path, bytes).unwrap();
-        match moeflux_formats::PackedLayer::open(&layer.path) {
-            Err(_) => refused += 1,
-            Ok(found) => assert_eq!(found.record_bytes, layer.record_bytes),
-        }
-    }
-    assert!(refused > 50, "{refused}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Packing a checkpoint needs memory for a few blocks, not for the checkpoint.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // helpers of tests too
 #![cfg(target_os = "linux")]
 
 mod common;

@@ -2,6 +2,8 @@
 //! `fixtures/` (see its README): at once, token by token, split at many places, and packed
 //! without loss.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
+
 use std::path::{Path, PathBuf};
 
 use moeflux::formats::{Checkpoint, DType};

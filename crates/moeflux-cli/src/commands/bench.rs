@@ -111,7 +111,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     moeflux::inspect(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = args.model.threads.unwrap_or(cores).clamp(1, 1024);
+    let threads = args.model.threads.unwrap_or(cores).clamp(1, 256);
     // Measured before the engine takes its memory.
     let machine = Machine {
         memory_bytes_per_second: measure::memory_bytes_per_second(threads),

@@ -10,15 +10,19 @@ use crate::failure::Failure;
 use crate::output;
 use crate::size;
 
+/// The part of the help about codecs.
+const WHY: &str = "\
+Kept at more bits, and why:
+    router, gate of the shared expert    8: a wrong expert costs more than their few bytes
+    embedding                            8: a token reads one row, so it costs no speed
+    output head                          8: every token's choice passes through it
+    attention and shared experts         at least 4: every token uses them
+    norms and other vectors              as in the source
+16 bits mean as in the source. A run that was interrupted resumes when it is repeated.";
+
 /// Flags of `pack`.
-///
-/// What is kept at more bits and why: the router and the gate of the shared expert (8 bits: a wrong
-/// expert costs more than their few bytes), the embedding (8: a token reads one row, so it costs no
-/// speed), the output head (8: every token's choice passes through it), attention and shared experts
-/// (at least 4: every token uses them), norms and other vectors (as in the source). 16 bits mean as
-/// in the source. An interrupted run resumes when it is repeated.
 #[derive(Debug, Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_help = WHY)]
 pub struct PackArgs {
     /// The checkpoint's directory: Hugging Face safetensors in bf16, f16 or f32
     source: PathBuf,

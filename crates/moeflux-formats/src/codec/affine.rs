@@ -1,12 +1,14 @@
-//! Codec `affine-bB-gG`: unsigned integers of B bits in groups of G along a row, `w = q * scale + bias`.
+//! Codec `affine-bB-gG`: unsigned integers of B bits in groups of G along a row, `w = q * scale +
+//! bias`.
 //!
 //! Layout (that of MLX, whose checkpoints load unchanged):
-//! - `weight` U32 `[rows, cols * B / 32]`: a row is one little-endian bit stream, element `j` at bits
-//!   `[j * B, (j + 1) * B)`, lowest bit first. Eight elements take exactly B bytes, whatever B is.
+//! - `weight` U32 `[rows, cols * B / 32]`: a row is one little-endian bit stream, element `j` at
+//!   bits `[j * B, (j + 1) * B)`, lowest bit first. Eight elements take exactly B bytes, whatever B
+//!   is.
 //! - `scales`, `biases` BF16 `[rows, cols / G]`. A scale may be negative.
 //!
-//! `q * scale` has at most 16 significant bits, so it is exact in f32, and `q * scale + bias` rounds once:
-//! a fused multiply-add gives the same bits.
+//! `q * scale` has at most 16 significant bits, so it is exact in f32, and `q * scale + bias`
+//! rounds once: a fused multiply-add gives the same bits.
 
 mod bits;
 mod fit;
@@ -127,7 +129,8 @@ impl AffineCodec {
     }
 }
 
-/// The value to blame for a group that cannot be encoded: the first NaN, else the largest magnitude.
+/// The value to blame for a group that cannot be encoded: the first NaN, else the largest
+/// magnitude.
 fn largest(group: &[f32]) -> (usize, f32) {
     let size = |value: f32| {
         if value.is_nan() {

@@ -2,8 +2,8 @@
 
 use crate::error::CodecError;
 
-/// Stores `values` in `out`, 2 bytes each. Finite values that would round to infinity cannot be held;
-/// infinities and NaN are kept.
+/// Stores `values` in `out`, 2 bytes each. Finite values that would round to infinity cannot be
+/// held; infinities and NaN are kept.
 pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
     let mut overflow = false;
     for (&value, bytes) in values.iter().zip(out.as_chunks_mut::<2>().0) {

@@ -8,8 +8,8 @@ use crate::error::CodecError;
 /// Values converted at a time, through a buffer that is aligned for 16-bit elements.
 const BLOCK: usize = 1024;
 
-/// Stores `values` in `out`, 2 bytes each. Magnitudes above 65,504 (but for infinities and NaN, which
-/// are kept) cannot be held.
+/// Stores `values` in `out`, 2 bytes each. Magnitudes above 65,504 (but for infinities and NaN,
+/// which are kept) cannot be held.
 pub(super) fn encode(values: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
     let mut block = [f16::ZERO; BLOCK];
     for (part, (values, out)) in values

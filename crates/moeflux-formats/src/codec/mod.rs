@@ -1,7 +1,7 @@
 //! Weight codecs: how a matrix of f32 values is stored. One file each, with its layout.
 //!
-//! A codec knows nothing of tensors' names or of files. A matrix is `[rows, cols]` in row order, and
-//! `cols` is the inner dimension of its products.
+//! A codec knows nothing of tensors' names or of files. A matrix is `[rows, cols]` in row order,
+//! and `cols` is the inner dimension of its products.
 
 pub mod affine;
 pub mod bf16;

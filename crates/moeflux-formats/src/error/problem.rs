@@ -62,7 +62,8 @@ pub enum HeaderProblem {
     },
     /// The data of a tensor ends after the file.
     #[error(
-        "tensor {tensor} ends at byte {needed} but the file has {found}: it is truncated, get it again"
+        "tensor {tensor} ends at byte {needed} but the file has {found}: it is \
+         truncated, get it again"
     )]
     Truncated {
         /// The tensor.
@@ -137,7 +138,8 @@ pub enum CodecError {
     },
     /// A value that the codec cannot hold (not a number, infinite, or beyond its range).
     #[error(
-        "{codec} cannot hold the value {value} of element {index}; the source is damaged or needs bf16"
+        "{codec} cannot hold the value {value} of element {index}; the source is \
+         damaged or needs bf16"
     )]
     Value {
         /// The codec.

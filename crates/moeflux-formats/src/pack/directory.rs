@@ -1,5 +1,6 @@
 //! The directory being written, `DST.partial`, from its creation to its renaming.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -94,8 +95,22 @@ impl PartialDirectory {
         self.journal.record(name, entry)
     }
 
-    /// Copies a file of the source, if there is one.
-    pub(super) fn copy(&self, from: &Path, name: &str) -> Result<Option<FileEntry>> {
+    /// Copies those of the named files that the source has.
+    pub(super) fn copy_all(
+        &self,
+        source_dir: &Path,
+        names: &[String],
+    ) -> Result<BTreeMap<String, FileEntry>> {
+        let mut files = BTreeMap::new();
+        for name in names {
+            if let Some(entry) = self.copy(&source_dir.join(name), name)? {
+                files.insert(name.clone(), entry);
+            }
+        }
+        Ok(files)
+    }
+
+    fn copy(&self, from: &Path, name: &str) -> Result<Option<FileEntry>> {
         let mut source = match File::open(from) {
             Ok(source) => source,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

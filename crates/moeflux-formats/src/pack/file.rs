@@ -1,5 +1,5 @@
-//! One safetensors file of a packed model: its layout, its units of work, and its checking. Units are
-//! written at their places by several threads, in any order.
+//! One safetensors file of a packed model: its layout, its units of work, and its checking. Units
+//! are written at their places by several threads, in any order.
 
 use std::fs::OpenOptions;
 use std::path::Path;
@@ -28,6 +28,14 @@ pub(super) struct FileJob<'a> {
     units: Vec<Unit<'a>>,
     /// The file ends with the checksums of its units.
     has_checksums: bool,
+}
+
+/// A step in writing a file.
+pub(super) enum Step {
+    /// So many source bytes more are packed.
+    Packed(u64),
+    /// Some more of what was written was read back.
+    Checked,
 }
 
 impl<'a> FileJob<'a> {
@@ -126,13 +134,13 @@ impl<'a> FileJob<'a> {
         self.units.iter().map(of_unit).sum()
     }
 
-    /// Writes, syncs and checks the file. `advanced` is told of source bytes done.
+    /// Writes, syncs and checks the file.
     pub(super) fn write(
         &self,
         source: &Checkpoint,
         path: &Path,
         threads: usize,
-        advanced: &mut dyn FnMut(u64),
+        tell: &mut dyn FnMut(Step),
     ) -> Result<FileEntry> {
         let layout = Layout::new(path, &self.specs, RECORD_ALIGN)?;
         let file = OpenOptions::new()
@@ -155,7 +163,7 @@ impl<'a> FileJob<'a> {
             |unit, scratch: &mut Scratch, reporter| {
                 output.write_unit(&self.units[unit], scratch, reporter)
             },
-            advanced,
+            &mut |bytes| tell(Step::Packed(bytes)),
         )?;
         if let Some(&offset) = layout.offsets.last().filter(|_| self.has_checksums) {
             let checksums = done
@@ -167,7 +175,7 @@ impl<'a> FileJob<'a> {
         file.sync_all()
             .map_err(|error| io_error("write", path, error))?;
         pieces.extend(done.into_iter().flatten());
-        let checksum = read_back(path, &mut pieces, layout.file_bytes)?;
+        let checksum = read_back(path, &mut pieces, layout.file_bytes, tell)?;
         check_samples(source, &file, path, &self.samples(&layout))?;
         Ok(FileEntry {
             bytes: layout.file_bytes,
@@ -232,7 +240,12 @@ fn matrix_tensors(name: &str, matrix: &PlannedMatrix) -> Vec<TensorSpec> {
 
 /// Reads a synced file and compares it with the pieces that were written, which must cover it.
 /// Returns the checksum of the whole.
-fn read_back(path: &Path, pieces: &mut [Piece], file_bytes: u64) -> Result<u64> {
+fn read_back(
+    path: &Path,
+    pieces: &mut [Piece],
+    file_bytes: u64,
+    tell: &mut dyn FnMut(Step),
+) -> Result<u64> {
     let corrupt = |reason| FormatError::CorruptFile {
         path: path.to_path_buf(),
         reason,
@@ -247,7 +260,8 @@ fn read_back(path: &Path, pieces: &mut [Piece], file_bytes: u64) -> Result<u64> 
         }
         covered += piece.bytes;
     }
-    let found = checksum_file(path, pieces.iter().map(|piece| piece.bytes), &mut |_| ())?;
+    let lengths = pieces.iter().map(|piece| piece.bytes);
+    let found = checksum_file(path, lengths, &mut |_| tell(Step::Checked))?;
     for (piece, &checksum) in pieces.iter().zip(&found.pieces) {
         if piece.checksum != checksum {
             let (first, end) = (piece.offset, piece.offset + piece.bytes);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates the journal at `path` and locks it. Returns it with the plan that it was begun
-    /// for, if any.
+    /// Opens or creates the journal at `path` and locks it. Returns it with the plan that it was
+    /// begun for, if any.
     pub(super) fn open(path: &Path, dir: &Path) -> Result<(Self, Option<String>)> {
         let file = OpenOptions::new()
             .read(true)
@@ -98,17 +98,13 @@ impl Journal {
         };
         // The line break before ends a line that a kill cut short; empty lines are skipped.
         let mut text = serde_json::to_vec(line).map_err(malformed)?;
-        let is_first = self
-            .file
-            .metadata()
-            .is_ok_and(|metadata| metadata.len() == 0);
-        if !is_first {
-            text.insert(0, b'\n');
-        }
-        let written = self
-            .file
-            .write_all(&text)
-            .and_then(|()| self.file.sync_all());
-        written.map_err(|error| io_error("write", &self.path, error))
+        let appended = self.file.seek(SeekFrom::End(0)).and_then(|end| {
+            if end > 0 {
+                text.insert(0, b'\n');
+            }
+            self.file.write_all(&text)?;
+            self.file.sync_all()
+        });
+        appended.map_err(|error| io_error("write", &self.path, error))
     }
 }

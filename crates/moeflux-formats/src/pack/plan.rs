@@ -25,8 +25,8 @@ pub struct MatrixSource {
 /// A matrix to be written in a codec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PlannedMatrix {
-    /// The name without `.weight`: full for dense matrices (`model.layers.0.self_attn.q_proj`), short
-    /// within an expert (`gate_proj`).
+    /// The name without `.weight`: full for dense matrices (`model.layers.0.self_attn.q_proj`),
+    /// short within an expert (`gate_proj`).
     pub name: String,
     /// Where its values are.
     pub source: MatrixSource,

@@ -55,7 +55,8 @@ impl<'a> RowSource<'a> {
         Ok(())
     }
 
-    /// Encodes rows `first_row ..` as many as `out` has room for; `advanced` is told of source bytes.
+    /// Encodes rows `first_row ..` as many as `out` has room for; `advanced` is told of source
+    /// bytes.
     pub(super) fn encode(
         &self,
         first_row: usize,

@@ -1,5 +1,5 @@
-//! Decodes rows of what was written and compares them with their source: the last check, which would
-//! find a wrong place or layout that checksums of wrong bytes cannot.
+//! Decodes rows of what was written and compares them with their source: the last check, which
+//! would find a wrong place or layout that checksums of wrong bytes cannot.
 
 use std::fs::File;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A unit of packing work: an expert's record, some rows of a dense matrix, or some bytes of a copied
-//! tensor. Each writes its bytes at their places in the file, beside others.
+//! A unit of packing work: an expert's record, some rows of a dense matrix, or some bytes of a
+//! copied tensor. Each writes its bytes at their places in the file, beside others.
 
 use std::fs::File;
 use std::path::Path;
@@ -124,25 +124,8 @@ impl Output<'_> {
                 first_row,
                 rows,
             } => {
-                let offsets = &self.layout.offsets[tensor..];
-                let placed = PlacedMatrix::new(matrix, offsets);
-                let sizes = matrix.codec.encoded_bytes(rows, matrix.cols)?;
-                let before = matrix.codec.encoded_bytes(first_row, matrix.cols)?;
-                let (buffers, output) = scratch.split();
-                output.clear();
-                output.resize(sizes.weights + 2 * sizes.scales, 0);
-                let row_source = RowSource::new(self.source, matrix)?;
-                let parts = split_parts(output, sizes);
-                row_source.encode(first_row, rows, parts, buffers, &advanced)?;
-                let parts = split_parts(output, sizes);
-                let mut pieces =
-                    vec![self.write(parts.weights, placed.weights + before.weights as u64)?];
-                if sizes.scales > 0 {
-                    let before = before.scales as u64;
-                    pieces.push(self.write(parts.scales, placed.scales + before)?);
-                    pieces.push(self.write(parts.biases, placed.biases + before)?);
-                }
-                Ok(pieces)
+                let placed = PlacedMatrix::new(matrix, &self.layout.offsets[tensor..]);
+                self.write_rows(&placed, first_row, rows, scratch, &advanced)
             }
             Unit::Bytes {
                 tensor,
@@ -158,6 +141,34 @@ impl Output<'_> {
                 Ok(vec![self.write(&scratch.output, offset)?])
             }
         }
+    }
+
+    /// Encodes rows of a dense matrix: its weights, scales and biases are apart in the file.
+    fn write_rows(
+        &self,
+        placed: &PlacedMatrix<'_>,
+        first_row: usize,
+        rows: usize,
+        scratch: &mut Scratch,
+        advanced: &dyn Fn(u64),
+    ) -> Result<Vec<Piece>> {
+        let matrix = placed.matrix;
+        let sizes = matrix.codec.encoded_bytes(rows, matrix.cols)?;
+        let before = matrix.codec.encoded_bytes(first_row, matrix.cols)?;
+        let (buffers, output) = scratch.split();
+        output.clear();
+        output.resize(sizes.weights + 2 * sizes.scales, 0);
+        let row_source = RowSource::new(self.source, matrix)?;
+        let parts = split_parts(output, sizes);
+        row_source.encode(first_row, rows, parts, buffers, advanced)?;
+        let parts = split_parts(output, sizes);
+        let mut pieces = vec![self.write(parts.weights, placed.weights + before.weights as u64)?];
+        if sizes.scales > 0 {
+            let before = before.scales as u64;
+            pieces.push(self.write(parts.scales, placed.scales + before)?);
+            pieces.push(self.write(parts.biases, placed.biases + before)?);
+        }
+        Ok(pieces)
     }
 }
 

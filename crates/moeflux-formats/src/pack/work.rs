@@ -34,8 +34,8 @@ pub(super) fn worker_count(threads: usize) -> usize {
     }
 }
 
-/// Runs `work` on units `0..count` with up to `workers` threads, each with its own `S`, and returns the
-/// results in order. `advanced` is called on the calling thread. The first failure ends it all.
+/// Runs `work` on units `0..count` with up to `workers` threads, each with its own `S`, and returns
+/// the results in order. `advanced` is called on the calling thread. The first failure ends it all.
 pub(super) fn run_units<S: Default, R: Send>(
     count: usize,
     workers: usize,

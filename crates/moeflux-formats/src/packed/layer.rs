@@ -67,6 +67,10 @@ impl PackedLayer {
         if last.name != "checksums" || last.dtype != DType::U64 || last.shape.len() != 1 {
             return Err(bad("it does not end with the tensor checksums"));
         }
+        let experts = last.shape[0];
+        if experts == 0 || !tensors.len().is_multiple_of(experts) {
+            return Err(bad("its experts differ in their tensors"));
+        }
         let mut checksums = vec![0; last.bytes as usize];
         read_exact_at(&file, path, &mut checksums, last.offset)?;
         let checksums = checksums
@@ -74,11 +78,6 @@ impl PackedLayer {
             .0
             .iter()
             .map(|&bytes| u64::from_le_bytes(bytes));
-
-        let experts = last.shape[0];
-        if experts == 0 || !tensors.len().is_multiple_of(experts) {
-            return Err(bad("its experts differ in their tensors"));
-        }
         let count = tensors.len() / experts;
         let first = tensors.get(..count).filter(|first| !first.is_empty());
         let first = first.ok_or_else(|| bad("its experts have no tensors"))?;

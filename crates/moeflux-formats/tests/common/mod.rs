@@ -1,6 +1,7 @@
 //! A synthetic checkpoint, a plan for it, and comparison of packed directories.
 
 #![allow(dead_code)] // each test binary uses its part of this
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -169,6 +170,26 @@ pub fn plan(sizes: Sizes, expert_codec: Codec) -> PackPlan {
         copied_files: vec!["config.json".into(), "tokenizer.json".into()],
         codecs: BTreeMap::from([("experts".into(), format!("{expert_codec} (largest part)"))]),
         skipped: vec!["vision.weight".into()],
+    }
+}
+
+/// A small checkpoint and where to pack it.
+pub struct Case {
+    _temporary: tempfile::TempDir,
+    pub source: PathBuf,
+    pub dst: PathBuf,
+    pub partial: PathBuf,
+}
+
+pub fn case() -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write_checkpoint(&at("source"), SMALL);
+    Case {
+        source: at("source"),
+        dst: at("dst"),
+        partial: at("dst.partial"),
+        _temporary: dir,
     }
 }
 

@@ -202,3 +202,96 @@ impl Backend {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Byte dots and row quads of random bytes.
+    struct Integers<'a> {
+        w: &'a [u8; 64],
+        x: &'a [i8; 4],
+        rows: &'a [u8],
+        stride: usize,
+    }
+
+    impl Kernel for Integers<'_> {
+        type Output = Vec<[i32; 16]>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> Vec<[i32; 16]> {
+            let mut lanes = [0; 16];
+            for (lane, bytes) in lanes.iter_mut().zip(self.w.as_chunks::<4>().0) {
+                *lane = i32::from_le_bytes(*bytes);
+            }
+            let (w, acc) = (l.load_i(&lanes), l.splat_i(-7));
+            let x = l.splat_i(i32::from_le_bytes(self.x.map(|x| x as u8)));
+            let low = l.and_i(w, l.splat_i(0x7f7f_7f7f));
+            let quads = l.load_quads(self.rows, self.stride);
+            let mut results = vec![];
+            for v in [l.dot::<true>(acc, w, x), l.dot::<false>(acc, low, x)]
+                .iter()
+                .chain(&quads)
+            {
+                let mut out = [0; 16];
+                l.store_i(*v, &mut out);
+                results.push(out);
+            }
+            results
+        }
+    }
+
+    /// All implementations that run here, those that detection passes over included.
+    fn backends() -> Vec<Backend> {
+        let isas = [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512];
+        #[allow(unused_mut)] // one architecture adds
+        let mut backends: Vec<Backend> = isas.into_iter().filter_map(Backend::detect).collect();
+        #[cfg(target_arch = "aarch64")]
+        backends.push(Backend::Neon);
+        backends
+    }
+
+    #[test]
+    fn integer_operations_are_exact() {
+        let mut seed = 1u64;
+        let mut byte = || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 56) as u8
+        };
+        for round in 0..200 {
+            let (mut w, mut x) = ([0xff; 64], [127; 4]);
+            if round > 1 {
+                w.fill_with(&mut byte);
+                x.fill_with(|| (byte() as i8).max(-127));
+            } else if round == 1 {
+                x = [-127; 4];
+            }
+            let stride = 16 + round % 9;
+            let rows: Vec<u8> = (0..15 * stride + 16).map(|_| byte()).collect();
+            let mut expected = vec![[0i32; 16]; 6];
+            for lane in 0..16 {
+                for (result, mask) in [(0, 0xff), (1, 0x7f)] {
+                    expected[result][lane] = -7;
+                    for i in 0..4 {
+                        let w = i32::from(w[lane * 4 + i] & mask);
+                        expected[result][lane] += w * i32::from(x[i]);
+                    }
+                }
+                for q in 0..4 {
+                    let mut quad = [0; 4];
+                    quad.copy_from_slice(&rows[lane * stride + q * 4..][..4]);
+                    expected[2 + q][lane] = i32::from_le_bytes(quad);
+                }
+            }
+            for backend in backends() {
+                let got = backend.run(Integers {
+                    w: &w,
+                    x: &x,
+                    rows: &rows,
+                    stride,
+                });
+                assert_eq!(got, expected, "{backend:?}");
+            }
+        }
+    }
+}

@@ -194,7 +194,9 @@ fn segment<L: Lanes, const WIDE: bool>(
     };
     if product.m == 1 && matches!(weights.bits, 4 | 8) {
         let token = segment.token(weights.bits, product.token(0));
-        return fused::<L, WIDE>(l, weights, &token, source, stride, &mut totals[0]);
+        // Where the next tile's share of this segment begins: tiles follow one another.
+        let next = (row + TILE) * weights.row_bytes + (start - row * weights.row_bytes) * TILE;
+        return fused::<L, WIDE>(l, weights, &token, source, stride, next, &mut totals[0]);
     }
     if matches!(weights.bits, 4 | 8) {
         fill::<L, WIDE>(l, source, stride, width, panel);
@@ -339,7 +341,8 @@ fn panel_dots<L: Lanes, const WIDE: bool, const T: usize, const U: usize>(
     }
 }
 
-/// One token, the quads taken from registers; 4-bit weights, or 8-bit if `WIDE`.
+/// One token, the quads taken from registers; 4-bit weights, or 8-bit if `WIDE`. Bytes from
+/// `next` on are prefetched meanwhile.
 #[inline(always)]
 fn fused<L: Lanes, const WIDE: bool>(
     l: L,
@@ -347,6 +350,7 @@ fn fused<L: Lanes, const WIDE: bool>(
     token: &Token<'_>,
     source: &[u8],
     stride: usize,
+    next: usize,
     totals: &mut [f32; TILE],
 ) {
     let nibbles = l.splat_i(NIBBLES);
@@ -357,18 +361,25 @@ fn fused<L: Lanes, const WIDE: bool>(
         let x = &token.quads[g * quads..][..quads];
         let mut dots = [l.splat_i(0); 4];
         for chunk in 0..group_bytes / 16 {
-            let w = l.load_quads(&source[g * group_bytes + chunk * 16..], stride);
-            for q in 0..4 {
-                if WIDE {
-                    let x = broadcast(l, x[chunk * 4 + q]);
-                    dots[q] = l.dot::<WIDE>(dots[q], w[q], x);
-                } else {
-                    let (even, odd) = (chunk * 8 + 2 * q, chunk * 8 + 2 * q + 1);
+            let at = g * group_bytes + chunk * 16;
+            for line in 0..4 {
+                l.prefetch(weights.bytes, next + at * TILE + line * 64);
+            }
+            let w = l.load_quads(&source[at..], stride);
+            if WIDE {
+                let x = &x[chunk * 4..][..4];
+                for q in 0..4 {
+                    dots[q] = l.dot::<WIDE>(dots[q], w[q], broadcast(l, x[q]));
+                }
+            } else {
+                let x = &x[chunk * 8..][..8];
+                for q in 0..4 {
                     let w_even = l.and_i(w[q], nibbles);
                     let w_odd = l.and_i(l.shift_right::<4>(w[q]), nibbles);
                     let pair = q % 2 * 2;
-                    dots[pair] = l.dot::<WIDE>(dots[pair], w_even, broadcast(l, x[even]));
-                    dots[pair + 1] = l.dot::<WIDE>(dots[pair + 1], w_odd, broadcast(l, x[odd]));
+                    dots[pair] = l.dot::<WIDE>(dots[pair], w_even, broadcast(l, x[2 * q]));
+                    dots[pair + 1] =
+                        l.dot::<WIDE>(dots[pair + 1], w_odd, broadcast(l, x[2 * q + 1]));
                 }
             }
         }

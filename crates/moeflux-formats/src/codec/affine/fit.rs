@@ -2,13 +2,14 @@
 //!
 //! Up to three fits are tried and the one with the least squared error is kept:
 //! 1. *range*: bias = smallest value, scale = range / levels;
-//! 2. *anchored*: as MLX does, the scale is adjusted so that zero is a multiple of it from the value of
-//!    largest magnitude, which becomes the bias (the scale may be negative);
+//! 2. *anchored*: as MLX does, the value of largest magnitude becomes the bias, and the scale is
+//!    adjusted so that zero is a multiple of it from there (the scale may be negative);
 //! 3. *refined*: the least-squares line through the values over the codes of the better of the two.
 //!
 //! Scale and bias are rounded to bf16 before anything else uses them, so that codes and errors are
-//! those of the values stored. On weights drawn from a normal distribution, groups of 64, this has less
-//! squared error than (2) alone: 17 % less at 2 bits, 12 % at 4, 6 % at 8. Sums run in 16 lanes, so that the compiler can vectorize them.
+//! those of the values stored. On normally distributed weights in groups of 64, this has less
+//! squared error than (2) alone: 17 % less at 2 bits, 12 % at 4, 6 % at 8. Sums run in 16 lanes, so
+//! that the compiler can vectorize them.
 
 use super::bf16;
 
@@ -60,7 +61,8 @@ impl Fit {
     }
 }
 
-/// The best fit and its codes, or `None` if the group holds values that are not finite or too large for bf16.
+/// The best fit and its codes, or `None` if the group holds values that are not finite or too large
+/// for bf16.
 pub(super) fn fit_group<const GROUP: usize>(
     group: &[f32; GROUP],
     levels: f32,
