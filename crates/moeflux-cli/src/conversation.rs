@@ -27,6 +27,8 @@ pub struct Conversation<'m> {
     talk: Talk,
     sampler: Sampler,
     max_tokens: usize,
+    /// Whether to remember where each answer began, so that it can be taken back.
+    checkpoints: bool,
 }
 
 /// A finished answer.
@@ -43,7 +45,21 @@ impl<'m> Conversation<'m> {
     pub fn new(model: &'m Model, talk: Talk, args: &GenerationArgs) -> Result<Self, Failure> {
         let sampler = Sampler::new(args.sampling(&model.generation.suggested))?;
         let session = model.engine.session();
-        Ok(Self { model, session, talk, sampler, max_tokens: args.max_tokens })
+        let max_tokens = args.max_tokens;
+        Ok(Self {
+            model,
+            session,
+            talk,
+            sampler,
+            max_tokens,
+            checkpoints: false,
+        })
+    }
+
+    /// Remembers from now on where each answer begins: then a template that shows past answers
+    /// otherwise (without their thinking, say) costs the last answer anew and not everything.
+    pub fn keep_checkpoints(&mut self) {
+        self.checkpoints = true;
     }
 
     /// Goes on with a saved conversation.
@@ -56,7 +72,12 @@ impl<'m> Conversation<'m> {
     /// Forgets what was said; a system message, tools and variables stay.
     pub fn reset(&mut self) {
         self.session = self.model.engine.session();
-        let system = self.talk.messages.first().filter(|first| first.role() == "system").cloned();
+        let system = self
+            .talk
+            .messages
+            .first()
+            .filter(|first| first.role() == "system")
+            .cloned();
         self.talk = Talk {
             raw: self.talk.raw,
             messages: system.into_iter().collect(),
@@ -104,7 +125,9 @@ impl<'m> Conversation<'m> {
         let result = self.answer_messages(show);
         match &result {
             Ok(answer) => {
-                self.talk.messages.push(Message::new("assistant", &answer.text));
+                self.talk
+                    .messages
+                    .push(Message::new("assistant", &answer.text));
             }
             Err(_) => self.talk.messages.truncate(said - 1),
         }
@@ -114,7 +137,10 @@ impl<'m> Conversation<'m> {
     /// Answers the messages as they are, the last one being anybody's but the assistant's.
     pub fn answer_messages(&mut self, show: Show<'_>) -> Result<Answer, Failure> {
         let Some(template) = &self.model.template else {
-            return Err(moeflux::text::TextError::NoTemplate { dir: self.model.dir.clone() }.into());
+            return Err(moeflux::text::TextError::NoTemplate {
+                dir: self.model.dir.clone(),
+            }
+            .into());
         };
         let rendered = self.render(template)?;
         let tokens = self.tokens_for(&rendered)?;
@@ -175,9 +201,10 @@ impl<'m> Conversation<'m> {
     /// Takes the session back to `position`, or to the nearest place before it that it can reach.
     fn rewind(&mut self, position: usize) {
         let reached = match self.session.rewind(position) {
-            Err(Error::Rewind { nearest: Some(nearest), .. }) if nearest <= position => {
-                self.session.rewind(nearest).is_ok()
-            }
+            Err(Error::Rewind {
+                nearest: Some(nearest),
+                ..
+            }) if nearest <= position => self.session.rewind(nearest).is_ok(),
             result => result.is_ok(),
         };
         if !reached {
@@ -195,7 +222,9 @@ impl<'m> Conversation<'m> {
         show: Show<'_>,
     ) -> Result<Answer, Failure> {
         if tokens.is_empty() {
-            return Err(Failure::Usage("the prompt is empty; say something".to_owned()));
+            return Err(Failure::Usage(
+                "the prompt is empty; say something".to_owned(),
+            ));
         }
         // Until the answer is done, nothing is known about what the session will hold.
         self.talk.text.clear();
@@ -212,13 +241,15 @@ impl<'m> Conversation<'m> {
         let mut generation =
             Generation::new(engine, &mut self.session, tokens, &mut self.sampler, limits)?;
         prefill(&mut generation, tokens.len(), &guard)?;
-        if !self.talk.raw && answer_start.is_none() {
+        if self.checkpoints && answer_start.is_none() {
             generation.session().checkpoint();
         }
         let mut stream = TextStream::new(&self.model.tokenizer, true);
         let (mut text, mut generated) = (String::new(), Vec::new());
         while !guard.stopped() {
-            let Some(token) = generation.next_token()? else { break };
+            let Some(token) = generation.next_token()? else {
+                break;
+            };
             generated.push(token);
             let piece = stream.push(token)?;
             text += &piece;
@@ -232,7 +263,12 @@ impl<'m> Conversation<'m> {
         if !self.talk.raw && !before.is_empty() {
             self.talk.text = before + &self.model.tokenizer.decode(&generated, false)?;
         }
-        Ok(Answer { text, timings, end, stats: engine.stats() })
+        Ok(Answer {
+            text,
+            timings,
+            end,
+            stats: engine.stats(),
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use moeflux::Error;
 use moeflux::experts::ExpertError;
-use moeflux::formats::FormatError;
+use moeflux::formats::{FormatError, HeaderProblem};
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
 
@@ -37,7 +37,11 @@ pub enum Failure {
     SessionFile { path: PathBuf, problem: String },
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
-    File { action: &'static str, path: PathBuf, source: std::io::Error },
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// Standard input, standard output or the terminal failed.
     #[error("{0}")]
     Terminal(String),
@@ -138,6 +142,10 @@ fn format_code(error: &FormatError) -> u8 {
         FormatError::Truncated { .. }
         | FormatError::CorruptFile { .. }
         | FormatError::CorruptRecord { .. } => CORRUPT,
+        FormatError::Header { problem, .. } => match problem {
+            HeaderProblem::Truncated { .. } | HeaderProblem::ShorterThanHeader { .. } => CORRUPT,
+            _ => INPUT,
+        },
         FormatError::Io { source, .. } => io_code(source),
         FormatError::DestinationExists { .. }
         | FormatError::DiskFull { .. }

@@ -22,7 +22,10 @@ pub fn listen() -> Guard {
     Guard(())
 }
 
-#[expect(clippy::exit, reason = "the main thread may be waiting for input and cannot be woken")]
+#[expect(
+    clippy::exit,
+    reason = "the main thread may be waiting for input and cannot be woken"
+)]
 fn handle() {
     let stopping = STOP.swap(true, Ordering::SeqCst);
     if stopping || !BUSY.load(Ordering::SeqCst) {

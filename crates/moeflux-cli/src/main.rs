@@ -65,8 +65,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough.
-        Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough, and whoever stopped us knows it.
+        Err(failure @ (Failure::BrokenPipe | Failure::Interrupted)) => {
+            ExitCode::from(failure.exit_code())
+        }
         Err(failure) => {
             // Nothing is left to do where standard error cannot be written.
             let _ = writeln!(std::io::stderr(), "error: {failure}");

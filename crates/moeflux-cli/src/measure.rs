@@ -79,7 +79,11 @@ pub fn disk(dir: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
             source,
         })?;
         for piece in 0..bytes.len() / DISK_PIECE_BYTES as u64 {
-            pieces.push((index as u32, piece * DISK_PIECE_BYTES as u64, DISK_PIECE_BYTES));
+            pieces.push((
+                index as u32,
+                piece * DISK_PIECE_BYTES as u64,
+                DISK_PIECE_BYTES,
+            ));
         }
         if bytes.len() < DISK_PIECE_BYTES as u64 {
             pieces.push((index as u32, 0, bytes.len() as usize));
@@ -95,7 +99,9 @@ pub fn disk(dir: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
                 let first = buffer.as_ptr().align_offset(ALIGN).min(ALIGN);
                 while start.elapsed() < DISK_TIME {
                     let index = next.fetch_add(1, Ordering::Relaxed) as usize;
-                    let Some((file, offset, bytes)) = pieces.get(index) else { return };
+                    let Some((file, offset, bytes)) = pieces.get(index) else {
+                        return;
+                    };
                     let out = &mut buffer[first..first + bytes];
                     if reader.read(*file, *offset, out).is_err() {
                         return;
@@ -106,14 +112,18 @@ pub fn disk(dir: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
         }
     });
     let bytes_per_second = done.into_inner() as f64 / start.elapsed().as_secs_f64();
-    Ok(DiskRate { bytes_per_second, reader: reader.name() })
+    Ok(DiskRate {
+        bytes_per_second,
+        reader: reader.name(),
+    })
 }
 
 fn safetensors(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    let mut files: Vec<PathBuf> =
-        paths.filter(|path| path.extension().is_some_and(|kind| kind == "safetensors")).collect();
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"))
+        .collect();
     files.sort();
     files
 }

@@ -34,14 +34,22 @@ impl Model {
         };
         let generation = GenerationConfig::open(&dir, Some(&tokenizer))?;
         let engine = open_engine(&dir, args)?;
-        Ok(Self { dir, engine, tokenizer, template, generation })
+        Ok(Self {
+            dir,
+            engine,
+            tokenizer,
+            template,
+            generation,
+        })
     }
 }
 
 /// Opens the engine alone, showing that it takes time if it does.
 pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
     let options = args.options();
-    Ok(output::with_spinner("loading the model", || Engine::open(dir, &options))?)
+    Ok(output::with_spinner("loading the model", || {
+        Engine::open(dir, &options)
+    })?)
 }
 
 /// The directory of a model given by path or name.
@@ -53,21 +61,35 @@ pub fn find(model: &str) -> Result<PathBuf, Failure> {
     let is_name = !model.is_empty() && given.components().count() == 1 && !model.starts_with('.');
     if !is_name {
         let problem = "no such model directory; give one that holds a config.json".into();
-        return Err(Failure::Input { path: given.into(), problem });
+        return Err(Failure::Input {
+            path: given.into(),
+            problem,
+        });
     }
     let mut folders: Vec<PathBuf> = Vec::new();
     folders.extend(env::var_os("MOEFLUX_MODELS").map(PathBuf::from));
     folders.push("models".into());
     if let Ok(program) = env::current_exe() {
-        folders.extend(program.ancestors().skip(1).map(|folder| folder.join("models")));
+        folders.extend(
+            program
+                .ancestors()
+                .skip(1)
+                .map(|folder| folder.join("models")),
+        );
     }
-    let found = folders.iter().map(|folder| folder.join(model)).find(|dir| dir.is_dir());
+    let found = folders
+        .iter()
+        .map(|folder| folder.join(model))
+        .find(|dir| dir.is_dir());
     found.ok_or_else(|| {
         let searched: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
         let problem = format!(
             "no model of that name in {}; give its directory, or set MOEFLUX_MODELS",
             searched.join(", ")
         );
-        Failure::Input { path: given.into(), problem }
+        Failure::Input {
+            path: given.into(),
+            problem,
+        }
     })
 }

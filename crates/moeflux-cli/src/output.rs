@@ -18,7 +18,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// Writes text to standard output at once.
 pub fn write(text: &str) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(stdout_error)
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(stdout_error)
 }
 
 /// Writes a line to standard output.
@@ -60,8 +62,7 @@ pub fn with_spinner<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
             return;
         }
         let bar = ProgressBar::new_spinner().with_message(message);
-        while wait.recv_timeout(Duration::from_millis(100))
-            == Err(mpsc::RecvTimeoutError::Timeout)
+        while wait.recv_timeout(Duration::from_millis(100)) == Err(mpsc::RecvTimeoutError::Timeout)
         {
             bar.tick();
         }
@@ -76,7 +77,10 @@ pub fn with_spinner<T>(message: &'static str, work: impl FnOnce() -> T) -> T {
 
 /// A bar over bytes with throughput and time left; hidden where standard error is no terminal.
 pub fn bytes_bar(total: u64) -> ProgressBar {
-    bar(total, "{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta} left  {msg}")
+    bar(
+        total,
+        "{bar:30} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta} left  {msg}",
+    )
 }
 
 /// A bar over things that are counted.
@@ -105,11 +109,19 @@ impl Summary<'_> {
     fn disk_share(&self) -> f64 {
         let seconds = (self.timings.prefill + self.timings.decode).as_secs_f64();
         let waited = self.stats.experts.wait_us_total as f64 * 1e-6;
-        if seconds > 0.0 { (waited / seconds).min(1.0) } else { 0.0 }
+        if seconds > 0.0 {
+            (waited / seconds).min(1.0)
+        } else {
+            0.0
+        }
     }
 
     fn limit(&self) -> &'static str {
-        if self.disk_share() > 0.5 { "the disk" } else { "computing" }
+        if self.disk_share() > 0.5 {
+            "the disk"
+        } else {
+            "computing"
+        }
     }
 
     fn end_name(&self) -> &'static str {

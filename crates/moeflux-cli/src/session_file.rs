@@ -53,7 +53,11 @@ pub fn save(path: &Path, talk: &Talk, state: &[u8]) -> Result<(), Failure> {
     write().map_err(|source| {
         // The write failed already; whether the leftover goes away changes nothing.
         let _ = fs::remove_file(&partial);
-        Failure::File { action: "write", path: path.into(), source }
+        Failure::File {
+            action: "write",
+            path: path.into(),
+            source,
+        }
     })
 }
 

@@ -7,7 +7,9 @@
 pub fn parse(text: &str) -> Result<u64, String> {
     const HELP: &str = "write a size as 8GiB, 512MiB, 1.5GB or a number of bytes";
     let text = text.trim();
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -22,7 +24,9 @@ pub fn parse(text: &str) -> Result<u64, String> {
         unit => return Err(format!("unknown unit \"{unit}\"; {HELP}")),
     };
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(factor).ok_or_else(|| format!("too large; {HELP}"));
+        return whole
+            .checked_mul(factor)
+            .ok_or_else(|| format!("too large; {HELP}"));
     }
     let number: f64 = number.parse().map_err(|_| format!("no number; {HELP}"))?;
     if factor == 1 {
@@ -69,7 +73,17 @@ mod tests {
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
-        for text in ["", "GiB", "8 parsecs", "-1", "1.5", "1e9", "99999999999TiB", "1.2.3GB", "∞"] {
+        for text in [
+            "",
+            "GiB",
+            "8 parsecs",
+            "-1",
+            "1.5",
+            "1e9",
+            "99999999999TiB",
+            "1.2.3GB",
+            "∞",
+        ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains("8GiB"), "{text}: {error}");
         }

@@ -6,7 +6,9 @@ mod common;
 
 use std::fs;
 
-use common::{QUESTION, copy, demo, edit_json, fails, fixture, run, run_with_input, text};
+use common::{
+    QUESTION, copy, demo, edit_json, fails, fixture, remove, rewrite, run, run_with_input, text,
+};
 
 #[test]
 fn flags_out_of_range_are_named() {
@@ -40,21 +42,45 @@ fn flags_out_of_range_are_named() {
 
 #[test]
 fn missing_models_and_files_are_named() {
-    fails(&["run", QUESTION, "-m", "no-such-model"], 3, &["no-such-model", "MOEFLUX_MODELS"]);
+    fails(
+        &["run", QUESTION, "-m", "no-such-model"],
+        3,
+        &["no-such-model", "MOEFLUX_MODELS"],
+    );
     fails(&["run", QUESTION, "-m", "./no/such"], 3, &["./no/such"]);
     let empty = tempfile::tempdir().unwrap();
     let dir = text(empty.path());
     fails(&["run", QUESTION, "-m", dir], 3, &[dir, "config.json"]);
     fails(&["inspect", "-m", dir], 3, &[dir, "config.json"]);
-    fails(&["run", QUESTION, "--tools", "/no/tools.json"], 3, &["/no/tools.json"]);
-    fails(&["eval", "answers", "--file", "/no/file.json"], 3, &["/no/file.json"]);
-    fails(&["run", QUESTION, "--load-session", "/no/session"], 3, &["/no/session"]);
+    fails(
+        &["run", QUESTION, "--tools", "/no/tools.json"],
+        3,
+        &["/no/tools.json"],
+    );
+    fails(
+        &["eval", "answers", "--file", "/no/file.json"],
+        3,
+        &["/no/file.json"],
+    );
+    fails(
+        &["run", QUESTION, "--load-session", "/no/session"],
+        3,
+        &["/no/session"],
+    );
     // A checkpoint without tokenizer runs token ids, and says what it misses for text.
-    fails(&["run", QUESTION, "-m", text(&fixture("qwen3_moe"))], 3, &["tokenizer.json"]);
+    fails(
+        &["run", QUESTION, "-m", text(&fixture("qwen3_moe"))],
+        3,
+        &["tokenizer.json"],
+    );
 
     let bad = empty.path().join("bad.json");
     fs::write(&bad, "{}").unwrap();
-    fails(&["run", QUESTION, "--tools", text(&bad)], 3, &[text(&bad), "tool schemas"]);
+    fails(
+        &["run", QUESTION, "--tools", text(&bad)],
+        3,
+        &[text(&bad), "tool schemas"],
+    );
     fails(&["eval", "answers", "--file", text(&bad)], 3, &[text(&bad)]);
 }
 
@@ -62,25 +88,28 @@ fn missing_models_and_files_are_named() {
 fn damaged_models_are_told_apart() {
     let model = copy(&demo());
     let dir = text(model.path());
-    let config = model.path().join("config.json");
-    let original = fs::read(&config).unwrap();
-    edit_json(&config, |config| config["model_type"] = "gpt2".into());
-    fails(&["run", QUESTION, "-m", dir], 3, &["gpt2", "qwen3_moe", "config.json"]);
-    edit_json(&config, |config| config["model_type"] = 7.into());
-    fails(&["run", QUESTION, "-m", dir], 3, &["config.json"]);
-    fs::write(&config, "{").unwrap();
-    fails(&["run", QUESTION, "-m", dir], 3, &["config.json"]);
-    fs::write(&config, original).unwrap();
+    let original = fs::read_to_string(model.path().join("config.json")).unwrap();
+    let args = ["run", QUESTION, "-m", dir];
+    edit_json(model.path(), "config.json", |config| {
+        config["model_type"] = "gpt2".into()
+    });
+    fails(&args, 3, &["gpt2", "qwen3_moe", "config.json"]);
+    edit_json(model.path(), "config.json", |config| {
+        config["model_type"] = 7.into()
+    });
+    fails(&args, 3, &["config.json"]);
+    rewrite(model.path(), "config.json", "{");
+    fails(&args, 3, &["config.json"]);
+    rewrite(model.path(), "config.json", &original);
 
     let dense = model.path().join("dense.safetensors");
     let bytes = fs::read(&dense).unwrap();
     fs::write(&dense, &bytes[..bytes.len() / 2]).unwrap();
-    fails(&["run", QUESTION, "-m", dir], 5, &["dense.safetensors"]);
+    fails(&args, 5, &["dense.safetensors"]);
     fs::write(&dense, &bytes).unwrap();
 
-    let tokenizer = model.path().join("tokenizer.json");
-    fs::write(&tokenizer, "{}").unwrap();
-    fails(&["run", QUESTION, "-m", dir], 3, &["tokenizer.json"]);
+    rewrite(model.path(), "tokenizer.json", "{}");
+    fails(&args, 3, &["tokenizer.json"]);
 }
 
 #[test]
@@ -89,7 +118,16 @@ fn truncated_and_missing_shards_are_named() {
     let shard = model.path().join("model-00002-of-00003.safetensors");
     let bytes = fs::read(&shard).unwrap();
     let out = model.path().join("logits");
-    let args = ["eval", "logits", "-m", text(model.path()), "--tokens", "1", "-o", text(&out)];
+    let args = [
+        "eval",
+        "logits",
+        "-m",
+        text(model.path()),
+        "--tokens",
+        "1",
+        "-o",
+        text(&out),
+    ];
     fs::write(&shard, &bytes[..bytes.len() - 1]).unwrap();
     fails(&args, 5, &["model-00002-of-00003.safetensors"]);
     fs::remove_file(&shard).unwrap();
@@ -100,19 +138,34 @@ fn truncated_and_missing_shards_are_named() {
 #[test]
 fn template_errors_name_file_and_line() {
     let model = copy(&demo());
-    let template = model.path().join("chat_template.jinja");
     let dir = text(model.path());
-    fs::write(&template, "a\n{% if %}").unwrap();
-    fails(&["run", QUESTION, "-m", dir], 7, &["chat_template.jinja, line 2"]);
-    fs::write(&template, "\n\n{{ raise_exception('not like this') }}").unwrap();
-    fails(&["run", QUESTION, "-m", dir], 7, &["line 3", "not like this"]);
+    rewrite(model.path(), "chat_template.jinja", "a\n{% if %}");
+    fails(
+        &["run", QUESTION, "-m", dir],
+        7,
+        &["chat_template.jinja, line 2"],
+    );
+    rewrite(
+        model.path(),
+        "chat_template.jinja",
+        "\n\n{{ raise_exception('not like this') }}",
+    );
+    fails(
+        &["run", QUESTION, "-m", dir],
+        7,
+        &["line 3", "not like this"],
+    );
     fails(&["chat", "-m", dir, "--system", "x"], 0, &[]);
     let ran = run_with_input(&["chat", "-m", dir], "hello\n");
     assert_eq!(ran.code, 7, "{}", ran.stderr);
 
-    fs::remove_file(&template).unwrap();
+    remove(model.path(), "chat_template.jinja");
     fails(&["chat", "-m", dir], 7, &["chat template"]);
-    fails(&["run", QUESTION, "-m", dir, "--system", "x"], 7, &["chat template"]);
+    fails(
+        &["run", QUESTION, "-m", dir, "--system", "x"],
+        7,
+        &["chat template"],
+    );
     let ran = run(&["run", "--raw", "One two", "-m", dir, "--max-tokens", "3"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
 }
@@ -124,7 +177,11 @@ fn budgets_and_tokens_out_of_range() {
     let needed = message.split("--memory ").nth(1).unwrap();
     let needed: String = needed.chars().take_while(char::is_ascii_digit).collect();
     let ran = run(&["run", QUESTION, "--memory", &needed]);
-    assert_eq!(ran.code, 0, "the smallest workable budget works: {}", ran.stderr);
+    assert_eq!(
+        ran.code, 0,
+        "the smallest workable budget works: {}",
+        ran.stderr
+    );
 
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("logits");
@@ -145,5 +202,9 @@ fn budgets_and_tokens_out_of_range() {
 fn a_full_context_ends_the_answer() {
     let ran = run(&["run", "Tell me a story.", "--context", "40", "--stats"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("the context was full"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("the context was full"),
+        "{}",
+        ran.stderr
+    );
 }

@@ -21,7 +21,10 @@ struct Random(u64);
 impl Random {
     fn fill(&mut self, out: &mut [u8]) {
         for value in out.as_chunks_mut::<2>().0 {
-            self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            self.0 = self
+                .0
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let bits = (self.0 >> 40) as u16;
             // Sign, an exponent of 2^-9 to 2^-6, mantissa.
             let exponent = 118 + ((bits >> 7) & 3);
@@ -50,7 +53,10 @@ fn tensors() -> Vec<(String, Vec<usize>)> {
         add("self_attn.q_norm.weight", &[HEAD_DIM]);
         add("self_attn.k_norm.weight", &[HEAD_DIM]);
         add("mlp.gate.weight", &[EXPERTS, HIDDEN]);
-        add("mlp.experts.gate_up_proj", &[EXPERTS, 2 * INTERMEDIATE, HIDDEN]);
+        add(
+            "mlp.experts.gate_up_proj",
+            &[EXPERTS, 2 * INTERMEDIATE, HIDDEN],
+        );
         add("mlp.experts.down_proj", &[EXPERTS, HIDDEN, INTERMEDIATE]);
     }
     all
@@ -66,8 +72,10 @@ fn write_model(dir: &Path) {
     );
     std::fs::write(dir.join("config.json"), config).expect("writes");
     let tensors = tensors();
-    let declared: Vec<TensorSpec> =
-        tensors.iter().map(|(n, s)| TensorSpec::new(n.as_str(), DType::Bf16, s.as_slice())).collect();
+    let declared: Vec<TensorSpec> = tensors
+        .iter()
+        .map(|(n, s)| TensorSpec::new(n.as_str(), DType::Bf16, s.as_slice()))
+        .collect();
     let path = dir.join("model.safetensors");
     let mut writer = SafetensorsWriter::create(&path, &declared, 8).expect("creates");
     let mut random = Random(7);
@@ -114,7 +122,10 @@ fn peak_memory_stays_within_the_bound() {
     let packed = dir.path().join("packed");
     let out = dir.path().join("logits.safetensors");
     let tokens: Vec<String> = (0..96).map(|i| (i * 37 % VOCAB).to_string()).collect();
-    let (model, packed) = (model.to_str().expect("UTF-8"), packed.to_str().expect("UTF-8"));
+    let (model, packed) = (
+        model.to_str().expect("UTF-8"),
+        packed.to_str().expect("UTF-8"),
+    );
     let experts_bytes = (LAYERS * EXPERTS * 3 * HIDDEN * INTERMEDIATE * 2) as u64;
     assert!(experts_bytes > 2 << 30);
 
@@ -134,11 +145,17 @@ fn peak_memory_stays_within_the_bound() {
             let peak = peak_bytes(&arguments);
             assert!(peak <= LIMIT_BYTES, "{dir} {reader} took {peak} bytes");
             // A bound that is hardly used would prove nothing.
-            assert!(stepwise || peak > LIMIT_BYTES / 2, "{dir} {reader} took only {peak} bytes");
+            assert!(
+                stepwise || peak > LIMIT_BYTES / 2,
+                "{dir} {reader} took only {peak} bytes"
+            );
             if !stepwise {
                 answers.push(std::fs::read(&out).expect("reads"));
             }
         }
     }
-    assert!(answers.windows(2).all(|w| w[0] == w[1]), "the answers differ");
+    assert!(
+        answers.windows(2).all(|w| w[0] == w[1]),
+        "the answers differ"
+    );
 }

@@ -16,14 +16,17 @@ use common::{command, copy, demo, edit_json, text};
 /// A demo model that never stops by itself.
 fn endless() -> tempfile::TempDir {
     let model = copy(&demo());
-    edit_json(&model.path().join("generation_config.json"), |config| {
+    edit_json(model.path(), "generation_config.json", |config| {
         config["eos_token_id"] = serde_json::json!([2047]);
     });
     model
 }
 
 fn interrupt(child: &Child) {
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let status = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
@@ -109,6 +112,11 @@ fn a_closed_pipe_ends_quietly() {
     drop(stdout);
     assert_eq!(wait(&mut child), 0);
     let mut stderr = String::new();
-    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    child
+        .stderr
+        .take()
+        .unwrap()
+        .read_to_string(&mut stderr)
+        .unwrap();
     assert_eq!(stderr, "");
 }

@@ -12,9 +12,12 @@ use serde_json::Value;
 #[test]
 fn inspect_gives_the_figures() {
     let json: Value = serde_json::from_str(&output_of(&["inspect", "--json"])).unwrap();
-    for (field, value) in
-        [("layers", 8), ("moe_layers", 8), ("experts", 32), ("experts_per_token", 4)]
-    {
+    for (field, value) in [
+        ("layers", 8),
+        ("moe_layers", 8),
+        ("experts", 32),
+        ("experts_per_token", 4),
+    ] {
         assert_eq!(json[field], value, "{field}");
     }
     assert_eq!(json["packed"], true);
@@ -25,7 +28,13 @@ fn inspect_gives_the_figures() {
     assert!(json["codecs"].as_object().unwrap().len() >= 3);
 
     let lines = output_of(&["inspect", "-m", text(&demo()), "--verify"]);
-    for word in ["qwen3_5_moe", "dense", "experts", "a token reads", "checksums"] {
+    for word in [
+        "qwen3_5_moe",
+        "dense",
+        "experts",
+        "a token reads",
+        "checksums",
+    ] {
         assert!(lines.contains(word), "no {word} in {lines}");
     }
 }
@@ -35,7 +44,16 @@ fn pack_writes_what_inspect_verifies_and_damage_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let packed = dir.path().join("packed");
     let source = fixture("qwen3_moe");
-    let pack = ["pack", text(&source), "-o", text(&packed), "--bits", "5", "--group", "32"];
+    let pack = [
+        "pack",
+        text(&source),
+        "-o",
+        text(&packed),
+        "--bits",
+        "5",
+        "--group",
+        "32",
+    ];
     let ran = run(&pack);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
     assert!(ran.stderr.contains(text(&packed)), "{}", ran.stderr);
@@ -44,19 +62,45 @@ fn pack_writes_what_inspect_verifies_and_damage_is_found() {
     assert_eq!(json["verified"], true);
     assert_eq!(json["codecs"]["routed experts"], "affine-b5-g32");
     let file = dir.path().join("logits");
-    let logits = ["eval", "logits", "-m", text(&packed), "--tokens", "1,2,3", "-o", text(&file)];
+    let logits = [
+        "eval",
+        "logits",
+        "-m",
+        text(&packed),
+        "--tokens",
+        "1,2,3",
+        "-o",
+        text(&file),
+    ];
     output_of(&logits);
 
     fails(&pack, 9, &[text(&packed), "exists"]);
-    fails(&["inspect", "-m", text(&source), "--verify"], 2, &["checksums"]);
-    fails(&["pack", text(&packed), "-o", text(&dir.path().join("again"))], 2, &["packed"]);
+    fails(
+        &["inspect", "-m", text(&source), "--verify"],
+        2,
+        &["checksums"],
+    );
+    fails(
+        &["pack", text(&packed), "-o", text(&dir.path().join("again"))],
+        2,
+        &["packed"],
+    );
     for (flag, value) in [("--bits", "7"), ("--group", "48"), ("--dense-bits", "1")] {
         let out = dir.path().join("other");
-        fails(&["pack", text(&source), "-o", text(&out), flag, value], 2, &[flag]);
+        fails(
+            &["pack", text(&source), "-o", text(&out), flag, value],
+            2,
+            &[flag],
+        );
     }
 
     // One byte of one record: found by checking, and by running into it.
-    let layer = fs::read_dir(packed.join("experts")).unwrap().next().unwrap().unwrap().path();
+    let layer = fs::read_dir(packed.join("experts"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
     let mut bytes = fs::read(&layer).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
@@ -65,13 +109,32 @@ fn pack_writes_what_inspect_verifies_and_damage_is_found() {
     fails(&["inspect", "-m", text(&packed), "--verify"], 5, &words);
     let all: Vec<String> = (0..200).map(|token| token.to_string()).collect();
     let tokens = all.join(",");
-    let logits = ["eval", "logits", "-m", text(&packed), "--tokens", &tokens, "-o", text(&file)];
+    let logits = [
+        "eval",
+        "logits",
+        "-m",
+        text(&packed),
+        "--tokens",
+        &tokens,
+        "-o",
+        text(&file),
+    ];
     fails(&logits, 5, &words);
 }
 
 #[test]
 fn bench_prints_floors() {
-    let small = ["bench", "-p", "16,32", "-n", "8", "-r", "1", "--expert-cache", "256KiB"];
+    let small = [
+        "bench",
+        "-p",
+        "16,32",
+        "-n",
+        "8",
+        "-r",
+        "1",
+        "--expert-cache",
+        "256KiB",
+    ];
     let mut args = small.to_vec();
     args.push("--json");
     let json: Value = serde_json::from_str(&output_of(&args)).unwrap();
@@ -79,12 +142,21 @@ fn bench_prints_floors() {
     assert_eq!(tests.len(), 3);
     for test in tests {
         assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0, "{test}");
-        assert!(test["floor_tokens_per_second"].as_f64().unwrap() > 0.0, "{test}");
-        assert!(test["read_bytes_per_token"].as_f64().unwrap() > 0.0, "{test}");
+        assert!(
+            test["floor_tokens_per_second"].as_f64().unwrap() > 0.0,
+            "{test}"
+        );
+        assert!(
+            test["read_bytes_per_token"].as_f64().unwrap() > 0.0,
+            "{test}"
+        );
     }
     assert!(json["memory_bytes_per_second"].as_f64().unwrap() > 1e8);
     assert!(json["disk_bytes_per_second"].as_f64().unwrap() > 1e5);
     let lines = output_of(&small);
     assert_eq!(lines.lines().count(), 5, "{lines}");
-    assert!(lines.contains("decode") && lines.contains("floor"), "{lines}");
+    assert!(
+        lines.contains("decode") && lines.contains("floor"),
+        "{lines}"
+    );
 }

@@ -191,9 +191,31 @@ impl Kernel for Heads<'_> {
             let page = &self.span.pages[first / KV_PAGE_TOKENS];
             let len = KV_PAGE_TOKENS.min(visible - first) * head_dim;
             let (keys, values) = (&page.keys[kv_at..][..len], &page.values[kv_at..][..len]);
-            for (head, q) in q.chunks_exact(head_dim).enumerate() {
-                let acc = &mut acc[head * head_dim..][..head_dim];
-                sums[head] = block(l, q, keys, values, scale, sums[head], first == 0, acc);
+            let mut block = Block {
+                q,
+                keys,
+                values,
+                head_dim,
+                scale,
+                first: first == 0,
+            };
+            let mut head = 0;
+            while head < self.count {
+                let rest = self.count - head;
+                let width = if L::ROOMY && rest >= 4 {
+                    4
+                } else {
+                    rest.min(2)
+                };
+                block.q = &q[head * head_dim..][..width * head_dim];
+                let acc = &mut acc[head * head_dim..][..width * head_dim];
+                let sums = &mut sums[head..][..width];
+                match width {
+                    4 => block.fold::<L, 4, 4>(l, sums, acc),
+                    2 => block.fold::<L, 2, 2>(l, sums, acc),
+                    _ => block.fold::<L, 1, 4>(l, sums, acc),
+                }
+                head += width;
             }
         }
         // SAFETY: each (query, head) has one task.
@@ -209,100 +231,153 @@ impl Kernel for Heads<'_> {
     }
 }
 
-/// Folds a block of keys into one head's (greatest score, sum of weights) and weighted sum.
-#[inline(always)]
-fn block<L: Lanes>(
-    l: L,
-    q: &[f32],
-    keys: &[f32],
-    values: &[f32],
+/// A block of keys and values and some heads' queries.
+struct Block<'a> {
+    /// `[H, head_dim]`.
+    q: &'a [f32],
+    /// `[count, head_dim]`.
+    keys: &'a [f32],
+    values: &'a [f32],
+    head_dim: usize,
     scale: f32,
-    (m, sum): (f32, f32),
     first: bool,
-    acc: &mut [f32],
-) -> (f32, f32) {
-    let dim = q.len();
-    let count = keys.len() / dim;
-    let mut p = [0.0; KV_PAGE_TOKENS];
-    let p = &mut p[..count];
-    scores(l, q, keys, scale, p);
-    let block_max = l.max(p);
-    let new_m = if block_max > m { block_max } else { m };
-    let mut i = 0;
-    while i < count {
-        l.store_at(math::exp(l, l.sub(l.load_at(p, i), l.splat(new_m))), p, i);
-        i += 16;
-    }
-    // The sums so far are in units of exp(m).
-    let shrink = if first {
-        0.0
-    } else {
-        scalar_math::exp(m - new_m)
-    };
-    let sum = sum.mul_add(shrink, l.sum16(p));
-    weigh(l, p, values, if first { 1.0 } else { shrink }, acc);
-    (new_m, sum)
 }
 
-/// The scores of all keys of a block, four at a time.
-#[inline(always)]
-fn scores<L: Lanes>(l: L, q: &[f32], keys: &[f32], scale: f32, out: &mut [f32]) {
-    let dim = q.len();
-    let (q_chunks, q_tail) = q.as_chunks::<16>();
-    let mut fours = out.chunks_exact_mut(4);
-    let mut j = 0;
-    for out in &mut fours {
-        let rows = &keys[j * dim..][..4 * dim];
-        let mut acc = [l.zero(); 4];
-        for (i, q) in q_chunks.iter().enumerate() {
-            let q = l.load(q);
-            for r in 0..4 {
-                acc[r] = l.fma(q, l.load_at(&rows[r * dim..], i * 16), acc[r]);
-            }
-        }
-        for r in 0..4 {
-            if !q_tail.is_empty() {
-                let row = &rows[r * dim + dim - q_tail.len()..][..q_tail.len()];
-                acc[r] = l.fma(l.load_at(q_tail, 0), l.load_at(row, 0), acc[r]);
-            }
-            out[r] = l.tree(acc[r]) * scale;
-        }
-        j += 4;
-    }
-    for out in fours.into_remainder() {
-        *out = l.dot16(q, &keys[j * dim..][..dim]) * scale;
-        j += 1;
-    }
-}
+/// Scores, then weights, of the keys of a block for `H` heads.
+type Weights<const H: usize> = [[f32; KV_PAGE_TOKENS]; H];
 
-/// acc = acc * shrink, then the weighted values are added in order.
-#[inline(always)]
-fn weigh<L: Lanes>(l: L, p: &[f32], values: &[f32], shrink: f32, acc: &mut [f32]) {
-    let dim = acc.len();
-    let shrink = l.splat(shrink);
-    let mut i = 0;
-    while i + 64 <= dim {
-        let mut sums = [l.zero(); 4];
-        for r in 0..4 {
-            sums[r] = l.mul(l.load_at(acc, i + r * 16), shrink);
+impl Block<'_> {
+    /// Folds the block into (greatest score, sum of weights) and weighted sum of `H` heads. Scores
+    /// are taken for `J` keys at once.
+    #[inline(always)]
+    fn fold<L: Lanes, const H: usize, const J: usize>(
+        &self,
+        l: L,
+        sums: &mut [(f32, f32)],
+        acc: &mut [f32],
+    ) {
+        let count = self.keys.len() / self.head_dim;
+        let mut p = [[0.0; KV_PAGE_TOKENS]; H];
+        let mut j = 0;
+        while j + J <= count {
+            self.scores::<L, H, J>(l, j, &mut p);
+            j += J;
         }
-        for (p, value) in p.iter().zip(values.chunks_exact(dim)) {
-            let (p, value) = (l.splat(*p), &value[i..]);
-            for r in 0..4 {
-                sums[r] = l.fma(p, l.load_at(value, r * 16), sums[r]);
+        while j < count {
+            self.scores::<L, H, 1>(l, j, &mut p);
+            j += 1;
+        }
+        let mut shrink = [1.0; H];
+        for h in 0..H {
+            let (m, sum) = sums[h];
+            let p = &mut p[h][..count];
+            let block_max = l.max(p);
+            let new_m = if block_max > m { block_max } else { m };
+            let mut i = 0;
+            while i < count {
+                l.store_at(math::exp(l, l.sub(l.load_at(p, i), l.splat(new_m))), p, i);
+                i += 16;
+            }
+            // The sums so far are in units of exp(m); the first block has none.
+            let (factor, new) = (scalar_math::exp(m - new_m), l.sum16(p));
+            sums[h] = (
+                new_m,
+                if self.first {
+                    new
+                } else {
+                    sum.mul_add(factor, new)
+                },
+            );
+            shrink[h] = if self.first { 1.0 } else { factor };
+        }
+        let mut i = 0;
+        while i + 64 <= self.head_dim {
+            self.weigh::<L, H, 4>(l, &p, &shrink, i, acc);
+            i += 64;
+        }
+        while i < self.head_dim {
+            self.weigh::<L, H, 1>(l, &p, &shrink, i, acc);
+            i += 16;
+        }
+    }
+
+    /// The scores of keys j .. j + J.
+    #[inline(always)]
+    fn scores<L: Lanes, const H: usize, const J: usize>(&self, l: L, j: usize, p: &mut Weights<H>) {
+        let dim = self.head_dim;
+        let whole = dim / 16;
+        let mut q: [&[[f32; 16]]; H] = [&[]; H];
+        let mut keys: [&[[f32; 16]]; J] = [&[]; J];
+        for h in 0..H {
+            q[h] = &self.q[h * dim..][..dim].as_chunks().0[..whole];
+        }
+        for r in 0..J {
+            keys[r] = &self.keys[(j + r) * dim..][..dim].as_chunks().0[..whole];
+        }
+        let mut acc = [[l.zero(); J]; H];
+        for i in 0..whole {
+            let mut key = [l.zero(); J];
+            for r in 0..J {
+                key[r] = l.load(&keys[r][i]);
+            }
+            for h in 0..H {
+                let q = l.load(&q[h][i]);
+                for r in 0..J {
+                    acc[h][r] = l.fma(q, key[r], acc[h][r]);
+                }
             }
         }
-        for r in 0..4 {
-            l.store_at(sums[r], acc, i + r * 16);
+        for h in 0..H {
+            for r in 0..J {
+                if !dim.is_multiple_of(16) {
+                    let q = l.load_at(&self.q[h * dim..][..dim], whole * 16);
+                    let key = l.load_at(&self.keys[(j + r) * dim..][..dim], whole * 16);
+                    acc[h][r] = l.fma(q, key, acc[h][r]);
+                }
+                p[h][j + r] = l.tree(acc[h][r]) * self.scale;
+            }
         }
-        i += 64;
     }
-    while i < dim {
-        let mut sum = l.mul(l.load_at(acc, i), shrink);
-        for (p, value) in p.iter().zip(values.chunks_exact(dim)) {
-            sum = l.fma(l.splat(*p), l.load_at(value, i), sum);
+
+    /// Elements i .. i + 16 V: acc = acc * shrink, then the weighted values are added in order.
+    #[inline(always)]
+    fn weigh<L: Lanes, const H: usize, const V: usize>(
+        &self,
+        l: L,
+        p: &Weights<H>,
+        shrink: &[f32; H],
+        i: usize,
+        acc: &mut [f32],
+    ) {
+        let dim = self.head_dim;
+        let mut sums = [[l.zero(); V]; H];
+        for h in 0..H {
+            for v in 0..V {
+                let acc = l.load_at(&acc[h * dim..][..dim], i + v * 16);
+                sums[h][v] = l.mul(acc, l.splat(shrink[h]));
+            }
         }
-        l.store_at(sum, acc, i);
-        i += 16;
+        for (j, values) in self
+            .values
+            .chunks_exact(dim)
+            .enumerate()
+            .take(KV_PAGE_TOKENS)
+        {
+            let mut value = [l.zero(); V];
+            for v in 0..V {
+                value[v] = l.load_at(values, i + v * 16);
+            }
+            for h in 0..H {
+                let p = l.splat(p[h][j]);
+                for v in 0..V {
+                    sums[h][v] = l.fma(p, value[v], sums[h][v]);
+                }
+            }
+        }
+        for h in 0..H {
+            for v in 0..V {
+                l.store_at(sums[h][v], &mut acc[h * dim..][..dim], i + v * 16);
+            }
+        }
     }
 }

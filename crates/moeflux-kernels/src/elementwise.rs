@@ -118,7 +118,7 @@ impl Cpu {
         let (firsts, seconds) = (Disjoint::new(first), Disjoint::new(second));
         self.split(n * heads, GRAIN / dim, &|first, end| {
             let (at, len) = (first * dim, (end - first) * dim);
-            // SAFETY (both): ranges of heads are disjoint between tasks.
+            // SAFETY: ranges of heads are disjoint between tasks.
             let (first, second) = unsafe { (firsts.part(at, len), seconds.part(at, len)) };
             let halves = first
                 .chunks_exact_mut(dim)

@@ -13,6 +13,9 @@
 //!
 //! This crate knows nothing of files, models or devices.
 
+// Lanes, rows and tokens are indexed together over several arrays: indices read best.
+#![allow(clippy::needless_range_loop)]
+
 mod attention;
 mod check;
 mod combine;

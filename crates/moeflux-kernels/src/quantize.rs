@@ -95,14 +95,19 @@ impl Quantized {
         let sums = Disjoint::new(&mut self.sums);
         cpu.split(x.len() / group, 16384 / group, &|first, end| {
             let (at, len) = (first * group, (end - first) * group);
-            // SAFETY (all four): ranges of groups are disjoint between tasks.
+            // SAFETY: ranges of groups are disjoint between tasks.
+            let (values, paired) = unsafe { (values.part(at, len), paired.part(at, len)) };
+            let len = end - first;
+            // SAFETY: as above.
+            let (scales, sums) = unsafe { (scales.part(first, len), sums.part(first, len)) };
+            let x = &x[at..at + values.len()];
             cpu.backend.run(Groups {
-                x: &x[at..at + len],
+                x,
                 group,
-                values: unsafe { values.part(at, len) },
-                paired: unsafe { paired.part(at, len) },
-                scales: unsafe { scales.part(first, end - first) },
-                sums: unsafe { sums.part(first, end - first) },
+                values,
+                paired,
+                scales,
+                sums,
             });
         });
         Ok(())
@@ -153,7 +158,7 @@ fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8], paired: &mut [i8
     } else {
         l.max(&lanes) / 127.0
     };
-    if !(scale > 0.0) {
+    if scale.is_nan() || scale == 0.0 {
         values.fill(0);
         paired.fill(0);
         return (scale, scale * 0.0);

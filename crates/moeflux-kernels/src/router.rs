@@ -46,9 +46,9 @@ impl Cpu {
         self.split(n, 8192 / experts, &|first, end| {
             PROBABILITIES.with_borrow_mut(|probabilities| {
                 for t in first..end {
-                    // SAFETY (both): each token has one task.
-                    let (ids, weights) =
-                        unsafe { (ids.part(t * top_k, top_k), weights.part(t * top_k, top_k)) };
+                    let at = t * top_k;
+                    // SAFETY: each token has one task.
+                    let (ids, weights) = unsafe { (ids.part(at, top_k), weights.part(at, top_k)) };
                     let logits = &logits[t * experts..][..experts];
                     self.backend.run(Choice {
                         logits,

@@ -1,18 +1,23 @@
 //! Every operation but matrix products: all instruction sets and thread counts against the
 //! reference, bit for bit.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 mod common;
 
 use common::{Random, assert_same, cpus, kind};
 use moeflux_kernels::{Cpu, Isa, KernelError, RopeStyle, reference};
 use proptest::prelude::*;
 
+/// An operation on one processor.
+type Run<'a> = &'a dyn Fn(&Cpu, &mut [f32]) -> Result<(), KernelError>;
+
 /// Runs an operation with the reference and every processor and compares the outputs.
 fn compare(
     what: &str,
     len: usize,
     expected: &dyn Fn(&mut [f32]) -> Result<(), KernelError>,
-    run: &dyn Fn(&Cpu, &mut [f32]) -> Result<(), KernelError>,
+    run: Run<'_>,
 ) {
     let mut wanted = vec![0.5; len];
     expected(&mut wanted).unwrap();

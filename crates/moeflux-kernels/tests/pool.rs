@@ -1,5 +1,7 @@
 //! The thread pool: every task once, panics, nesting, many callers.
 
+#![allow(clippy::unwrap_used)] // helpers of tests
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicUsize, Ordering::SeqCst},

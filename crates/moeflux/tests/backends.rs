@@ -13,7 +13,11 @@ fn trace(dir: &Path, options: &EngineOptions, tokens: &[u32]) -> Vec<(String, Ve
     let engine = open(dir, options);
     let mut session = engine.session();
     let mut seen = Vec::new();
-    let mut spans = [Span { session: &mut session, tokens, want: Want::All }];
+    let mut spans = [Span {
+        session: &mut session,
+        tokens,
+        want: Want::All,
+    }];
     engine
         .forward_observed(&mut spans, &mut |op, buffers| {
             for buffer in op.writes() {
@@ -25,15 +29,29 @@ fn trace(dir: &Path, options: &EngineOptions, tokens: &[u32]) -> Vec<(String, Ve
 }
 
 fn compare(dir: &Path, tokens: &[u32], what: &str) {
-    let reference = EngineOptions { reference: true, ..options() };
+    let reference = EngineOptions {
+        reference: true,
+        ..options()
+    };
     let expected = trace(dir, &reference, tokens);
-    assert!(expected.iter().filter(|(op, _)| op == "experts").count() > 1, "{what}");
+    assert!(
+        expected.iter().filter(|(op, _)| op == "experts").count() > 1,
+        "{what}"
+    );
     for isa in Isa::available() {
-        let options = EngineOptions { isa: Some(isa), threads: Some(2), ..options() };
+        let options = EngineOptions {
+            isa: Some(isa),
+            threads: Some(2),
+            ..options()
+        };
         let found = trace(dir, &options, tokens);
         assert_eq!(expected.len(), found.len(), "{what}");
         for (index, (a, b)) in expected.iter().zip(&found).enumerate() {
-            assert!(a == b, "{what} on {isa}: operation {index}, {} differs", a.0);
+            assert!(
+                a == b,
+                "{what} on {isa}: operation {index}, {} differs",
+                a.0
+            );
         }
     }
 }
@@ -49,6 +67,10 @@ fn every_buffer_of_every_fixture_equals_the_reference() {
 fn every_buffer_of_packed_models_equals_the_reference() {
     for bits in [2, 3, 4, 6] {
         let model = packed("qwen3_5_moe_text", bits);
-        compare(&model.path(), &prompt("qwen3_5_moe_text")[..33], &format!("{bits} bits"));
+        compare(
+            &model.path(),
+            &prompt("qwen3_5_moe_text")[..33],
+            &format!("{bits} bits"),
+        );
     }
 }

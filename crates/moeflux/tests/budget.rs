@@ -10,7 +10,11 @@ const MODEL: &str = "qwen3_5_moe_text";
 
 /// The smallest bound that the engine says would do.
 fn smallest(model: &std::path::Path) -> u64 {
-    let tiny = EngineOptions { memory_bytes: Some(1 << 20), chunk_tokens: None, ..options() };
+    let tiny = EngineOptions {
+        memory_bytes: Some(1 << 20),
+        chunk_tokens: None,
+        ..options()
+    };
     match Engine::open(model, &tiny) {
         Err(Error::MemoryBudget { given, needed }) => {
             assert_eq!(given, 1 << 20);
@@ -29,8 +33,14 @@ fn the_memory_bound_is_kept_by_giving_up_experts() {
         let roomy = open(&model.path(), &options());
         let expected = logits(&roomy, &prompt(MODEL)[..40]);
         let mut session = roomy.session();
-        roomy.prefill(&mut session, &tokens[..512], Want::None).expect("runs");
-        (expected, roomy.stats().state_bytes, roomy.info().expert_bytes)
+        roomy
+            .prefill(&mut session, &tokens[..512], Want::None)
+            .expect("runs");
+        (
+            expected,
+            roomy.stats().state_bytes,
+            roomy.info().expert_bytes,
+        )
     };
 
     // The smallest bound works. What the process occupies may still grow a little.
@@ -48,14 +58,20 @@ fn the_memory_bound_is_kept_by_giving_up_experts() {
     // All experts fit at first; then the session's state takes their place, until no more of
     // them can go, which is an error before anything is lost.
     let bound = smallest(&model.path()) + state_bytes + expert_bytes;
-    let tight = EngineOptions { memory_bytes: Some(bound), chunk_tokens: Some(8), ..options() };
+    let tight = EngineOptions {
+        memory_bytes: Some(bound),
+        chunk_tokens: Some(8),
+        ..options()
+    };
     let engine = open(&model.path(), &tight);
     let before = engine.stats().experts.slots;
     let mut session = engine.session();
     let mut last = None;
     let error = loop {
         let held = session.len();
-        let next = tokens.get(held..held + 8).expect("the bound is reached within the context");
+        let next = tokens
+            .get(held..held + 8)
+            .expect("the bound is reached within the context");
         match engine.prefill(&mut session, next, Want::Last) {
             Ok(logits) => last = Some(logits),
             Err(e) => {
@@ -69,8 +85,23 @@ fn the_memory_bound_is_kept_by_giving_up_experts() {
     assert!(slots < before, "{slots} of {before} slots");
     let held = session.len();
     assert!(held >= 512, "{held} tokens fit");
+    // With the session gone, its room goes back to the experts.
+    drop(session);
+    let mut short = engine.session();
+    engine
+        .prefill(&mut short, &tokens[..8], Want::None)
+        .expect("there is room again");
+    let after = engine.stats().experts.slots;
+    assert!(after > slots, "{after} slots, {slots} before");
     drop(engine);
     let roomy = open(&model.path(), &options());
-    let whole = roomy.prefill(&mut roomy.session(), &tokens[..held], Want::Last).expect("runs");
-    assert_rows(&whole, 0, &last.expect("steps ran"), "with a shrinking arena");
+    let whole = roomy
+        .prefill(&mut roomy.session(), &tokens[..held], Want::Last)
+        .expect("runs");
+    assert_rows(
+        &whole,
+        0,
+        &last.expect("steps ran"),
+        "with a shrinking arena",
+    );
 }

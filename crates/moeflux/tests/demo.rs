@@ -36,13 +36,18 @@ fn conversations() -> Vec<Vec<u32>> {
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let most = logits.iter().fold(f64::MIN, |m, &x| m.max(f64::from(x)));
     let sum: f64 = logits.iter().map(|&x| (f64::from(x) - most).exp()).sum();
-    logits.iter().map(|&x| f64::from(x) - most - sum.ln()).collect()
+    logits
+        .iter()
+        .map(|&x| f64::from(x) - most - sum.ln())
+        .collect()
 }
 
 /// Kullback-Leibler divergence of `found` from `expected`, in nats, at each position.
 fn divergences(expected: &Engine, found: &Engine, tokens: &[u32]) -> Vec<f64> {
     let all = |engine: &Engine| {
-        engine.prefill(&mut engine.session(), tokens, Want::All).expect("runs")
+        engine
+            .prefill(&mut engine.session(), tokens, Want::All)
+            .expect("runs")
     };
     let (p, q) = (all(expected), all(found));
     (0..p.rows)
@@ -56,16 +61,36 @@ fn divergences(expected: &Engine, found: &Engine, tokens: &[u32]) -> Vec<f64> {
 #[test]
 fn eight_bit_activations_diverge_by_less_than_the_contract_allows() {
     let dir = repository().join("models/demo");
-    let exact = open(&dir, &EngineOptions { activations: Activations::F32, ..options() });
-    let rounded = open(&dir, &EngineOptions { activations: Activations::Int8, ..options() });
+    let exact = open(
+        &dir,
+        &EngineOptions {
+            activations: Activations::F32,
+            ..options()
+        },
+    );
+    let rounded = open(
+        &dir,
+        &EngineOptions {
+            activations: Activations::Int8,
+            ..options()
+        },
+    );
     let conversations = conversations();
     assert_eq!(conversations.len(), 80);
-    let mut all: Vec<f64> =
-        conversations.iter().flat_map(|tokens| divergences(&exact, &rounded, tokens)).collect();
+    let mut all: Vec<f64> = conversations
+        .iter()
+        .flat_map(|tokens| divergences(&exact, &rounded, tokens))
+        .collect();
     all.sort_by(f64::total_cmp);
     let mean = all.iter().sum::<f64>() / all.len() as f64;
     let percentile = all[all.len() * 99 / 100];
-    println!("{} positions: mean {mean:.2e}, 99th percentile {percentile:.2e} nats", all.len());
+    println!(
+        "{} positions: mean {mean:.2e}, 99th percentile {percentile:.2e} nats",
+        all.len()
+    );
     assert!(mean < 1e-4, "mean divergence {mean}");
-    assert!(mean > 0.0, "the two ways must differ, or one of them is not what it says");
+    assert!(
+        mean > 0.0,
+        "the two ways must differ, or one of them is not what it says"
+    );
 }

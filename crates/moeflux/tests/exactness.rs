@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use common::{assert_rows, logits, open, options, packed, prompt, run};
 use moeflux::experts::{BufferedReader, FaultPlan, FaultyReader};
-use moeflux::{
-    Activations, EngineOptions, Isa, PolicyKind, ReaderChoice, ReaderKind, Span, Want,
-};
+use moeflux::{Activations, EngineOptions, Isa, PolicyKind, ReaderChoice, ReaderKind, Span, Want};
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 4] =
-    [("qwen3_5_moe_text", 4), ("qwen3_5_moe", 16), ("qwen3_moe", 4), ("qwen3_moe_new_style", 5)];
+const MODELS: [(&str, u32); 4] = [
+    ("qwen3_5_moe_text", 4),
+    ("qwen3_5_moe", 16),
+    ("qwen3_moe", 4),
+    ("qwen3_moe_new_style", 5),
+];
 
 #[test]
 fn e1_a_prompt_split_anywhere_gives_the_same_bits() {
@@ -45,13 +47,25 @@ fn e1_chunks_of_any_size_give_the_same_bits() {
     let tokens = prompt(name);
     let whole = logits(&open(&model.path(), &options()), &tokens);
     for chunk in [1, 2, 7, 64, 100] {
-        let options = EngineOptions { chunk_tokens: Some(chunk), ..options() };
+        let options = EngineOptions {
+            chunk_tokens: Some(chunk),
+            ..options()
+        };
         let engine = open(&model.path(), &options);
-        let all = engine.prefill(&mut engine.session(), &tokens, Want::All).expect("runs");
+        let all = engine
+            .prefill(&mut engine.session(), &tokens, Want::All)
+            .expect("runs");
         assert_rows(&whole, 0, &all, &format!("chunks of {chunk}"));
-        let last = engine.prefill(&mut engine.session(), &tokens, Want::Last).expect("runs");
+        let last = engine
+            .prefill(&mut engine.session(), &tokens, Want::Last)
+            .expect("runs");
         assert_eq!(last.rows, 1);
-        assert_rows(&whole, tokens.len() - 1, &last, &format!("last of chunks of {chunk}"));
+        assert_rows(
+            &whole,
+            tokens.len() - 1,
+            &last,
+            &format!("last of chunks of {chunk}"),
+        );
     }
 }
 
@@ -70,16 +84,27 @@ fn e1_strangers_in_the_batch_change_nothing() {
             let mut from = Vec::new();
             for (session, prompt) in sessions.iter_mut().zip(prompts) {
                 let split = prompt.len() - 1;
-                let range = if step == 0 { 0..split } else { split..prompt.len() };
+                let range = if step == 0 {
+                    0..split
+                } else {
+                    split..prompt.len()
+                };
                 if range.is_empty() {
                     continue;
                 }
                 from.push((prompt.as_ptr(), range.start));
-                spans.push(Span { session, tokens: &prompt[range], want: Want::All });
+                spans.push(Span {
+                    session,
+                    tokens: &prompt[range],
+                    want: Want::All,
+                });
             }
             let together = engine.forward(&mut spans).expect("runs");
             for ((prompt, first), found) in from.into_iter().zip(together) {
-                let index = prompts.iter().position(|p| p.as_ptr() == prompt).expect("known");
+                let index = prompts
+                    .iter()
+                    .position(|p| p.as_ptr() == prompt)
+                    .expect("known");
                 assert_rows(&alone[index], first, &found, &format!("{name} step {step}"));
             }
         }
@@ -93,7 +118,10 @@ fn e2_any_number_of_threads_gives_the_same_bits() {
         let tokens = prompt(name);
         let one = logits(&open(&model.path(), &options()), &tokens);
         for threads in 2..=4 {
-            let options = EngineOptions { threads: Some(threads), ..options() };
+            let options = EngineOptions {
+                threads: Some(threads),
+                ..options()
+            };
             let found = logits(&open(&model.path(), &options), &tokens);
             assert_rows(&one, 0, &found, &format!("{name} on {threads} threads"));
         }
@@ -143,7 +171,11 @@ fn e3_slow_and_reordered_reads_change_nothing() {
     let expected = logits(&resident, tokens);
     let slot = resident.stats().experts.slot_bytes;
     for seed in 0..4 {
-        let plan = FaultPlan { seed, max_delay: Duration::from_millis(2), ..FaultPlan::default() };
+        let plan = FaultPlan {
+            seed,
+            max_delay: Duration::from_millis(2),
+            ..FaultPlan::default()
+        };
         let inner = BufferedReader::open(&model.expert_files()).expect("opens");
         let options = EngineOptions {
             expert_cache_bytes: Some(slot * (seed + 1) * 2),
@@ -151,7 +183,12 @@ fn e3_slow_and_reordered_reads_change_nothing() {
             ..options()
         };
         let engine = open(&model.path(), &options);
-        assert_rows(&expected, 0, &logits(&engine, tokens), &format!("seed {seed}"));
+        assert_rows(
+            &expected,
+            0,
+            &logits(&engine, tokens),
+            &format!("seed {seed}"),
+        );
     }
 }
 
@@ -187,20 +224,37 @@ fn e4_rewinding_to_a_checkpoint_goes_on_with_the_same_bits() {
     run(&engine, &mut session, &tokens[..70]);
     session.checkpoint();
     run(&engine, &mut session, &tokens[70..100]);
-    let error = session.rewind(50).expect_err("no recurrent state was kept at 50");
+    let error = session
+        .rewind(50)
+        .expect_err("no recurrent state was kept at 50");
     assert!(error.to_string().contains("position 50"), "{error}");
     assert_eq!(session.len(), 100, "a refused rewind changes nothing");
     session.rewind(70).expect("there is a checkpoint at 70");
     // A different continuation first, then back again.
     run(&engine, &mut session, &tokens[..20]);
     session.rewind(70).expect("the checkpoint is still there");
-    assert_rows(&expected, 70, &run(&engine, &mut session, &tokens[70..]), "after a rewind");
+    assert_rows(
+        &expected,
+        70,
+        &run(&engine, &mut session, &tokens[70..]),
+        "after a rewind",
+    );
     // A checkpoint survives a snapshot.
     let mut restored = engine.restore(&session.to_bytes()).expect("restores");
     restored.rewind(70).expect("the checkpoint was saved too");
-    assert_rows(&expected, 70, &run(&engine, &mut restored, &tokens[70..]), "restored, rewound");
+    assert_rows(
+        &expected,
+        70,
+        &run(&engine, &mut restored, &tokens[70..]),
+        "restored, rewound",
+    );
     restored.rewind(0).expect("the start can always be reached");
-    assert_rows(&expected, 0, &run(&engine, &mut restored, &tokens), "from the start");
+    assert_rows(
+        &expected,
+        0,
+        &run(&engine, &mut restored, &tokens),
+        "from the start",
+    );
 }
 
 #[test]
@@ -217,7 +271,9 @@ fn without_recurrent_state_every_position_can_be_rewound_to() {
         let rest = run(&engine, &mut session, &tokens[at..at + 40]);
         assert_rows(&expected, at, &rest, &format!("rewound to {at}"));
     }
-    session.rewind(session.len() + 1).expect_err("beyond the end");
+    session
+        .rewind(session.len() + 1)
+        .expect_err("beyond the end");
 }
 
 #[test]
@@ -226,11 +282,20 @@ fn e5_every_instruction_set_and_the_reference_give_the_same_bits() {
         let model = packed(name, pack_bits);
         let tokens = &prompt(name)[..70];
         for activations in [Activations::Int8, Activations::F32] {
-            let base = EngineOptions { activations, ..options() };
-            let reference = EngineOptions { reference: true, ..base.clone() };
+            let base = EngineOptions {
+                activations,
+                ..options()
+            };
+            let reference = EngineOptions {
+                reference: true,
+                ..base.clone()
+            };
             let expected = logits(&open(&model.path(), &reference), tokens);
             for isa in Isa::available() {
-                let options = EngineOptions { isa: Some(isa), ..base.clone() };
+                let options = EngineOptions {
+                    isa: Some(isa),
+                    ..base.clone()
+                };
                 let found = logits(&open(&model.path(), &options), tokens);
                 let what = format!("{name} at {pack_bits} bits, {activations}, {isa}");
                 assert_rows(&expected, 0, &found, &what);

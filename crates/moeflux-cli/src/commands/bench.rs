@@ -27,10 +27,22 @@ pub struct BenchArgs {
     #[command(flatten)]
     model: ModelArgs,
     /// Prompt lengths to measure
-    #[arg(short, long, value_delimiter = ',', default_value = "128,512", value_name = "N,N,...")]
+    #[arg(
+        short,
+        long,
+        value_delimiter = ',',
+        default_value = "128,512",
+        value_name = "N,N,..."
+    )]
     prompt_tokens: Vec<usize>,
     /// Tokens to decode
-    #[arg(short = 'n', long, value_delimiter = ',', default_value = "64", value_name = "N,N,...")]
+    #[arg(
+        short = 'n',
+        long,
+        value_delimiter = ',',
+        default_value = "64",
+        value_name = "N,N,..."
+    )]
     decode_tokens: Vec<usize>,
     /// Repetitions of each
     #[arg(short, long, default_value_t = 3, value_name = "N",
@@ -74,7 +86,10 @@ impl Measured {
     fn text(&self) -> String {
         let floor = match self.floor {
             Some(floor) => {
-                format!("floor {floor:>9.1} ({:.0} % of it)", self.mean() / floor * 100.0)
+                format!(
+                    "floor {floor:>9.1} ({:.0} % of it)",
+                    self.mean() / floor * 100.0
+                )
             }
             None => "floor         - (nothing was read)".to_owned(),
         };
@@ -106,8 +121,15 @@ impl Measured {
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let dir = model::find(&args.model.model)?;
-    if args.prompt_tokens.iter().chain(&args.decode_tokens).any(|tokens| *tokens == 0) {
-        return Err(Failure::Usage("-p and -n take lengths of at least 1".into()));
+    if args
+        .prompt_tokens
+        .iter()
+        .chain(&args.decode_tokens)
+        .any(|tokens| *tokens == 0)
+    {
+        return Err(Failure::Usage(
+            "-p and -n take lengths of at least 1".into(),
+        ));
     }
     moeflux::inspect(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -153,8 +175,17 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
 
 fn check_lengths(args: &BenchArgs, engine: &Engine) -> Result<(), Failure> {
     let limit = engine.session().context_tokens();
-    let decode = args.decode_tokens.iter().map(|tokens| tokens + DECODE_PROMPT);
-    match args.prompt_tokens.iter().copied().chain(decode).find(|tokens| *tokens > limit) {
+    let decode = args
+        .decode_tokens
+        .iter()
+        .map(|tokens| tokens + DECODE_PROMPT);
+    match args
+        .prompt_tokens
+        .iter()
+        .copied()
+        .chain(decode)
+        .find(|tokens| *tokens > limit)
+    {
         Some(tokens) => Err(moeflux::Error::ContextExceeded { tokens, limit }.into()),
         None => Ok(()),
     }
@@ -184,8 +215,14 @@ fn measure_one(
     tokens: usize,
     guard: &interrupt::Guard,
 ) -> Result<Measured, Failure> {
-    let mut measured =
-        Measured { kind, tokens, rates: Vec::new(), hit_rate: 0.0, read_bytes: 0.0, floor: None };
+    let mut measured = Measured {
+        kind,
+        tokens,
+        rates: Vec::new(),
+        hit_rate: 0.0,
+        read_bytes: 0.0,
+        floor: None,
+    };
     let (mut hits, mut asked, mut read) = (0, 0, 0);
     let warm_up = usize::from(!args.cold);
     for repetition in 0..usize::from(args.repetitions) + warm_up {
@@ -208,13 +245,21 @@ fn measure_one(
         read += stats.bytes_read;
         measured.rates.push(tokens as f64 / seconds);
     }
-    measured.hit_rate = if asked == 0 { 0.0 } else { hits as f64 / asked as f64 };
+    measured.hit_rate = if asked == 0 {
+        0.0
+    } else {
+        hits as f64 / asked as f64
+    };
     measured.read_bytes = read as f64 / (tokens * measured.rates.len()) as f64;
     let info = engine.info();
     let touched = (info.token_dense_bytes + info.token_expert_bytes) as f64;
     let from_memory = touched / machine.memory_bytes_per_second;
     let from_disk = measured.read_bytes / machine.disk.bytes_per_second.max(1.0);
-    let seconds = if kind == "decode" { from_memory.max(from_disk) } else { from_disk };
+    let seconds = if kind == "decode" {
+        from_memory.max(from_disk)
+    } else {
+        from_disk
+    };
     measured.floor = (seconds > 0.0).then(|| 1.0 / seconds);
     Ok(measured)
 }
@@ -226,7 +271,9 @@ fn token(engine: &Engine, repetition: usize, position: usize) -> u32 {
 }
 
 fn prefill_seconds(engine: &Engine, tokens: usize, repetition: usize) -> Result<f64, Failure> {
-    let prompt: Vec<u32> = (0..tokens).map(|at| token(engine, repetition, at)).collect();
+    let prompt: Vec<u32> = (0..tokens)
+        .map(|at| token(engine, repetition, at))
+        .collect();
     let mut session = engine.session();
     engine.reset_stats();
     let start = Instant::now();
@@ -240,7 +287,9 @@ fn decode_seconds(
     repetition: usize,
     guard: &interrupt::Guard,
 ) -> Result<f64, Failure> {
-    let prompt: Vec<u32> = (0..DECODE_PROMPT).map(|at| token(engine, repetition, at)).collect();
+    let prompt: Vec<u32> = (0..DECODE_PROMPT)
+        .map(|at| token(engine, repetition, at))
+        .collect();
     let mut session = engine.session();
     engine.prefill(&mut session, &prompt, Want::None)?;
     engine.reset_stats();

@@ -70,9 +70,9 @@ impl Input {
                 match stdin.read_line(&mut line) {
                     Ok(0) => Ok(None),
                     Ok(_) => Ok(Some(line)),
-                    Err(error) => {
-                        Err(Failure::Terminal(format!("cannot read standard input: {error}")))
-                    }
+                    Err(error) => Err(Failure::Terminal(format!(
+                        "cannot read standard input: {error}"
+                    ))),
                 }
             }
             Input::Terminal(editor) => loop {
@@ -92,18 +92,25 @@ impl Input {
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Result<(), Failure> {
-    args.generation.sampling(&SuggestedSampling::default()).validate()?;
+    args.generation
+        .sampling(&SuggestedSampling::default())
+        .validate()?;
     let talk = args.setting.talk()?;
     let model = Model::open(&args.model)?;
     if model.template.is_none() {
         return Err(TextError::NoTemplate { dir: model.dir }.into());
     }
-    let conversation = Conversation::new(&model, talk, &args.generation)?;
+    let mut conversation = Conversation::new(&model, talk, &args.generation)?;
+    conversation.keep_checkpoints();
     let mut input = Input::open()?;
     if input.is_terminal() {
         output::note(&format!("{}. /help lists commands.", model.dir.display()));
     }
-    let mut chat = Chat { conversation, last: None, stats: args.stats };
+    let mut chat = Chat {
+        conversation,
+        last: None,
+        stats: args.stats,
+    };
     while let Some(line) = input.line()? {
         let line = line.trim();
         let result = match line.strip_prefix('/') {
@@ -145,7 +152,9 @@ impl Chat<'_> {
     }
 
     fn command(&mut self, command: &str) -> Result<(), Failure> {
-        let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
+        let (name, argument) = command
+            .split_once(char::is_whitespace)
+            .unwrap_or((command, ""));
         let file = || match argument.trim() {
             "" => Err(Failure::Usage(format!("/{name} needs a file name"))),
             name => Ok(Path::new(name)),
@@ -161,18 +170,27 @@ impl Chat<'_> {
                 let path = file()?;
                 let (talk, state) = session_file::load(path)?;
                 let turns = talk.messages.len();
-                self.conversation.restore(talk, &state).map_err(|error| {
-                    Failure::SessionFile { path: path.into(), problem: error.to_string() }
-                })?;
+                self.conversation
+                    .restore(talk, &state)
+                    .map_err(|error| Failure::SessionFile {
+                        path: path.into(),
+                        problem: error.to_string(),
+                    })?;
                 output::note(&format!("{turns} messages from {}", path.display()));
             }
             "stats" => {
                 let (tokens, context) = self.conversation.tokens();
                 let last = self.last.as_deref().unwrap_or("no answer yet");
-                output::note(&format!("{last}\n{tokens} of {context} context tokens used"));
+                output::note(&format!(
+                    "{last}\n{tokens} of {context} context tokens used"
+                ));
             }
             "help" => output::note(HELP),
-            _ => return Err(Failure::Usage(format!("no command /{name}; there are:\n{HELP}"))),
+            _ => {
+                return Err(Failure::Usage(format!(
+                    "no command /{name}; there are:\n{HELP}"
+                )));
+            }
         }
         Ok(())
     }

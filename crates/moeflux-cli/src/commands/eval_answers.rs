@@ -86,8 +86,11 @@ pub fn run(args: &AnswersArgs) -> Result<(), Failure> {
     let mut skills: BTreeMap<String, Score> = BTreeMap::new();
     let mut total = Score::default();
     for prompt in prompts {
-        let talk =
-            Talk { messages: prompt.messages, tools: prompt.tools, ..Talk::default() };
+        let talk = Talk {
+            messages: prompt.messages,
+            tools: prompt.tools,
+            ..Talk::default()
+        };
         let mut conversation = Conversation::new(&model, talk, &greedy)?;
         let answer = conversation.answer_messages(&mut |_| Ok(()))?;
         if answer.end.is_none() {
@@ -97,7 +100,10 @@ pub fn run(args: &AnswersArgs) -> Result<(), Failure> {
         if !right {
             let (found, expected) = (answer.text.trim(), prompt.expected.trim());
             bar.suspend(|| {
-                output::note(&format!("{}: {found:?}, expected {expected:?}", prompt.skill));
+                output::note(&format!(
+                    "{}: {found:?}, expected {expected:?}",
+                    prompt.skill
+                ));
             });
         }
         skills.entry(prompt.skill).or_default().count(right);
@@ -107,8 +113,10 @@ pub fn run(args: &AnswersArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     if args.json {
         let object = |score: &Score| json!({"right": score.right, "all": score.all});
-        let skills: Map<String, Value> =
-            skills.iter().map(|(skill, score)| (skill.clone(), object(score))).collect();
+        let skills: Map<String, Value> = skills
+            .iter()
+            .map(|(skill, score)| (skill.clone(), object(score)))
+            .collect();
         return output::json(&json!({"right": total.right, "all": total.all, "skills": skills}));
     }
     for (skill, score) in &skills {

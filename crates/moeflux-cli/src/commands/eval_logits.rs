@@ -36,7 +36,12 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
     // All tokens are checked before any is computed.
     for (position, token) in args.tokens.iter().copied().enumerate() {
         if token as usize >= vocab {
-            return Err(moeflux::Error::Token { token, position, vocab }.into());
+            return Err(moeflux::Error::Token {
+                token,
+                position,
+                vocab,
+            }
+            .into());
         }
     }
     if args.tokens.len() > session.context_tokens() {
@@ -45,7 +50,11 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
     }
     let guard = interrupt::listen();
     let mut bytes = Vec::new();
-    let piece = if args.stepwise { 1 } else { engine.chunk_tokens() };
+    let piece = if args.stepwise {
+        1
+    } else {
+        engine.chunk_tokens()
+    };
     let bar = output::count_bar(args.tokens.len() as u64, "tokens");
     for tokens in args.tokens.chunks(piece) {
         let logits = engine.prefill(&mut session, tokens, Want::All)?;

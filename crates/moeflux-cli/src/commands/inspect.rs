@@ -30,7 +30,10 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     let info = moeflux::inspect(&dir)?;
     if args.verify {
         if !info.packed {
-            let problem = format!("--verify: {} has no checksums; pack it first", dir.display());
+            let problem = format!(
+                "--verify: {} has no checksums; pack it first",
+                dir.display()
+            );
             return Err(Failure::Usage(problem));
         }
         let packed = PackedModel::open(&dir)?;
@@ -62,7 +65,10 @@ fn as_text(dir: &str, info: &ModelInfo, verified: bool) -> String {
         ),
         ("vocabulary", format!("{} tokens", info.vocab_size)),
         ("context", format!("{} tokens", info.context_tokens)),
-        ("dense weights", format!("{} (always in memory)", size::show(info.dense_bytes))),
+        (
+            "dense weights",
+            format!("{} (always in memory)", size::show(info.dense_bytes)),
+        ),
         (
             "experts",
             format!(
@@ -81,21 +87,33 @@ fn as_text(dir: &str, info: &ModelInfo, verified: bool) -> String {
                 size::show(info.token_expert_bytes)
             ),
         ),
-        ("a token keeps", format!("{} of state", size::show(info.token_state_bytes))),
+        (
+            "a token keeps",
+            format!("{} of state", size::show(info.token_state_bytes)),
+        ),
     ];
-    rows.extend(info.codecs.iter().map(|(class, codec)| ("codec", format!("{class}: {codec}"))));
+    rows.extend(
+        info.codecs
+            .iter()
+            .map(|(class, codec)| ("codec", format!("{class}: {codec}"))),
+    );
     rows.extend(info.skipped.iter().map(|what| ("skipped", what.clone())));
     if verified {
         rows.push(("checksums", "all right".into()));
     }
-    let lines: Vec<String> =
-        rows.iter().map(|(name, value)| format!("{name:<14} {value}")).collect();
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(name, value)| format!("{name:<14} {value}"))
+        .collect();
     lines.join("\n")
 }
 
 fn as_json(info: &ModelInfo, verified: bool) -> Value {
-    let codecs: Map<String, Value> =
-        info.codecs.iter().map(|(class, codec)| (class.clone(), json!(codec))).collect();
+    let codecs: Map<String, Value> = info
+        .codecs
+        .iter()
+        .map(|(class, codec)| (class.clone(), json!(codec)))
+        .collect();
     json!({
         "model_type": info.model_type,
         "packed": info.packed,

@@ -76,7 +76,10 @@ pub fn run(args: &PackArgs) -> Result<(), Failure> {
         output::note("an unfinished pack of another source or with other options was discarded");
     }
     if report.resumed_files > 0 {
-        output::note(&format!("{} files were finished by an earlier run", report.resumed_files));
+        output::note(&format!(
+            "{} files were finished by an earlier run",
+            report.resumed_files
+        ));
     }
     output::note(&format!(
         "{}: {} from {} in {seconds:.1} s, {} files, verified",

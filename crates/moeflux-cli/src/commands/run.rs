@@ -63,7 +63,11 @@ impl SettingArgs {
         Ok(Talk {
             messages: system.collect(),
             tools: self.tools.as_deref().map(read_tools).transpose()?,
-            variables: self.variables.iter().cloned().collect::<Map<String, Value>>(),
+            variables: self
+                .variables
+                .iter()
+                .cloned()
+                .collect::<Map<String, Value>>(),
             ..Talk::default()
         })
     }
@@ -83,7 +87,10 @@ fn parse_variable(text: &str) -> Result<(String, Value), String> {
 }
 
 fn read_tools(path: &Path) -> Result<Vec<Value>, Failure> {
-    let problem = |problem: String| Failure::Input { path: path.into(), problem };
+    let problem = |problem: String| Failure::Input {
+        path: path.into(),
+        problem,
+    };
     let bytes = std::fs::read(path).map_err(|source| Failure::File {
         action: "read",
         path: path.into(),
@@ -91,17 +98,27 @@ fn read_tools(path: &Path) -> Result<Vec<Value>, Failure> {
     })?;
     match serde_json::from_slice(&bytes) {
         Ok(Value::Array(tools)) if tools.iter().all(Value::is_object) => Ok(tools),
-        Ok(_) => Err(problem("not a list of tool schemas; write [{\"type\": ...}, ...]".into())),
-        Err(error) => Err(problem(format!("not JSON ({error}); write a list of tool schemas"))),
+        Ok(_) => Err(problem(
+            "not a list of tool schemas; write [{\"type\": ...}, ...]".into(),
+        )),
+        Err(error) => Err(problem(format!(
+            "not JSON ({error}); write a list of tool schemas"
+        ))),
     }
 }
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     // Quick checks before slow loading.
-    args.generation.sampling(&SuggestedSampling::default()).validate()?;
+    args.generation
+        .sampling(&SuggestedSampling::default())
+        .validate()?;
     let mut talk = args.setting.talk()?;
-    let loaded = args.load_session.as_deref().map(session_file::load).transpose()?;
+    let loaded = args
+        .load_session
+        .as_deref()
+        .map(session_file::load)
+        .transpose()?;
     let prompt = read_prompt(args.prompt.as_deref(), loaded.is_some())?;
     let model = Model::open(&args.model)?;
     if model.template.is_none() && !args.raw && loaded.is_none() {
@@ -114,12 +131,20 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     talk.raw = args.raw || model.template.is_none();
     let mut conversation = Conversation::new(&model, talk, &args.generation)?;
     if let (Some((talk, state)), Some(path)) = (loaded, &args.load_session) {
-        conversation.restore(talk, &state).map_err(|error| Failure::SessionFile {
-            path: path.clone(),
-            problem: error.to_string(),
-        })?;
+        conversation
+            .restore(talk, &state)
+            .map_err(|error| Failure::SessionFile {
+                path: path.clone(),
+                problem: error.to_string(),
+            })?;
     }
-    let mut show = |piece: &str| if args.json { Ok(()) } else { output::write(piece) };
+    let mut show = |piece: &str| {
+        if args.json {
+            Ok(())
+        } else {
+            output::write(piece)
+        }
+    };
     let answer = match &prompt {
         Some(prompt) => conversation.say(prompt, &mut show)?,
         None => conversation.go_on(&mut show)?,
@@ -141,7 +166,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.stats || (output::attended() && !args.json) {
         output::note(&summary.text());
     }
-    if answer.end.is_none() { Err(Failure::Interrupted) } else { Ok(()) }
+    if answer.end.is_none() {
+        Err(Failure::Interrupted)
+    } else {
+        Ok(())
+    }
 }
 
 /// The prompt from the command line or standard input; `None` to go on with a saved answer.
@@ -157,7 +186,9 @@ fn read_prompt(given: Option<&str>, loaded: bool) -> Result<Option<String>, Fail
     }
     let mut text = String::new();
     io::stdin().read_to_string(&mut text).map_err(|error| {
-        Failure::Terminal(format!("cannot read the prompt from standard input: {error}"))
+        Failure::Terminal(format!(
+            "cannot read the prompt from standard input: {error}"
+        ))
     })?;
     if text.ends_with('\n') {
         text.pop();

@@ -34,7 +34,10 @@ pub fn prompts() -> PathBuf {
 /// The command, finding models in the repository wherever the test runs.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moeflux"));
-    command.args(args).env("MOEFLUX_MODELS", repository().join("models")).stdin(Stdio::null());
+    command
+        .args(args)
+        .env("MOEFLUX_MODELS", repository().join("models"))
+        .stdin(Stdio::null());
     command
 }
 
@@ -67,7 +70,12 @@ pub fn run_with_input(args: &[&str], input: &str) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap().into()
 }
 
@@ -85,7 +93,11 @@ pub fn fails(args: &[&str], code: i32, words: &[&str]) {
     let ran = run(args);
     assert_eq!(ran.code, code, "{args:?}: {}", ran.stderr);
     for word in words {
-        assert!(ran.stderr.contains(word), "{args:?} does not say {word}: {}", ran.stderr);
+        assert!(
+            ran.stderr.contains(word),
+            "{args:?} does not say {word}: {}",
+            ran.stderr
+        );
     }
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     assert!(ran.stdout.is_empty(), "{args:?} printed {}", ran.stdout);
@@ -111,11 +123,32 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
+/// Writes a file of a model directory; a packed model's manifest no longer vouches for it.
+pub fn rewrite(model: &Path, name: &str, text: &str) {
+    forget(model, name);
+    fs::write(model.join(name), text).unwrap();
+}
+
+/// Removes a file of a model directory, also from a packed model's manifest.
+pub fn remove(model: &Path, name: &str) {
+    forget(model, name);
+    fs::remove_file(model.join(name)).unwrap();
+}
+
+fn forget(model: &Path, name: &str) {
+    let path = model.join("moeflux.json");
+    if let Ok(bytes) = fs::read(&path) {
+        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        manifest["files"].as_object_mut().unwrap().remove(name);
+        fs::write(path, manifest.to_string()).unwrap();
+    }
+}
+
 /// Changes one JSON file of a model directory.
-pub fn edit_json(path: &Path, edit: impl FnOnce(&mut serde_json::Value)) {
-    let mut value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+pub fn edit_json(model: &Path, name: &str, edit: impl FnOnce(&mut serde_json::Value)) {
+    let mut value = serde_json::from_slice(&fs::read(model.join(name)).unwrap()).unwrap();
     edit(&mut value);
-    fs::write(path, value.to_string()).unwrap();
+    rewrite(model, name, &value.to_string());
 }
 
 pub fn text(path: &Path) -> &str {

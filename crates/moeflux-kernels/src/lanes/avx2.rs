@@ -109,7 +109,7 @@ impl Lanes for Avx2 {
         and_i(a: I, b: I) -> I = Pair(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1));
         to_int(x: F) -> I = Pair(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
         to_float(x: I) -> F = Pair(_mm256_cvtepi32_ps(x.0), _mm256_cvtepi32_ps(x.1));
-        from_bits(x: I) -> F = Pair(_mm256_castsi256_ps(x.0), _mm256_castsi256_ps(x.1));
+        bits_to_float(x: I) -> F = Pair(_mm256_castsi256_ps(x.0), _mm256_castsi256_ps(x.1));
     }
 
     #[inline(always)]
@@ -157,7 +157,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn prefetch(self, bytes: &[u8], index: usize) {
         // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(index).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
     }
 }
 

@@ -81,7 +81,7 @@ impl Lanes for Avx512 {
         and_i(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         to_int(x: __m512) -> __m512i = _mm512_cvtps_epi32(x);
         to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
-        from_bits(x: __m512i) -> __m512 = _mm512_castsi512_ps(x);
+        bits_to_float(x: __m512i) -> __m512 = _mm512_castsi512_ps(x);
     }
 
     #[inline(always)]
@@ -130,6 +130,6 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn prefetch(self, bytes: &[u8], index: usize) {
         // SAFETY: a prefetch reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(index).cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn exp<L: Lanes>(l: L, x: L::F) -> L::F {
 
 #[inline(always)]
 fn power_of_two<L: Lanes>(l: L, n: L::F) -> L::F {
-    l.from_bits(l.shift_left::<23>(l.add_i(l.to_int(n), l.splat_i(127))))
+    l.bits_to_float(l.shift_left::<23>(l.add_i(l.to_int(n), l.splat_i(127))))
 }
 
 /// 1 / (1 + e^-x).

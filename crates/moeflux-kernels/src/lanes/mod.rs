@@ -61,14 +61,15 @@ pub(crate) trait Lanes: Copy {
     fn to_int(self, x: Self::F) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;
     /// The same bits as f32.
-    fn from_bits(self, x: Self::I) -> Self::F;
+    fn bits_to_float(self, x: Self::I) -> Self::F;
     /// acc + the dot product of four unsigned bytes of `w` and four signed bytes of `x`, lane by
     /// lane, exact. Without `WIDE` the bytes of `w` must be below 128.
     fn dot<const WIDE: bool>(self, acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
     /// The first 16 bytes of each of 16 rows, `stride` bytes apart: lane r of vector q holds bytes
     /// 4q .. 4q + 4 of row r. Panics if they do not lie within `rows`.
     fn load_quads(self, rows: &[u8], stride: usize) -> [Self::I; 4];
-    /// Hints that the byte at `index` will be read soon.
+    /// Hints that the line of the byte at `index` will be wanted in the second-level cache (the
+    /// first level keeps too few requests in flight to reach memory bandwidth).
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8], _index: usize) {}
 
@@ -190,13 +191,16 @@ impl Backend {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self {
             Backend::Scalar => kernel.run(scalar::Scalar),
-            // SAFETY (all): a value of the variant says that the features were detected.
+            // SAFETY: a value of the variant says that the features were detected.
             #[cfg(target_arch = "aarch64")]
             Backend::Neon => unsafe { neon::run(kernel) },
+            // SAFETY: a value of the variant says that the features were detected.
             #[cfg(target_arch = "aarch64")]
             Backend::NeonDot => unsafe { neon::run_dot(kernel) },
+            // SAFETY: a value of the variant says that the features were detected.
             #[cfg(target_arch = "x86_64")]
             Backend::Avx2 => unsafe { avx2::run(kernel) },
+            // SAFETY: a value of the variant says that the features were detected.
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512 => unsafe { avx512::run(kernel) },
         }

@@ -121,7 +121,7 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         and_i(a: I, b: I) -> I = each!(R => vandq_s32(a[R], b[R]));
         to_int(x: F) -> I = each!(R => vcvtq_s32_f32(x[R]));
         to_float(x: I) -> F = each!(R => vcvtq_f32_s32(x[R]));
-        from_bits(x: I) -> F = each!(R => vreinterpretq_f32_s32(x[R]));
+        bits_to_float(x: I) -> F = each!(R => vreinterpretq_f32_s32(x[R]));
     }
 
     #[inline(always)]
@@ -165,6 +165,16 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
                 transpose(row(0), row(1), row(2), row(3))
             });
             each!(R => [parts[0][R], parts[1][R], parts[2][R], parts[3][R]])
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, bytes: &[u8], index: usize) {
+        let address = bytes.as_ptr().wrapping_add(index);
+        // SAFETY: a prefetch reads nothing and may name any address.
+        unsafe {
+            asm!("prfm pldl2keep, [{0}]", in(reg) address,
+                options(readonly, nostack, preserves_flags));
         }
     }
 }

@@ -160,7 +160,7 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn from_bits(self, x: Self::I) -> Self::F {
+    fn bits_to_float(self, x: Self::I) -> Self::F {
         map(x, |x| f32::from_bits(x as u32))
     }
 

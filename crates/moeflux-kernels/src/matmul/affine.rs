@@ -5,13 +5,16 @@
 //! token then runs through: one byte dot product instruction a quad, its activations broadcast.
 //! A single token with 4- or 8-bit weights takes the quads straight from registers.
 
-use super::{Product, TILE, unpack::unpack};
+use super::{
+    Product, TILE,
+    maps::{Map, Weights, load_maps},
+    panel::{NIBBLES, Panel, Source, fill},
+    unpack::unpack,
+};
 use crate::{MatrixData, Quantized, SEGMENT, lanes::Lanes};
 
-/// The quads of a segment.
-const QUADS: usize = SEGMENT / 4;
-/// Low halves of all bytes.
-const NIBBLES: i32 = 0x0f0f_0f0f;
+/// Weight bytes to prefetch ahead, rounded up to whole tiles.
+const AHEAD: usize = 32 << 10;
 
 /// Working memory of a thread.
 #[derive(Default)]
@@ -23,36 +26,6 @@ pub(super) struct Scratch {
     bytes: Vec<u8>,
     /// Results of a tile by token.
     totals: Vec<[f32; TILE]>,
-}
-
-/// Scales and biases of one group of 16 rows.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Map {
-    scales: [f32; TILE],
-    biases: [f32; TILE],
-}
-
-#[repr(align(64))]
-struct Panel([[i32; TILE]; QUADS]);
-
-impl Default for Panel {
-    fn default() -> Self {
-        Panel([[0; TILE]; QUADS])
-    }
-}
-
-/// The affine weights of a product.
-#[derive(Clone, Copy)]
-struct Weights<'a> {
-    bits: u32,
-    group: usize,
-    /// Groups of a row.
-    groups: usize,
-    row_bytes: usize,
-    bytes: &'a [u8],
-    scales: &'a [u16],
-    biases: &'a [u16],
 }
 
 /// Rows first .. end of a product; `first` is a multiple of 16. `WIDE`: 8-bit weights.
@@ -104,60 +77,6 @@ pub(super) fn rows<L: Lanes, const WIDE: bool>(
     }
 }
 
-/// Brings the scales and biases of `count` rows into `maps`.
-#[inline(always)]
-fn load_maps<L: Lanes>(l: L, weights: &Weights<'_>, row: usize, count: usize, maps: &mut [Map]) {
-    for (chunk, maps) in maps.as_chunks_mut::<8>().0.iter_mut().enumerate() {
-        let scales = map_quads(l, weights, weights.scales, row, count, chunk * 8);
-        let biases = map_quads(l, weights, weights.biases, row, count, chunk * 8);
-        for q in 0..4 {
-            let (even, odd) = split_bf16(l, scales[q]);
-            l.store(even, &mut maps[2 * q].scales);
-            l.store(odd, &mut maps[2 * q + 1].scales);
-            let (even, odd) = split_bf16(l, biases[q]);
-            l.store(even, &mut maps[2 * q].biases);
-            l.store(odd, &mut maps[2 * q + 1].biases);
-        }
-    }
-}
-
-/// Eight groups' bfloat16 of 16 rows; missing rows and groups are zeros.
-#[inline(always)]
-fn map_quads<L: Lanes>(
-    l: L,
-    weights: &Weights<'_>,
-    values: &[u16],
-    row: usize,
-    count: usize,
-    group: usize,
-) -> [L::I; 4] {
-    let values = &values[row * weights.groups + group..];
-    let groups = weights.groups - group;
-    if count == TILE && groups >= 8 {
-        return l.load_quads(as_bytes(values), weights.groups * 2);
-    }
-    let mut copy = [0; TILE * 8];
-    for r in 0..count {
-        let width = groups.min(8);
-        copy[r * 8..][..width].copy_from_slice(&values[r * weights.groups..][..width]);
-    }
-    l.load_quads(as_bytes(&copy), 16)
-}
-
-/// The bytes of little-endian words.
-#[inline(always)]
-fn as_bytes(words: &[u16]) -> &[u8] {
-    // SAFETY: the same memory, which may be read as bytes.
-    unsafe { std::slice::from_raw_parts(words.as_ptr().cast(), words.len() * 2) }
-}
-
-/// The two bfloat16 of each lane as f32.
-#[inline(always)]
-fn split_bf16<L: Lanes>(l: L, pair: L::I) -> (L::F, L::F) {
-    let odd = l.and_i(pair, l.splat_i(0xffff_0000_u32 as i32));
-    (l.from_bits(l.shift_left::<16>(pair)), l.from_bits(odd))
-}
-
 /// Adds the segment that begins at group `group` to the totals of all tokens.
 #[inline(always)]
 fn segment<L: Lanes, const WIDE: bool>(
@@ -179,6 +98,10 @@ fn segment<L: Lanes, const WIDE: bool>(
     let groups = (weights.groups - group).min(SEGMENT / weights.group);
     let width = groups * weights.group / 8 * weights.bits as usize;
     let start = row * weights.row_bytes + group * weights.group / 8 * weights.bits as usize;
+    // The same share of a later tile: tiles follow one another.
+    let ahead = start
+        + (start - row * weights.row_bytes) * (TILE - 1)
+        + AHEAD.next_multiple_of(TILE * weights.row_bytes);
     let (mut source, mut stride) = (&weights.bytes[start..], weights.row_bytes);
     if count < TILE {
         bytes.fill(0);
@@ -187,6 +110,12 @@ fn segment<L: Lanes, const WIDE: bool>(
         }
         (source, stride) = (bytes, SEGMENT);
     }
+    let mut source = Source {
+        rows: source,
+        stride,
+        all: weights.bytes,
+        ahead,
+    };
     let segment = Segment {
         x,
         group,
@@ -194,47 +123,24 @@ fn segment<L: Lanes, const WIDE: bool>(
     };
     if product.m == 1 && matches!(weights.bits, 4 | 8) {
         let token = segment.token(weights.bits, product.token(0));
-        // Where the next tile's share of this segment begins: tiles follow one another.
-        let next = (row + TILE) * weights.row_bytes + (start - row * weights.row_bytes) * TILE;
-        return fused::<L, WIDE>(l, weights, &token, source, stride, next, &mut totals[0]);
+        return fused::<L, WIDE>(l, weights, &token, &source, &mut totals[0]);
     }
     if matches!(weights.bits, 4 | 8) {
-        fill::<L, WIDE>(l, source, stride, width, panel);
+        fill::<L, WIDE>(l, &source, width, panel);
     } else {
         let mut integers = [0; TILE * SEGMENT];
         for r in 0..count {
             let out = &mut integers[r * SEGMENT..][..groups * weights.group];
-            unpack(weights.bits, &source[r * stride..][..width], out);
+            unpack(
+                weights.bits,
+                &source.rows[r * source.stride..][..width],
+                out,
+            );
         }
-        fill::<L, true>(l, &integers, SEGMENT, groups * weights.group, panel);
+        (source.rows, source.stride) = (&integers, SEGMENT);
+        fill::<L, true>(l, &source, groups * weights.group, panel);
     }
     segment.all_tokens::<L, WIDE>(l, product, weights, panel, totals);
-}
-
-/// Fills the panel from `width` bytes of 16 rows: bytes as they are (`BYTES`), or 4-bit integers
-/// split into the even and the odd ones of every eight.
-#[inline(always)]
-fn fill<L: Lanes, const BYTES: bool>(
-    l: L,
-    source: &[u8],
-    stride: usize,
-    width: usize,
-    panel: &mut Panel,
-) {
-    let nibbles = l.splat_i(NIBBLES);
-    for chunk in 0..width / 16 {
-        let quads = l.load_quads(&source[chunk * 16..], stride);
-        for q in 0..4 {
-            let at = chunk * 4 + q;
-            if BYTES {
-                l.store_i(quads[q], &mut panel.0[at]);
-            } else {
-                l.store_i(l.and_i(quads[q], nibbles), &mut panel.0[2 * at]);
-                let odd = l.and_i(l.shift_right::<4>(quads[q]), nibbles);
-                l.store_i(odd, &mut panel.0[2 * at + 1]);
-            }
-        }
-    }
 }
 
 /// A segment of the inner dimension.
@@ -341,16 +247,13 @@ fn panel_dots<L: Lanes, const WIDE: bool, const T: usize, const U: usize>(
     }
 }
 
-/// One token, the quads taken from registers; 4-bit weights, or 8-bit if `WIDE`. Bytes from
-/// `next` on are prefetched meanwhile.
+/// One token, the quads taken from registers; 4-bit weights, or 8-bit if `WIDE`.
 #[inline(always)]
 fn fused<L: Lanes, const WIDE: bool>(
     l: L,
     weights: &Weights<'_>,
     token: &Token<'_>,
-    source: &[u8],
-    stride: usize,
-    next: usize,
+    source: &Source<'_>,
     totals: &mut [f32; TILE],
 ) {
     let nibbles = l.splat_i(NIBBLES);
@@ -362,10 +265,7 @@ fn fused<L: Lanes, const WIDE: bool>(
         let mut dots = [l.splat_i(0); 4];
         for chunk in 0..group_bytes / 16 {
             let at = g * group_bytes + chunk * 16;
-            for line in 0..4 {
-                l.prefetch(weights.bytes, next + at * TILE + line * 64);
-            }
-            let w = l.load_quads(&source[at..], stride);
+            let w = source.quads(l, at);
             if WIDE {
                 let x = &x[chunk * 4..][..4];
                 for q in 0..4 {

@@ -87,11 +87,14 @@ pub(super) fn row<L: Lanes>(l: L, matrix: &Matrix<'_>, row: usize, out: &mut [f3
 
 #[inline(always)]
 fn float_row<L: Lanes, C: Codec>(l: L, w: &[C::Raw], out: &mut [f32]) {
-    for (i, w) in w.chunks(16).enumerate() {
-        let mut padded = [C::Raw::default(); 16];
-        padded[..w.len()].copy_from_slice(w);
-        l.store_at(C::load(l, &padded), out, i * 16);
+    let (w_chunks, w_tail) = w.as_chunks::<16>();
+    let (out_chunks, out_tail) = out.as_chunks_mut::<16>();
+    for (w, out) in w_chunks.iter().zip(out_chunks) {
+        l.store(C::load(l, w), out);
     }
+    let mut padded = [C::Raw::default(); 16];
+    padded[..w_tail.len()].copy_from_slice(w_tail);
+    l.store_at(C::load(l, &padded), out_tail, 0);
 }
 
 /// fma(q, scale, bias) for the elements of a group (of at most 128).

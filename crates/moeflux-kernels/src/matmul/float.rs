@@ -103,8 +103,8 @@ fn tile<L: Lanes, C: Codec, const R: usize, const T: usize>(
 ) {
     let cols = product.weights.cols();
     let whole = cols / 16;
-    let (mut w_chunks, mut x_chunks): ([&[[C::Raw; 16]]; R], [&[[f32; 16]]; T]) =
-        ([&[]; R], [&[]; T]);
+    let mut w_chunks: [&[[C::Raw; 16]]; R] = [&[]; R];
+    let mut x_chunks: [&[[f32; 16]]; T] = [&[]; T];
     let (mut w_tails, mut x_tails) = ([[C::Raw::default(); 16]; R], [[0.0f32; 16]; T]);
     for r in 0..R {
         let (chunks, tail) = w[r * cols..][..cols].as_chunks();

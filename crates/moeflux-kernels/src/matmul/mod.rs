@@ -3,6 +3,8 @@
 mod affine;
 mod decode;
 mod float;
+mod maps;
+mod panel;
 mod unpack;
 
 use std::cell::RefCell;

@@ -1,6 +1,6 @@
 //! Inputs, comparisons and the set of processors for kernel tests.
 
-#![allow(dead_code)] // each test file uses a part
+#![allow(dead_code, clippy::unwrap_used)] // each test file uses a part
 
 use moeflux_kernels::{Cpu, Isa, Matrix, MatrixData};
 

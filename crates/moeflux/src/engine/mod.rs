@@ -398,12 +398,18 @@ impl Engine {
         let state = self.shape.state_bytes.load(Ordering::Relaxed) + growth;
         let residency = &mut executor.stage.residency;
         let now = residency.slots() as u64 * residency.slot_bytes();
-        let allowed = self.plan.arena_beside_state(state);
+        let allowed = self
+            .plan
+            .arena_beside_state(state)
+            .min(self.plan.arena_bytes);
+        if allowed < self.plan.smallest_arena_bytes {
+            return Err(self.plan.too_small(state));
+        }
         if allowed < now {
-            if allowed < self.plan.smallest_arena_bytes {
-                return Err(self.plan.too_small(state));
-            }
             residency.shrink_to(allowed)?;
+        } else if allowed >= now + residency.slot_bytes() {
+            // Other sessions have ended since the arena gave way to them.
+            residency.grow_to(allowed);
         }
         for span in spans {
             span.session.reserve(span.tokens.len());

@@ -30,7 +30,7 @@ pub(super) fn rope_frequencies(
         )?,
     };
     let rotary_dim = (head_dim as f64 * fraction) as usize;
-    if rotary_dim == 0 || rotary_dim > head_dim || rotary_dim % 2 != 0 {
+    if rotary_dim == 0 || rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
         return Err(c.error(
             "partial_rotary_factor",
             format!("rotates {rotary_dim} of {head_dim} elements; it must be an even number"),
@@ -66,7 +66,7 @@ pub(super) fn check_heads(
     heads: usize,
     groups: usize,
 ) -> Result<(), Error> {
-    if heads % groups != 0 {
+    if !heads.is_multiple_of(groups) {
         return Err(c.error(
             field,
             format!("is {heads}, not a multiple of {groups} key heads"),

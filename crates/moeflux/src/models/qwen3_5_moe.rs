@@ -280,7 +280,7 @@ fn sparse_moe(
 fn full_attention_layers(c: &Config, layers: usize) -> Result<Vec<bool>, Error> {
     let Some(types) = c.texts("layer_types")? else {
         let interval = c.size_or("full_attention_interval", 4)?;
-        return Ok((1..=layers).map(|i| i % interval == 0).collect());
+        return Ok((1..=layers).map(|i| i.is_multiple_of(interval)).collect());
     };
     if types.len() != layers {
         let problem = format!("has {} entries for {layers} layers", types.len());

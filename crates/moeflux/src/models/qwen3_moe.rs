@@ -65,7 +65,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
             hidden,
             "normed",
         );
-        let sparse = !dense_layers.contains(&layer) && (layer + 1) % step == 0;
+        let sparse = !dense_layers.contains(&layer) && (layer + 1).is_multiple_of(step);
         let mlp = if sparse {
             b.routed_experts(normed, layer, &format!("{name}.mlp"), routed)
         } else {

@@ -151,7 +151,7 @@ fn packed_matrix(
             let (scales, biases) = (part("scales")?, part("biases")?);
             let words = weights.shape.get(1).copied().unwrap_or(0);
             let groups = scales.shape.get(1).copied().unwrap_or(0);
-            if groups == 0 || cols % groups != 0 || (words * 32) % cols != 0 {
+            if groups == 0 || !cols.is_multiple_of(groups) || !(words * 32).is_multiple_of(cols) {
                 return Err(format!("{} does not fit its scales", weights.name));
             }
             let codec = AffineCodec::new((words * 32 / cols) as u32, cols / groups)

@@ -186,7 +186,7 @@ pub(super) fn find_matrix<'a>(
         expected: vec![rows, cols],
         found: info.shape.clone(),
     };
-    if groups == 0 || cols % groups != 0 || (words * 32) % cols != 0 {
+    if groups == 0 || !cols.is_multiple_of(groups) || !(words * 32).is_multiple_of(cols) {
         return Err(wrong_shape().into());
     }
     let codec = AffineCodec::new((words * 32 / cols) as u32, cols / groups).map_err(|problem| {

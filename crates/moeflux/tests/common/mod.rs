@@ -32,7 +32,12 @@ pub fn prompt(name: &str) -> Vec<u32> {
     let info = golden.require("tokens").expect("tokens");
     let mut bytes = vec![0; info.bytes as usize];
     golden.read(info, 0, &mut bytes).expect("tokens are read");
-    bytes.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|b| u32::from_le_bytes(*b))
+        .collect()
 }
 
 /// A model in a temporary directory that goes away with it.
@@ -59,8 +64,18 @@ impl Packed {
 /// A fixture packed with routed experts of `bits`.
 pub fn packed(name: &str, bits: u32) -> Packed {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let options = PackOptions { bits, group: 32, ..PackOptions::default() };
-    pack(&fixture(name), &dir.path().join("model"), &options, &mut |_| {}).expect("packs");
+    let options = PackOptions {
+        bits,
+        group: 32,
+        ..PackOptions::default()
+    };
+    pack(
+        &fixture(name),
+        &dir.path().join("model"),
+        &options,
+        &mut |_| {},
+    )
+    .expect("packs");
     Packed { dir }
 }
 
@@ -85,7 +100,11 @@ pub fn logits(engine: &Engine, tokens: &[u32]) -> Logits {
 
 /// All logits of `tokens` after what `session` holds, in one step.
 pub fn run(engine: &Engine, session: &mut Session, tokens: &[u32]) -> Logits {
-    let mut spans = [Span { session, tokens, want: Want::All }];
+    let mut spans = [Span {
+        session,
+        tokens,
+        want: Want::All,
+    }];
     engine.forward(&mut spans).expect("the step runs").remove(0)
 }
 
@@ -99,7 +118,14 @@ pub fn assert_rows(expected: &Logits, first_row: usize, found: &Logits, what: &s
     assert_eq!(expected.vocab, found.vocab, "{what}");
     for row in 0..found.rows {
         let (a, b) = (expected.row(first_row + row), found.row(row));
-        assert!(!a.is_empty() && a.iter().all(|v| v.is_finite()), "{what}: row {row}");
-        assert!(bits(a) == bits(b), "{what}: logits of position {} differ", first_row + row);
+        assert!(
+            !a.is_empty() && a.iter().all(|v| v.is_finite()),
+            "{what}: row {row}"
+        );
+        assert!(
+            bits(a) == bits(b),
+            "{what}: logits of position {} differ",
+            first_row + row
+        );
     }
 }
