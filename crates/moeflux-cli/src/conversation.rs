@@ -150,7 +150,7 @@ impl<'m> Conversation<'m> {
     /// Goes on with the last answer where it was cut.
     pub fn go_on(&mut self, show: Show<'_>) -> Result<Answer, Failure> {
         let Some(pending) = self.talk.pending else {
-            let problem = "the saved session has no unfinished answer; give a prompt".to_owned();
+            let problem = "the saved session's last answer is complete; give a prompt".to_owned();
             return Err(Failure::Usage(problem));
         };
         let text = std::mem::take(&mut self.talk.text);

@@ -142,10 +142,10 @@ fn format_code(error: &FormatError) -> u8 {
         FormatError::Truncated { .. }
         | FormatError::CorruptFile { .. }
         | FormatError::CorruptRecord { .. } => CORRUPT,
-        FormatError::Header { problem, .. } => match problem {
-            HeaderProblem::Truncated { .. } | HeaderProblem::ShorterThanHeader { .. } => CORRUPT,
-            _ => INPUT,
-        },
+        FormatError::Header {
+            problem: HeaderProblem::Truncated { .. } | HeaderProblem::ShorterThanHeader { .. },
+            ..
+        } => CORRUPT,
         FormatError::Io { source, .. } => io_code(source),
         FormatError::DestinationExists { .. }
         | FormatError::DiskFull { .. }

@@ -159,6 +159,9 @@ fn a_saved_session_goes_on_as_if_it_had_never_stopped() {
     assert_eq!(chat.stdout, first + &second);
     assert_eq!(chat.stderr, "");
 
+    // An answer that is complete cannot be gone on with.
+    common::fails(&["run", "--load-session", text(&file)], 2, &["complete"]);
+
     fs::write(&file, "something else").unwrap();
     common::fails(
         &["run", "x", "--load-session", text(&file)],

@@ -34,8 +34,8 @@ pub(crate) fn check(
 }
 
 impl Cpu {
-    /// out[t] = sum of weight * rows[row] over the entries offsets[t] .. offsets[t + 1], in that
-    /// order by fused multiply-adds from 0; `rows: [assignments, d]`, `out: [n, d]`.
+    /// `out[t]` = sum of weight * `rows[row]` over the entries `offsets[t] .. offsets[t + 1]`, in
+    /// that order by fused multiply-adds from 0; `rows: [assignments, d]`, `out: [n, d]`.
     ///
     /// # Errors
     /// If sizes do not fit, offsets descend or an index is out of range.

@@ -37,7 +37,7 @@ pub(crate) fn check(
 }
 
 impl Cpu {
-    /// out[t] = silu(sum over taps of weight * input), one fused multiply-add a tap from the
+    /// `out[t]` = silu(sum over taps of weight * input), one fused multiply-add a tap from the
     /// oldest to the newest; `weight: [kernel, channels]`, oldest tap first.
     ///
     /// # Errors

@@ -67,7 +67,7 @@ impl Cpu {
         Ok(())
     }
 
-    /// Row t of `x: [n, d]` times sigmoid(gate[t]), `gate: [n]`.
+    /// Row t of `x: [n, d]` times sigmoid(`gate[t]`), `gate: [n]`.
     ///
     /// # Errors
     /// If `x` does not consist of one row a gate, or `out` has another length.

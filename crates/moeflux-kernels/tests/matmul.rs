@@ -203,11 +203,12 @@ fn tokens_at_once_equal_tokens_one_by_one() {
     for codec in [
         Codec::Affine { bits: 4, group: 64 },
         Codec::Affine { bits: 6, group: 64 },
+        Codec::F16,
         Codec::Bf16,
     ] {
         let mut random = Random(11);
         let weights = Weights::new(&mut random, codec, 50, 640, Kind::Plain);
-        let x = random.floats(13 * 640);
+        let x = random.floats(19 * 640);
         for cpu in cpus() {
             let multiply = |x: &[f32]| {
                 let n = x.len() / 640;

@@ -1,10 +1,11 @@
 //! One generation: a prompt in, tokens out one by one, with the reason of its end and its times.
 //!
 //! **What the session holds.** A token that was returned is fed to the model only when the next one is
-//! asked for, and a stop token is neither returned nor fed. After a generation the session therefore
-//! holds the prompt and the answer but for the answer's last token, [`Generation::pending`]. All of
-//! that is a prefix of what a chat template renders for the finished turn, so a chat goes on with
-//! the rest of the rendering, and a saved generation goes on by feeding the pending token.
+//! asked for, and a stop token is neither returned nor fed. After a stop the session therefore holds
+//! the prompt and the whole answer; after any other end the answer's last token is missing:
+//! [`Generation::pending`]. Both are a prefix of what a chat template renders for the finished turn,
+//! so a chat goes on with the rest of the rendering, and a saved generation goes on by feeding the
+//! pending token.
 
 use std::time::{Duration, Instant};
 
@@ -201,7 +202,7 @@ impl<'a> Generation<'a> {
         self.end
     }
 
-    /// The token returned last, which the session does not hold yet.
+    /// The token returned last, if the session does not hold it yet.
     pub fn pending(&self) -> Option<u32> {
         self.pending
     }

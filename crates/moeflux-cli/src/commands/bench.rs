@@ -24,8 +24,6 @@ const DECODE_PROMPT: usize = 16;
 /// Flags of `bench`.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Prompt lengths to measure
     #[arg(
         short,
@@ -54,6 +52,8 @@ pub struct BenchArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// The machine's rates.
@@ -94,7 +94,7 @@ impl Measured {
             None => "floor         - (nothing was read)".to_owned(),
         };
         format!(
-            "{:<8}{:>6} tokens {:>9.1} tok/s (best {:.1})  {floor}  {:.1} % hits, {:.2} MB read a token",
+            "{:<8}{:>6} tokens {:>9.1} tok/s (best {:.1})  {floor}  {:.1} % hits, {:.3} MB read a token",
             self.kind,
             self.tokens,
             self.mean(),

@@ -27,14 +27,14 @@ const HELP: &str = "\
 #[derive(Debug, Args)]
 pub struct ChatArgs {
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    generation: GenerationArgs,
-    #[command(flatten)]
     setting: SettingArgs,
     /// Print figures after every answer
     #[arg(long)]
     stats: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    generation: GenerationArgs,
 }
 
 /// Where the user's lines come from.

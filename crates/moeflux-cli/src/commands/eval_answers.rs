@@ -18,8 +18,6 @@ use crate::session_file::Talk;
 /// Flags of `eval answers`.
 #[derive(Debug, Args)]
 pub struct AnswersArgs {
-    #[command(flatten)]
-    model: ModelArgs,
     /// A JSON list of prompts: objects with skill, messages, tools and expected
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
@@ -29,6 +27,8 @@ pub struct AnswersArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// One prompt; other fields may be there.

@@ -15,8 +15,6 @@ use crate::output;
 /// Flags of `eval logits`.
 #[derive(Debug, Args)]
 pub struct LogitsArgs {
-    #[command(flatten)]
-    model: ModelArgs,
     /// Token ids, separated by commas
     #[arg(long, value_delimiter = ',', required = true, value_name = "ID,ID,...")]
     tokens: Vec<u32>,
@@ -26,6 +24,8 @@ pub struct LogitsArgs {
     /// The file to write: one tensor `logits`, f32 [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// Runs the command.

@@ -20,10 +20,6 @@ pub struct RunArgs {
     /// The prompt; "-" or none reads standard input
     prompt: Option<String>,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    generation: GenerationArgs,
-    #[command(flatten)]
     setting: SettingArgs,
     /// Continue the text itself, without chat template
     #[arg(long, conflicts_with_all = ["system", "tools", "variables"])]
@@ -40,6 +36,10 @@ pub struct RunArgs {
     /// Print the summing-up line even if standard error is no terminal
     #[arg(long)]
     stats: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    generation: GenerationArgs,
 }
 
 /// What a conversation starts with.

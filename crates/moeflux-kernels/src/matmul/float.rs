@@ -8,7 +8,7 @@ use super::{
 use crate::{MatrixData, lanes::Lanes};
 
 /// Tokens from which on weights are decoded once to memory instead of in every tile.
-const DECODE_FROM: usize = 8;
+const DECODE_FROM: usize = 16;
 
 /// Rows first .. end of a product; `decoded` is working memory.
 #[inline(always)]

@@ -32,7 +32,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
-/// One matrix product: out[t] = weights * x[token t].
+/// One matrix product: `out[t] = weights * x[token t]`.
 pub struct MatmulJob<'a> {
     /// The weights, `[rows, cols]`.
     pub weights: Matrix<'a>,
