@@ -72,6 +72,14 @@ pub enum Error {
         /// The smallest budget that works, in bytes.
         needed: u64,
     },
+    /// The system has no memory for the resident weights.
+    #[error("the system refuses {} for the resident weights: {source}", bytes(*bytes_wanted))]
+    NoMemory {
+        /// Bytes asked for.
+        bytes_wanted: u64,
+        /// Why it refused.
+        source: std::io::Error,
+    },
     /// A token id is not in the vocabulary.
     #[error("token {token} at position {position} is not in the vocabulary of {vocab} tokens")]
     Token {

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use moeflux::text::{ChatTemplate, Message, RenderOptions, TextError};
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 fn fixtures() -> PathBuf {
@@ -107,6 +108,115 @@ fn hostile_templates_fail_and_do_not_hang_or_crash() {
             .render(&[], &RenderOptions::default());
         assert!(error.is_err(), "{source} gave {error:?}");
     }
+}
+
+/// Pieces that templates are made of, whole and broken.
+fn piece() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(vec![
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "{#",
+        "#}",
+        "-",
+        "'",
+        "\"",
+        "\\",
+        "%",
+        "(",
+        ")",
+        "[",
+        "]",
+        "|",
+        ".",
+        " ",
+        "\n",
+        "raw",
+        "endraw",
+        "generation",
+        "endgeneration",
+        "if",
+        "endif",
+        "for",
+        "in",
+        "endfor",
+        "set",
+        "messages",
+        "'%s' % ",
+        "tojson",
+        "x",
+        "1",
+        "::-1",
+        "ü",
+        "🎈",
+        "~",
+    ]);
+    prop_oneof![4 => known.prop_map(str::to_owned), 1 => "\\PC{0,3}"]
+}
+
+proptest! {
+    #[test]
+    fn any_template_renders_or_fails(pieces in prop::collection::vec(piece(), 0..40)) {
+        let options = RenderOptions::default();
+        let message = Message::new("user", "Größe");
+        if let Ok(template) = compile(&pieces.concat()) {
+            // Either outcome is right; a panic or a hang is not.
+            let _ = template.render(&[message], &options);
+        }
+    }
+}
+
+#[test]
+fn deep_nesting_is_an_error_and_no_crash() {
+    let deep = |open: &str, close: &str| {
+        format!(
+            "\n{{{{ {}1{} }}}}",
+            open.repeat(20_000),
+            close.repeat(20_000)
+        )
+    };
+    let elif = format!(
+        "\n{{% if 1 %}}{}{{% endif %}}",
+        "{% elif 1 %}".repeat(20_000)
+    );
+    let blocks = format!(
+        "\n{}{}",
+        "{% if 1 %}".repeat(20_000),
+        "{% endif %}".repeat(20_000)
+    );
+    for source in [
+        deep("(", ")"),
+        deep("[", "]"),
+        deep("'%s' % (", ")"),
+        deep("-", ""),
+        deep("1~", ""),
+        deep("", "|e"),
+        elif,
+        blocks,
+    ] {
+        let error = compile(&source).unwrap_err();
+        assert!(
+            matches!(error, TextError::TemplateSyntax { line: 2, .. }),
+            "{error}"
+        );
+    }
+    // What is just allowed does not overflow a thread's stack.
+    for source in [
+        "-".repeat(4000),
+        "1~".repeat(2000),
+        "1 if 0 else ".repeat(330),
+    ] {
+        let template = compile(&format!("{{{{ {source}1 }}}}")).unwrap();
+        assert!(template.render(&[], &RenderOptions::default()).is_ok());
+    }
+    // A long text within a tag is no nesting.
+    let long = format!("{{{{ '{}' }}}}", "x".repeat(100_000));
+    let rendered = compile(&long)
+        .unwrap()
+        .render(&[], &RenderOptions::default())
+        .unwrap();
+    assert_eq!(rendered.len(), 100_000);
 }
 
 #[test]

@@ -112,8 +112,13 @@ impl ChatTemplate {
         };
         let mut environment = environment().map_err(|error| syntax_error(&error))?;
         for (name, source) in sources {
+            let source = source::adapt(source).map_err(|error| TextError::TemplateSyntax {
+                path: path.clone(),
+                line: error.line,
+                message: error.message,
+            })?;
             environment
-                .add_template_owned((*name).to_owned(), source::adapt(source))
+                .add_template_owned((*name).to_owned(), source)
                 .map_err(|error| syntax_error(&error))?;
         }
         Ok(Self {

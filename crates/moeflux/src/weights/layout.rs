@@ -10,32 +10,6 @@ use crate::Error;
 /// Parts start at multiples of a cache line.
 const PART_ALIGN: usize = 64;
 
-/// Bytes that start at a multiple of a cache line.
-pub struct AlignedBytes {
-    memory: Vec<u8>,
-    start: usize,
-    len: usize,
-}
-
-impl AlignedBytes {
-    /// `len` zero bytes.
-    pub fn zeroed(len: usize) -> AlignedBytes {
-        let memory = vec![0; len + PART_ALIGN];
-        let start = memory.as_ptr().align_offset(PART_ALIGN).min(PART_ALIGN);
-        AlignedBytes { memory, start, len }
-    }
-
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.memory[self.start..self.start + self.len]
-    }
-
-    /// The bytes, to be written.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.memory[self.start..self.start + self.len]
-    }
-}
-
 /// A matrix in a run of bytes: its codec and its parts' places.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MatrixLayout {

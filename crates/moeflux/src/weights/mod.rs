@@ -8,5 +8,5 @@ mod resident;
 
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
-pub use layout::{AlignedBytes, MatrixLayout};
+pub use layout::MatrixLayout;
 pub use resident::{Survey, Weights};

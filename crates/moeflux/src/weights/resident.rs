@@ -2,20 +2,19 @@
 
 use std::collections::BTreeMap;
 
+use memmap2::MmapMut;
 use moeflux_formats::Codec;
 use moeflux_kernels::Matrix;
 
 use super::files::ModelFiles;
-use super::layout::{AlignedBytes, MatrixLayout, check_shape, find_matrix};
+use super::layout::{MatrixLayout, check_shape, find_matrix};
 use crate::Error;
 use crate::graph::WeightId;
-use crate::models::{Blueprint, MatrixClass, VectorFold, WeightDecl, WeightKind};
+use crate::models::{Blueprint, MatrixClass, VectorFold, WeightKind};
 
 enum Weight {
-    Matrix {
-        layout: MatrixLayout,
-        bytes: AlignedBytes,
-    },
+    /// Where it lies in the mapping.
+    Matrix(MatrixLayout),
     Vector(Vec<f32>),
 }
 
@@ -72,6 +71,8 @@ impl Survey {
 
 /// A model's resident weights, by [`WeightId`].
 pub struct Weights {
+    /// All matrices, one after another, in huge pages where the system grants them.
+    memory: MmapMut,
     weights: Vec<Weight>,
 }
 
@@ -79,12 +80,32 @@ impl Weights {
     /// Reads all resident weights.
     ///
     /// # Errors
-    /// As [`Survey::of`], or a failed read.
+    /// As [`Survey::of`], or a failed read, or no memory.
     pub fn load(files: &ModelFiles, blueprint: &Blueprint) -> Result<Weights, Error> {
-        let weights = blueprint.weights.iter().map(|decl| load(files, decl));
-        Ok(Weights {
-            weights: weights.collect::<Result<_, _>>()?,
-        })
+        let mut end = 0;
+        let mut weights = Vec::with_capacity(blueprint.weights.len());
+        let mut reads = Vec::new();
+        for decl in &blueprint.weights {
+            let name = files.full_name(&decl.name);
+            weights.push(match &decl.kind {
+                WeightKind::Matrix { rows, cols, .. } => {
+                    let found = find_matrix(files.dense(), &name, *rows, *cols)?;
+                    let layout = MatrixLayout::sequential(found.codec, *rows, *cols, end);
+                    end = layout.end();
+                    reads.extend(layout.starts().into_iter().zip(found.parts));
+                    Weight::Matrix(layout)
+                }
+                WeightKind::Vector { shape, fold } => {
+                    Weight::Vector(folded(files.dense().read_f32(&name, shape)?, shape, *fold))
+                }
+            });
+        }
+        let mut memory = map(end)?;
+        for (start, info) in reads {
+            let part = &mut memory[start..start + info.bytes as usize];
+            files.dense().read(info, 0, part)?;
+        }
+        Ok(Weights { memory, weights })
     }
 
     /// The matrix `id`.
@@ -93,7 +114,7 @@ impl Weights {
     /// [`Error::Internal`] if it is a vector.
     pub fn matrix(&self, id: WeightId) -> Result<Matrix<'_>, Error> {
         match self.weights.get(id.index()) {
-            Some(Weight::Matrix { layout, bytes }) => layout.view(bytes.as_slice()),
+            Some(Weight::Matrix(layout)) => layout.view(&self.memory),
             _ => Err(Error::Internal(format!("weight {id:?} is not a matrix"))),
         }
     }
@@ -110,24 +131,16 @@ impl Weights {
     }
 }
 
-fn load(files: &ModelFiles, decl: &WeightDecl) -> Result<Weight, Error> {
-    let name = files.full_name(&decl.name);
-    match &decl.kind {
-        WeightKind::Matrix { rows, cols, .. } => {
-            let found = find_matrix(files.dense(), &name, *rows, *cols)?;
-            let layout = MatrixLayout::sequential(found.codec, *rows, *cols, 0);
-            let mut bytes = AlignedBytes::zeroed(layout.end());
-            for (start, info) in layout.starts().into_iter().zip(found.parts) {
-                let part = &mut bytes.as_mut_slice()[start..start + info.bytes as usize];
-                files.dense().read(info, 0, part)?;
-            }
-            Ok(Weight::Matrix { layout, bytes })
-        }
-        WeightKind::Vector { shape, fold } => {
-            let values = files.dense().read_f32(&name, shape)?;
-            Ok(Weight::Vector(folded(values, shape, *fold)))
-        }
-    }
+/// Zeroed memory, in huge pages where the system grants them.
+fn map(bytes: usize) -> Result<MmapMut, Error> {
+    let memory = MmapMut::map_anon(bytes.max(1)).map_err(|source| Error::NoMemory {
+        bytes_wanted: bytes as u64,
+        source,
+    })?;
+    // Small pages cost speed, not correctness.
+    #[cfg(target_os = "linux")]
+    let _ = memory.advise(memmap2::Advice::HugePage);
+    Ok(memory)
 }
 
 fn folded(mut values: Vec<f32>, shape: &[usize], fold: VectorFold) -> Vec<f32> {

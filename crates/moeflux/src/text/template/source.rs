@@ -6,8 +6,29 @@
 /// Filter that does what `%` does on text.
 pub const PRINTF_FILTER: &str = "moeflux_printf";
 
+/// Formats nested in formats beyond this are left as they are.
+const DEPTH_LIMIT: usize = 16;
+
+/// The most bytes of a tag beside its strings: the template engine walks expressions recursively.
+const TAG_BYTES_LIMIT: usize = 4096;
+/// The most `elif` in a template, which are walked recursively too.
+const ELIF_LIMIT: usize = 500;
+
+/// A template that would take more stack than there may be.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TooComplex {
+    /// Line in the template, from 1.
+    pub line: usize,
+    /// What there is too much of.
+    pub message: String,
+}
+
 /// Rewrites a whole template; text outside tags, comments and raw blocks stay as they are.
-pub fn adapt(source: &str) -> String {
+///
+/// # Errors
+/// The template is beyond what can be compiled safely.
+pub fn adapt(source: &str) -> Result<String, TooComplex> {
+    let mut elif_tags = 0;
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find('{') {
@@ -21,14 +42,47 @@ pub fn adapt(source: &str) -> String {
             _ => (1, false),
         };
         if is_tag {
-            adapt_tag(&rest[..end], &mut out);
+            let tag = &rest[..end];
+            elif_tags += usize::from(tag.starts_with("{%") && block_name(tag) == "elif");
+            let message = if code_bytes(tag) > TAG_BYTES_LIMIT {
+                Some(format!(
+                    "a tag of more than {TAG_BYTES_LIMIT} bytes beside its strings"
+                ))
+            } else if elif_tags > ELIF_LIMIT {
+                Some(format!("more than {ELIF_LIMIT} elif"))
+            } else {
+                None
+            };
+            if let Some(message) = message {
+                let line = source[..source.len() - rest.len()].matches('\n').count() + 1;
+                return Err(TooComplex { line, message });
+            }
+            adapt_tag(tag, &mut out);
         } else {
             out.push_str(&rest[..end]);
         }
         rest = &rest[end..];
     }
     out.push_str(rest);
-    out
+    Ok(out)
+}
+
+/// Length of a tag beside its strings.
+fn code_bytes(tag: &str) -> usize {
+    let (mut at, mut bytes) = (0, 0);
+    while at < tag.len() {
+        match tag.as_bytes()[at] {
+            b'"' | b'\'' => at += string_bytes(&tag[at..]),
+            _ => {
+                at += 1;
+                bytes += 1;
+                while !tag.is_char_boundary(at) {
+                    at += 1;
+                }
+            }
+        }
+    }
+    bytes
 }
 
 /// The first word of a block tag.
@@ -100,10 +154,10 @@ fn adapt_tag(tag: &str, out: &mut String) {
             return;
         }
     }
-    adapt_expression(tag, out);
+    adapt_expression(tag, out, 0);
 }
 
-fn adapt_expression(text: &str, out: &mut String) {
+fn adapt_expression(text: &str, out: &mut String, depth: usize) {
     let mut at = 0;
     while at < text.len() {
         if !matches!(text.as_bytes()[at], b'"' | b'\'') {
@@ -117,13 +171,13 @@ fn adapt_expression(text: &str, out: &mut String) {
         at = end;
         let gap = text[at..].len() - text[at..].trim_start().len();
         let after = &text[at + gap..];
-        if after.starts_with('%') && !after.starts_with("%}") {
+        if depth < DEPTH_LIMIT && after.starts_with('%') && !after.starts_with("%}") {
             let operand = &after[1..];
             let length = operand_bytes(operand);
             if !operand[..length].trim().is_empty() {
                 out.push_str(&text[at..at + gap]);
                 out.push_str(&format!("|{PRINTF_FILTER}("));
-                adapt_expression(&operand[..length], out);
+                adapt_expression(&operand[..length], out, depth + 1);
                 out.push(')');
                 at += gap + 1 + length;
             }
@@ -223,7 +277,7 @@ mod tests {
             ("{{ 'unfinished", "{{ 'unfinished"),
             ("{% raw %} {% open", "{% raw %} {% open"),
         ] {
-            assert_eq!(adapt(source), expected);
+            assert_eq!(adapt(source).unwrap(), expected);
         }
     }
 }
