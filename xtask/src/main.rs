@@ -6,7 +6,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "usage: cargo xtask check    run every check that is not a test of this machine";
+const USAGE: &str =
+    "usage: cargo xtask check    run every check that is not a test of this machine";
 
 const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
 const ARM_MACOS: &str = "aarch64-apple-darwin";
@@ -35,12 +36,20 @@ fn check() -> Result<()> {
     cargo("formatting", &["fmt", "--all", "--check"])?;
     cargo(
         "lints",
-        &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--release",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ],
     )?;
     run(
         "documentation",
         Command::new(cargo_path())
-            .args(["doc", "--release", "--workspace", "--no-deps", "--document-private-items"])
+            .args(["doc", "--release", "--workspace", "--no-deps", "--lib"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     licences()?;
@@ -51,9 +60,15 @@ fn check() -> Result<()> {
 /// Licences and duplicates, by `deny.toml`.
 fn licences() -> Result<()> {
     if !installed("cargo-deny") {
-        return skip("licences", "cargo-deny is not installed (cargo install cargo-deny)");
+        return skip(
+            "licences",
+            "cargo-deny is not installed (cargo install cargo-deny)",
+        );
     }
-    cargo("licences", &["deny", "--offline", "check", "licenses", "bans"])
+    cargo(
+        "licences",
+        &["deny", "--offline", "check", "licenses", "bans"],
+    )
 }
 
 /// Type-checks everything for macOS.
@@ -61,7 +76,10 @@ fn macos() -> Result<()> {
     if !target_installed(ARM_MACOS)? {
         return skip("macOS", &format!("rustup target add {ARM_MACOS}"));
     }
-    cargo("macOS", &["check", "--release", "--workspace", "--target", ARM_MACOS])
+    cargo(
+        "macOS",
+        &["check", "--release", "--workspace", "--target", ARM_MACOS],
+    )
 }
 
 /// Kernel tests, and the demo's text, on NEON under emulation.
@@ -69,14 +87,27 @@ fn neon() -> Result<()> {
     if !target_installed(ARM_LINUX)? {
         return skip("NEON", &format!("rustup target add {ARM_LINUX}"));
     }
-    for (program, package) in [(ARM_LINKER, "gcc-aarch64-linux-gnu"), (ARM_EMULATOR, "qemu-user")] {
+    for (program, package) in [
+        (ARM_LINKER, "gcc-aarch64-linux-gnu"),
+        (ARM_EMULATOR, "qemu-user"),
+    ] {
         if !installed(program) {
-            return skip("NEON", &format!("{program} is not installed (apt install {package})"));
+            return skip(
+                "NEON",
+                &format!("{program} is not installed (apt install {package})"),
+            );
         }
     }
     cargo(
         "NEON kernels",
-        &["test", "--release", "--package", "moeflux-kernels", "--target", ARM_LINUX],
+        &[
+            "test",
+            "--release",
+            "--package",
+            "moeflux-kernels",
+            "--target",
+            ARM_LINUX,
+        ],
     )?;
     demo_text_on_neon()
 }
@@ -85,7 +116,10 @@ fn neon() -> Result<()> {
 fn demo_text_on_neon() -> Result<()> {
     println!("==> demo on NEON");
     cargo("this machine's moeflux", &["build", "--release"])?;
-    cargo("NEON moeflux", &["build", "--release", "--target", ARM_LINUX])?;
+    cargo(
+        "NEON moeflux",
+        &["build", "--release", "--target", ARM_LINUX],
+    )?;
     let target = target_directory()?;
     let here = answer(Command::new(target.join("release/moeflux")))?;
     let mut emulated = Command::new(ARM_EMULATOR);
@@ -100,11 +134,24 @@ fn demo_text_on_neon() -> Result<()> {
 }
 
 fn answer(mut command: Command) -> Result<String> {
-    command.args(["run", "-m", "models/demo", "--memory", "1GiB", "--max-tokens", "40"]);
+    command.args([
+        "run",
+        "-m",
+        "models/demo",
+        "--memory",
+        "1GiB",
+        "--max-tokens",
+        "40",
+    ]);
     command.arg("Tell me a story about a fox.");
-    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "{command:?} failed:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     let text = String::from_utf8(output.stdout).context("the answer is not UTF-8")?;
     if text.trim().is_empty() {
@@ -117,7 +164,9 @@ fn target_directory() -> Result<PathBuf> {
     // This program runs from TARGET/release/xtask.
     let own = std::env::current_exe().context("cannot find this program's place")?;
     let target = own.parent().and_then(Path::parent);
-    Ok(target.context("this program is not in a target directory")?.to_owned())
+    Ok(target
+        .context("this program is not in a target directory")?
+        .to_owned())
 }
 
 fn cargo_path() -> String {
@@ -130,7 +179,9 @@ fn cargo(what: &str, arguments: &[&str]) -> Result<()> {
 
 fn run(what: &str, command: &mut Command) -> Result<()> {
     println!("==> {what}");
-    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
     if !status.success() {
         bail!("{what} failed: {command:?}");
     }
@@ -152,5 +203,9 @@ fn target_installed(target: &str) -> Result<bool> {
     let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
     let output = Command::new(rustc).args(["--print", "sysroot"]).output();
     let sysroot = String::from_utf8(output.context("cannot start rustc")?.stdout)?;
-    Ok(Path::new(sysroot.trim()).join("lib/rustlib").join(target).join("lib").is_dir())
+    Ok(Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(target)
+        .join("lib")
+        .is_dir())
 }

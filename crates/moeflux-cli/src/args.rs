@@ -75,19 +75,19 @@ pub struct GenerationArgs {
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_tokens: usize,
     /// Divides the logits; 0 is greedy [default: 0, or 1 if another sampling flag is given]
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep the N most likely tokens; 0 keeps all
     #[arg(long, value_name = "N")]
     pub top_k: Option<usize>,
     /// Keep the most likely tokens that reach this probability together
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
     /// Keep tokens at least this likely relative to the most likely one
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub min_p: Option<f32>,
     /// Penalty on tokens seen in prompt or answer; 1 is none
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub repetition_penalty: Option<f32>,
     /// Penalty on tokens seen in the answer; 0 is none
     #[arg(long, value_name = "X", allow_negative_numbers = true)]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use moeflux::Error;
 use moeflux::experts::ExpertError;
 use moeflux::formats::{FormatError, HeaderProblem};
+use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
 
@@ -129,10 +130,10 @@ fn engine_code(error: &Error) -> u8 {
         Error::Sampling(_) => CORRUPT,
         Error::File { source, .. } => io_code(source),
         Error::Config { .. } | Error::UnknownModelType { .. } | Error::NotAModel { .. } => INPUT,
-        Error::MemoryBudget { .. } => MEMORY,
+        Error::MemoryBudget { .. } | Error::NoMemory { .. } => MEMORY,
         Error::Token { .. } | Error::ContextExceeded { .. } => TOKENS,
         Error::Snapshot { .. } | Error::ForeignSession => CORRUPT,
-        Error::Option { .. } => USAGE,
+        Error::Option { .. } | Error::Kernel(KernelError::IsaUnavailable { .. }) => USAGE,
         _ => DEFECT,
     }
 }

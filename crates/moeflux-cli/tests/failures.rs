@@ -36,6 +36,16 @@ fn flags_out_of_range_are_named() {
         let joined = format!("{flag}={value}");
         fails(&["run", QUESTION, &joined], 2, &[word]);
     }
+    let foreign = if cfg!(target_arch = "x86_64") {
+        "neon"
+    } else {
+        "avx2"
+    };
+    fails(
+        &["run", QUESTION, "--isa", foreign],
+        2,
+        &[foreign, "not available"],
+    );
     fails(&["run", "--raw", "--system", "x", "y"], 2, &["--system"]);
     fails(&["nonsense"], 2, &["nonsense"]);
 }

@@ -63,8 +63,9 @@ pub enum Error {
     },
     /// The memory budget does not hold the model's resident part.
     #[error(
-        "a memory budget of {} is too small for this model: the smallest workable one is {} \
-         (--memory {needed})", bytes(*given), bytes(*needed)
+        "a memory budget of {} is too small for this model: the smallest workable one is {}; \
+         pass --memory {}MiB or more",
+        bytes(*given), bytes(*needed), needed.div_ceil(1 << 20)
     )]
     MemoryBudget {
         /// The budget, in bytes.
@@ -81,7 +82,10 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A token id is not in the vocabulary.
-    #[error("token {token} at position {position} is not in the vocabulary of {vocab} tokens")]
+    #[error(
+        "token {token} at position {position} is not in the vocabulary; give ids from 0 to {}",
+        vocab.saturating_sub(1)
+    )]
     Token {
         /// The token id.
         token: u32,

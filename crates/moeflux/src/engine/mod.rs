@@ -117,14 +117,7 @@ impl Engine {
         let context_tokens = context_limit(&info, options.max_context)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = thread_count(options.threads)?;
-        let backend: Box<dyn Backend> = if options.reference {
-            Box::new(HostBackend::new(Reference, options.activations))
-        } else {
-            Box::new(HostBackend::new(
-                Cpu::new(isa, threads)?,
-                options.activations,
-            ))
-        };
+        let backend = backend(options, isa, threads)?;
         let plan = budget::plan(&opened, options, READ_THREADS)?;
         let shape = Arc::new(SessionShape {
             identity: opened.files.identity(&opened.config)?,
@@ -453,6 +446,17 @@ impl Rowset {
         }
         rows
     }
+}
+
+fn backend(options: &EngineOptions, isa: Isa, threads: usize) -> Result<Box<dyn Backend>, Error> {
+    if options.reference {
+        return Ok(Box::new(HostBackend::new(Reference, options.activations)));
+    }
+    let cpu = Cpu::new(isa, threads).map_err(|e| Error::Option {
+        flag: "--isa",
+        problem: e.to_string(),
+    })?;
+    Ok(Box::new(HostBackend::new(cpu, options.activations)))
 }
 
 fn context_limit(info: &ModelInfo, asked: Option<usize>) -> Result<usize, Error> {

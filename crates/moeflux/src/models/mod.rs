@@ -1,5 +1,5 @@
 //! The architectures: one file each, named after its Hugging Face `model_type`, and one line in
-//! [`REGISTRY`]. A model file turns a configuration into a [`Blueprint`]; it sees no tensors.
+//! `REGISTRY`. A model file turns a configuration into a [`Blueprint`]; it sees no tensors.
 
 mod blueprint;
 mod fields;
