@@ -4,6 +4,7 @@
 mod experts;
 mod host;
 mod kernel_set;
+mod state_ops;
 
 pub use experts::ExpertStage;
 pub use host::HostBackend;

@@ -1,8 +1,11 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod step;
 
 pub use budget::MemoryPlan;
+use step::Rowset;
+pub use step::{Logits, Span, Want};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,52 +23,6 @@ use crate::{Activations, EngineOptions, Error};
 
 /// Threads that read experts; they wait for the disk, so there may be more than cores.
 const READ_THREADS: usize = 8;
-
-/// Which positions of a span want logits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// None.
-    None,
-    /// The last.
-    Last,
-    /// All.
-    All,
-}
-
-/// Tokens to run for one session in a step.
-pub struct Span<'a> {
-    /// The session that they continue.
-    pub session: &'a mut Session,
-    /// The tokens, at least one.
-    pub tokens: &'a [u32],
-    /// Which of them want logits.
-    pub want: Want,
-}
-
-/// Logits `[rows, vocab]`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Logits {
-    /// Number of positions.
-    pub rows: usize,
-    /// Tokens in the vocabulary.
-    pub vocab: usize,
-    /// The values, row by row.
-    pub values: Vec<f32>,
-}
-
-impl Logits {
-    /// The logits of one position; empty if there is no such row.
-    pub fn row(&self, row: usize) -> &[f32] {
-        self.values
-            .get(row * self.vocab..(row + 1) * self.vocab)
-            .unwrap_or(&[])
-    }
-
-    /// The logits of the last position; empty if there are none.
-    pub fn last(&self) -> &[f32] {
-        self.row(self.rows.wrapping_sub(1))
-    }
-}
 
 /// What the engine has done and what it occupies.
 #[derive(Clone, Debug)]
@@ -408,43 +365,6 @@ impl Engine {
             span.session.reserve(span.tokens.len());
         }
         Ok(())
-    }
-}
-
-impl Span<'_> {
-    fn outputs(&self) -> usize {
-        match self.want {
-            Want::None => 0,
-            Want::Last => 1,
-            Want::All => self.tokens.len(),
-        }
-    }
-}
-
-/// The rows of a step.
-struct Rowset {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    outputs: Vec<u32>,
-}
-
-impl Rowset {
-    fn of(spans: &[Span<'_>]) -> Rowset {
-        let mut rows = Rowset {
-            tokens: Vec::new(),
-            positions: Vec::new(),
-            outputs: Vec::new(),
-        };
-        for span in spans {
-            let start = span.session.len();
-            rows.tokens.extend_from_slice(span.tokens);
-            rows.positions
-                .extend((start..start + span.tokens.len()).map(|p| p as u32));
-            let end = rows.tokens.len();
-            rows.outputs
-                .extend((end - span.outputs()..end).map(|r| r as u32));
-        }
-        rows
     }
 }
 

@@ -90,6 +90,11 @@ impl SamplingParams {
         self.temperature == 0.0 || self.top_k == 1
     }
 
+    /// Whether no filter leaves out a token (penalties may still be on).
+    pub fn keeps_all(&self) -> bool {
+        self.top_k == 0 && self.top_p >= 1.0 && self.min_p <= 0.0
+    }
+
     /// Whether any penalty is on.
     pub fn has_penalties(&self) -> bool {
         self.repetition_penalty != 1.0

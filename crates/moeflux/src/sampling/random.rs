@@ -1,6 +1,7 @@
 //! Random numbers by position, and the exponential that weighs tokens.
 //!
-//! Both give the same bits on every machine: integer mixing, and fused multiply-adds alone.
+//! Both give the same bits on every machine: integers, and IEEE operations in a fixed order. (Fused
+//! multiply-adds would be slow calls where the compiler may not assume that the processor has them.)
 
 /// Odd constant near 2^64 / golden ratio: successive positions land far apart.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -43,16 +44,16 @@ pub(super) fn exp_negative(x: f64) -> f64 {
         f64::from_bits(0x3fe6_2e42_fee0_0000),
         1.908_214_929_270_587_7e-10,
     ];
-    if x < -700.0 {
-        return 0.0;
-    }
-    let n = (x * std::f64::consts::LOG2_E).round();
-    let r = (-n).mul_add(LN_2[1], (-n).mul_add(LN_2[0], x));
-    let power = SERIES
-        .iter()
-        .fold(0.0_f64, |sum, term| sum.mul_add(r, *term));
+    /// 1.5 * 2^52: a number added to it is rounded to an integer, which the low bits then hold.
+    const ROUNDER: f64 = 6_755_399_441_055_744.0;
+    let inside = x.max(-700.0);
+    let rounded = inside * std::f64::consts::LOG2_E + ROUNDER;
+    let n = rounded - ROUNDER;
+    let r = (inside - n * LN_2[0]) - n * LN_2[1];
+    let power = SERIES.iter().fold(0.0_f64, |sum, term| sum * r + *term);
     // n is between -1010 and 0, so the biased exponent stays positive.
-    power * f64::from_bits(((n as i64 + 1023) as u64) << 52)
+    let scale = f64::from_bits(rounded.to_bits().wrapping_add(1023) << 52);
+    if x < -700.0 { 0.0 } else { power * scale }
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! The sampler: penalties, filters and one draw over a row of logits.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 
 use super::random::{exp_negative, uniform};
 use super::{SamplingError, SamplingParams};
 
-/// Tokens looked at first when the number that top-p needs is unknown.
-const FIRST_CANDIDATES: usize = 64;
+/// Scores down to which top-p looks for the tokens that it keeps, before it looks at all.
+const NUCLEUS_SCORES: [f64; 3] = [-3.0, -6.0, -12.0];
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +25,8 @@ pub struct Sampler {
     params: SamplingParams,
     prompt_tokens: usize,
     logits: Vec<f32>,
+    weights: Vec<f64>,
+    largest: BinaryHeap<Reverse<Ordered>>,
     candidates: Vec<Candidate>,
     counts: Vec<u32>,
     seen: Vec<u32>,
@@ -40,6 +43,8 @@ impl Sampler {
             params,
             prompt_tokens: 0,
             logits: Vec::new(),
+            weights: Vec::new(),
+            largest: BinaryHeap::new(),
             candidates: Vec::new(),
             counts: Vec::new(),
             seen: Vec::new(),
@@ -78,23 +83,17 @@ impl Sampler {
             self.penalize(logits, history);
             return Ok(argmax(&self.logits));
         }
-        self.filter(logits, history);
-        let total: f64 = self
-            .candidates
-            .iter()
-            .map(|candidate| candidate.weight)
-            .sum();
-        let target = uniform(self.params.seed, position as u64) * total;
-        let mut sum = 0.0;
-        let chosen = self.candidates.iter().find(|candidate| {
-            sum += candidate.weight;
-            sum > target
-        });
-        // Rounding may leave the target just above the last sum; then the last token is meant.
-        let chosen = chosen.or(self.candidates.iter().rev().find(|last| last.weight > 0.0));
-        chosen
-            .map(|candidate| candidate.token)
-            .ok_or(SamplingError::Empty { position })
+        let random = uniform(self.params.seed, position as u64);
+        let chosen = if self.params.keeps_all() {
+            self.penalize(logits, history);
+            self.weigh();
+            draw(self.weights.iter().copied(), random).map(|index| index as u32)
+        } else {
+            self.filter(logits, history);
+            let weights = self.candidates.iter().map(|candidate| candidate.weight);
+            draw(weights, random).map(|index| self.candidates[index].token)
+        };
+        chosen.ok_or(SamplingError::Empty { position })
     }
 
     /// The tokens that may be drawn and their probabilities, which sum to 1. With temperature 0 that
@@ -164,34 +163,142 @@ impl Sampler {
         }
     }
 
+    /// Turns a logit after penalties into a score: its distance from the largest over temperature.
+    fn scorer(&self) -> impl Fn(f32) -> f64 + use<> {
+        let largest = f64::from(self.logits.iter().copied().fold(f32::MIN, f32::max));
+        let scale = 1.0 / f64::from(self.params.temperature);
+        move |logit| (f64::from(logit) - largest) * scale
+    }
+
+    /// Fills `weights` with all tokens' weights.
+    fn weigh(&mut self) {
+        let score = self.scorer();
+        self.weights.clear();
+        self.weights
+            .extend(self.logits.iter().map(|logit| exp_negative(score(*logit))));
+    }
+
     /// Fills `candidates`: all tokens in order of id, or those that the filters keep by likelihood.
     fn filter(&mut self, logits: &[f32], history: &[u32]) {
         self.penalize(logits, history);
-        let largest = f64::from(self.logits.iter().copied().fold(f32::MIN, f32::max));
-        let temperature = f64::from(self.params.temperature);
-        let candidate = |(token, logit): (usize, &f32)| {
-            let score = (f64::from(*logit) - largest) / temperature;
-            Candidate {
-                token: token as u32,
-                score,
-                weight: exp_negative(score),
-            }
-        };
+        let params = self.params.clone();
+        let score = self.scorer();
         self.candidates.clear();
-        self.candidates
-            .extend(self.logits.iter().enumerate().map(candidate));
-        if self.params.top_k > 0 && self.params.top_k < self.candidates.len() {
-            keep_top_k(&mut self.candidates, self.params.top_k);
+        if params.top_k > 0 && params.top_k < self.logits.len() {
+            let least = least_of_top(&self.logits, params.top_k, &mut self.largest);
+            for (token, logit) in self.logits.iter().enumerate().filter(|(_, l)| **l >= least) {
+                let score = score(*logit);
+                let weight = exp_negative(score);
+                self.candidates.push(Candidate {
+                    token: token as u32,
+                    score,
+                    weight,
+                });
+            }
+            self.candidates.sort_unstable_by(by_likelihood);
+            if params.top_p < 1.0 {
+                let total = self
+                    .candidates
+                    .iter()
+                    .map(|candidate| candidate.weight)
+                    .sum();
+                keep_top_p(&mut self.candidates, f64::from(params.top_p), total);
+            }
+        } else {
+            self.weigh();
+            let nucleus = (params.top_p < 1.0).then_some(f64::from(params.top_p));
+            let total = self.weights.iter().sum();
+            let least = nucleus.map_or(0.0, |p| nucleus_weight(&self.weights, p, total));
+            for (token, weight) in self
+                .weights
+                .iter()
+                .enumerate()
+                .filter(|(_, w)| **w >= least)
+            {
+                let score = score(self.logits[token]);
+                self.candidates.push(Candidate {
+                    token: token as u32,
+                    score,
+                    weight: *weight,
+                });
+            }
+            if let Some(p) = nucleus {
+                self.candidates.sort_unstable_by(by_likelihood);
+                keep_top_p(&mut self.candidates, p, total);
+            }
         }
-        if self.params.top_p < 1.0 {
-            keep_top_p(&mut self.candidates, f64::from(self.params.top_p));
-        }
-        if self.params.min_p > 0.0 {
-            let least = f64::from(self.params.min_p);
+        if params.min_p > 0.0 {
+            let least = f64::from(params.min_p);
             self.candidates
                 .retain(|candidate| candidate.weight >= least);
         }
     }
+}
+
+/// The index that a random number in [0, 1) falls on when each has its weight's share.
+fn draw(weights: impl Iterator<Item = f64> + Clone, random: f64) -> Option<usize> {
+    let target = random * weights.clone().sum::<f64>();
+    let mut sum = 0.0;
+    let mut last = None;
+    for (index, weight) in weights.enumerate() {
+        sum += weight;
+        if sum > target {
+            return Some(index);
+        }
+        if weight > 0.0 {
+            last = Some(index);
+        }
+    }
+    // Rounding may leave the target just above the last sum; then the last one is meant.
+    last
+}
+
+/// A finite number that can be put in order.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Ordered(f32);
+
+impl Eq for Ordered {}
+
+impl PartialOrd for Ordered {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Ordered {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+/// The `k`-th largest value (`k` at least 1 and at most their number); `heap` is for reuse.
+fn least_of_top(values: &[f32], k: usize, heap: &mut BinaryHeap<Reverse<Ordered>>) -> f32 {
+    heap.clear();
+    let (first, rest) = values.split_at(k);
+    heap.extend(first.iter().map(|value| Reverse(Ordered(*value))));
+    for value in rest {
+        if let Some(mut least) = heap.peek_mut()
+            && *value > least.0.0
+        {
+            *least = Reverse(Ordered(*value));
+        }
+    }
+    heap.peek().map_or(f32::MIN, |least| least.0.0)
+}
+
+/// A weight below which no token belongs to the most likely ones that reach `p` together.
+fn nucleus_weight(weights: &[f64], p: f64, total: f64) -> f64 {
+    let enough = NUCLEUS_SCORES
+        .iter()
+        .map(|score| exp_negative(*score))
+        .find(|least| {
+            weights
+                .iter()
+                .map(|w| if w >= least { *w } else { 0.0 })
+                .sum::<f64>()
+                >= p * total
+        });
+    enough.unwrap_or(0.0)
 }
 
 /// The index of the largest value, the lowest one among equals.
@@ -229,35 +336,16 @@ fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
     b.score.total_cmp(&a.score).then(a.token.cmp(&b.token))
 }
 
-/// Keeps the `k` most likely and those tied with the last of them, sorted.
-fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
-    let (_, last, _) = candidates.select_nth_unstable_by(k - 1, by_likelihood);
-    let least = last.score;
-    candidates.retain(|candidate| candidate.score >= least);
-    candidates.sort_unstable_by(by_likelihood);
-}
-
-/// Keeps a token when those more likely than it sum to less than `p`; sorts only as far as needed.
-fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64) {
-    let total: f64 = candidates.iter().map(|candidate| candidate.weight).sum();
-    let mut sorted = 0;
+/// Keeps a token when those more likely than it sum to less than `p` of `total`; sorted already.
+fn keep_top_p(candidates: &mut Vec<Candidate>, p: f64, total: f64) {
     let mut sum = 0.0;
-    let mut next = FIRST_CANDIDATES;
-    while sorted < candidates.len() {
-        let end = next.min(candidates.len());
-        let tail = &mut candidates[sorted..];
-        if end - sorted < tail.len() {
-            tail.select_nth_unstable_by(end - sorted - 1, by_likelihood);
+    let mut kept = 0;
+    for candidate in candidates.iter() {
+        if kept > 0 && sum >= p * total {
+            break;
         }
-        tail[..end - sorted].sort_unstable_by(by_likelihood);
-        for index in sorted..end {
-            if index > 0 && sum >= p * total {
-                candidates.truncate(index);
-                return;
-            }
-            sum += candidates[index].weight;
-        }
-        sorted = end;
-        next = end * 4;
+        sum += candidate.weight;
+        kept += 1;
     }
+    candidates.truncate(kept);
 }

@@ -1,0 +1,86 @@
+//! What goes into a step and what comes out: spans of tokens, and logits.
+
+use crate::session::Session;
+
+/// Which positions of a span want logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None.
+    None,
+    /// The last.
+    Last,
+    /// All.
+    All,
+}
+
+/// Tokens to run for one session in a step.
+pub struct Span<'a> {
+    /// The session that they continue.
+    pub session: &'a mut Session,
+    /// The tokens, at least one.
+    pub tokens: &'a [u32],
+    /// Which of them want logits.
+    pub want: Want,
+}
+
+/// Logits `[rows, vocab]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logits {
+    /// Number of positions.
+    pub rows: usize,
+    /// Tokens in the vocabulary.
+    pub vocab: usize,
+    /// The values, row by row.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// The logits of one position; empty if there is no such row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        self.values
+            .get(row * self.vocab..(row + 1) * self.vocab)
+            .unwrap_or(&[])
+    }
+
+    /// The logits of the last position; empty if there are none.
+    pub fn last(&self) -> &[f32] {
+        self.row(self.rows.wrapping_sub(1))
+    }
+}
+
+impl Span<'_> {
+    pub(super) fn outputs(&self) -> usize {
+        match self.want {
+            Want::None => 0,
+            Want::Last => 1,
+            Want::All => self.tokens.len(),
+        }
+    }
+}
+
+/// The rows of a step.
+pub(super) struct Rowset {
+    pub tokens: Vec<u32>,
+    pub positions: Vec<u32>,
+    pub outputs: Vec<u32>,
+}
+
+impl Rowset {
+    pub fn of(spans: &[Span<'_>]) -> Rowset {
+        let mut rows = Rowset {
+            tokens: Vec::new(),
+            positions: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for span in spans {
+            let start = span.session.len();
+            rows.tokens.extend_from_slice(span.tokens);
+            rows.positions
+                .extend((start..start + span.tokens.len()).map(|p| p as u32));
+            let end = rows.tokens.len();
+            rows.outputs
+                .extend((end - span.outputs()..end).map(|r| r as u32));
+        }
+        rows
+    }
+}
