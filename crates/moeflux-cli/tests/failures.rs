@@ -185,8 +185,8 @@ fn budgets_and_tokens_out_of_range() {
     fails(&["run", QUESTION, "--memory", "1MiB"], 4, &["--memory"]);
     let message = run(&["run", QUESTION, "--memory", "1MiB"]).stderr;
     let needed = message.split("--memory ").nth(1).unwrap();
-    let needed: String = needed.chars().take_while(char::is_ascii_digit).collect();
-    let ran = run(&["run", QUESTION, "--memory", &needed]);
+    let needed = needed.split_whitespace().next().unwrap();
+    let ran = run(&["run", QUESTION, "--memory", needed]);
     assert_eq!(
         ran.code, 0,
         "the smallest workable budget works: {}",

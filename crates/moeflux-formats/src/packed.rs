@@ -62,8 +62,9 @@ impl PackedModel {
     /// Opens a packed model.
     ///
     /// # Errors
-    /// An unfinished directory, an unknown format version, a missing file or one of another length
-    /// than was written, or a malformed file.
+    /// An unfinished directory, an unknown format version, a missing weight file or one of another
+    /// length than was written, or a malformed file. The small files beside the weights (chat
+    /// template, generation settings) may be edited.
     pub fn open(dir: &Path) -> Result<Self> {
         let unfinished_name = dir
             .extension()
@@ -74,7 +75,11 @@ impl PackedModel {
             });
         }
         let manifest = Manifest::read(dir)?;
-        for (name, entry) in &manifest.files {
+        let weights = manifest
+            .files
+            .iter()
+            .filter(|(name, _)| name.ends_with(".safetensors"));
+        for (name, entry) in weights {
             check_length(&dir.join(name), entry.bytes)?;
         }
         let dense = Checkpoint::open_files(vec![dir.join(DENSE_NAME)])?;

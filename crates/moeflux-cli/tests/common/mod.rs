@@ -123,25 +123,14 @@ fn copy_into(from: &Path, to: &Path) {
     }
 }
 
-/// Writes a file of a model directory; a packed model's manifest no longer vouches for it.
+/// Writes a file of a model directory.
 pub fn rewrite(model: &Path, name: &str, text: &str) {
-    forget(model, name);
     fs::write(model.join(name), text).unwrap();
 }
 
-/// Removes a file of a model directory, also from a packed model's manifest.
+/// Removes a file of a model directory.
 pub fn remove(model: &Path, name: &str) {
-    forget(model, name);
     fs::remove_file(model.join(name)).unwrap();
-}
-
-fn forget(model: &Path, name: &str) {
-    let path = model.join("moeflux.json");
-    if let Ok(bytes) = fs::read(&path) {
-        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
-        manifest["files"].as_object_mut().unwrap().remove(name);
-        fs::write(path, manifest.to_string()).unwrap();
-    }
 }
 
 /// Changes one JSON file of a model directory.
