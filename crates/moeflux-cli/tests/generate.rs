@@ -61,17 +61,27 @@ fn the_way_there_does_not_change_the_text() {
     let prompt = "Tell me a story.";
     let expected = output_of(&["run", prompt, "--max-tokens", "60"]);
     assert!(expected.trim().len() > 60, "{expected}");
+    let mut ways: Vec<Vec<String>> = Vec::new();
+    for isa in moeflux::Isa::available() {
+        ways.push(vec!["--isa".into(), isa.to_string()]);
+    }
     for flags in [
-        &["--isa", "scalar"][..],
-        &["--threads", "1"],
-        &["--threads", "3"],
-        &["--chunk-tokens", "8"],
-        &["--expert-cache", "64KiB"],
-        &["--expert-cache", "1MiB", "--policy", "frequency"],
-        &["--reader", "buffered"],
+        "--threads 1",
+        "--threads 2",
+        "--threads 3",
+        "--threads 4",
+        "--chunk-tokens 8",
+        "--expert-cache 28KiB",
+        "--expert-cache 64KiB",
+        "--expert-cache 1MiB --policy frequency",
+        "--reader buffered",
+        "--memory 1GiB",
     ] {
+        ways.push(flags.split(' ').map(str::to_owned).collect());
+    }
+    for flags in ways {
         let mut args = vec!["run", prompt, "--max-tokens", "60"];
-        args.extend(flags);
+        args.extend(flags.iter().map(String::as_str));
         assert_eq!(output_of(&args), expected, "{flags:?}");
     }
 }

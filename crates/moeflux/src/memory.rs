@@ -137,6 +137,26 @@ mod tests {
         assert_eq!(kib_field(text, "VmSwap:"), None);
     }
 
+    #[test]
+    fn a_control_group_leaves_its_limit_less_what_cannot_be_reclaimed() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().to_str().expect("UTF-8");
+        let write = |name: &str, text: &str| {
+            std::fs::write(dir.path().join(name), text).expect("writes");
+        };
+        let free = || group_free_bytes(path, "memory.max", "memory.current", "file ");
+        assert_eq!(free(), None, "no files, no limit");
+        write("memory.max", "max\n");
+        write("memory.current", "700\n");
+        assert_eq!(free(), None, "no limit");
+        write("memory.max", "1000\n");
+        assert_eq!(free(), Some(300));
+        write("memory.stat", "anon 500\nfile 150\nfile_mapped 9\n");
+        assert_eq!(free(), Some(450), "page cache can be taken back");
+        write("memory.max", "9223372036854771712\n");
+        assert_eq!(free(), None, "version 1 says no limit by a huge number");
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn the_machine_says_how_much_it_has() {
