@@ -77,11 +77,7 @@ fn damaged_directories_do_not_open() {
     assert!(matches!(open_with(&leaving), FormatError::Json { .. }));
     fs::write(&manifest, &text).unwrap();
 
-    for name in [
-        "experts/layer-001.safetensors",
-        "dense.safetensors",
-        "config.json",
-    ] {
+    for name in ["experts/layer-001.safetensors", "dense.safetensors"] {
         let path = case.dst.join(name);
         let whole = fs::read(&path).unwrap();
         fs::write(&path, &whole[..whole.len() - 1]).unwrap();
@@ -92,7 +88,16 @@ fn damaged_directories_do_not_open() {
         assert!(matches!(&gone, FormatError::MissingFile { path: found, .. } if *found == path));
         fs::write(&path, &whole).unwrap();
     }
-    PackedModel::open(&case.dst).unwrap();
+    // Small files may be edited; only a verification minds.
+    let model = PackedModel::open(&case.dst).unwrap();
+    model.verify(&mut |_| {}).unwrap();
+    fs::write(case.dst.join("config.json"), "{ }").unwrap();
+    let model = PackedModel::open(&case.dst).unwrap();
+    let edited = model.verify(&mut |_| {}).unwrap_err();
+    assert!(
+        matches!(edited, FormatError::CorruptFile { .. }),
+        "{edited}"
+    );
 }
 
 /// Any bit of a layer file's header, flipped, is an error or changes nothing that is used.
