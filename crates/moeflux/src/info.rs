@@ -41,6 +41,8 @@ pub struct ModelInfo {
     pub token_dense_bytes: u64,
     /// Bytes of routed experts that a token reads.
     pub token_expert_bytes: u64,
+    /// Multiply-adds of a token in all matrices but the output head.
+    pub token_multiply_adds: u64,
     /// Bytes that the session's state grows by with each token, once past its first page.
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
@@ -102,6 +104,11 @@ impl Opened {
             .values()
             .map(|l| (l.bytes() * blueprint.top_k) as u64)
             .sum();
+        let expert_multiply_adds: u64 = blueprint
+            .experts
+            .iter()
+            .map(|e| (3 * e.hidden * e.intermediate * blueprint.top_k) as u64)
+            .sum();
         let per_token = |s: &crate::graph::StateDecl| match *s {
             crate::graph::StateDecl::KeyValue { kv_heads, head_dim } => {
                 (kv_heads * head_dim * 8) as u64
@@ -128,6 +135,7 @@ impl Opened {
             expert_record_bytes: table.catalog.slot_bytes(),
             expert_records: table.catalog.expert_count(),
             token_dense_bytes: survey.token_bytes,
+            token_multiply_adds: survey.token_multiply_adds + expert_multiply_adds,
             token_expert_bytes,
             token_state_bytes: blueprint.graph.states.iter().map(per_token).sum(),
             codecs,

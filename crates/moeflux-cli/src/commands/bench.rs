@@ -1,14 +1,15 @@
 //! `moeflux bench`: prefill and decode speed, with the floor that the hardware sets.
 //!
-//! Tokens are pseudo-random, so that experts are chosen as widely as by any text. The decode floor is
-//! the bytes of weights that a token touches over the memory's measured bandwidth; where experts had
-//! to be read, the bytes read over the disk's measured rate, if that is slower. For prefill only the
-//! second is known.
+//! Tokens are pseudo-random, so that experts are chosen as widely as by any text. The floor is the
+//! slowest of three: multiply-adds over the matrix kernel's rate in the caches; for decode, bytes of
+//! weights that a token touches over the memory's measured bandwidth; bytes of experts that had to be
+//! read over the disk's measured rate.
 
 use std::time::Instant;
 
 use clap::Args;
-use moeflux::{Engine, Want};
+use moeflux::formats::Codec;
+use moeflux::{Engine, ModelInfo, Want};
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
@@ -59,6 +60,7 @@ pub struct BenchArgs {
 /// The machine's rates.
 struct Machine {
     memory_bytes_per_second: f64,
+    multiply_adds_per_second: f64,
     disk: DiskRate,
 }
 
@@ -70,8 +72,10 @@ struct Measured {
     hit_rate: f64,
     /// Bytes of experts read for each token.
     read_bytes: f64,
-    /// Highest tokens a second that the hardware allows, if known.
-    floor: Option<f64>,
+    /// Highest tokens a second that the hardware allows.
+    floor: f64,
+    /// What sets it.
+    limit: &'static str,
 }
 
 impl Measured {
@@ -84,15 +88,12 @@ impl Measured {
     }
 
     fn text(&self) -> String {
-        let floor = match self.floor {
-            Some(floor) => {
-                format!(
-                    "floor {floor:>9.1} ({:.0} % of it)",
-                    self.mean() / floor * 100.0
-                )
-            }
-            None => "floor         - (nothing was read)".to_owned(),
-        };
+        let floor = format!(
+            "floor {:>8.1} by {} ({:.0} % of it)",
+            self.floor,
+            self.limit,
+            self.mean() / self.floor * 100.0
+        );
         format!(
             "{:<8}{:>6} tokens {:>9.1} tok/s (best {:.1})  {floor}  {:.1} % hits, {:.3} MB read a token",
             self.kind,
@@ -112,6 +113,7 @@ impl Measured {
             "tokens_per_second": self.mean(),
             "tokens_per_second_best": self.best(),
             "floor_tokens_per_second": self.floor,
+            "limit": self.limit,
             "hit_rate": self.hit_rate,
             "read_bytes_per_token": self.read_bytes,
         })
@@ -131,12 +133,20 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             "-p and -n take lengths of at least 1".into(),
         ));
     }
-    moeflux::inspect(&dir)?;
+    let info = moeflux::inspect(&dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = args.model.threads.unwrap_or(cores).clamp(1, 256);
+    let isa = args.model.isa.unwrap_or_else(moeflux::Isa::detect);
     // Measured before the engine takes its memory.
     let machine = Machine {
         memory_bytes_per_second: measure::memory_bytes_per_second(threads),
+        multiply_adds_per_second: measure::multiply_adds_per_second(
+            isa,
+            threads,
+            expert_codec(&info),
+            args.model.activations,
+        )
+        .map_err(moeflux::Error::from)?,
         disk: measure::disk(&dir, args.model.reader)?,
     };
     let engine = model::open_engine(&dir, &args.model)?;
@@ -164,6 +174,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             "threads": stats.threads,
             "activations": stats.activations.to_string(),
             "memory_bytes_per_second": machine.memory_bytes_per_second,
+            "multiply_adds_per_second": machine.multiply_adds_per_second,
             "disk_bytes_per_second": machine.disk.bytes_per_second,
             "reader": machine.disk.reader,
             "cold": args.cold,
@@ -171,6 +182,17 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         }))?;
     }
     Ok(())
+}
+
+/// The codec that most multiply-adds meet: that of the routed experts.
+fn expert_codec(info: &ModelInfo) -> Codec {
+    let experts = info
+        .codecs
+        .iter()
+        .find(|(class, _)| class == "routed experts");
+    let name = experts.and_then(|(_, codecs)| codecs.split(',').next());
+    name.and_then(|name| name.trim().parse().ok())
+        .unwrap_or(Codec::Bf16)
 }
 
 fn check_lengths(args: &BenchArgs, engine: &Engine) -> Result<(), Failure> {
@@ -196,12 +218,13 @@ fn heading(engine: &Engine, machine: &Machine) -> String {
     let slots = stats.experts.slots;
     format!(
         "{}, {} threads, {} activations; {slots} of {} experts fit in memory\n\
-         memory {:.1} GB/s, disk {:.2} GB/s ({})",
+         memory {:.1} GB/s, matrices {:.0} G multiply-adds/s, disk {:.2} GB/s ({})",
         stats.isa,
         stats.threads,
         stats.activations,
         engine.info().expert_records,
         machine.memory_bytes_per_second * 1e-9,
+        machine.multiply_adds_per_second * 1e-9,
         machine.disk.bytes_per_second * 1e-9,
         machine.disk.reader,
     )
@@ -221,7 +244,8 @@ fn measure_one(
         rates: Vec::new(),
         hit_rate: 0.0,
         read_bytes: 0.0,
-        floor: None,
+        floor: 0.0,
+        limit: "",
     };
     let (mut hits, mut asked, mut read) = (0, 0, 0);
     let warm_up = usize::from(!args.cold);
@@ -253,14 +277,24 @@ fn measure_one(
     measured.read_bytes = read as f64 / (tokens * measured.rates.len()) as f64;
     let info = engine.info();
     let touched = (info.token_dense_bytes + info.token_expert_bytes) as f64;
-    let from_memory = touched / machine.memory_bytes_per_second;
-    let from_disk = measured.read_bytes / machine.disk.bytes_per_second.max(1.0);
-    let seconds = if kind == "decode" {
-        from_memory.max(from_disk)
-    } else {
-        from_disk
-    };
-    measured.floor = (seconds > 0.0).then(|| 1.0 / seconds);
+    // Prefill reads each weight once for many tokens.
+    let once = if kind == "decode" { 1.0 } else { tokens as f64 };
+    let (seconds, limit) = [
+        (touched / machine.memory_bytes_per_second / once, "memory"),
+        (
+            measured.read_bytes / machine.disk.bytes_per_second.max(1.0),
+            "disk",
+        ),
+        (
+            info.token_multiply_adds as f64 / machine.multiply_adds_per_second,
+            "compute",
+        ),
+    ]
+    .into_iter()
+    .max_by(|a, b| a.0.total_cmp(&b.0))
+    .unwrap_or((f64::INFINITY, ""));
+    measured.floor = 1.0 / seconds;
+    measured.limit = limit;
     Ok(measured)
 }
 

@@ -25,6 +25,8 @@ pub struct Survey {
     pub bytes: u64,
     /// Bytes that one token reads: everything but the embedding table, of which it reads one row.
     pub token_bytes: u64,
+    /// Multiply-adds of one token, without the output head.
+    pub token_multiply_adds: u64,
     /// The codecs in use in each class of matrices.
     pub codecs: BTreeMap<MatrixClass, Vec<Codec>>,
 }
@@ -45,6 +47,9 @@ impl Survey {
                     let codecs = survey.codecs.entry(*class).or_default();
                     if !codecs.contains(&found.codec) {
                         codecs.push(found.codec);
+                    }
+                    if matches!(class, MatrixClass::Dense | MatrixClass::Sensitive) {
+                        survey.token_multiply_adds += (rows * cols) as u64;
                     }
                     let embedding = *class == MatrixClass::Embedding;
                     (
