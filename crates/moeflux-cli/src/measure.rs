@@ -13,8 +13,9 @@ use moeflux::{Activations, Isa};
 
 use crate::failure::Failure;
 
-/// More than caches hold.
+/// More than caches hold, and at least this much even where memory is bounded.
 const MEMORY_BYTES: usize = 256 << 20;
+const SMALLEST_MEMORY_BYTES: usize = 64 << 20;
 const MEMORY_PASSES: usize = 4;
 const DISK_THREADS: usize = 8;
 const DISK_PIECE_BYTES: usize = 1 << 20;
@@ -25,8 +26,11 @@ const DISK_ROUND: Duration = Duration::from_millis(300);
 const ALIGN: usize = 4096;
 
 /// Bytes a second that `threads` threads read from memory together: the best of a few passes.
-pub fn memory_bytes_per_second(threads: usize) -> f64 {
-    let words = MEMORY_BYTES / 8;
+/// Takes at most half of `limit_bytes`.
+pub fn memory_bytes_per_second(threads: usize, limit_bytes: Option<u64>) -> f64 {
+    let half = limit_bytes.map_or(MEMORY_BYTES, |bytes| (bytes / 2) as usize);
+    let bytes = half.clamp(SMALLEST_MEMORY_BYTES, MEMORY_BYTES);
+    let words = bytes / 8;
     // Written, so that every page is there.
     let buffer: Vec<u64> = (0..words as u64).collect();
     let parts: Vec<&[u64]> = buffer.chunks(words.div_ceil(threads.max(1))).collect();
@@ -50,7 +54,7 @@ pub fn memory_bytes_per_second(threads: usize) -> f64 {
             best = best.min(start.elapsed().as_secs_f64());
         }
     });
-    MEMORY_BYTES as f64 / best
+    bytes as f64 / best
 }
 
 fn sum(words: &[u64]) -> u64 {

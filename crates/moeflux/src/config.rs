@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
-/// No size in a model's configuration is larger; keeps products of two within 64 bits.
-const LARGEST_SIZE: u64 = 1 << 31;
+/// No size of a matrix or head is larger; keeps products of three within 64 bits.
+const LARGEST_SIZE: usize = 1 << 20;
 
 /// A configuration file, or a section of one.
 #[derive(Clone, Debug)]
@@ -97,17 +97,28 @@ impl Config {
         self.value(field).is_some()
     }
 
-    /// A required size: an integer from 1 to 2^31.
+    /// A required size: an integer from 1 to 2^20.
     ///
     /// # Errors
     /// [`Error::Config`] if it is missing or out of range.
     pub fn size(&self, field: &str) -> Result<usize, Error> {
+        self.size_up_to(field, LARGEST_SIZE)
+    }
+
+    /// A required size: an integer from 1 to `most`.
+    ///
+    /// # Errors
+    /// As [`Config::size`].
+    pub fn size_up_to(&self, field: &str, most: usize) -> Result<usize, Error> {
         let value = self
             .value(field)
             .ok_or_else(|| self.error(field, "is missing"))?;
-        match value.as_u64() {
-            Some(n @ 1..=LARGEST_SIZE) => Ok(n as usize),
-            _ => Err(self.error(field, format!("is {value}, not an integer from 1 to 2^31"))),
+        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(self.error(
+                field,
+                format!("is {value}, not an integer from 1 to {most}"),
+            )),
         }
     }
 
@@ -197,5 +208,46 @@ impl Config {
                 format!("is `{found}`; only `{expected}` is supported"),
             )),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse(Path::new("config.json"), text).expect("an object")
+    }
+
+    #[test]
+    fn errors_name_the_file_the_section_and_the_field() {
+        let c = config(r#"{"text_config": {"hidden_size": 0, "act": "gelu", "kinds": [1]}}"#);
+        let text = c.section("text_config").expect("it is there");
+        for (error, words) in [
+            (text.size("hidden_size"), "text_config.hidden_size` is 0"),
+            (text.size("layers"), "text_config.layers` is missing"),
+        ] {
+            let message = error.expect_err("refused").to_string();
+            assert!(
+                message.contains("config.json") && message.contains(words),
+                "{message}"
+            );
+        }
+        let message = text
+            .require_text("act", "silu")
+            .expect_err("refused")
+            .to_string();
+        assert!(message.contains("`gelu`; only `silu`"), "{message}");
+        text.texts("kinds").expect_err("not strings");
+    }
+
+    #[test]
+    fn null_is_as_good_as_missing() {
+        let c = config(r#"{"a": null, "b": 7}"#);
+        assert!(!c.has("a"));
+        assert_eq!(c.size_or("a", 3).expect("the default"), 3);
+        assert_eq!(c.size_or("b", 3).expect("the value"), 7);
+        assert!(c.bool_or("a", true).expect("the default"));
+        assert!(c.size_up_to("b", 6).is_err());
     }
 }

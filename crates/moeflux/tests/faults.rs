@@ -335,3 +335,72 @@ fn pack_refuses_what_it_cannot_do() {
     .to_string();
     assert!(error.contains("exists already"), "{error}");
 }
+
+/// Every number, text and list of a configuration replaced by others that may not be there.
+#[test]
+fn any_configuration_is_opened_or_explained() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let strange = [
+        "null",
+        "true",
+        "0",
+        "-1",
+        "1",
+        "3",
+        "1048576",
+        "1099511627776",
+        "1e308",
+        "\"x\"",
+        "[]",
+        "[1]",
+        "[\"x\"]",
+        "{}",
+    ];
+    let mut refused = 0;
+    for name in ["qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe"] {
+        for entry in std::fs::read_dir(fixture(name)).expect("fixture") {
+            let entry = entry.expect("readable");
+            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+        }
+        let path = dir.path().join("config.json");
+        let text = std::fs::read_to_string(&path).expect("readable");
+        let whole: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        for pointer in pointers("", &whole) {
+            for value in strange {
+                let mut config = whole.clone();
+                *config.pointer_mut(&pointer).expect("it is there") =
+                    serde_json::from_str(value).expect("JSON");
+                std::fs::write(&path, config.to_string()).expect("writes");
+                let opened = Engine::open(dir.path(), &options())
+                    .and_then(|engine| engine.prefill(&mut engine.session(), &[1, 2], Want::Last));
+                if let Err(error) = opened {
+                    refused += 1;
+                    let message = error.to_string();
+                    assert!(
+                        !message.contains("internal error"),
+                        "{pointer} {value}: {message}"
+                    );
+                }
+            }
+        }
+    }
+    assert!(refused > 500, "{refused}");
+}
+
+/// The places of all values in `value`, below `place`.
+fn pointers(place: &str, value: &serde_json::Value) -> Vec<String> {
+    let Some(object) = value.as_object() else {
+        return vec![place.to_owned()];
+    };
+    let mut all = if place.is_empty() {
+        vec![]
+    } else {
+        vec![place.to_owned()]
+    };
+    all.extend(
+        object
+            .iter()
+            .flat_map(|(key, value)| pointers(&format!("{place}/{key}"), value)),
+    );
+    all
+}

@@ -139,7 +139,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let isa = args.model.isa.unwrap_or_else(moeflux::Isa::detect);
     // Measured before the engine takes its memory.
     let machine = Machine {
-        memory_bytes_per_second: measure::memory_bytes_per_second(threads),
+        memory_bytes_per_second: measure::memory_bytes_per_second(threads, args.model.memory),
         multiply_adds_per_second: measure::multiply_adds_per_second(
             isa,
             threads,

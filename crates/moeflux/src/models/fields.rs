@@ -6,6 +6,12 @@ use super::blueprint::{RoutedShape, inverse_frequencies};
 use crate::Error;
 use crate::config::Config;
 
+/// More is a mistake in the file, and would be much work before a tensor is found missing.
+const MOST_LAYERS: usize = 4096;
+const MOST_EXPERTS: usize = 1 << 16;
+/// Positions and token ids are u32.
+const MOST_TOKENS: usize = 1 << 30;
+
 /// Frequencies of the rotated pairs, from the new (`rope_parameters`) or the old fields.
 /// `default_fraction` is the part of a head that rotates where the fields do not say; `None` for
 /// an architecture that always rotates whole heads.
@@ -42,9 +48,27 @@ pub(super) fn rope_frequencies(
 /// The number of routed experts, under either of its names.
 pub(super) fn expert_count(c: &Config) -> Result<usize, Error> {
     if c.has("num_local_experts") && !c.has("num_experts") {
-        return c.size("num_local_experts");
+        return c.size_up_to("num_local_experts", MOST_EXPERTS);
     }
-    c.size("num_experts")
+    c.size_up_to("num_experts", MOST_EXPERTS)
+}
+
+/// The number of layers.
+pub(super) fn layer_count(c: &Config) -> Result<usize, Error> {
+    c.size_up_to("num_hidden_layers", MOST_LAYERS)
+}
+
+/// A number of tokens, as of a vocabulary.
+pub(super) fn token_count(c: &Config, field: &str) -> Result<usize, Error> {
+    c.size_up_to(field, MOST_TOKENS)
+}
+
+/// The longest sequence that the model was made for.
+pub(super) fn context_tokens(c: &Config, default: usize) -> Result<usize, Error> {
+    match c.has("max_position_embeddings") {
+        true => token_count(c, "max_position_embeddings"),
+        false => Ok(default),
+    }
 }
 
 /// Refuses more experts a token than there are.

@@ -10,7 +10,10 @@ use std::sync::Arc;
 use moeflux_kernels::DeltaShape;
 
 use super::blueprint::{Blueprint, BlueprintBuilder, MatrixClass, RoutedShape, VectorFold};
-use super::fields::{check_heads, check_top_k, expert_count, refuse_true, rope_frequencies};
+use super::fields::{
+    check_heads, check_top_k, context_tokens, expert_count, layer_count, refuse_true,
+    rope_frequencies, token_count,
+};
 use crate::Error;
 use crate::config::Config;
 use crate::graph::{BufferId, Op, StateDecl};
@@ -46,8 +49,8 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
     let head_dim = c.size_or("head_dim", 256)?;
     let model = Qwen35Moe {
         hidden: c.size("hidden_size")?,
-        layers: c.size("num_hidden_layers")?,
-        vocab: c.size("vocab_size")?,
+        layers: layer_count(c)?,
+        vocab: token_count(c, "vocab_size")?,
         heads: c.size("num_attention_heads")?,
         kv_heads: c.size("num_key_value_heads")?,
         head_dim,
@@ -114,7 +117,7 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
         hidden: model.hidden,
         layers: model.layers,
         vocab: model.vocab,
-        context_tokens: c.size_or("max_position_embeddings", 32768)?,
+        context_tokens: context_tokens(c, 32768)?,
         top_k: model.routed.top_k,
         graph,
         weights,

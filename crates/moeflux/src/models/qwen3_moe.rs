@@ -5,7 +5,10 @@
 use std::sync::Arc;
 
 use super::blueprint::{Blueprint, BlueprintBuilder, MatrixClass, RoutedShape, VectorFold};
-use super::fields::{check_heads, check_top_k, expert_count, refuse_true, rope_frequencies};
+use super::fields::{
+    check_heads, check_top_k, context_tokens, expert_count, layer_count, refuse_true,
+    rope_frequencies, token_count,
+};
 use crate::Error;
 use crate::config::Config;
 use crate::graph::BufferId;
@@ -24,8 +27,8 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     refuse_true(c, "use_sliding_window")?;
     let (hidden, layers, vocab) = (
         c.size("hidden_size")?,
-        c.size("num_hidden_layers")?,
-        c.size("vocab_size")?,
+        layer_count(c)?,
+        token_count(c, "vocab_size")?,
     );
     let heads = c.size("num_attention_heads")?;
     let head_dim = c.size_or("head_dim", hidden / heads)?;
@@ -81,7 +84,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         hidden,
         layers,
         vocab,
-        context_tokens: c.size_or("max_position_embeddings", 32768)?,
+        context_tokens: context_tokens(c, 32768)?,
         top_k: routed.top_k,
         graph,
         weights,
