@@ -57,7 +57,7 @@ fn check() -> Result<()> {
     neon()
 }
 
-/// Licences and duplicates, by `deny.toml`.
+/// Licences, duplicates and sources, by `deny.toml`.
 fn licences() -> Result<()> {
     if !installed("cargo-deny") {
         return skip(
@@ -65,10 +65,9 @@ fn licences() -> Result<()> {
             "cargo-deny is not installed (cargo install cargo-deny)",
         );
     }
-    cargo(
-        "licences",
-        &["deny", "--offline", "check", "licenses", "bans"],
-    )
+    let mut arguments = vec!["deny", "--offline", "check", "--hide-inclusion-graph"];
+    arguments.extend(["licenses", "bans", "sources"]);
+    cargo("licences", &arguments)
 }
 
 /// Type-checks everything for macOS.
