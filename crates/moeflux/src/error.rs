@@ -113,16 +113,14 @@ pub enum Error {
         /// The most that one step takes.
         limit: usize,
     },
-    /// Recurrent state cannot be run backwards.
-    #[error(
-        "cannot rewind to position {position}: the recurrent state was not kept there{}",
-        nearest.map_or_else(|| "; start a new session".to_owned(),
-            |p| format!("; the nearest checkpoint before it is at {p}"))
-    )]
+    /// A session cannot go back (or forward) to that position.
+    #[error("cannot rewind to position {position}: {}", rewind_problem(*position, *len, *nearest))]
     Rewind {
         /// Where the caller wanted to go.
         position: usize,
-        /// The nearest earlier position that can be reached.
+        /// Tokens in the session.
+        len: usize,
+        /// The nearest earlier position that can be reached, besides the start.
         nearest: Option<usize>,
     },
     /// A session of one model was given to another.
@@ -147,6 +145,17 @@ pub enum Error {
     /// The engine contradicts itself; this is a defect of moeflux.
     #[error("internal error: {0}; please report it")]
     Internal(String),
+}
+
+fn rewind_problem(position: usize, len: usize, nearest: Option<usize>) -> String {
+    if position > len {
+        return format!("the session holds {len} tokens");
+    }
+    let near = match nearest {
+        Some(nearest) => format!("the nearest checkpoint before it is at {nearest}"),
+        None => "start a new session".to_owned(),
+    };
+    format!("the recurrent state was not kept there; {near}")
 }
 
 /// A number of bytes for people: `1.50 GiB`.

@@ -271,9 +271,10 @@ fn without_recurrent_state_every_position_can_be_rewound_to() {
         let rest = run(&engine, &mut session, &tokens[at..at + 40]);
         assert_rows(&expected, at, &rest, &format!("rewound to {at}"));
     }
-    session
+    let error = session
         .rewind(session.len() + 1)
         .expect_err("beyond the end");
+    assert!(error.to_string().contains("holds 40 tokens"), "{error}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! `moeflux eval logits`: the model's logits of given tokens, as a safetensors file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use moeflux::Want;
-use moeflux::formats::{DType, write_safetensors};
+use moeflux::formats::{DType, SafetensorsWriter, TensorSpec};
+use moeflux::{Engine, Session, Want};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -48,24 +48,50 @@ pub fn run(args: &LogitsArgs) -> Result<(), Failure> {
         let (tokens, limit) = (args.tokens.len(), session.context_tokens());
         return Err(moeflux::Error::ContextExceeded { tokens, limit }.into());
     }
+    let mut partial = args.output.clone().into_os_string();
+    partial.push(".partial");
+    let partial = PathBuf::from(partial);
+    let written = write(args, &engine, &mut session, &partial);
+    if written.is_err() {
+        // The failure is what matters; a leftover is harmless.
+        let _ = std::fs::remove_file(&partial);
+        return written;
+    }
+    std::fs::rename(&partial, &args.output).map_err(|source| Failure::File {
+        action: "write",
+        path: args.output.clone(),
+        source,
+    })
+}
+
+/// Computes and writes piece by piece, so that memory does not grow with the number of tokens.
+fn write(
+    args: &LogitsArgs,
+    engine: &Engine,
+    session: &mut Session,
+    path: &Path,
+) -> Result<(), Failure> {
+    let shape = [args.tokens.len(), engine.info().vocab_size];
+    let spec = TensorSpec::new("logits", DType::F32, shape);
+    let mut writer = SafetensorsWriter::create(path, &[spec], 8)?;
     let guard = interrupt::listen();
-    let mut bytes = Vec::new();
     let piece = if args.stepwise {
         1
     } else {
-        engine.chunk_tokens()
+        engine.stats().memory.chunk_outputs
     };
     let bar = output::count_bar(args.tokens.len() as u64, "tokens");
     for tokens in args.tokens.chunks(piece) {
-        let logits = engine.prefill(&mut session, tokens, Want::All)?;
-        bytes.extend(logits.values.iter().flat_map(|value| value.to_le_bytes()));
+        let logits = engine.prefill(session, tokens, Want::All)?;
+        for values in logits.values.chunks(1 << 14) {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            writer.write(&bytes)?;
+        }
         bar.inc(tokens.len() as u64);
         if guard.stopped() {
             return Err(Failure::Interrupted);
         }
     }
     bar.finish_and_clear();
-    let shape = [args.tokens.len(), vocab];
-    write_safetensors(&args.output, &[("logits", DType::F32, &shape, &bytes)])?;
-    Ok(())
+    Ok(writer.finish()?)
 }

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use moeflux_experts::{Ready, Residency};
+use moeflux_formats::Codec;
 use moeflux_kernels::{MatmulJob, Matrix, Quantized};
 
 use super::kernel_set::KernelSet;
-use crate::weights::ExpertLayout;
+use crate::weights::{ExpertLayout, MatrixLayout};
 use crate::{Activations, Error};
 
 /// A step's tokens with the router's choice for one layer.
@@ -155,13 +156,13 @@ impl ExpertStage {
             layout,
             tokens,
             hidden,
-            group: None,
+            groups: Groups::default(),
         };
         let mut lease = self.residency.lease(layer, &self.buckets.ids)?;
         if activations == Activations::Int8 {
-            compute.group = layout.group();
+            compute.groups = layout.groups();
         }
-        if let Some((group, _)) = compute.group {
+        if let Some(group) = compute.groups.input {
             kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, group)?;
         }
         while let Some(ready) = lease.next()? {
@@ -177,18 +178,30 @@ impl ExpertStage {
 }
 
 impl ExpertLayout {
-    /// Groups of the quantized inputs of gate and up, and of down, if the weights are coded so.
-    fn group(&self) -> Option<(usize, usize)> {
-        use moeflux_formats::Codec;
-        match (self.gate.codec(), self.up.codec(), self.down.codec()) {
-            (Codec::Affine(gate), Codec::Affine(up), Codec::Affine(down))
-                if gate.group == up.group =>
-            {
-                Some((gate.group, down.group))
-            }
+    /// Groups of the quantized inputs of gate and up, and of down, where the weights are coded so.
+    fn groups(&self) -> Groups {
+        let group = |matrix: &MatrixLayout| match matrix.codec() {
+            Codec::Affine(codec) => Some(codec.group),
             _ => None,
+        };
+        let input = match (group(&self.gate), group(&self.up)) {
+            (Some(gate), Some(up)) if gate != up => None,
+            (gate, up) => gate.or(up),
+        };
+        Groups {
+            input,
+            act: group(&self.down),
         }
     }
+}
+
+/// Group lengths by which inputs are rounded to 8 bits; `None`: they stay f32.
+#[derive(Clone, Copy, Default)]
+struct Groups {
+    /// Of the input of gate and up.
+    input: Option<usize>,
+    /// Of the input of down.
+    act: Option<usize>,
 }
 
 struct Compute<'a, K> {
@@ -196,7 +209,7 @@ struct Compute<'a, K> {
     layout: &'a ExpertLayout,
     tokens: RoutedTokens<'a>,
     hidden: usize,
-    group: Option<(usize, usize)>,
+    groups: Groups,
 }
 
 /// An expert of a batch: its matrices, and its assignments.
@@ -250,7 +263,7 @@ impl<K: KernelSet> Compute<'_, K> {
         } = scratch;
         self.kernels
             .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
-        if let Some((_, group)) = self.group {
+        if let Some(group) = self.groups.act {
             self.kernels
                 .quantize(quantized_act, &act[..len], rows, intermediate, group)?;
         }
@@ -264,7 +277,7 @@ impl<K: KernelSet> Compute<'_, K> {
             (rest, at) = (tail, w.end);
             let tokens = Some(&compact[row..row + (w.end - w.start)]);
             row += w.end - w.start;
-            let quantized = self.group.map(|_| &*quantized_act);
+            let quantized = self.groups.act.map(|_| &*quantized_act);
             jobs.push(MatmulJob {
                 weights: w.down,
                 x: &act[..len],
@@ -289,7 +302,7 @@ impl<K: KernelSet> Compute<'_, K> {
             up,
             ..
         } = scratch;
-        let quantized = self.group.map(|_| &*quantized_x);
+        let quantized = self.groups.input.map(|_| &*quantized_x);
         let mut jobs = Vec::with_capacity(2 * work.len());
         let (mut gate, mut up) = (gate.as_mut_slice(), up.as_mut_slice());
         for w in work {

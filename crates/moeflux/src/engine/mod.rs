@@ -9,7 +9,7 @@ pub use step::{Logits, Span, Want};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Cpu, Isa};
@@ -291,10 +291,16 @@ impl Engine {
         self.lock().stage.residency.clear();
     }
 
-    /// A panic in a step leaves no half-written state that a later step reads, so the lock's
-    /// poison is ignored.
+    /// A panic in a step may have lost buffers that it had taken; everything else that a later
+    /// step reads is whole, so new buffers heal it.
     fn lock(&self) -> MutexGuard<'_, Executor> {
-        self.executor.lock().unwrap_or_else(PoisonError::into_inner)
+        self.executor.lock().unwrap_or_else(|poisoned| {
+            let mut executor = poisoned.into_inner();
+            let (tokens, outputs) = (self.plan.chunk_tokens, self.plan.chunk_outputs);
+            executor.buffers = BufferPool::new(&self.graph, tokens, outputs);
+            self.executor.clear_poison();
+            executor
+        })
     }
 
     fn check(&self, session: &Session, tokens: &[u32]) -> Result<(), Error> {

@@ -124,13 +124,11 @@ impl Session {
                 || position == 0
                 || self.checkpoints.iter().any(|c| c.position == position));
         if !reachable {
-            let before = |p: &usize| *p < position;
-            let nearest = if recurrent {
-                self.checkpoint_positions().filter(before).max()
-            } else {
-                Some(self.len())
-            };
-            return Err(Error::Rewind { position, nearest });
+            return Err(Error::Rewind {
+                position,
+                len: self.len(),
+                nearest: self.checkpoint_positions().filter(|&p| p < position).max(),
+            });
         }
         let saved = self
             .checkpoints
