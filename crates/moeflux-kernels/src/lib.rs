@@ -18,6 +18,7 @@
 
 mod attention;
 mod check;
+mod coding;
 mod combine;
 mod conv1d;
 mod cpu;
@@ -38,6 +39,7 @@ mod rope;
 mod router;
 
 pub use attention::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage};
+pub use coding::{Coded, Coding, Rounding, arrange};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;

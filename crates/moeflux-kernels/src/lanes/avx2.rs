@@ -105,6 +105,20 @@ impl Lanes for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
             _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x.1);
         };
+        load_bytes(x: &[u8; 64]) -> I = Pair(
+            _mm256_loadu_si256(x.as_ptr().cast()),
+            _mm256_loadu_si256(x.as_ptr().add(32).cast()),
+        );
+        store_bytes(x: I, out: &mut [u8; 64]) -> () = {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
+            _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), x.1);
+        };
+        sub_i(a: I, b: I) -> I = Pair(_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1));
+        xor_i(a: I, b: I) -> I = Pair(_mm256_xor_si256(a.0, b.0), _mm256_xor_si256(a.1, b.1));
+        shift_right_by(a: I, count: u32) -> I = {
+            let count = _mm_cvtsi32_si128(count as i32);
+            Pair(_mm256_srl_epi32(a.0, count), _mm256_srl_epi32(a.1, count))
+        };
         add_i(a: I, b: I) -> I = Pair(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1));
         and_i(a: I, b: I) -> I = Pair(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1));
         to_int(x: F) -> I = Pair(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));

@@ -77,7 +77,14 @@ impl Lanes for Avx512 {
         load_i(x: &[i32; 16]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         store_i(x: __m512i, out: &mut [i32; 16]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
+        load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
+        store_bytes(x: __m512i, out: &mut [u8; 64]) -> () =
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        xor_i(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+        shift_right_by(a: __m512i, count: u32) -> __m512i =
+            _mm512_srl_epi32(a, _mm_cvtsi32_si128(count as i32));
         and_i(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         to_int(x: __m512) -> __m512i = _mm512_cvtps_epi32(x);
         to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);

@@ -52,11 +52,19 @@ pub(crate) trait Lanes: Copy {
     fn splat_i(self, x: i32) -> Self::I;
     fn load_i(self, x: &[i32; 16]) -> Self::I;
     fn store_i(self, x: Self::I, out: &mut [i32; 16]);
+    /// From little-endian bytes.
+    fn load_bytes(self, x: &[u8; 64]) -> Self::I;
+    /// To little-endian bytes.
+    fn store_bytes(self, x: Self::I, out: &mut [u8; 64]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn shift_left<const N: u32>(self, a: Self::I) -> Self::I;
     /// Logical.
     fn shift_right<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Logical, by a count below 32.
+    fn shift_right_by(self, a: Self::I, count: u32) -> Self::I;
     /// Of integral values in range; anything for others.
     fn to_int(self, x: Self::F) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;

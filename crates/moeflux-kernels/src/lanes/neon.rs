@@ -117,6 +117,17 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         store_i(x: I, out: &mut [i32; 16]) -> () = {
             each!(R => vst1q_s32(out.as_mut_ptr().add(4 * R), x[R]));
         };
+        load_bytes(x: &[u8; 64]) -> I =
+            each!(R => vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * R))));
+        store_bytes(x: I, out: &mut [u8; 64]) -> () = {
+            each!(R => vst1q_u8(out.as_mut_ptr().add(16 * R), vreinterpretq_u8_s32(x[R])));
+        };
+        sub_i(a: I, b: I) -> I = each!(R => vsubq_s32(a[R], b[R]));
+        xor_i(a: I, b: I) -> I = each!(R => veorq_s32(a[R], b[R]));
+        shift_right_by(a: I, count: u32) -> I = {
+            let count = vdupq_n_s32(-(count as i32));
+            each!(R => vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a[R]), count)))
+        };
         add_i(a: I, b: I) -> I = each!(R => vaddq_s32(a[R], b[R]));
         and_i(a: I, b: I) -> I = each!(R => vandq_s32(a[R], b[R]));
         to_int(x: F) -> I = each!(R => vcvtq_s32_f32(x[R]));
