@@ -124,10 +124,10 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
         weights,
         experts,
         prefixes: &["model.language_model.", "model."],
-        skipped: &[
-            ("model.visual.", "vision tower"),
-            ("visual.", "vision tower"),
-            ("mtp.", "multi-token prediction head"),
+        skipped: vec![
+            ("model.visual.".to_owned(), "vision tower"),
+            ("visual.".to_owned(), "vision tower"),
+            ("mtp.".to_owned(), "multi-token prediction head"),
         ],
     })
 }
