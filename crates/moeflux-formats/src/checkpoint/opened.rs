@@ -46,15 +46,14 @@ impl OpenedFile {
         let Some(paths) = split::parts(metadata)? else {
             return Ok(vec![only]);
         };
-        let count = paths.len() as u64;
         let parts = paths.into_iter().map(Self::new);
         let parts = parts.collect::<Result<Vec<Self>>>()?;
         let tensors = parts.iter().map(|part| part.tensors.len() as u64).sum();
-        for (index, part) in parts.iter().enumerate() {
-            if let Some(metadata) = &part.metadata {
-                split::check_part(metadata, index as u64, count, tensors)?;
-            }
-        }
+        let keys: Vec<_> = parts
+            .iter()
+            .filter_map(|part| part.metadata.as_ref())
+            .collect();
+        split::check_parts(&keys, tensors)?;
         Ok(parts)
     }
 }

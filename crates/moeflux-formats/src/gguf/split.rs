@@ -45,23 +45,31 @@ pub(crate) fn parts(metadata: &Metadata) -> Result<Option<Vec<PathBuf>>> {
     Ok(Some(found))
 }
 
-/// Checks that `metadata` is that of part `index` (from 0) of `count` that have `tensors` in all.
+/// Checks that the files of `parts`, in order, are the parts of one model of `tensors` tensors.
 ///
 /// # Errors
-/// It states something else.
-pub(crate) fn check_part(metadata: &Metadata, index: u64, count: u64, tensors: u64) -> Result<()> {
-    for (key, expected) in [(NUMBER, index), (COUNT, count), (TENSORS, tensors)] {
-        let found = metadata.u64(key)?;
-        if found != expected {
-            let problem = GgufProblem::PartMismatch {
-                key,
-                expected,
-                found,
-            };
-            return Err(wrong(metadata.path(), problem));
-        }
+/// One of them states something else.
+pub(crate) fn check_parts(parts: &[&Metadata], tensors: u64) -> Result<()> {
+    for (index, metadata) in parts.iter().enumerate() {
+        check(metadata, NUMBER, index as u64)?;
+        check(metadata, COUNT, parts.len() as u64)?;
     }
-    Ok(())
+    parts
+        .iter()
+        .try_for_each(|metadata| check(metadata, TENSORS, tensors))
+}
+
+fn check(metadata: &Metadata, key: &'static str, expected: u64) -> Result<()> {
+    let found = metadata.u64(key)?;
+    if found == expected {
+        return Ok(());
+    }
+    let problem = GgufProblem::PartMismatch {
+        key,
+        expected,
+        found,
+    };
+    Err(wrong(metadata.path(), problem))
 }
 
 fn wrong(path: &Path, problem: GgufProblem) -> FormatError {
