@@ -130,6 +130,9 @@ pub struct DiskRate {
 /// Bytes a second read from a model's files in pieces of 1 MiB by several threads.
 pub fn disk(dir: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
     let mut files = safetensors(&dir.join("experts"));
+    if dir.is_file() {
+        files.push(dir.to_owned());
+    }
     if files.is_empty() {
         files = safetensors(dir);
     }

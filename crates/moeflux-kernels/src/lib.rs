@@ -43,7 +43,7 @@ pub use coding::{Coded, Coding, Rounding, arrange};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
-pub use gated_delta::{DeltaShape, DeltaSpan};
+pub use gated_delta::{DeltaShape, DeltaSpan, HeadOrder};
 pub use isa::Isa;
 pub use matmul::MatmulJob;
 pub use matrix::{Matrix, MatrixData};

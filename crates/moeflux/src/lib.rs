@@ -10,6 +10,7 @@ pub mod config;
 mod engine;
 mod error;
 pub mod generate;
+mod gguf;
 pub mod graph;
 mod info;
 pub mod memory;
@@ -23,6 +24,7 @@ pub mod weights;
 
 pub use engine::{Engine, Logits, Span, Stats, Want};
 pub use error::Error;
+pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
 pub use pack::{PackOptions, pack};

@@ -63,13 +63,14 @@ struct Executor {
 }
 
 impl Engine {
-    /// Opens the model in `dir`: a packed directory or a Hugging Face one.
+    /// Opens the model at `path`: a packed directory, a Hugging Face one, or a GGUF file (its first
+    /// part, or a directory that holds just one).
     ///
     /// # Errors
     /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
     /// small; the message names the file, field or flag.
-    pub fn open(dir: &Path, options: &EngineOptions) -> Result<Engine, Error> {
-        let opened = Opened::open(dir)?;
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
+        let opened = Opened::open(path)?;
         let info = opened.info();
         let context_tokens = context_limit(&info, options.max_context)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);

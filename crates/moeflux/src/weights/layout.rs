@@ -121,6 +121,7 @@ fn part_bytes(codec: Codec, rows: usize, cols: usize) -> [usize; 3] {
             let groups = rows * (cols / group) * 2;
             [rows * (cols * bits as usize / 8), groups, groups]
         }
+        Codec::Block(codec) => [rows * codec.row_bytes(cols), 0, 0],
         _ => [rows * cols * 2, 0, 0],
     }
 }
@@ -142,8 +143,11 @@ pub(super) fn find_matrix<'a>(
     let full = format!("{name}.weight");
     let info = files.require(&full)?;
     if info.dtype != DType::U32 {
-        let codec = float_codec(files, &full, info)?;
-        check_shape(files, &full, info, &[rows, cols])?;
+        let codec = plain_codec(files, &full, info)?;
+        // GGUF files store a matrix of one row as a vector.
+        if rows != 1 || info.shape != [cols] {
+            check_shape(files, &full, info, &[rows, cols])?;
+        }
         return Ok(MatrixTensors {
             codec,
             parts: vec![info],
@@ -182,8 +186,8 @@ pub(super) fn find_matrix<'a>(
     })
 }
 
-/// The codec of a plain float tensor.
-pub(super) fn float_codec(
+/// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
+pub(super) fn plain_codec(
     files: &Checkpoint,
     name: &str,
     info: &TensorInfo,
@@ -192,6 +196,7 @@ pub(super) fn float_codec(
         DType::F32 => Ok(Codec::F32),
         DType::F16 => Ok(Codec::F16),
         DType::Bf16 => Ok(Codec::Bf16),
+        DType::Block(codec) => Ok(Codec::Block(codec)),
         _ => Err(wrong_dtype(files, name, info, "F32, F16, BF16, or U32 with scales").into()),
     }
 }

@@ -101,7 +101,13 @@ impl Weights {
                     Weight::Matrix(layout)
                 }
                 WeightKind::Vector { shape, fold } => {
-                    Weight::Vector(folded(files.dense().read_f32(&name, shape)?, shape, *fold))
+                    let values = files.dense().read_f32(&name, shape)?;
+                    let folded = folded(values, shape, *fold);
+                    Weight::Vector(folded.map_err(|problem| Error::Weight {
+                        path: files.dense().place().to_owned(),
+                        tensor: name,
+                        problem,
+                    })?)
                 }
             });
         }
@@ -148,8 +154,13 @@ fn map(bytes: usize) -> Result<MmapMut, Error> {
     Ok(memory)
 }
 
-fn folded(mut values: Vec<f32>, shape: &[usize], fold: VectorFold) -> Vec<f32> {
-    match fold {
+/// The values as the graph wants them, or what is wrong with them.
+fn folded(
+    mut values: Vec<f32>,
+    shape: &[usize],
+    fold: VectorFold,
+) -> Result<Vec<f32>, &'static str> {
+    Ok(match fold {
         VectorFold::None => values,
         VectorFold::AddOne => {
             values.iter_mut().for_each(|v| *v += 1.0);
@@ -161,5 +172,11 @@ fn folded(mut values: Vec<f32>, shape: &[usize], fold: VectorFold) -> Vec<f32> {
             let tap = |i: usize| values[(i % channels) * kernel + i / channels];
             (0..values.len()).map(tap).collect()
         }
-    }
+        VectorFold::LogOfNegated if values.iter().all(|&v| v <= 0.0) => {
+            // In f64, so that the rounding to f32 is the only one.
+            let log = |v: f32| (-f64::from(v)).ln() as f32;
+            values.into_iter().map(log).collect()
+        }
+        VectorFold::LogOfNegated => return Err("has a value that is not negative"),
+    })
 }
