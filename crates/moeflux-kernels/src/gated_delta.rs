@@ -9,6 +9,16 @@ use crate::{
     math,
 };
 
+/// Which key head a value head reads. Both occur: checkpoints repeat each key head for
+/// neighbouring value heads, some file formats reorder the value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeadOrder {
+    /// Neighbouring value heads share a key head: h / (value_heads / key_heads).
+    Grouped,
+    /// Key heads repeat as a whole: h mod key_heads.
+    Tiled,
+}
+
 /// Shape of a gated delta layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaShape {
@@ -20,9 +30,19 @@ pub struct DeltaShape {
     pub key_dim: usize,
     /// Elements of a value.
     pub value_dim: usize,
+    /// Which key head a value head reads.
+    pub head_order: HeadOrder,
 }
 
 impl DeltaShape {
+    /// The key head that a value head reads.
+    pub(crate) fn key_head(&self, value_head: usize) -> usize {
+        match self.head_order {
+            HeadOrder::Grouped => value_head / (self.value_heads / self.key_heads),
+            HeadOrder::Tiled => value_head % self.key_heads,
+        }
+    }
+
     /// Width of a q|k|v row.
     pub(crate) fn qkv_width(&self) -> usize {
         let keys = check::product(&[2, self.key_heads, self.key_dim]);
@@ -63,6 +83,7 @@ pub(crate) fn check(
         value_heads,
         key_dim,
         value_dim,
+        ..
     } = shape;
     check::positive(OP, "key_dim", key_dim)?;
     check::positive(OP, "value_dim", value_dim)?;
@@ -88,8 +109,8 @@ pub(crate) fn check(
 }
 
 impl Cpu {
-    /// Runs the recurrence over all spans. For value head h, with key head
-    /// h / (value_heads / key_heads), q and k are scaled to unit length (q also by
+    /// Runs the recurrence over all spans. For value head h, with the key head that
+    /// [`DeltaShape::head_order`] gives it, q and k are scaled to unit length (q also by
     /// 1 / sqrt(key_dim)), g = exp(-exp(a_log) * softplus(a + dt_bias)), beta = sigmoid(b), and a
     /// token does: S = S * g; mem = S' k; delta = (v - mem) * beta; S = S + k delta'; out = S' q,
     /// all sums by fused multiply-adds over the key elements in order.
@@ -196,9 +217,10 @@ impl Block<'_> {
             value_heads,
             key_dim,
             value_dim,
+            ..
         } = self.shape;
         let row = self.shape.qkv_width();
-        let key_head = self.head / (value_heads / key_heads);
+        let key_head = self.shape.key_head(self.head);
         let q_scale = 1.0 / (key_dim as f32).sqrt();
         self.keys.resize(2 * key_dim, 0.0);
         for (t, qkv) in self.span.qkv.chunks_exact(row).enumerate() {

@@ -41,7 +41,7 @@ pub use attention::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
-pub use gated_delta::{DeltaShape, DeltaSpan};
+pub use gated_delta::{DeltaShape, DeltaSpan, HeadOrder};
 pub use isa::Isa;
 pub use matmul::MatmulJob;
 pub use matrix::{Matrix, MatrixData};
