@@ -173,6 +173,35 @@ impl Lanes for Avx2 {
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
     }
+
+    #[inline(always)]
+    fn store_f16(self, x: F, out: &mut [u16; 16]) {
+        const MODE: i32 = _MM_FROUND_TO_NEAREST_INT;
+        // SAFETY: see `methods`.
+        unsafe {
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<MODE>(x.0));
+            _mm_storeu_si128(out.as_mut_ptr().add(8).cast(), _mm256_cvtps_ph::<MODE>(x.1));
+        }
+    }
+
+    #[inline(always)]
+    fn stream(self, x: F, out: &mut [f32; 16]) {
+        if out.as_ptr().addr() % 32 == 0 {
+            // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
+            unsafe {
+                _mm256_stream_ps(out.as_mut_ptr(), x.0);
+                _mm256_stream_ps(out.as_mut_ptr().add(8), x.1);
+            }
+        } else {
+            self.store(x, out);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: see `methods`.
+        unsafe { _mm_sfence() }
+    }
 }
 
 /// Byte dot products of 8 lanes.

@@ -139,4 +139,29 @@ impl Lanes for Avx512 {
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
     }
+
+    #[inline(always)]
+    fn store_f16(self, x: __m512, out: &mut [u16; 16]) {
+        // SAFETY: see `methods`.
+        unsafe {
+            let narrow = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
+
+    #[inline(always)]
+    fn stream(self, x: __m512, out: &mut [f32; 16]) {
+        if out.as_ptr().addr() % 64 == 0 {
+            // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
+            unsafe { _mm512_stream_ps(out.as_mut_ptr(), x) }
+        } else {
+            self.store(x, out);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: see `methods`.
+        unsafe { _mm_sfence() }
+    }
 }

@@ -188,6 +188,14 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
                 options(readonly, nostack, preserves_flags));
         }
     }
+
+    #[inline(always)]
+    fn store_f16(self, x: F, out: &mut [u16; 16]) {
+        // SAFETY: see `methods`.
+        unsafe {
+            each!(R => vst1_u16(out.as_mut_ptr().add(4 * R), f32_to_f16(x[R])));
+        }
+    }
 }
 
 /// Four binary16 values widened, exact.
@@ -203,6 +211,21 @@ unsafe fn f16_to_f32(x: uint16x4_t) -> float32x4_t {
             options(pure, nomem, nostack, preserves_flags));
     }
     wide
+}
+
+/// Four values as binary16, rounded to nearest even.
+///
+/// # Safety
+/// NEON.
+#[inline(always)]
+unsafe fn f32_to_f16(x: float32x4_t) -> uint16x4_t {
+    let narrow: uint16x4_t;
+    // SAFETY: one instruction between registers, part of NEON.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) narrow, in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    narrow
 }
 
 /// A 4 x 4 transpose.

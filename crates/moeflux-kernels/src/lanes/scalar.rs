@@ -216,4 +216,9 @@ impl Lanes for Scalar {
         }
         quads
     }
+
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, out: &mut [u16; 16]) {
+        *out = map(x, |x| half::f16::from_f32_const(x).to_bits());
+    }
 }
