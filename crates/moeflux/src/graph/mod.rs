@@ -28,6 +28,11 @@ impl BufferId {
 }
 
 impl WeightId {
+    /// The weight at `index` of a list of weights.
+    pub fn new(index: usize) -> WeightId {
+        WeightId(index as u32)
+    }
+
     pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
