@@ -22,7 +22,8 @@ pub struct WeightId(pub(crate) u32);
 pub struct StateId(pub(crate) u32);
 
 impl BufferId {
-    pub(crate) fn index(self) -> usize {
+    /// Its place in [`Graph::buffers`].
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -33,13 +34,15 @@ impl WeightId {
         WeightId(index as u32)
     }
 
-    pub(crate) fn index(self) -> usize {
+    /// Its place in the list of weights.
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
 impl StateId {
-    pub(crate) fn index(self) -> usize {
+    /// Its place in [`Graph::states`].
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
