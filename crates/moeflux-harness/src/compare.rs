@@ -19,8 +19,9 @@ pub fn identical(found: &Trace, expected: &Trace) -> Result<(), HarnessError> {
     Ok(())
 }
 
-/// Requires relative L2 errors of at most `tolerance` in every row of every result and in every
-/// state; a router's choice may be in any order. Gives the largest error.
+/// Requires L2 errors of at most `tolerance` in every row of every result and in every state,
+/// relative to the row's norm or to the mean norm of the result's rows, whichever is larger; a
+/// router's choice may be in any order. Gives the largest error.
 ///
 /// # Errors
 /// [`HarnessError::Difference`] at the first place where more differs.
@@ -78,6 +79,8 @@ pub fn close_timelines(
     for (found, expected) in results(found, expected)? {
         healthy(found)?;
         let (found, expected) = (by_id(found), by_id(expected));
+        let count = (expected.values.len() / expected.width) as f64;
+        let mean_norm = (square(&expected.values) / count).sqrt();
         let rows = found.values.chunks_exact(found.width);
         for (row, (a, b)) in rows
             .zip(expected.values.chunks_exact(found.width))
@@ -93,12 +96,13 @@ pub fn close_timelines(
                     ));
                 }
             }
-            let error = error(a, b, tolerance).map_err(|p| difference(&found, row, p))?;
+            let error =
+                error(a, b, mean_norm, tolerance).map_err(|p| difference(&found, row, p))?;
             worst = worst.max(error);
         }
     }
     for (number, (found, expected)) in found.states.iter().zip(&expected.states).enumerate() {
-        let error = error(found, expected, tolerance).map_err(|problem| {
+        let error = error(found, expected, 0.0, tolerance).map_err(|problem| {
             let place = format!("state {number}");
             HarnessError::Difference { place, problem }
         })?;
@@ -107,23 +111,28 @@ pub fn close_timelines(
     Ok(worst)
 }
 
-/// The relative L2 error of a row, if it and its largest element are tolerable.
-fn error(found: &[f32], expected: &[f32], tolerance: f64) -> Result<f64, String> {
-    let (mut square, mut norm, mut largest) = (0.0_f64, 0.0_f64, 0.0_f64);
+fn square(values: &[f32]) -> f64 {
+    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+}
+
+/// The L2 error of a row relative to its norm (but at least `least_norm`), if it and its largest
+/// element are tolerable.
+fn error(found: &[f32], expected: &[f32], least_norm: f64, tolerance: f64) -> Result<f64, String> {
+    let (mut sum, mut largest) = (0.0_f64, 0.0_f64);
     for (&a, &b) in found.iter().zip(expected) {
         let d = f64::from(a) - f64::from(b);
-        square += d * d;
-        norm += f64::from(b) * f64::from(b);
+        sum += d * d;
         largest = largest.max(d.abs());
     }
-    if found.len() != expected.len() || !square.is_finite() {
+    if found.len() != expected.len() || !sum.is_finite() {
         return Err("lengths differ, or values are not finite".to_owned());
     }
-    if square == 0.0 {
+    if sum == 0.0 {
         return Ok(0.0);
     }
-    let relative = (square / norm).sqrt();
-    let mean = (norm / found.len() as f64).sqrt();
+    let norm = square(expected).sqrt().max(least_norm);
+    let relative = sum.sqrt() / norm;
+    let mean = norm / (found.len() as f64).sqrt();
     if relative > tolerance {
         return Err(format!(
             "relative L2 error {relative:.2e}, allowed {tolerance:.0e}"

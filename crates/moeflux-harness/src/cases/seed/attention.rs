@@ -19,6 +19,8 @@ const TILE: usize = 64;
 const FILL: usize = 512;
 /// Products of queries and keys beyond which plain code takes too long.
 const LARGE: usize = 1 << 20;
+/// The same for all but the first arrangement.
+const MEDIUM: usize = 1 << 17;
 
 /// The arrangements by name: heads of queries to one of keys, and whether in tiles.
 const VARIANTS: [(&str, usize, bool); 4] = [
@@ -70,10 +72,13 @@ pub(super) fn case(name: &str) -> Option<SeedCase> {
     };
     let native = data.case(&format!("{name}, the model's heads in one step"), &native);
     found = found.with_twin(native, n);
-    if n * (start + n) > LARGE || (n * (start + n) > LARGE / 8 && fold > 1) {
+    let products = n * (start + n);
+    if products > LARGE || (products > MEDIUM && (tiled || fold > 1)) {
         let rows = data.sample();
-        let each: Vec<&[usize]> = rows.chunks(1).collect();
-        let arrangement = Arrangement { fold, steps: each };
+        let arrangement = Arrangement {
+            fold: HEADS / KV_HEADS,
+            steps: rows.chunks(1).collect(),
+        };
         found.sample = Some(Twin {
             case: data.case(&format!("{name}, some rows"), &arrangement),
             twin_rows: (0..rows.len()).collect(),

@@ -43,6 +43,9 @@ pub(super) fn permute_fuse(name: &str) -> SeedCase {
     let mut case = Case::new(name, graph.finish(out))
         .step(n, vec![(input, x), (ids, chosen), (shares, weights)]);
     case.experts = BTreeMap::from([(0, experts)]);
+    // Activations are rounded twice, before gate and up and before down. Still below the 1.41e-2
+    // that a cosine of 0.9999 allows.
+    case.tolerance.int8 = 1.4e-2;
     let few = |slots: usize| Case {
         name: format!("{name}, room for {slots}"),
         expert_slots: Some(slots),
