@@ -24,8 +24,8 @@ pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::PolicyKind;
 pub use reader::{
-    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, Reader, ReaderChoice,
-    ReaderKind,
+    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
+    ReaderChoice, ReaderKind,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;

@@ -22,7 +22,7 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, Logits, Span, Stats, Want};
+pub use engine::{Engine, GraphRunner, Logits, Span, Stats, Want};
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};

@@ -3,7 +3,8 @@
 
 use moeflux_kernels::{MatmulJob, Matrix, Quantized};
 
-use super::experts::{ExpertStage, RoutedTokens};
+use super::buckets::RoutedTokens;
+use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::{Backend, Step};
 use crate::graph::{BufferId, BufferPool, Op, WeightId};

@@ -1,9 +1,11 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod graph_runner;
 mod step;
 
 pub use budget::MemoryPlan;
+pub use graph_runner::GraphRunner;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
 
@@ -14,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Cpu, Isa};
 
-use crate::backend::{Backend, ExpertStage, HostBackend, Reference, Step, StepSpan};
+use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
 use crate::graph::{BufferPool, Graph, Op, Rows};
 use crate::info::{ModelInfo, Opened};
 use crate::session::{Session, SessionShape};
@@ -231,23 +233,7 @@ impl Engine {
             stage,
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
-        let mut first_row = 0;
-        let mut step = Step {
-            spans: Vec::with_capacity(spans.len()),
-            tokens: &rows.tokens,
-            positions: &rows.positions,
-            outputs: &rows.outputs,
-        };
-        for span in spans.iter_mut() {
-            let (start, len) = (span.session.len(), span.tokens.len());
-            step.spans.push(StepSpan {
-                session: &mut *span.session,
-                start,
-                first_row,
-                len,
-            });
-            first_row += len;
-        }
+        let mut step = rows.step(spans);
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);

@@ -8,6 +8,7 @@ use moeflux_kernels::Matrix;
 
 use super::files::ModelFiles;
 use super::layout::{MatrixLayout, check_shape, find_matrix};
+use super::parts::WeightPart;
 use crate::Error;
 use crate::graph::WeightId;
 use crate::models::{Blueprint, MatrixClass, VectorFold, WeightKind};
@@ -116,6 +117,28 @@ impl Weights {
             let part = &mut memory[start..start + info.bytes as usize];
             files.dense().read(info, 0, part)?;
         }
+        Ok(Weights { memory, weights })
+    }
+
+    /// Weights given as bytes, by their [`WeightId`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if a matrix's parts do not fit its codec; or no memory.
+    pub fn from_parts(parts: &[WeightPart]) -> Result<Weights, Error> {
+        let (mut bytes, mut end) = (Vec::new(), 0);
+        let mut weights = Vec::with_capacity(parts.len());
+        for part in parts {
+            weights.push(match part {
+                WeightPart::Matrix(matrix) => {
+                    let layout = matrix.place(&mut bytes, end)?;
+                    end = layout.end();
+                    Weight::Matrix(layout)
+                }
+                WeightPart::Vector(values) => Weight::Vector(values.clone()),
+            });
+        }
+        let mut memory = map(bytes.len())?;
+        memory[..bytes.len()].copy_from_slice(&bytes);
         Ok(Weights { memory, weights })
     }
 
