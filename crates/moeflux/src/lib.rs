@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod cost;
 mod engine;
 mod error;
 pub mod generate;
@@ -21,7 +22,7 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, Logits, Span, Stats, Want};
+pub use engine::{Engine, KernelRate, Logits, Span, Stats, Want};
 pub use error::Error;
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
