@@ -2,8 +2,7 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use memmap2::MmapMut;
@@ -17,8 +16,10 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const SMALLEST_MEMORY_BYTES: u64 = 64 << 20;
 /// Of the memory that may be taken, at most this part is walked over.
 const MEMORY_SHARE: u64 = 4;
-/// The best pass counts: what else the machine does only ever slows one down.
-const MEMORY_PASSES: usize = 24;
+/// The buffer is read in so many turns; the best one counts, as what else the machine does only ever
+/// slows one down. A turn's part is out of the caches when its turn comes again.
+const MEMORY_TURNS: usize = 4;
+const MEMORY_TIME: Duration = Duration::from_millis(400);
 /// Bytes added up at a time, in as many registers as hide the latency of an addition.
 const STRIDE: usize = 256;
 const DISK_THREADS: usize = 8;
@@ -42,32 +43,71 @@ pub fn memory_bytes_per_second(threads: usize, limit_bytes: Option<u64>) -> Resu
     // As the engine's weights and experts lie; small pages would cost speed.
     #[cfg(target_os = "linux")]
     let _ = buffer.advise(memmap2::Advice::HugePage);
-    let part_bytes = bytes.div_ceil(threads.max(1)).next_multiple_of(STRIDE);
-    let barrier = Barrier::new(bytes.div_ceil(part_bytes));
-    let mut parts = buffer.chunks_mut(part_bytes);
+    let threads = threads.max(1);
+    let turn_bytes = (bytes / threads / MEMORY_TURNS / STRIDE).max(1) * STRIDE;
+    let walkers = Walkers {
+        count: threads,
+        arrived: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    };
+    let mut parts = buffer.chunks_exact_mut(turn_bytes * MEMORY_TURNS);
     let own = parts.next().unwrap_or_default();
     let best = std::thread::scope(|scope| {
-        for part in parts {
-            scope.spawn(|| fastest_walk(part, &barrier));
+        for part in parts.take(threads - 1) {
+            scope.spawn(|| walkers.walk(part, turn_bytes, false));
         }
-        fastest_walk(own, &barrier)
+        walkers.walk(own, turn_bytes, true)
     });
-    Ok(bytes as f64 / best)
+    Ok((turn_bytes * threads) as f64 / best)
 }
 
-/// Seconds of the fastest pass in which everyone at the barrier reads their part once.
-fn fastest_walk(part: &mut [u8], barrier: &Barrier) -> f64 {
-    // Written by the thread that reads it, so that every page is there, and near.
-    part.fill(1);
-    let mut best = f64::INFINITY;
-    for _ in 0..MEMORY_PASSES {
-        barrier.wait();
-        let start = Instant::now();
-        black_box(sum(black_box(part)));
-        barrier.wait();
-        best = best.min(start.elapsed().as_secs_f64());
+/// Threads that read memory at the same time.
+struct Walkers {
+    count: usize,
+    /// How often one of them has come to a meeting.
+    arrived: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Walkers {
+    /// Reads a part again and again, in turns that all begin together; gives the seconds of the
+    /// fastest turn. The leader ends it.
+    fn walk(&self, part: &mut [u8], turn_bytes: usize, is_leader: bool) -> f64 {
+        // Written by the thread that reads it, so that every page is there, and near.
+        part.fill(1);
+        let (mut best, mut meetings) = (f64::INFINITY, 0);
+        self.meet(&mut meetings);
+        let began = Instant::now();
+        while !self.is_over.load(Ordering::Acquire) {
+            for turn in part.chunks_exact(turn_bytes) {
+                self.meet(&mut meetings);
+                let start = Instant::now();
+                black_box(sum(black_box(turn)));
+                self.meet(&mut meetings);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            if is_leader && began.elapsed() > MEMORY_TIME {
+                self.is_over.store(true, Ordering::Release);
+            }
+            self.meet(&mut meetings);
+        }
+        best
     }
-    best
+
+    /// Waits until all are here. Spins, since waking a thread takes longer than is measured.
+    fn meet(&self, meetings: &mut usize) {
+        const PATIENCE: usize = 1000;
+        *meetings += 1;
+        self.arrived.fetch_add(1, Ordering::AcqRel);
+        let mut spins = 0;
+        while self.arrived.load(Ordering::Acquire) < *meetings * self.count {
+            spins += 1;
+            if spins % PATIENCE == 0 {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
 }
 
 fn sum(bytes: &[u8]) -> u64 {

@@ -122,7 +122,10 @@ struct Results {
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let path = model::find(&args.model.model)?;
     let info = moeflux::inspect(&path)?;
-    let context = args.model.context.unwrap_or(info.context_tokens);
+    // A context that cannot be is the engine's to refuse.
+    let is_possible = |tokens: &usize| (1..=info.context_tokens).contains(tokens);
+    let context = args.model.context.filter(is_possible);
+    let context = context.unwrap_or(info.context_tokens);
     let tests = plan::tests(args, context)?;
     let mut counts: Vec<Option<usize>> = Vec::new();
     counts.extend(args.thread_counts.iter().map(|&n| Some(usize::from(n))));

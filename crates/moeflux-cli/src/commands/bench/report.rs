@@ -209,13 +209,13 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         .map(|(name, rate)| format!("{name} {:.1}", rate * 1e-9))
         .collect();
     format!(
-        "{model} ({}): {}, {:.2} billion parameters, experts {}\n\
+        "{model} ({}): {}, {} parameters, experts {}\n\
          {}, {} threads, {} activations; {} of {} experts fit in memory; loaded in {:.2} s, first \
          token after {:.2} s\n\
          memory {:.1} GB/s; G multiply-adds/s: {}",
         info.model_type,
         size::show(info.dense_bytes + info.expert_bytes),
-        info.parameters as f64 * 1e-9,
+        count(info.parameters),
         expert_codec(info),
         stats.isa,
         stats.threads,
@@ -227,6 +227,14 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         machine.memory_bytes_per_second * 1e-9,
         kernels.join(", "),
     )
+}
+
+/// A count for people: `35.11 B`.
+fn count(number: u64) -> String {
+    match number as f64 {
+        n if n >= 1e9 => format!("{:.2} B", n * 1e-9),
+        n => format!("{:.2} M", n * 1e-6),
+    }
 }
 
 /// An engine and its machine, for programs.
