@@ -1,5 +1,6 @@
 //! Standard output, progress on standard error, and the line that sums up a run.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -84,7 +85,7 @@ pub fn bytes_bar(total: u64) -> ProgressBar {
 }
 
 /// A bar over things that are counted.
-pub fn count_bar(total: u64, things: &'static str) -> ProgressBar {
+pub fn count_bar(total: u64, things: impl Into<Cow<'static, str>>) -> ProgressBar {
     bar(total, "{bar:30} {pos}/{len} {msg} {per_sec} {eta} left").with_message(things)
 }
 

@@ -17,6 +17,7 @@ mod pool;
 mod reader;
 mod residency;
 mod stats;
+mod warm;
 
 pub use arena::SLOT_ALIGN;
 pub use catalog::{Catalog, Record, Segment, record_checksum};

@@ -32,6 +32,7 @@ mod lanes;
 pub mod math;
 mod matmul;
 mod matrix;
+mod peak;
 mod pool;
 mod quantize;
 pub mod reference;

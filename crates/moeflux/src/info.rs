@@ -32,6 +32,8 @@ pub struct ModelInfo {
     pub experts: usize,
     /// Routed experts that a token uses in a layer.
     pub top_k: usize,
+    /// Weights in all tensors that are used.
+    pub parameters: u64,
     /// Bytes of the resident weights.
     pub dense_bytes: u64,
     /// Bytes of all routed experts.
@@ -141,6 +143,7 @@ impl Opened {
                 .max()
                 .unwrap_or(0),
             top_k: blueprint.top_k,
+            parameters: blueprint.parameters(),
             dense_bytes: survey.bytes,
             expert_bytes: table.catalog.total_bytes(),
             expert_record_bytes: table.catalog.slot_bytes(),

@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod cost;
 mod engine;
 mod error;
 pub mod generate;
@@ -22,7 +23,7 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, GraphRunner, Logits, Span, Stats, Want};
+pub use engine::{Engine, GraphRunner, KernelRate, Logits, Span, Stats, Want};
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};

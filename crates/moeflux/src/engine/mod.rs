@@ -2,10 +2,12 @@
 
 mod budget;
 mod graph_runner;
+mod rates;
 mod step;
 
 pub use budget::MemoryPlan;
 pub use graph_runner::GraphRunner;
+pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
 
@@ -17,6 +19,7 @@ use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Cpu, Isa};
 
 use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
+use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op, Rows};
 use crate::info::{ModelInfo, Opened};
 use crate::session::{Session, SessionShape};
@@ -49,6 +52,7 @@ pub struct Engine {
     info: ModelInfo,
     shape: Arc<SessionShape>,
     graph: Graph,
+    costs: Vec<OpCost>,
     weights: Weights,
     plan: MemoryPlan,
     isa: Isa,
@@ -86,6 +90,7 @@ impl Engine {
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
         let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
         let Opened {
             blueprint, table, ..
         } = opened;
@@ -110,6 +115,7 @@ impl Engine {
             info,
             shape,
             graph,
+            costs,
             weights,
             plan,
             isa,
@@ -127,6 +133,11 @@ impl Engine {
     /// The most tokens that one step takes.
     pub fn chunk_tokens(&self) -> usize {
         self.plan.chunk_tokens
+    }
+
+    /// What each operation of a step costs at least, in the order in which they run.
+    pub fn costs(&self) -> &[OpCost] {
+        &self.costs
     }
 
     /// A new, empty session.
@@ -174,6 +185,20 @@ impl Engine {
         tokens: &[u32],
         want: Want,
     ) -> Result<Logits, Error> {
+        self.prefill_observed(session, tokens, want, &mut |_, _| {})
+    }
+
+    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_observed(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
         self.check(session, tokens)?;
         let chunk = match want {
             Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
@@ -196,7 +221,7 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.forward(&mut [span])? {
+            for logits in self.forward_observed(&mut [span], observe)? {
                 all.rows += logits.rows;
                 all.values.extend(logits.values);
             }
@@ -271,6 +296,15 @@ impl Engine {
     /// Starts counting anew.
     pub fn reset_stats(&self) {
         self.lock().stage.residency.reset_stats();
+    }
+
+    /// Reads all experts into memory, if the arena holds them, telling `progress` how many of how
+    /// many are there. Returns whether all are in memory now.
+    ///
+    /// # Errors
+    /// An expert that cannot be read.
+    pub fn warm(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<bool, Error> {
+        Ok(self.lock().stage.residency.warm(progress)?)
     }
 
     /// Forgets all cached experts, as after a cold start.

@@ -153,6 +153,14 @@ impl Weights {
         }
     }
 
+    /// How the matrix `id` is coded and what it occupies; `None` if it is a vector.
+    pub fn layout(&self, id: WeightId) -> Option<&MatrixLayout> {
+        match self.weights.get(id.index()) {
+            Some(Weight::Matrix(layout)) => Some(layout),
+            _ => None,
+        }
+    }
+
     /// The vector `id`.
     ///
     /// # Errors
