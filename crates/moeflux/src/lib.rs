@@ -25,7 +25,7 @@ pub use engine::{Engine, Logits, Span, Stats, Want};
 pub use error::Error;
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
-pub use pack::{PackOptions, pack};
+pub use pack::{PackOptions, note_codec, pack};
 pub use session::Session;
 
 pub use moeflux_experts as experts;
