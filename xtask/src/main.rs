@@ -1,13 +1,17 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
 //! licences and the other targets. The tests are `cargo test --release --workspace`.
+//! `cargo xtask synth` makes random models of real shapes.
+
+mod synth;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str =
-    "usage: cargo xtask check    run every check that is not a test of this machine";
+const USAGE: &str = "\
+usage: cargo xtask check    run every check that is not a test of this machine
+       cargo xtask synth SHAPE -o DIR    make a random model of a real shape (--help for more)";
 
 const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
 const ARM_MACOS: &str = "aarch64-apple-darwin";
@@ -18,6 +22,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["check"] => check(),
+        ["synth", ..] => return synth::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
