@@ -28,7 +28,7 @@ pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
-pub use pack::{PackOptions, pack};
+pub use pack::{PackOptions, note_codec, pack};
 pub use session::Session;
 
 pub use moeflux_experts as experts;
