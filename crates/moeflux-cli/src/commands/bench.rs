@@ -173,6 +173,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
             "isa": stats.isa.to_string(),
             "threads": stats.threads,
             "activations": stats.activations.to_string(),
+            "kv": stats.kv.to_string(),
             "memory_bytes_per_second": machine.memory_bytes_per_second,
             "multiply_adds_per_second": machine.multiply_adds_per_second,
             "disk_bytes_per_second": machine.disk.bytes_per_second,
@@ -217,11 +218,12 @@ fn heading(engine: &Engine, machine: &Machine) -> String {
     let stats = engine.stats();
     let slots = stats.experts.slots;
     format!(
-        "{}, {} threads, {} activations; {slots} of {} experts fit in memory\n\
+        "{}, {} threads, {} activations, {} keys and values; {slots} of {} experts fit in memory\n\
          memory {:.1} GB/s, matrices {:.0} G multiply-adds/s, disk {:.2} GB/s ({})",
         stats.isa,
         stats.threads,
         stats.activations,
+        stats.kv,
         engine.info().expert_records,
         machine.memory_bytes_per_second * 1e-9,
         machine.multiply_adds_per_second * 1e-9,
