@@ -251,6 +251,7 @@ impl Engine {
             });
             first_row += len;
         }
+        let _settled = backend.settle();
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);
