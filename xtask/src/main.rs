@@ -1,8 +1,10 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
 //! licences and the other targets. The tests are `cargo test --release --workspace`.
-//! `cargo xtask peer` measures moeflux beside llama.cpp.
+//! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
+//! real shapes.
 
 mod peer;
+mod synth;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -11,7 +13,8 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask check    run every check that is not a test of this machine
-       cargo xtask peer --llama-bench PATH -m FILE.gguf    compare with llama.cpp (--help for more)";
+       cargo xtask peer --llama-bench PATH -m FILE.gguf    compare with llama.cpp (--help for more)
+       cargo xtask synth SHAPE -o DIR    make a random model of a real shape (--help for more)";
 
 const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
 const ARM_MACOS: &str = "aarch64-apple-darwin";
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["check"] => check(),
         ["peer", ..] => return peer::run(&arguments[1..], &built_moeflux),
+        ["synth", ..] => return synth::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -14,8 +14,8 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model and machine")]
 pub struct ModelArgs {
-    /// A model's directory, or its name under $MOEFLUX_MODELS, ./models, or a models folder beside
-    /// or above the program
+    /// A model's directory or GGUF file, or its name under $MOEFLUX_MODELS, ./models, or a models
+    /// folder beside or above the program
     #[arg(short, long, default_value = "demo")]
     pub model: String,
     /// Bound of the process's memory, as 8GiB [default: 80 % of what is available]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::Error;
 use crate::config::Config;
+use crate::gguf::{self, GgufInfo, model_path};
 use crate::models::{self, Blueprint, MatrixClass};
 use crate::weights::{ExpertTable, ModelFiles, Survey};
 
@@ -15,6 +16,8 @@ pub struct ModelInfo {
     pub model_type: String,
     /// Whether the directory was written by `pack`.
     pub packed: bool,
+    /// What a GGUF file says about itself; `None` for directories.
+    pub gguf: Option<GgufInfo>,
     /// Elements of the residual stream.
     pub hidden: usize,
     /// Number of layers.
@@ -63,10 +66,17 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn open(dir: &Path) -> Result<Opened, Error> {
-        let config = Config::open(dir)?;
-        let blueprint = models::blueprint(&config)?;
-        let files = ModelFiles::open(dir, &blueprint)?;
+    pub(crate) fn open(path: &Path) -> Result<Opened, Error> {
+        let path = model_path(path)?;
+        let (config, blueprint, files) = if gguf::is_gguf(&path) {
+            let model = gguf::open(&path)?;
+            (model.config, model.blueprint, ModelFiles::gguf(model.files))
+        } else {
+            let config = Config::open(&path)?;
+            let blueprint = models::blueprint(&config)?;
+            let files = ModelFiles::open(&path, &blueprint)?;
+            (config, blueprint, files)
+        };
         let survey = Survey::of(&files, &blueprint)?;
         let table = ExpertTable::find(&files, &blueprint)?;
         Ok(Opened {
@@ -120,6 +130,7 @@ impl Opened {
         ModelInfo {
             model_type: blueprint.model_type.clone(),
             packed: files.packed().is_some(),
+            gguf: files.dense().gguf().map(GgufInfo::of),
             hidden: blueprint.hidden,
             layers: blueprint.layers,
             moe_layers: blueprint.experts.len(),
@@ -157,10 +168,10 @@ pub(crate) fn class_name(class: MatrixClass) -> &'static str {
     }
 }
 
-/// Describes the model in `dir` from its headers.
+/// Describes the model at `path` (a directory or GGUF file) from its headers.
 ///
 /// # Errors
 /// Whatever would keep it from being opened: missing or malformed files, an unknown architecture.
-pub fn inspect(dir: &Path) -> Result<ModelInfo, Error> {
-    Ok(Opened::open(dir)?.info())
+pub fn inspect(path: &Path) -> Result<ModelInfo, Error> {
+    Ok(Opened::open(path)?.info())
 }

@@ -11,6 +11,7 @@ pub mod cost;
 mod engine;
 mod error;
 pub mod generate;
+mod gguf;
 pub mod graph;
 mod info;
 pub mod memory;
@@ -22,11 +23,12 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, KernelRate, Logits, Span, Stats, Want};
+pub use engine::{Engine, GraphRunner, KernelRate, Logits, Span, Stats, Want};
 pub use error::Error;
+pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
-pub use pack::{PackOptions, pack};
+pub use pack::{PackOptions, note_codec, pack};
 pub use session::Session;
 
 pub use moeflux_experts as experts;

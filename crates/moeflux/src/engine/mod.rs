@@ -1,10 +1,12 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod graph_runner;
 mod rates;
 mod step;
 
 pub use budget::MemoryPlan;
+pub use graph_runner::GraphRunner;
 pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
@@ -16,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Cpu, Isa};
 
-use crate::backend::{Backend, ExpertStage, HostBackend, Reference, Step, StepSpan};
+use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
 use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op, Rows};
 use crate::info::{ModelInfo, Opened};
@@ -67,13 +69,14 @@ struct Executor {
 }
 
 impl Engine {
-    /// Opens the model in `dir`: a packed directory or a Hugging Face one.
+    /// Opens the model at `path`: a packed directory, a Hugging Face one, or a GGUF file (its first
+    /// part, or a directory that holds just one).
     ///
     /// # Errors
     /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
     /// small; the message names the file, field or flag.
-    pub fn open(dir: &Path, options: &EngineOptions) -> Result<Engine, Error> {
-        let opened = Opened::open(dir)?;
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
+        let opened = Opened::open(path)?;
         let info = opened.info();
         let context_tokens = context_limit(&info, options.max_context)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
@@ -255,23 +258,7 @@ impl Engine {
             stage,
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
-        let mut first_row = 0;
-        let mut step = Step {
-            spans: Vec::with_capacity(spans.len()),
-            tokens: &rows.tokens,
-            positions: &rows.positions,
-            outputs: &rows.outputs,
-        };
-        for span in spans.iter_mut() {
-            let (start, len) = (span.session.len(), span.tokens.len());
-            step.spans.push(StepSpan {
-                session: &mut *span.session,
-                start,
-                first_row,
-                len,
-            });
-            first_row += len;
-        }
+        let mut step = rows.step(spans);
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);

@@ -27,8 +27,10 @@ pub enum VectorFold {
     None,
     /// One is added: the checkpoint stores the norm's weight minus one.
     AddOne,
-    /// `[channels, 1, kernel]` becomes `[kernel, channels]`.
+    /// `[channels, 1, kernel]` (or without the 1) becomes `[kernel, channels]`.
     TransposeConv,
+    /// The logarithm of the negated value: the file stores `-exp` of it.
+    LogOfNegated,
 }
 
 /// Whether a weight is a matrix, which may be coded, or a vector, which becomes f32.
@@ -101,7 +103,7 @@ pub struct Blueprint {
     /// Prefixes that the weights' names may have; the first one that fits is taken.
     pub prefixes: &'static [&'static str],
     /// Beginnings of names of tensors that are left out on purpose, and what they are.
-    pub skipped: &'static [(&'static str, &'static str)],
+    pub skipped: Vec<(String, &'static str)>,
 }
 
 impl Blueprint {

@@ -6,6 +6,7 @@
 
 mod snapshot;
 mod state;
+mod values;
 
 pub use state::{KeyValueCache, LayerState, Recurrent};
 
