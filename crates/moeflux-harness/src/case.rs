@@ -13,7 +13,8 @@ use moeflux::weights::{ExpertPart, WeightPart};
 pub struct Tolerance {
     /// With activations in f32.
     pub f32: f64,
-    /// With activations rounded to 8 bits where weights are integers.
+    /// With activations rounded to 8 bits where weights are integers; infinite where such errors
+    /// grow without bound, and only bits are compared.
     pub int8: f64,
 }
 

@@ -6,6 +6,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used)] // a command for developers
 
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use moeflux_kernels::{
@@ -87,6 +88,20 @@ fn dispatch(cpu: &Cpu) {
     let tasks = cpu.pool().threads();
     let time = best(|_| (0..LOOPS).for_each(|_| cpu.pool().run(tasks, &|_| {})));
     println!("dispatch           {:8.2} us", time / LOOPS as f64 * 1e6);
+    // A loop whose tasks wait for each other has all threads at work.
+    let arrived = AtomicUsize::new(0);
+    let time = best(|_| {
+        for turn in 1..=LOOPS {
+            cpu.pool().run(tasks, &|_| {
+                arrived.fetch_add(1, SeqCst);
+                while arrived.load(SeqCst) < turn * tasks {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        arrived.store(0, SeqCst);
+    });
+    println!("all threads        {:8.2} us", time / LOOPS as f64 * 1e6);
 }
 
 fn attention(cpu: &Cpu, kv_type: KvType, n: usize, start: usize) {

@@ -83,6 +83,10 @@ pub(crate) struct Parts<E> {
 pub(crate) trait KvElement: Copy + Default + Sync {
     fn narrow(x: f32) -> Self;
     fn widen(self) -> f32;
+    /// Little-endian.
+    fn push_to(self, out: &mut Vec<u8>);
+    /// Of at least as many bytes as the element has.
+    fn from_bytes(bytes: &[u8]) -> Self;
     fn load<L: Lanes>(l: L, x: &[Self; 16]) -> L::F;
     fn store<L: Lanes>(l: L, x: L::F, out: &mut [Self; 16]);
     /// The page's memory, if it is of this type.
@@ -108,6 +112,14 @@ impl KvElement for u16 {
 
     fn widen(self) -> f32 {
         math::from_f16(self)
+    }
+
+    fn push_to(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_le_bytes());
+    }
+
+    fn from_bytes(bytes: &[u8]) -> u16 {
+        u16::from_le_bytes([bytes[0], bytes[1]])
     }
 
     #[inline(always)]
@@ -139,6 +151,14 @@ impl KvElement for f32 {
 
     fn widen(self) -> f32 {
         self
+    }
+
+    fn push_to(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_le_bytes());
+    }
+
+    fn from_bytes(bytes: &[u8]) -> f32 {
+        f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
     }
 
     #[inline(always)]
@@ -239,6 +259,38 @@ impl KvPage {
         Ok(())
     }
 
+    /// Bytes that [`KvPage::save`] appends.
+    pub fn saved_bytes(&self, positions: usize) -> usize {
+        2 * self.kv_type().bytes() * self.kv_heads * self.head_dim * positions.min(KV_PAGE_TOKENS)
+    }
+
+    /// Appends the elements of the first positions, little-endian, as
+    /// `[positions, kv_heads, (key, value), head_dim]`.
+    pub fn save(&self, positions: usize, out: &mut Vec<u8>) {
+        match &self.data {
+            KvData::F16(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
+            KvData::F32(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
+        }
+    }
+
+    /// Takes what [`KvPage::save`] has written.
+    ///
+    /// # Errors
+    /// If there are not [`KvPage::saved_bytes`] bytes.
+    pub fn load(&mut self, positions: usize, bytes: &[u8]) -> Result<(), KernelError> {
+        check::size(
+            "key-value page",
+            "bytes",
+            self.saved_bytes(positions),
+            bytes.len(),
+        )?;
+        match &mut self.data {
+            KvData::F16(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
+            KvData::F32(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
+        }
+        Ok(())
+    }
+
     fn check_place(
         &self,
         in_page: usize,
@@ -268,6 +320,36 @@ impl<E: KvElement> Parts<E> {
         for d in 0..dim {
             key[d] = self.keys[first + d * KV_PAGE_TOKENS + in_page].widen();
             value[d] = self.values[first + in_page * dim + d].widen();
+        }
+    }
+}
+
+impl<E: KvElement> Parts<E> {
+    fn save(&self, kv_heads: usize, dim: usize, positions: usize, out: &mut Vec<u8>) {
+        for in_page in 0..positions.min(KV_PAGE_TOKENS) {
+            for head in 0..kv_heads {
+                let first = head * dim * KV_PAGE_TOKENS;
+                let keys = self.keys[first + in_page..].iter().step_by(KV_PAGE_TOKENS);
+                let values = &self.values[first + in_page * dim..][..dim];
+                for element in keys.take(dim).chain(values) {
+                    element.push_to(out);
+                }
+            }
+        }
+    }
+
+    fn load(&mut self, kv_heads: usize, dim: usize, bytes: &[u8]) {
+        for (row, bytes) in bytes.chunks_exact(2 * dim * size_of::<E>()).enumerate() {
+            let (in_page, head) = (row / kv_heads, row % kv_heads);
+            let first = head * dim * KV_PAGE_TOKENS;
+            let keys = self.keys[first + in_page..]
+                .iter_mut()
+                .step_by(KV_PAGE_TOKENS);
+            let values = &mut self.values[first + in_page * dim..][..dim];
+            let elements = keys.take(dim).chain(values);
+            for (element, bytes) in elements.zip(bytes.chunks_exact(size_of::<E>())) {
+                *element = E::from_bytes(bytes);
+            }
         }
     }
 }

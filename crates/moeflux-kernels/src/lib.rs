@@ -16,6 +16,7 @@
 // Lanes, rows and tokens are indexed together over several arrays: indices read best.
 #![allow(clippy::needless_range_loop)]
 
+mod affinity;
 mod attention;
 mod check;
 mod coding;

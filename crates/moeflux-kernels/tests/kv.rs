@@ -33,6 +33,17 @@ fn contents(pages: &[KvPage], positions: std::ops::Range<usize>) -> Vec<f32> {
     [keys, values].concat()
 }
 
+fn copy_by_bytes(page: &KvPage) -> KvPage {
+    let (kv_heads, head_dim) = page.shape();
+    let mut copy = KvPage::new(page.kv_type(), kv_heads, head_dim);
+    let mut bytes = vec![];
+    page.save(KV_PAGE_TOKENS, &mut bytes);
+    assert_eq!(bytes.len(), page.saved_bytes(KV_PAGE_TOKENS));
+    assert!(copy.load(KV_PAGE_TOKENS, &bytes[1..]).is_err());
+    copy.load(KV_PAGE_TOKENS, &bytes).unwrap();
+    copy
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -62,6 +73,8 @@ proptest! {
             let mut pages = pages(kv_type, kv_heads, head_dim, start + n);
             cpu.kv_append(&mut pages, start, &k, &v).unwrap();
             assert_same("kv_append", &cpu, &contents(&pages, 0..start + n), &expected);
+            let loaded: Vec<KvPage> = pages.iter().map(copy_by_bytes).collect();
+            assert_same("loaded", &cpu, &contents(&loaded, 0..start + n), &expected);
         }
     }
 }

@@ -35,4 +35,4 @@ pub use moeflux_experts as experts;
 pub use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
 pub use moeflux_formats as formats;
 pub use moeflux_kernels as kernels;
-pub use moeflux_kernels::Isa;
+pub use moeflux_kernels::{Isa, KvType};

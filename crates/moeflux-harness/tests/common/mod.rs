@@ -37,6 +37,9 @@ pub fn reference_trace(case: &Case, activations: Activations) -> Trace {
         Activations::Int8 => case.tolerance.int8,
         Activations::F32 => case.tolerance.f32,
     };
+    if tolerance.is_infinite() {
+        return expected;
+    }
     let exact = agreed(case, oracle::run(case));
     let error = close(&expected, &exact, tolerance);
     let error = agreed(

@@ -1,8 +1,8 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, MatmulJob,
-    Matrix, Quantized, RopeStyle, Rounding, reference,
+    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, KvPage,
+    MatmulJob, Matrix, Quantized, RopeStyle, Rounding, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -74,6 +74,7 @@ kernel_set! {
     fn gated_delta(
         spans: &mut [DeltaSpan<'_>], shape: DeltaShape, a_log: &[f32], dt_bias: &[f32],
     );
+    fn kv_append(pages: &mut [KvPage], start: usize, k: &[f32], v: &[f32]);
     fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use moeflux_experts::{Residency, ResidencyOptions};
-use moeflux_kernels::{Cpu, Isa};
+use moeflux_kernels::{Cpu, Isa, KvType};
 
 use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
 use crate::cost::{self, OpCost};
@@ -45,6 +45,8 @@ pub struct Stats {
     pub threads: usize,
     /// How activations meet integer-coded weights.
     pub activations: Activations,
+    /// What keys and values are kept as.
+    pub kv: KvType,
 }
 
 /// A loaded model. Shareable between threads; steps run one at a time.
@@ -77,7 +79,7 @@ impl Engine {
     /// small; the message names the file, field or flag.
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
         let opened = Opened::open(path)?;
-        let info = opened.info();
+        let info = opened.info(options.kv);
         let context_tokens = context_limit(&info, options.max_context)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = thread_count(options.threads)?;
@@ -86,6 +88,7 @@ impl Engine {
         let shape = Arc::new(SessionShape {
             identity: opened.files.identity(&opened.config)?,
             states: opened.blueprint.graph.states.clone(),
+            kv_type: options.kv,
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
@@ -148,7 +151,8 @@ impl Engine {
     /// A session from [`Session::to_bytes`].
     ///
     /// # Errors
-    /// [`Error::Snapshot`] if the bytes are damaged or of another model.
+    /// [`Error::Snapshot`] if the bytes are damaged, of another model, or keep keys and values as
+    /// another type.
     pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
         Session::from_bytes(Arc::clone(&self.shape), bytes)
     }
@@ -290,6 +294,7 @@ impl Engine {
             isa: self.isa,
             threads: self.threads,
             activations: self.activations,
+            kv: self.shape.kv_type,
         }
     }
 

@@ -45,6 +45,7 @@ impl Row {
             ("backend", json!("cpu")),
             ("isa", json!(stats.isa.to_string())),
             ("activations", json!(stats.activations.to_string())),
+            ("kv", json!(stats.kv.to_string())),
             ("threads", json!(stats.threads)),
             ("test", json!(test.name())),
             ("prompt_tokens", json!(length(Kind::Prefill))),
@@ -210,7 +211,7 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         .collect();
     format!(
         "{model} ({}): {}, {} parameters, experts {}\n\
-         {}, {} threads, {} activations; {} of {} experts fit in memory; loaded in {:.2} s, first \
+         {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; loaded in {:.2} s, first \
          token after {:.2} s\n\
          memory {:.1} GB/s; G multiply-adds/s: {}",
         info.model_type,
@@ -220,6 +221,7 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         stats.isa,
         stats.threads,
         stats.activations,
+        stats.kv,
         stats.experts.slots,
         info.expert_records,
         loaded.load_seconds,
@@ -246,6 +248,7 @@ pub fn machine_json(loaded: &Loaded, machine: &Machine) -> Value {
         "isa": stats.isa.to_string(),
         "threads": stats.threads,
         "activations": stats.activations.to_string(),
+        "kv": stats.kv.to_string(),
         "memory_bytes_per_second": machine.memory_bytes_per_second,
         "multiply_adds_per_second": Value::Object(kernels.collect()),
         "expert_records": loaded.engine.info().expert_records,

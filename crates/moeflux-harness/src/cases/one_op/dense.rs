@@ -4,13 +4,12 @@ use moeflux::formats::Codec;
 use moeflux::graph::{GraphBuilder, Op, WeightId};
 use moeflux::weights::WeightPart;
 
-use super::{codecs, graph_of, inputs};
+use super::{graph_of, inputs};
 use crate::{Case, HarnessError, Random, coded_matrix};
 
 /// Rows of a table in any codec.
-pub(super) fn embed(random: &mut Random) -> Result<Case, HarnessError> {
+pub(super) fn embed(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
     let (vocab, width) = (random.within(2, 70), 128 * random.within(1, 3));
-    let codec = random.one_of(&codecs());
     let mut g = GraphBuilder::default();
     let out = g.buffer("out", width);
     let weight = WeightId::new(0);
@@ -29,15 +28,12 @@ pub(super) fn embed(random: &mut Random) -> Result<Case, HarnessError> {
 }
 
 /// One input times matrices in several codecs, whose groups need not agree.
-pub(super) fn matmul(random: &mut Random) -> Result<Case, HarnessError> {
-    let count = random.within(1, 4);
-    let codecs: Vec<Codec> = (0..count).map(|_| random.one_of(&codecs())).collect();
-    products(random, &codecs, false)
+pub(super) fn matmul(random: &mut Random, codecs: &[Codec]) -> Result<Case, HarnessError> {
+    products(random, codecs, false)
 }
 
 /// The same with activations that stay f32 whatever the codec.
-pub(super) fn exact_matmul(random: &mut Random) -> Result<Case, HarnessError> {
-    let codec = random.one_of(&codecs()[3..]);
+pub(super) fn exact_matmul(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
     products(random, &[codec], true)
 }
 

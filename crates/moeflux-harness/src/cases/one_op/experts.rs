@@ -6,7 +6,7 @@ use moeflux::formats::Codec;
 use moeflux::graph::{BufferId, GraphBuilder, Op};
 use moeflux::weights::ExpertPart;
 
-use super::{codecs, graph_of, inputs};
+use super::{graph_of, inputs};
 use crate::{Case, HarnessError, Random, coded_matrix};
 
 /// Random experts of one layer, in room for some of them.
@@ -18,9 +18,8 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(random: &mut Random) -> Result<Layer, HarnessError> {
+    fn new(random: &mut Random, codec: Codec) -> Result<Layer, HarnessError> {
         let (hidden, intermediate) = (128 * random.within(1, 3), 128 * random.within(1, 2));
-        let codec = random.one_of(&codecs());
         let count = random.within(1, 10);
         let mut experts = Vec::with_capacity(count);
         for _ in 0..count {
@@ -68,8 +67,8 @@ pub(super) fn router(random: &mut Random) -> Case {
 }
 
 /// A choice that is given: distinct experts for each token, in random order.
-pub(super) fn experts(random: &mut Random) -> Result<Case, HarnessError> {
-    let layer = Layer::new(random)?;
+pub(super) fn experts(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    let layer = Layer::new(random, codec)?;
     let count = layer.experts.len();
     let top_k = random.within(1, count.min(4));
     let mut g = GraphBuilder::default();
@@ -93,8 +92,8 @@ pub(super) fn experts(random: &mut Random) -> Result<Case, HarnessError> {
 }
 
 /// The router's choice goes to the experts.
-pub(super) fn routed(random: &mut Random) -> Result<Case, HarnessError> {
-    let layer = Layer::new(random)?;
+pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    let layer = Layer::new(random, codec)?;
     let count = layer.experts.len();
     let top_k = random.within(1, count.min(4));
     let mut g = GraphBuilder::default();

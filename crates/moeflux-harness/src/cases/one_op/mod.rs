@@ -15,11 +15,14 @@ use crate::{Case, HarnessError, Random};
 /// # Errors
 /// [`HarnessError::Format`] if a weight could not be coded; it is then not a random matter.
 pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
-    let random = &mut Random::new(seed);
+    // Small seeds are alike in their first numbers; spread them.
+    let random = &mut Random::new((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    // Codecs go round, so that some seeds in a row have them all.
+    let codec = |at: usize| codecs()[(4 * seed as usize + at) % codecs().len()];
     let mut cases = vec![
-        dense::embed(random)?,
-        dense::matmul(random)?,
-        dense::exact_matmul(random)?,
+        dense::embed(random, codec(0))?,
+        dense::matmul(random, &[codec(0), codec(1), codec(2), codec(3)])?,
+        dense::exact_matmul(random, codec(1))?,
         rowwise::rms_norm(random),
         rowwise::rms_norm_gated(random),
         rowwise::split_pairs(random),
@@ -35,8 +38,8 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         state::conv1d_silu(random),
         state::gated_delta(random),
         experts::router(random),
-        experts::experts(random)?,
-        experts::routed(random)?,
+        experts::experts(random, codec(2))?,
+        experts::routed(random, codec(0))?,
     ];
     for case in &mut cases {
         case.name = format!("{} of seed {seed}", case.name);
@@ -45,12 +48,14 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
 }
 
 /// The codecs that kernels multiply with.
-fn codecs() -> Vec<Codec> {
-    let affine = |(bits, group)| Codec::Affine(AffineCodec { bits, group });
-    let pairs = [2, 3, 4, 5, 6, 8].map(|bits| [32, 64, 128].map(|group| (bits, group)));
-    let plain = [Codec::F32, Codec::F16, Codec::Bf16];
-    let affine = pairs.as_flattened().iter().copied().map(affine);
-    plain.into_iter().chain(affine).collect()
+pub fn codecs() -> Vec<Codec> {
+    let mut all = vec![Codec::F32, Codec::F16, Codec::Bf16];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group in [32, 64, 128] {
+            all.push(Codec::Affine(AffineCodec { bits, group }));
+        }
+    }
+    all
 }
 
 /// A graph of one operation whose last result is `out`.
