@@ -197,12 +197,13 @@ fn a_matrix_is_spread_around_zero() {
 #[test]
 fn logits_are_finite_and_of_ordinary_size() {
     let dir = tempfile::tempdir().expect("a directory");
-    for arguments in [
+    let kinds = [
         &[][..],
         &["--layers", "24"],
         &["--zipf", "1", "--bits", "8"],
-    ] {
-        let path = tiny(dir.path(), &arguments.concat(), arguments);
+    ];
+    for (number, arguments) in kinds.into_iter().enumerate() {
+        let path = tiny(dir.path(), &number.to_string(), arguments);
         let engine = engine(&path);
         let logits = engine
             .prefill(&mut engine.session(), &tokens(200), Want::All)

@@ -26,7 +26,7 @@ const ROUTER_GAIN: f32 = 1.28;
 const LAYERS_GAIN: f32 = 2.0;
 /// Part of a projection's gain that reaches the residual stream: gates and averages take the
 /// rest. As measured on 40 layers.
-const LAYER_OUTPUT: f32 = 0.45;
+const LAYER_OUTPUT: f32 = 0.65;
 
 /// What all weights of a model have in common.
 #[derive(Clone, Copy, Debug)]
