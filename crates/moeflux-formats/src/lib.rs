@@ -29,7 +29,7 @@ pub use pack::{
     pack,
 };
 pub use packed::{
-    FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel, PackedPart,
-    PackedRecord, RECORD_ALIGN, SourceEntry, SourceFile,
+    DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,
+    PackedPart, PackedRecord, RECORD_ALIGN, SourceEntry, SourceFile, layer_name,
 };
 pub use writer::{SafetensorsWriter, TensorSpec, write_safetensors};

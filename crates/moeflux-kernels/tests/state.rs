@@ -54,7 +54,7 @@ proptest! {
     #[test]
     fn delta_rule(
         seed: u64, key_heads in 1usize..4, times in 1usize..4, key_dim in 1usize..70,
-        value_dim in 1usize..150, lengths in proptest::collection::vec(1usize..5, 0..3),
+        value_dim in 1usize..150, lengths in proptest::collection::vec(1usize..70, 0..3),
         x_kind in 0usize..14, tiled: bool,
     ) {
         let head_order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
@@ -161,6 +161,24 @@ fn delta_rule_in_two_calls_equals_one() {
         let (end, second) = run(2, n, &middle);
         assert_same("state", &cpu, &end, &all_state);
         assert_same("out", &cpu, &[first, second].concat(), &all);
+    }
+}
+
+#[test]
+fn large_states_are_streamed_with_the_same_bits() {
+    let shape = |value_dim| DeltaShape {
+        key_heads: 4,
+        value_heads: 16,
+        key_dim: 128,
+        value_dim,
+        head_order: HeadOrder::Tiled,
+    };
+    for (lengths, value_dim) in [(vec![1], 128), (vec![2, 1], 128), (vec![1, 3], 212)] {
+        compare("gated_delta", &lengths, &|cpu, lengths| {
+            let shape = shape(value_dim);
+            let (outputs, states) = run_delta(cpu, &mut Random(5), shape, lengths, Kind::Plain);
+            [outputs.concat(), states.concat()].concat()
+        });
     }
 }
 

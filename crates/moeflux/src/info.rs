@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+
 use crate::Error;
 use crate::config::Config;
 use crate::gguf::{self, GgufInfo, model_path};
@@ -32,6 +34,8 @@ pub struct ModelInfo {
     pub experts: usize,
     /// Routed experts that a token uses in a layer.
     pub top_k: usize,
+    /// Weights in all tensors that are used.
+    pub parameters: u64,
     /// Bytes of the resident weights.
     pub dense_bytes: u64,
     /// Bytes of all routed experts.
@@ -46,7 +50,8 @@ pub struct ModelInfo {
     pub token_expert_bytes: u64,
     /// Multiply-adds of a token in all matrices but the output head.
     pub token_multiply_adds: u64,
-    /// Bytes that the session's state grows by with each token, once past its first page.
+    /// Bytes that the session's state grows by with each token, once past its first page, with
+    /// the engine's type of keys and values (the default one before the model is opened).
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
     pub codecs: Vec<(String, String)>,
@@ -86,7 +91,8 @@ impl Opened {
         })
     }
 
-    pub(crate) fn info(&self) -> ModelInfo {
+    /// The model in figures, with keys and values kept as `kv`.
+    pub(crate) fn info(&self, kv: KvType) -> ModelInfo {
         let Opened {
             blueprint,
             files,
@@ -121,7 +127,7 @@ impl Opened {
             .sum();
         let per_token = |s: &crate::graph::StateDecl| match *s {
             crate::graph::StateDecl::KeyValue { kv_heads, head_dim } => {
-                (kv_heads * head_dim * 8) as u64
+                KvPage::bytes(kv, kv_heads, head_dim) / KV_PAGE_TOKENS as u64
             }
             crate::graph::StateDecl::Recurrent { .. } => 0,
         };
@@ -141,6 +147,7 @@ impl Opened {
                 .max()
                 .unwrap_or(0),
             top_k: blueprint.top_k,
+            parameters: blueprint.parameters(),
             dense_bytes: survey.bytes,
             expert_bytes: table.catalog.total_bytes(),
             expert_record_bytes: table.catalog.slot_bytes(),
@@ -170,5 +177,5 @@ pub(crate) fn class_name(class: MatrixClass) -> &'static str {
 /// # Errors
 /// Whatever would keep it from being opened: missing or malformed files, an unknown architecture.
 pub fn inspect(path: &Path) -> Result<ModelInfo, Error> {
-    Ok(Opened::open(path)?.info())
+    Ok(Opened::open(path)?.info(KvType::default()))
 }

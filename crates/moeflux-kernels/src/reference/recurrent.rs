@@ -94,13 +94,12 @@ fn head_step(
     for i in 0..value_dim {
         let mut memory = 0.0;
         for j in 0..key_dim {
-            state[j * value_dim + i] *= decay;
             memory = state[j * value_dim + i].mul_add(k[j], memory);
         }
-        let delta = (v[i] - memory) * beta;
+        let delta = memory.mul_add(0.0 - decay, v[i]) * beta;
         let mut o = 0.0;
         for j in 0..key_dim {
-            let s = k[j].mul_add(delta, state[j * value_dim + i]);
+            let s = k[j].mul_add(delta, state[j * value_dim + i] * decay);
             state[j * value_dim + i] = s;
             o = s.mul_add(q[j] * q_scale, o);
         }

@@ -1,14 +1,18 @@
 //! Backends run a graph's operations. [`HostBackend`] runs them on the processor, on either of
 //! two sets of kernels: the optimized ones, or the plain reference that specifies their bits.
 
+mod buckets;
 mod experts;
 mod host;
 mod kernel_set;
 mod state_ops;
 
+pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+
+use moeflux_kernels::Settled;
 
 use crate::Error;
 use crate::graph::{BufferPool, Op};
@@ -41,6 +45,11 @@ pub struct Step<'a> {
 
 /// Runs operations one after another.
 pub trait Backend: Send {
+    /// Keeps the calling thread where it computes best while the result lives.
+    fn settle(&self) -> Settled {
+        Settled::free()
+    }
+
     /// Runs one operation of a step.
     ///
     /// # Errors

@@ -106,6 +106,19 @@ pub struct Blueprint {
     pub skipped: Vec<(String, &'static str)>,
 }
 
+impl Blueprint {
+    /// Weights in all tensors.
+    pub fn parameters(&self) -> u64 {
+        let resident = self.weights.iter().map(|decl| match &decl.kind {
+            WeightKind::Matrix { rows, cols, .. } => (rows * cols) as u64,
+            WeightKind::Vector { shape, .. } => shape.iter().product::<usize>() as u64,
+        });
+        let routed = self.experts.iter();
+        let routed = routed.map(|e| (e.experts * 3 * e.hidden * e.intermediate) as u64);
+        resident.sum::<u64>() + routed.sum::<u64>()
+    }
+}
+
 /// Puts a blueprint together. Its methods emit the operations that several architectures share.
 pub struct BlueprintBuilder {
     /// The graph so far.

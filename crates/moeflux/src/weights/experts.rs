@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use moeflux_experts::{Catalog, Record, Segment};
+use moeflux_experts::{Catalog, Prepare, Record, Segment};
 use moeflux_formats::{
     AffineCodec, Checkpoint, Codec, DType, FormatError, PackedLayer, PackedPart, TensorInfo,
 };
@@ -24,6 +24,16 @@ pub struct ExpertLayout {
 }
 
 impl ExpertLayout {
+    /// Turns an expert's bytes, as read, into what the layouts' views take.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the matrices leave the bytes.
+    pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.gate.arrange(bytes)?;
+        self.up.arrange(bytes)?;
+        self.down.arrange(bytes)
+    }
+
     /// Bytes of the three matrices.
     pub fn bytes(&self) -> usize {
         self.gate.bytes() + self.up.bytes() + self.down.bytes()
@@ -47,6 +57,7 @@ impl ExpertTable {
         let mut catalog = Catalog {
             files: Vec::new(),
             layers: BTreeMap::new(),
+            prepare: None,
         };
         let mut layouts = BTreeMap::new();
         if files.packed().is_none() {
@@ -60,7 +71,17 @@ impl ExpertTable {
             layouts.insert(layer.layer, layout);
             catalog.layers.insert(layer.layer, records);
         }
-        Ok(ExpertTable { catalog, layouts })
+        Ok(ExpertTable::new(catalog, layouts))
+    }
+
+    /// Puts a table together; experts are arranged as they arrive.
+    pub(super) fn new(mut catalog: Catalog, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertTable {
+        let arranged = layouts.clone();
+        catalog.prepare = Some(Prepare::new(move |layer, bytes| {
+            let layout = arranged.get(&layer).ok_or("its layer has no layout")?;
+            layout.arrange(bytes).map_err(|e| e.to_string())
+        }));
+        ExpertTable { catalog, layouts }
     }
 }
 

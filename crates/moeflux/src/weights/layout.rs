@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use moeflux_formats::{AffineCodec, Checkpoint, Codec, DType, FormatError, TensorInfo};
-use moeflux_kernels::{Matrix, MatrixData};
+use moeflux_formats::{AffineCodec, BlockCodec, Checkpoint, Codec, DType, FormatError, TensorInfo};
+use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
 use crate::Error;
 
@@ -95,17 +95,65 @@ impl MatrixLayout {
             Codec::F32 => MatrixData::F32(cast(weights)?),
             Codec::F16 => MatrixData::F16(cast(weights)?),
             Codec::Bf16 => MatrixData::Bf16(cast(weights)?),
-            Codec::Affine(AffineCodec { bits, group }) => MatrixData::Affine {
-                bits,
-                group,
+            codec => MatrixData::Coded(Coded {
+                coding: coding(codec).ok_or_else(|| no_kernel(codec))?,
                 weights,
                 scales: cast(part(&self.scales)?)?,
                 biases: cast(part(&self.biases)?)?,
-            },
-            other => return Err(Error::Internal(format!("codec {other} has no kernel"))),
+            }),
         };
         Ok(Matrix::new(self.rows, self.cols, data)?)
     }
+
+    /// Turns the matrix in `bytes`, as it was read from a file, into what [`MatrixLayout::view`]
+    /// takes: integer-coded weights are laid out in tiles.
+    ///
+    /// # Errors
+    /// As [`MatrixLayout::view`].
+    pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        let Some(coding) = coding(self.codec) else {
+            return Ok(());
+        };
+        let ranges = [&self.weights, &self.scales, &self.biases].map(Clone::clone);
+        let outside = |_| Error::Internal(format!("a matrix at {ranges:?} leaves its memory"));
+        let parts = bytes.get_disjoint_mut(ranges.clone()).map_err(outside)?;
+        let [weights, scales, biases] = parts;
+        moeflux_kernels::arrange(coding, self.rows, self.cols, weights, scales, biases)?;
+        Ok(())
+    }
+
+    /// How the kernels want its inputs rounded; `None` for float weights.
+    pub fn rounding(&self) -> Option<Rounding> {
+        coding(self.codec).map(Coding::rounding)
+    }
+
+    /// The same matrix `by` bytes earlier.
+    pub(super) fn moved_back(&self, by: usize) -> MatrixLayout {
+        let moved = |range: &Range<usize>| range.start - by..range.end - by;
+        MatrixLayout {
+            weights: moved(&self.weights),
+            scales: moved(&self.scales),
+            biases: moved(&self.biases),
+            ..*self
+        }
+    }
+}
+
+/// The kernels' name of an integer codec.
+fn coding(codec: Codec) -> Option<Coding> {
+    match codec {
+        Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
+        Codec::Block(BlockCodec::Q4_0) => Some(Coding::Q4_0),
+        Codec::Block(BlockCodec::Q8_0) => Some(Coding::Q8_0),
+        Codec::Block(BlockCodec::Q4K) => Some(Coding::Q4K),
+        Codec::Block(BlockCodec::Q5K) => Some(Coding::Q5K),
+        Codec::Block(BlockCodec::Q6K) => Some(Coding::Q6K),
+        _ => None,
+    }
+}
+
+fn no_kernel(codec: Codec) -> Error {
+    Error::Internal(format!("codec {codec} has no kernel"))
 }
 
 fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Result<&[T], Error> {
