@@ -6,15 +6,35 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use common::{activations, agreed, best, reference_trace, same_in_any_company};
+use moeflux::Activations;
 use moeflux_harness::cases::seed::{NAMES, SeedCase, Twin, case};
 use moeflux_harness::compare::identical_timelines;
 use moeflux_harness::{Case, Trace};
 
 /// Held by a case that takes much memory.
 static LARGE: Mutex<()> = Mutex::new(());
+/// What the plain code gave for samples, and the best for twins: several cases share them.
+static SAMPLES: Traces = Mutex::new(BTreeMap::new());
+static TWINS: Traces = Mutex::new(BTreeMap::new());
+
+type Traces = Mutex<BTreeMap<String, Arc<Trace>>>;
+
+/// The case's trace, made once.
+fn once(
+    traces: &Traces,
+    case: &Case,
+    activations: Activations,
+    make: fn(&Case, Activations) -> Trace,
+) -> Arc<Trace> {
+    let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = format!("{}, {activations}", case.name);
+    let trace = traces.entry(name);
+    Arc::clone(trace.or_insert_with(|| Arc::new(make(case, activations))))
+}
 
 /// Compares the rows that a case and another have in common.
 fn same_rows(trace: &Trace, twin: &Twin, twin_trace: &Trace) {
@@ -32,22 +52,23 @@ fn check(name: &str) {
     let _alone = sample
         .as_ref()
         .map(|_| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
-    let plain: &Case = sample.as_ref().map_or(&case, |s| &s.case);
     for &activations in activations(&case) {
-        let expected = reference_trace(plain, activations);
         let whole = match &sample {
             Some(sample) => {
+                let expected = once(&SAMPLES, &sample.case, activations, reference_trace);
                 let whole = best(&case, activations);
                 same_rows(&whole, sample, &expected);
                 whole
             }
             None => {
+                let expected = reference_trace(&case, activations);
                 same_in_any_company(&case, activations, &expected);
                 expected
             }
         };
         for twin in &twins {
-            same_rows(&whole, twin, &best(&twin.case, activations));
+            let trace = once(&TWINS, &twin.case, activations, best);
+            same_rows(&whole, twin, &trace);
         }
     }
 }
