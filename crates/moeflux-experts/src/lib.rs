@@ -17,9 +17,10 @@ mod pool;
 mod reader;
 mod residency;
 mod stats;
+mod warm;
 
 pub use arena::SLOT_ALIGN;
-pub use catalog::{Catalog, Record, Segment, record_checksum};
+pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::PolicyKind;

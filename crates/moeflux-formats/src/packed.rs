@@ -22,12 +22,13 @@ use crate::pack::PackProgress;
 /// What a record's place and length are multiples of.
 pub const RECORD_ALIGN: u64 = 4096;
 /// Name of the file of everything but routed experts.
-pub(crate) const DENSE_NAME: &str = "dense.safetensors";
+pub const DENSE_NAME: &str = "dense.safetensors";
 /// Name of the list of finished files while a pack is under way.
 pub(crate) const JOURNAL_NAME: &str = "pack.journal";
 
 /// The name of a layer's file in the directory.
-pub(crate) fn layer_name(layer: usize) -> String {
+#[must_use]
+pub fn layer_name(layer: usize) -> String {
     format!("experts/layer-{layer:03}.safetensors")
 }
 

@@ -6,9 +6,13 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
+use xxhash_rust::xxh3::Xxh3;
+
 use crate::DType;
+use crate::checksum::checksum_text;
 use crate::error::{FormatError, Result, io_error};
 use crate::header::MAX_HEADER_BYTES;
+use crate::packed::FileEntry;
 
 /// A tensor to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,12 +61,15 @@ impl Layout {
             if spec.name == "__metadata__" || names.insert(spec.name.as_str(), ()).is_some() {
                 return Err(misuse(format!("tensor {} is declared twice", spec.name)));
             }
+            if let DType::Block(codec) = spec.dtype {
+                let name = &spec.name;
+                return Err(misuse(format!(
+                    "tensor {name} is declared as {codec} blocks"
+                )));
+            }
             let end = spec
-                .shape
-                .iter()
-                .try_fold(spec.dtype.size_bytes() as u64, |size, &n| {
-                    size.checked_mul(n as u64)
-                })
+                .dtype
+                .tensor_bytes(&spec.shape)
                 .and_then(|bytes| data_bytes.checked_add(bytes))
                 .filter(|&end| end < u64::MAX / 2)
                 .ok_or_else(|| misuse(format!("tensor {} is too large", spec.name)))?;
@@ -99,12 +106,12 @@ impl Layout {
 }
 
 /// Writes one file from front to back.
-#[derive(Debug)]
 pub struct SafetensorsWriter {
     path: PathBuf,
     file: BufWriter<File>,
     written: u64,
     file_bytes: u64,
+    checksum: Xxh3,
 }
 
 impl SafetensorsWriter {
@@ -124,6 +131,7 @@ impl SafetensorsWriter {
             file,
             written: 0,
             file_bytes: layout.file_bytes,
+            checksum: Xxh3::new(),
         };
         writer.write(&layout.header)?;
         debug_assert_eq!(writer.written, written);
@@ -149,15 +157,17 @@ impl SafetensorsWriter {
         self.file
             .write_all(bytes)
             .map_err(|error| io_error("write", &self.path, error))?;
+        self.checksum.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
     }
 
-    /// Checks that everything declared was written, and makes the file durable.
+    /// Checks that everything declared was written, and makes the file durable. Gives its length
+    /// and checksum.
     ///
     /// # Errors
     /// Missing bytes, or a failed write.
-    pub fn finish(mut self) -> Result<()> {
+    pub fn finish(mut self) -> Result<FileEntry> {
         let missing = self.file_bytes - self.written;
         if missing > 0 {
             let reason = format!("{missing} of the declared bytes were not written");
@@ -170,7 +180,11 @@ impl SafetensorsWriter {
             .file
             .flush()
             .and_then(|()| self.file.get_ref().sync_all());
-        synced.map_err(|error| io_error("write", &self.path, error))
+        synced.map_err(|error| io_error("write", &self.path, error))?;
+        Ok(FileEntry {
+            bytes: self.file_bytes,
+            xxh3: checksum_text(self.checksum.digest()),
+        })
     }
 }
 
@@ -198,5 +212,5 @@ pub fn write_safetensors(path: &Path, tensors: &[(&str, DType, &[usize], &[u8])]
     for (_, _, _, bytes) in tensors {
         writer.write(bytes)?;
     }
-    writer.finish()
+    writer.finish().map(drop)
 }

@@ -18,7 +18,13 @@ use crate::{HarnessError, compare};
 /// Whatever the backend or residency says, or a case that names more than there is.
 pub fn run(case: &Case, backend: Box<dyn Backend>) -> Result<Trace, HarnessError> {
     let weights = Weights::from_parts(&case.weights)?;
-    let mut runner = GraphRunner::new(case.graph.clone(), weights, stage(case)?, backend);
+    let mut runner = GraphRunner::new(
+        case.graph.clone(),
+        weights,
+        stage(case)?,
+        backend,
+        case.kv_type,
+    );
     let mut sessions: Vec<Session> = (0..case.sessions()).map(|_| runner.session()).collect();
     let mut trace = Trace::of_sessions(sessions.len());
     for step in &case.steps {

@@ -9,8 +9,9 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use common::{activations, agreed, best, reference_trace, same_in_any_company};
+use common::{activations, agreed, best, kv_types, reference_trace, same_in_any_company};
 use moeflux::Activations;
+use moeflux::kernels::KvType;
 use moeflux_harness::cases::seed::{NAMES, SeedCase, Twin, case};
 use moeflux_harness::compare::identical_timelines;
 use moeflux_harness::{Case, Trace};
@@ -31,7 +32,7 @@ fn once(
     make: fn(&Case, Activations) -> Trace,
 ) -> Arc<Trace> {
     let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
-    let name = format!("{}, {activations}", case.name);
+    let name = format!("{}, {activations}, {}", case.name, case.kv_type);
     let trace = traces.entry(name);
     Arc::clone(trace.or_insert_with(|| Arc::new(make(case, activations))))
 }
@@ -44,18 +45,31 @@ fn same_rows(trace: &Trace, twin: &Twin, twin_trace: &Trace) {
 }
 
 fn check(name: &str) {
+    let seed_case = case(name).expect("the case is listed");
+    let _alone = seed_case
+        .sample
+        .as_ref()
+        .map(|_| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    for &kv_type in kv_types(&seed_case.case) {
+        check_keeping(seed_case.clone(), kv_type);
+    }
+}
+
+fn check_keeping(seed_case: SeedCase, kv_type: KvType) {
     let SeedCase {
         case,
         sample,
         twins,
-    } = case(name).expect("the case is listed");
-    let _alone = sample
-        .as_ref()
-        .map(|_| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    } = seed_case;
+    let case = case.keeping(kv_type);
     for &activations in activations(&case) {
         let whole = match &sample {
             Some(sample) => {
-                let expected = once(&SAMPLES, &sample.case, activations, reference_trace);
+                let few = sample.case.clone().keeping(kv_type);
+                let expected = once(&SAMPLES, &few, activations, reference_trace);
+                if kv_type != KvType::default() {
+                    continue;
+                }
                 let whole = best(&case, activations);
                 same_rows(&whole, sample, &expected);
                 whole
@@ -67,7 +81,8 @@ fn check(name: &str) {
             }
         };
         for twin in &twins {
-            let trace = once(&TWINS, &twin.case, activations, best);
+            let other = twin.case.clone().keeping(kv_type);
+            let trace = once(&TWINS, &other, activations, best);
             same_rows(&whole, twin, &trace);
         }
     }

@@ -40,6 +40,44 @@ fn other_threads_take_part() {
     assert!(helped.load(SeqCst) > 0);
 }
 
+/// Cores that the calling thread may run on.
+#[cfg(target_os = "linux")]
+fn allowed_cores() -> usize {
+    // SAFETY: a set is plain bits and lives through the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let status = libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+        assert_eq!(status, 0);
+        libc::CPU_COUNT(&set) as usize
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn settled_threads_stay_on_a_core_each_if_there_are_enough() {
+    let cores = allowed_cores();
+    for threads in [2, cores, cores + 1] {
+        let pool = ThreadPool::new(threads);
+        let check = |expected: usize| {
+            for _ in 0..20 {
+                pool.run(threads * 4, &|_| {
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                    assert_eq!(allowed_cores(), expected);
+                });
+            }
+        };
+        check(cores);
+        let settled = pool.settle();
+        check(if threads > 1 && threads <= cores {
+            1
+        } else {
+            cores
+        });
+        drop(settled);
+        assert_eq!(allowed_cores(), cores, "the caller is let go");
+    }
+}
+
 #[test]
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     let pool = ThreadPool::new(3);

@@ -79,6 +79,17 @@ pub fn pack(
             problem,
         });
     }
+    if opened.files.dense().gguf().is_some() {
+        let problem = format!(
+            "{} is a GGUF file, which opens as it is (-m FILE); pack takes the original \
+             safetensors checkpoint",
+            source.display()
+        );
+        return Err(Error::Option {
+            flag: "SRC",
+            problem,
+        });
+    }
     let plan = plan(&opened, options)?;
     let threads = options
         .threads
@@ -94,28 +105,26 @@ pub fn pack(
     )?)
 }
 
-/// The codec of each class of matrices.
-struct Codecs<'a> {
-    options: &'a PackOptions,
-}
-
-impl Codecs<'_> {
+impl PackOptions {
     fn bits(&self, class: Option<MatrixClass>) -> u32 {
-        let o = self.options;
-        let lossless = o.bits == 16;
+        let lossless = self.bits == 16;
         match class {
-            None => o.bits,
-            Some(MatrixClass::Dense) => o.dense_bits.unwrap_or(o.bits.max(DENSE_BITS)),
-            Some(MatrixClass::Head) => o.head_bits.unwrap_or(o.bits.max(HEAD_BITS)),
+            None => self.bits,
+            Some(MatrixClass::Dense) => self.dense_bits.unwrap_or(self.bits.max(DENSE_BITS)),
+            Some(MatrixClass::Head) => self.head_bits.unwrap_or(self.bits.max(HEAD_BITS)),
             Some(_) if lossless => 16,
             Some(MatrixClass::Sensitive) => SENSITIVE_BITS,
             Some(MatrixClass::Embedding) => EMBEDDING_BITS,
         }
     }
 
-    /// The codec for a matrix of `cols` whose source is coded as `source`: groups of the size
-    /// asked for, else the largest that divides `cols`, else as in the source.
-    fn codec(
+    /// The codec for a matrix of `cols` columns of a class (`None`: of a routed expert) whose
+    /// source is coded as `source`: groups of the size asked for, else the largest that divides
+    /// `cols`, else as in the source.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for bits or a group length that no codec has.
+    pub fn codec(
         &self,
         class: Option<MatrixClass>,
         cols: usize,
@@ -126,15 +135,15 @@ impl Codecs<'_> {
             return Ok(source);
         }
         let flag = match class {
-            Some(MatrixClass::Dense) if self.options.dense_bits.is_some() => "--dense-bits",
-            Some(MatrixClass::Head) if self.options.head_bits.is_some() => "--head-bits",
+            Some(MatrixClass::Dense) if self.dense_bits.is_some() => "--dense-bits",
+            Some(MatrixClass::Head) if self.head_bits.is_some() => "--head-bits",
             _ => "--bits",
         };
         let wrong = |e: moeflux_formats::CodecError| Error::Option {
             flag,
             problem: e.to_string(),
         };
-        let asked = AffineCodec::new(bits, self.options.group).map_err(wrong)?;
+        let asked = AffineCodec::new(bits, self.group).map_err(wrong)?;
         let smaller = [128, 64, 32].into_iter().filter(|&g| g < asked.group);
         let fits = std::iter::once(asked.group)
             .chain(smaller)
@@ -152,7 +161,6 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
         flag: "--group",
         problem: e.to_string(),
     })?;
-    let codecs = Codecs { options };
     let mut used: BTreeMap<String, String> = BTreeMap::new();
     let mut dense = Vec::new();
     for decl in &opened.blueprint.weights {
@@ -161,8 +169,8 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
             WeightKind::Matrix { rows, cols, class } => {
                 let tensor = format!("{name}.weight");
                 let source = source_codec(opened, &tensor)?;
-                let codec = codecs.codec(Some(*class), *cols, source)?;
-                note(&mut used, class_name(*class), codec, why(*class));
+                let codec = options.codec(Some(*class), *cols, source)?;
+                note_codec(&mut used, Some(*class), codec);
                 dense.push(PlannedTensor::Matrix(PlannedMatrix {
                     name,
                     source: MatrixSource {
@@ -188,7 +196,7 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     );
     let mut layers = Vec::new();
     for layer in &opened.blueprint.experts {
-        let planned = plan_layer(opened, &codecs, layer, &mut used)?;
+        let planned = plan_layer(opened, options, layer, &mut used)?;
         layers.push(planned);
     }
     Ok(PackPlan {
@@ -202,7 +210,7 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
 
 fn plan_layer(
     opened: &Opened,
-    codecs: &Codecs<'_>,
+    options: &PackOptions,
     layer: &ExpertLayer,
     used: &mut BTreeMap<String, String>,
 ) -> Result<PlannedLayer, Error> {
@@ -231,8 +239,8 @@ fn plan_layer(
                     first_element: 0,
                 }
             };
-            let codec = codecs.codec(None, cols, source_codec(opened, &source.tensor)?)?;
-            note(used, "routed experts", codec, "");
+            let codec = options.codec(None, cols, source_codec(opened, &source.tensor)?)?;
+            note_codec(used, None, codec);
             planned.push(PlannedMatrix {
                 name: matrix.to_owned(),
                 source,
@@ -280,16 +288,14 @@ fn why(class: MatrixClass) -> &'static str {
     }
 }
 
-/// Records that `codec` is used for `class`.
-fn note(used: &mut BTreeMap<String, String>, class: &str, codec: Codec, why: &str) {
+/// Records in a manifest's list of codecs that matrices of `class` (`None`: of routed experts) are
+/// stored in `codec`.
+pub fn note_codec(used: &mut BTreeMap<String, String>, class: Option<MatrixClass>, codec: Codec) {
     let codec = codec.to_string();
-    let entry = used.entry(class.to_owned()).or_default();
+    let name = class.map_or("routed experts", class_name);
+    let entry = used.entry(name.to_owned()).or_default();
     if !entry.split(['(', ',']).any(|c| c.trim() == codec) {
-        let reason = if why.is_empty() {
-            String::new()
-        } else {
-            format!(" ({why})")
-        };
+        let reason = class.map_or_else(String::new, |class| format!(" ({})", why(class)));
         *entry = match entry.is_empty() {
             true => format!("{codec}{reason}"),
             false => format!("{codec}, {entry}"),

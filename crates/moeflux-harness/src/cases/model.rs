@@ -55,7 +55,7 @@ fn weight(
         }
         WeightKind::Vector { shape, fold } => {
             let middle = match fold {
-                VectorFold::TransposeConv => 0.0,
+                VectorFold::TransposeConv | VectorFold::LogOfNegated => 0.0,
                 VectorFold::None | VectorFold::AddOne => 1.0,
             };
             let values = random.floats(shape.iter().product(), 0.5);

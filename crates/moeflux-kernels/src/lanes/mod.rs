@@ -14,7 +14,7 @@ pub(crate) mod math;
 mod neon;
 mod scalar;
 
-use crate::Isa;
+use crate::{Isa, kv::KvElement};
 
 /// Operations on 16 lanes. A value of an implementing type is a token: it exists only where the
 /// processor has the instructions. Every operation gives the same bits in all implementations
@@ -34,8 +34,6 @@ pub(crate) trait Lanes: Copy {
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
     /// From bfloat16 bits, exact.
     fn load_bf16(self, x: &[u16; 16]) -> Self::F;
-    /// From bytes, exact.
-    fn load_u8(self, x: &[u8; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -50,13 +48,20 @@ pub(crate) trait Lanes: Copy {
     fn tree(self, x: Self::F) -> f32;
 
     fn splat_i(self, x: i32) -> Self::I;
-    fn load_i(self, x: &[i32; 16]) -> Self::I;
     fn store_i(self, x: Self::I, out: &mut [i32; 16]);
+    /// From little-endian bytes.
+    fn load_bytes(self, x: &[u8; 64]) -> Self::I;
+    /// To little-endian bytes.
+    fn store_bytes(self, x: Self::I, out: &mut [u8; 64]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn shift_left<const N: u32>(self, a: Self::I) -> Self::I;
     /// Logical.
     fn shift_right<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Logical, by a count below 32.
+    fn shift_right_by(self, a: Self::I, count: u32) -> Self::I;
     /// Of integral values in range; anything for others.
     fn to_int(self, x: Self::F) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;
@@ -72,6 +77,29 @@ pub(crate) trait Lanes: Copy {
     /// first level keeps too few requests in flight to reach memory bandwidth).
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8], _index: usize) {}
+
+    /// [`prefetch`](Lanes::prefetch) for the element at `index`.
+    #[inline(always)]
+    fn prefetch_element<T: KvElement>(self, elements: &[T], index: usize) {
+        let (start, len) = (elements.as_ptr().cast(), size_of_val(elements));
+        // SAFETY: the same memory; elements are plain numbers without padding.
+        let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+        self.prefetch(bytes, index * size_of::<T>());
+    }
+
+    /// To binary16 bits, rounded to nearest even; of values in its range, infinities and NaN.
+    fn store_f16(self, x: Self::F, out: &mut [u16; 16]);
+
+    /// `store` around the caches, where the instruction set can and the address is aligned; needs
+    /// a [`fence`](Lanes::fence) before another thread may look.
+    #[inline(always)]
+    fn stream(self, x: Self::F, out: &mut [f32; 16]) {
+        self.store(x, out);
+    }
+
+    /// Orders [`stream`](Lanes::stream)ed stores before what follows.
+    #[inline(always)]
+    fn fence(self) {}
 
     #[inline(always)]
     fn zero(self) -> Self::F {
@@ -224,11 +252,7 @@ mod tests {
 
         #[inline(always)]
         fn run<L: Lanes>(self, l: L) -> Vec<[i32; 16]> {
-            let mut lanes = [0; 16];
-            for (lane, bytes) in lanes.iter_mut().zip(self.w.as_chunks::<4>().0) {
-                *lane = i32::from_le_bytes(*bytes);
-            }
-            let (w, acc) = (l.load_i(&lanes), l.splat_i(-7));
+            let (w, acc) = (l.load_bytes(self.w), l.splat_i(-7));
             let x = l.splat_i(i32::from_le_bytes(self.x.map(|x| x as u8)));
             let low = l.and_i(w, l.splat_i(0x7f7f_7f7f));
             let quads = l.load_quads(self.rows, self.stride);

@@ -4,12 +4,11 @@
 use std::collections::BTreeMap;
 
 use moeflux_experts::{Ready, Residency};
-use moeflux_formats::Codec;
-use moeflux_kernels::{MatmulJob, Matrix, Quantized};
+use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
 
 use super::buckets::{Buckets, RoutedTokens};
 use super::kernel_set::KernelSet;
-use crate::weights::{ExpertLayout, MatrixLayout};
+use crate::weights::ExpertLayout;
 use crate::{Activations, Error};
 
 /// Residency, and the scratch memory for computing experts.
@@ -77,14 +76,14 @@ impl ExpertStage {
             layout,
             tokens,
             hidden,
-            groups: Groups::default(),
+            roundings: Roundings::default(),
         };
         let mut lease = self.residency.lease(layer, self.buckets.ids())?;
         if activations == Activations::Int8 {
-            compute.groups = layout.groups();
+            compute.roundings = layout.roundings();
         }
-        if let Some(group) = compute.groups.input {
-            kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, group)?;
+        if let Some(rounding) = compute.roundings.input {
+            kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, rounding)?;
         }
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
@@ -97,30 +96,26 @@ impl ExpertStage {
 }
 
 impl ExpertLayout {
-    /// Groups of the quantized inputs of gate and up, and of down, where the weights are coded so.
-    fn groups(&self) -> Groups {
-        let group = |matrix: &MatrixLayout| match matrix.codec() {
-            Codec::Affine(codec) => Some(codec.group),
-            _ => None,
-        };
-        let input = match (group(&self.gate), group(&self.up)) {
+    /// How the inputs of gate and up, and of down, are rounded where the weights are coded.
+    fn roundings(&self) -> Roundings {
+        let input = match (self.gate.rounding(), self.up.rounding()) {
             (Some(gate), Some(up)) if gate != up => None,
             (gate, up) => gate.or(up),
         };
-        Groups {
+        Roundings {
             input,
-            act: group(&self.down),
+            act: self.down.rounding(),
         }
     }
 }
 
-/// Group lengths by which inputs are rounded to 8 bits; `None`: they stay f32.
+/// How inputs are rounded to 8 bits; `None`: they stay f32.
 #[derive(Clone, Copy, Default)]
-struct Groups {
-    /// Of the input of gate and up.
-    input: Option<usize>,
-    /// Of the input of down.
-    act: Option<usize>,
+struct Roundings {
+    /// The input of gate and up.
+    input: Option<Rounding>,
+    /// The input of down.
+    act: Option<Rounding>,
 }
 
 struct Compute<'a, K> {
@@ -128,7 +123,7 @@ struct Compute<'a, K> {
     layout: &'a ExpertLayout,
     tokens: RoutedTokens<'a>,
     hidden: usize,
-    groups: Groups,
+    roundings: Roundings,
 }
 
 /// An expert of a batch: its matrices, and its assignments.
@@ -182,9 +177,9 @@ impl<K: KernelSet> Compute<'_, K> {
         } = scratch;
         self.kernels
             .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
-        if let Some(group) = self.groups.act {
+        if let Some(rounding) = self.roundings.act {
             self.kernels
-                .quantize(quantized_act, &act[..len], rows, intermediate, group)?;
+                .quantize(quantized_act, &act[..len], rows, intermediate, rounding)?;
         }
         // Rows of `act` follow the batch; those of `results` follow all assignments.
         let compact: Vec<u32> = (0..rows as u32).collect();
@@ -196,7 +191,7 @@ impl<K: KernelSet> Compute<'_, K> {
             (rest, at) = (tail, w.end);
             let tokens = Some(&compact[row..row + (w.end - w.start)]);
             row += w.end - w.start;
-            let quantized = self.groups.act.map(|_| &*quantized_act);
+            let quantized = self.roundings.act.map(|_| &*quantized_act);
             jobs.push(MatmulJob {
                 weights: w.down,
                 x: &act[..len],
@@ -221,7 +216,7 @@ impl<K: KernelSet> Compute<'_, K> {
             up,
             ..
         } = scratch;
-        let quantized = self.groups.input.map(|_| &*quantized_x);
+        let quantized = self.roundings.input.map(|_| &*quantized_x);
         let mut jobs = Vec::with_capacity(2 * work.len());
         let (mut gate, mut up) = (gate.as_mut_slice(), up.as_mut_slice());
         for w in work {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use super::step::{Rowset, Span};
+use moeflux_kernels::KvType;
+
 use crate::Error;
 use crate::backend::{Backend, ExpertStage};
 use crate::graph::{BufferId, BufferPool, Graph, Op};
@@ -27,16 +29,18 @@ pub struct GraphRunner {
 }
 
 impl GraphRunner {
-    /// Puts a graph together with what it runs on.
+    /// Puts a graph together with what it runs on; keys and values are kept as `kv_type`.
     pub fn new(
         graph: Graph,
         weights: Weights,
         stage: ExpertStage,
         backend: Box<dyn Backend>,
+        kv_type: KvType,
     ) -> GraphRunner {
         let shape = Arc::new(SessionShape {
             identity: 0,
             states: graph.states.clone(),
+            kv_type,
             context_tokens: usize::MAX,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });

@@ -1,5 +1,7 @@
 //! A session's state as plain values, for comparing sessions.
 
+use moeflux_kernels::KV_PAGE_TOKENS;
+
 use super::Session;
 use super::state::LayerState;
 
@@ -16,14 +18,22 @@ fn values(state: &LayerState, positions: usize) -> Vec<f32> {
         LayerState::KeyValue(cache) => cache,
         LayerState::Recurrent(recurrent) => return recurrent.current().to_vec(),
     };
-    let mut out = Vec::with_capacity(2 * positions * cache.kv_heads * cache.head_dim);
-    for keys in [true, false] {
-        for row in 0..positions * cache.kv_heads {
-            let (page, at) = cache.place(row / cache.kv_heads, row % cache.kv_heads);
-            let page = &cache.pages[page];
-            let source = if keys { &page.keys } else { &page.values };
-            out.extend_from_slice(&source[at..at + cache.head_dim]);
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for position in 0..positions {
+        let page = &cache.pages()[position / KV_PAGE_TOKENS];
+        let (kv_heads, head_dim) = page.shape();
+        for head in 0..kv_heads {
+            let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+            // The sizes are the page's own, so it reads.
+            if page
+                .read(position % KV_PAGE_TOKENS, head, &mut key, &mut value)
+                .is_ok()
+            {
+                keys.extend(key);
+                values.extend(value);
+            }
         }
     }
-    out
+    keys.extend(values);
+    keys
 }

@@ -85,13 +85,11 @@ impl ExpertTable {
     pub fn from_parts(
         layers: &BTreeMap<usize, Vec<ExpertPart>>,
     ) -> Result<(ExpertTable, Vec<u8>), Error> {
-        let mut table = ExpertTable {
-            catalog: Catalog {
-                files: vec!["experts in memory".into()],
-                layers: BTreeMap::new(),
-            },
-            layouts: BTreeMap::new(),
+        let mut catalog = Catalog {
+            files: vec!["experts in memory".into()],
+            ..Catalog::default()
         };
+        let mut layouts = BTreeMap::new();
         let mut file = Vec::new();
         for (&layer, experts) in layers {
             let mut records = Vec::with_capacity(experts.len());
@@ -101,7 +99,7 @@ impl ExpertTable {
                 let up = expert.up.place(&mut record, gate.end())?;
                 let down = expert.down.place(&mut record, up.end())?;
                 let layout = ExpertLayout { gate, up, down };
-                if *table.layouts.entry(layer).or_insert(layout.clone()) != layout {
+                if *layouts.entry(layer).or_insert(layout.clone()) != layout {
                     let problem = format!("the experts of layer {layer} are not alike");
                     return Err(Error::Internal(problem));
                 }
@@ -116,8 +114,8 @@ impl ExpertTable {
                 });
                 file.extend(record);
             }
-            table.catalog.layers.insert(layer, records);
+            catalog.layers.insert(layer, records);
         }
-        Ok((table, file))
+        Ok((ExpertTable::new(catalog, layouts), file))
     }
 }
