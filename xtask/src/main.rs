@@ -1,7 +1,9 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
 //! licences and the other targets. The tests are `cargo test --release --workspace`.
-//! `cargo xtask synth` makes random models of real shapes.
+//! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
+//! real shapes.
 
+mod peer;
 mod synth;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask check    run every check that is not a test of this machine
+       cargo xtask peer --llama-bench PATH -m FILE.gguf    compare with llama.cpp (--help for more)
        cargo xtask synth SHAPE -o DIR    make a random model of a real shape (--help for more)";
 
 const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
@@ -22,6 +25,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["check"] => check(),
+        ["peer", ..] => return peer::run(&arguments[1..], &built_moeflux),
         ["synth", ..] => return synth::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");
@@ -119,13 +123,13 @@ fn neon() -> Result<()> {
 /// The demo model says the same on emulated NEON as on this machine.
 fn demo_text_on_neon() -> Result<()> {
     println!("==> demo on NEON");
-    cargo("this machine's moeflux", &["build", "--release"])?;
+    let moeflux = built_moeflux()?;
     cargo(
         "NEON moeflux",
         &["build", "--release", "--target", ARM_LINUX],
     )?;
     let target = target_directory()?;
-    let here = answer(Command::new(target.join("release/moeflux")))?;
+    let here = answer(Command::new(moeflux))?;
     let mut emulated = Command::new(ARM_EMULATOR);
     emulated.args(["-cpu", "max", "-L", "/usr/aarch64-linux-gnu"]);
     emulated.arg(target.join(ARM_LINUX).join("release/moeflux"));
@@ -162,6 +166,15 @@ fn answer(mut command: Command) -> Result<String> {
         bail!("{command:?} answered nothing");
     }
     Ok(text)
+}
+
+/// The moeflux program of this tree, built for release.
+fn built_moeflux() -> Result<PathBuf> {
+    cargo(
+        "moeflux",
+        &["build", "--release", "--package", "moeflux-cli"],
+    )?;
+    Ok(target_directory()?.join("release/moeflux"))
 }
 
 fn target_directory() -> Result<PathBuf> {

@@ -6,7 +6,7 @@ use clap::Args;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
-use moeflux::{Activations, EngineOptions, Isa};
+use moeflux::{Activations, EngineOptions, Isa, KvType};
 
 use crate::size;
 
@@ -14,8 +14,8 @@ use crate::size;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Model and machine")]
 pub struct ModelArgs {
-    /// A model's directory, or its name under $MOEFLUX_MODELS, ./models, or a models folder beside
-    /// or above the program
+    /// A model's directory or GGUF file, or its name under $MOEFLUX_MODELS, ./models, or a models
+    /// folder beside or above the program
     #[arg(short, long, default_value = "demo")]
     pub model: String,
     /// Bound of the process's memory, as 8GiB [default: 80 % of what is available]
@@ -36,6 +36,10 @@ pub struct ModelArgs {
     /// How activations meet integer weights: int8 (fast) or f32 (the yardstick)
     #[arg(long, default_value = "int8", value_name = "KIND")]
     pub activations: Activations,
+    /// What keys and values are kept as: f16 (half the memory) or f32 (the yardstick)
+    #[arg(long, default_value = "f16", value_name = "TYPE",
+          value_parser = |name: &str| name.parse::<KvType>())]
+    pub kv: KvType,
     /// How experts are read: auto, direct (around the page cache) or buffered
     #[arg(long, default_value = "auto", value_name = "KIND",
           value_parser = |name: &str| name.parse::<ReaderKind>())]
@@ -58,6 +62,7 @@ impl ModelArgs {
             threads: self.threads,
             isa: self.isa,
             activations: self.activations,
+            kv: self.kv,
             reader: self.reader.into(),
             policy: self.policy,
             chunk_tokens: self.chunk_tokens,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use moeflux::Error;
 use moeflux::experts::ExpertError;
-use moeflux::formats::{FormatError, HeaderProblem};
+use moeflux::formats::{FormatError, GgufProblem, HeaderProblem};
 use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
@@ -122,14 +122,22 @@ fn engine_code(error: &Error) -> u8 {
         Error::Format(error) => format_code(error),
         Error::Expert(error) => expert_code(error),
         Error::Text(error) => match error {
-            TextError::Missing { .. } | TextError::Invalid { .. } => INPUT,
+            TextError::Missing { .. }
+            | TextError::Invalid { .. }
+            | TextError::NoTokenizer { .. }
+            | TextError::Unsupported { .. } => INPUT,
             TextError::Read { source, .. } => io_code(source),
+            TextError::Format(error) => format_code(error),
             _ => TEXT,
         },
         Error::Sampling(SamplingError::OutOfRange { .. }) => USAGE,
         Error::Sampling(_) => CORRUPT,
         Error::File { source, .. } => io_code(source),
-        Error::Config { .. } | Error::UnknownModelType { .. } | Error::NotAModel { .. } => INPUT,
+        Error::Config { .. }
+        | Error::UnknownModelType { .. }
+        | Error::NotAModel { .. }
+        | Error::SeveralModels { .. } => INPUT,
+        Error::Weight { .. } => CORRUPT,
         Error::MemoryBudget { .. } | Error::NoMemory { .. } => MEMORY,
         Error::Token { .. } | Error::ContextExceeded { .. } => TOKENS,
         Error::Snapshot { .. } | Error::ForeignSession => CORRUPT,
@@ -145,6 +153,10 @@ fn format_code(error: &FormatError) -> u8 {
         | FormatError::CorruptRecord { .. } => CORRUPT,
         FormatError::Header {
             problem: HeaderProblem::Truncated { .. } | HeaderProblem::ShorterThanHeader { .. },
+            ..
+        }
+        | FormatError::Gguf {
+            problem: GgufProblem::Truncated { .. } | GgufProblem::DataTruncated { .. },
             ..
         } => CORRUPT,
         FormatError::Io { source, .. } => io_code(source),

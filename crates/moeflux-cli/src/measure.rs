@@ -2,21 +2,26 @@
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use memmap2::MmapMut;
 use moeflux::experts::{Reader, ReaderKind};
-use moeflux::formats::{AffineCodec, Codec};
-use moeflux::kernels::{Cpu, KernelError, MatmulJob, Matrix, MatrixData, Quantized};
-use moeflux::{Activations, Isa};
+use moeflux::memory;
 
 use crate::failure::Failure;
 
-/// More than caches hold, and at least this much even where memory is bounded.
-const MEMORY_BYTES: usize = 256 << 20;
-const SMALLEST_MEMORY_BYTES: usize = 64 << 20;
-const MEMORY_PASSES: usize = 4;
+/// Far more than caches hold, and at least the smaller one even where memory is short.
+const MEMORY_BYTES: u64 = 512 << 20;
+const SMALLEST_MEMORY_BYTES: u64 = 64 << 20;
+/// Of the memory that may be taken, at most this part is walked over.
+const MEMORY_SHARE: u64 = 4;
+/// The buffer is read in so many turns; the best one counts, as what else the machine does only ever
+/// slows one down. A turn's part is out of the caches when its turn comes again.
+const MEMORY_TURNS: usize = 4;
+const MEMORY_TIME: Duration = Duration::from_millis(400);
+/// Bytes added up at a time, in as many registers as hide the latency of an addition.
+const STRIDE: usize = 256;
 const DISK_THREADS: usize = 8;
 const DISK_PIECE_BYTES: usize = 1 << 20;
 /// A disk's rate swings; the best of a few rounds is its limit.
@@ -25,99 +30,94 @@ const DISK_ROUND: Duration = Duration::from_millis(300);
 /// What direct reads want their buffers aligned to.
 const ALIGN: usize = 4096;
 
-/// Bytes a second that `threads` threads read from memory together: the best of a few passes.
-/// Takes at most half of `limit_bytes`.
-pub fn memory_bytes_per_second(threads: usize, limit_bytes: Option<u64>) -> f64 {
-    let half = limit_bytes.map_or(MEMORY_BYTES, |bytes| (bytes / 2) as usize);
-    let bytes = half.clamp(SMALLEST_MEMORY_BYTES, MEMORY_BYTES);
-    let words = bytes / 8;
-    // Written, so that every page is there.
-    let buffer: Vec<u64> = (0..words as u64).collect();
-    let parts: Vec<&[u64]> = buffer.chunks(words.div_ceil(threads.max(1))).collect();
-    let barrier = Barrier::new(parts.len() + 1);
-    let mut best = f64::INFINITY;
-    std::thread::scope(|scope| {
-        for part in parts {
-            let barrier = &barrier;
-            scope.spawn(move || {
-                for _ in 0..MEMORY_PASSES {
-                    barrier.wait();
-                    black_box(sum(black_box(part)));
-                    barrier.wait();
-                }
-            });
+/// Bytes a second that `threads` threads read from memory together. Takes at most a quarter of
+/// `limit_bytes`, or of what the machine has available.
+pub fn memory_bytes_per_second(threads: usize, limit_bytes: Option<u64>) -> Result<f64, Failure> {
+    let room = limit_bytes.or_else(memory::available_bytes);
+    let share = room.map_or(MEMORY_BYTES, |bytes| bytes / MEMORY_SHARE);
+    let bytes = share.clamp(SMALLEST_MEMORY_BYTES, MEMORY_BYTES) as usize;
+    let mut buffer = MmapMut::map_anon(bytes).map_err(|source| moeflux::Error::NoMemory {
+        bytes_wanted: bytes as u64,
+        source,
+    })?;
+    // As the engine's weights and experts lie; small pages would cost speed.
+    #[cfg(target_os = "linux")]
+    let _ = buffer.advise(memmap2::Advice::HugePage);
+    let threads = threads.max(1);
+    let turn_bytes = (bytes / threads / MEMORY_TURNS / STRIDE).max(1) * STRIDE;
+    let walkers = Walkers {
+        count: threads,
+        arrived: AtomicUsize::new(0),
+        is_over: AtomicBool::new(false),
+    };
+    let mut parts = buffer.chunks_exact_mut(turn_bytes * MEMORY_TURNS);
+    let own = parts.next().unwrap_or_default();
+    let best = std::thread::scope(|scope| {
+        for part in parts.take(threads - 1) {
+            scope.spawn(|| walkers.walk(part, turn_bytes, false));
         }
-        for _ in 0..MEMORY_PASSES {
-            barrier.wait();
-            let start = Instant::now();
-            barrier.wait();
-            best = best.min(start.elapsed().as_secs_f64());
-        }
+        walkers.walk(own, turn_bytes, true)
     });
-    bytes as f64 / best
+    Ok((turn_bytes * threads) as f64 / best)
 }
 
-fn sum(words: &[u64]) -> u64 {
-    let mut lanes = [0_u64; 32];
-    for chunk in words.chunks_exact(lanes.len()) {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
+/// Threads that read memory at the same time.
+struct Walkers {
+    count: usize,
+    /// How often one of them has come to a meeting.
+    arrived: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Walkers {
+    /// Reads a part again and again, in turns that all begin together; gives the seconds of the
+    /// fastest turn. The leader ends it.
+    fn walk(&self, part: &mut [u8], turn_bytes: usize, is_leader: bool) -> f64 {
+        // Written by the thread that reads it, so that every page is there, and near.
+        part.fill(1);
+        let (mut best, mut meetings) = (f64::INFINITY, 0);
+        self.meet(&mut meetings);
+        let began = Instant::now();
+        while !self.is_over.load(Ordering::Acquire) {
+            for turn in part.chunks_exact(turn_bytes) {
+                self.meet(&mut meetings);
+                let start = Instant::now();
+                black_box(sum(black_box(turn)));
+                self.meet(&mut meetings);
+                best = best.min(start.elapsed().as_secs_f64());
+            }
+            if is_leader && began.elapsed() > MEMORY_TIME {
+                self.is_over.store(true, Ordering::Release);
+            }
+            self.meet(&mut meetings);
+        }
+        best
+    }
+
+    /// Waits until all are here. Spins, since waking a thread takes longer than is measured.
+    fn meet(&self, meetings: &mut usize) {
+        const PATIENCE: usize = 1000;
+        *meetings += 1;
+        self.arrived.fetch_add(1, Ordering::AcqRel);
+        let mut spins = 0;
+        while self.arrived.load(Ordering::Acquire) < *meetings * self.count {
+            spins += 1;
+            if spins % PATIENCE == 0 {
+                std::thread::yield_now();
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    let mut lanes = [0_u64; STRIDE / 8];
+    for stride in bytes.as_chunks::<STRIDE>().0 {
+        for (lane, word) in lanes.iter_mut().zip(stride.as_chunks::<8>().0) {
+            *lane = lane.wrapping_add(u64::from_ne_bytes(*word));
         }
     }
     lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
-}
-
-/// Multiply-adds a second of the matrix kernel for `codec` on a matrix that stays in the caches:
-/// the most that prefill can reach.
-pub fn multiply_adds_per_second(
-    isa: Isa,
-    threads: usize,
-    codec: Codec,
-    activations: Activations,
-) -> Result<f64, KernelError> {
-    const ROWS: usize = 1024;
-    const COLS: usize = 2048;
-    const TOKENS: usize = 128;
-    const PASSES: usize = 5;
-    let cpu = Cpu::new(isa, threads)?;
-    // Any values do: the time does not depend on them.
-    let weights = vec![0x33_u8; ROWS * COLS];
-    let halves = vec![0x3c33_u16; ROWS * COLS];
-    let data = match codec {
-        Codec::Affine(AffineCodec { bits, group }) => MatrixData::Affine {
-            bits,
-            group,
-            weights: &weights[..ROWS * COLS / 8 * bits as usize],
-            scales: &halves[..ROWS * COLS / group],
-            biases: &halves[..ROWS * COLS / group],
-        },
-        _ => MatrixData::Bf16(&halves),
-    };
-    let matrix = Matrix::new(ROWS, COLS, data)?;
-    let x = vec![0.5_f32; TOKENS * COLS];
-    let mut out = vec![0.0_f32; TOKENS * ROWS];
-    let mut quantized = Quantized::default();
-    let quantized = match matrix.group() {
-        Some(group) if activations == Activations::Int8 => {
-            quantized.quantize(&cpu, &x, TOKENS, COLS, group)?;
-            Some(&quantized)
-        }
-        _ => None,
-    };
-    let mut best = f64::INFINITY;
-    for _ in 0..PASSES {
-        let start = Instant::now();
-        cpu.matmul(&mut [MatmulJob {
-            weights: matrix,
-            x: &x,
-            quantized,
-            tokens: None,
-            out: &mut out,
-        }])?;
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    black_box(&out);
-    Ok((ROWS * COLS * TOKENS) as f64 / best)
 }
 
 /// What reading a model's expert files gave.
@@ -128,11 +128,8 @@ pub struct DiskRate {
 }
 
 /// Bytes a second read from a model's files in pieces of 1 MiB by several threads.
-pub fn disk(dir: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
-    let mut files = safetensors(&dir.join("experts"));
-    if files.is_empty() {
-        files = safetensors(dir);
-    }
+pub fn disk(model: &Path, kind: ReaderKind) -> Result<DiskRate, Failure> {
+    let files = weight_files(model);
     let mut pieces = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let bytes = std::fs::metadata(file).map_err(|source| Failure::File {
@@ -186,12 +183,70 @@ fn disk_round(reader: &dyn Reader, pieces: &[(u32, u64, usize)], next: &AtomicUs
     done.into_inner() as f64 / start.elapsed().as_secs_f64()
 }
 
-fn safetensors(dir: &Path) -> Vec<PathBuf> {
+/// The files that hold a model's experts: the model itself, or what its directory has.
+fn weight_files(model: &Path) -> Vec<PathBuf> {
+    if model.is_file() {
+        return vec![model.to_owned()];
+    }
+    let folders = [
+        (model.join("experts"), "safetensors"),
+        (model.to_owned(), "safetensors"),
+        (model.to_owned(), "gguf"),
+    ];
+    let found = folders.iter().map(|(dir, kind)| files_of(dir, kind));
+    found
+        .into_iter()
+        .find(|f| !f.is_empty())
+        .unwrap_or_default()
+}
+
+fn files_of(dir: &Path, kind: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
     let mut files: Vec<PathBuf> = paths
-        .filter(|path| path.extension().is_some_and(|kind| kind == "safetensors"))
+        .filter(|path| path.extension().is_some_and(|found| found == kind))
         .collect();
     files.sort();
     files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_whole_strides_is_read() {
+        let mut bytes = vec![0_u8; 3 * STRIDE + 5];
+        for at in [0, STRIDE - 8, STRIDE + 16, 3 * STRIDE - 8] {
+            bytes[at..at + 8].copy_from_slice(&7_u64.to_ne_bytes());
+        }
+        assert_eq!(sum(&bytes), 28);
+    }
+
+    #[test]
+    fn memory_is_measured_with_any_number_of_threads() {
+        for threads in [0, 1, 3, 64] {
+            let rate = memory_bytes_per_second(threads, Some(1)).unwrap_or(0.0);
+            assert!(rate.is_finite() && rate > 1e7, "{threads} threads: {rate}");
+        }
+    }
+
+    #[test]
+    fn weight_files_are_found_where_models_have_them() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let touch = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x").expect("writes");
+            path
+        };
+        assert!(weight_files(dir.path()).is_empty());
+        let gguf = touch("model.gguf");
+        assert_eq!(weight_files(dir.path()), [gguf.clone()]);
+        assert_eq!(weight_files(&gguf), [gguf.clone()]);
+        let (b, a) = (touch("b.safetensors"), touch("a.safetensors"));
+        assert_eq!(weight_files(dir.path()), [a, b]);
+        std::fs::create_dir(dir.path().join("experts")).expect("makes");
+        let layer = touch("experts/layer-000.safetensors");
+        assert_eq!(weight_files(dir.path()), [layer]);
+    }
 }

@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use moeflux::Engine;
-use moeflux::text::{ChatTemplate, GenerationConfig, TextError, Tokenizer};
+use moeflux::text::{ChatTemplate, GenerationConfig, TextError, TextFiles, Tokenizer};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -12,6 +12,7 @@ use crate::output;
 
 /// An opened model with its text files.
 pub struct Model {
+    /// Its directory or GGUF file.
     pub dir: PathBuf,
     pub engine: Engine,
     pub tokenizer: Tokenizer,
@@ -26,13 +27,14 @@ impl Model {
         let dir = find(&args.model)?;
         // What keeps the weights from being opened is more to the point than a missing tokenizer.
         moeflux::inspect(&dir)?;
-        let tokenizer = Tokenizer::open(&dir)?;
-        let template = match ChatTemplate::open(&dir) {
+        let files = TextFiles::open(&dir)?;
+        let tokenizer = files.tokenizer()?;
+        let template = match files.chat_template() {
             Ok(template) => Some(template),
             Err(TextError::NoTemplate { .. }) => None,
             Err(error) => return Err(error.into()),
         };
-        let generation = GenerationConfig::open(&dir, Some(&tokenizer))?;
+        let generation = files.generation_config(&tokenizer)?;
         let engine = open_engine(&dir, args)?;
         Ok(Self {
             dir,
@@ -52,15 +54,16 @@ pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
     })?)
 }
 
-/// The directory of a model given by path or name.
+/// The directory or GGUF file of a model given by path or name.
 pub fn find(model: &str) -> Result<PathBuf, Failure> {
     let given = Path::new(model);
-    if given.is_dir() {
-        return Ok(given.into());
+    if given.exists() {
+        return Ok(moeflux::model_path(given)?);
     }
     let is_name = !model.is_empty() && given.components().count() == 1 && !model.starts_with('.');
     if !is_name {
-        let problem = "no such model directory; give one that holds a config.json".into();
+        let problem =
+            "no such model; give a directory that holds a config.json, or a GGUF file".into();
         return Err(Failure::Input {
             path: given.into(),
             problem,
@@ -80,16 +83,17 @@ pub fn find(model: &str) -> Result<PathBuf, Failure> {
     let found = folders
         .iter()
         .map(|folder| folder.join(model))
-        .find(|dir| dir.is_dir());
-    found.ok_or_else(|| {
+        .find(|path| path.exists());
+    let found = found.ok_or_else(|| {
         let searched: Vec<String> = folders.iter().map(|f| f.display().to_string()).collect();
         let problem = format!(
-            "no model of that name in {}; give its directory, or set MOEFLUX_MODELS",
+            "no model of that name in {}; give its directory or GGUF file, or set MOEFLUX_MODELS",
             searched.join(", ")
         );
         Failure::Input {
             path: given.into(),
             problem,
         }
-    })
+    })?;
+    Ok(moeflux::model_path(&found)?)
 }

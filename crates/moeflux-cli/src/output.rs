@@ -1,5 +1,6 @@
 //! Standard output, progress on standard error, and the line that sums up a run.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -84,7 +85,7 @@ pub fn bytes_bar(total: u64) -> ProgressBar {
 }
 
 /// A bar over things that are counted.
-pub fn count_bar(total: u64, things: &'static str) -> ProgressBar {
+pub fn count_bar(total: u64, things: impl Into<Cow<'static, str>>) -> ProgressBar {
     bar(total, "{bar:30} {pos}/{len} {msg} {per_sec} {eta} left").with_message(things)
 }
 
@@ -139,7 +140,7 @@ impl Summary<'_> {
         let mut text = format!(
             "{} prompt tokens at {:.1} tok/s, {} generated at {:.1} tok/s; {:.1} % of experts were \
              in memory, {:.2} GB read by {}; {:.0} % of the time waiting for the disk: limited by {}; \
-             {}, {} threads, {} activations",
+             {}, {} threads, {} activations, {} keys and values",
             self.timings.prompt_tokens,
             self.timings.prefill_tokens_per_second(),
             self.timings.generated_tokens,
@@ -152,6 +153,7 @@ impl Summary<'_> {
             self.stats.isa,
             self.stats.threads,
             self.stats.activations,
+            self.stats.kv,
         );
         if !self.sampling.is_greedy() {
             text += &format!(", seed {}", self.sampling.seed);
@@ -183,6 +185,7 @@ impl Summary<'_> {
             "isa": self.stats.isa.to_string(),
             "threads": self.stats.threads,
             "activations": self.stats.activations.to_string(),
+            "kv": self.stats.kv.to_string(),
             "seed": (!self.sampling.is_greedy()).then_some(self.sampling.seed),
             "model_type": self.engine.info().model_type,
         })

@@ -1,4 +1,4 @@
-//! `pack`, `inspect` and `bench`.
+//! `pack` and `inspect`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -120,43 +120,4 @@ fn pack_writes_what_inspect_verifies_and_damage_is_found() {
         text(&file),
     ];
     fails(&logits, 5, &words);
-}
-
-#[test]
-fn bench_prints_floors() {
-    let small = [
-        "bench",
-        "-p",
-        "16,32",
-        "-n",
-        "8",
-        "-r",
-        "1",
-        "--expert-cache",
-        "256KiB",
-    ];
-    let mut args = small.to_vec();
-    args.push("--json");
-    let json: Value = serde_json::from_str(&output_of(&args)).unwrap();
-    let tests = json["tests"].as_array().unwrap();
-    assert_eq!(tests.len(), 3);
-    for test in tests {
-        assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0, "{test}");
-        assert!(
-            test["floor_tokens_per_second"].as_f64().unwrap() > 0.0,
-            "{test}"
-        );
-        assert!(
-            test["read_bytes_per_token"].as_f64().unwrap() > 0.0,
-            "{test}"
-        );
-    }
-    assert!(json["memory_bytes_per_second"].as_f64().unwrap() > 1e8);
-    assert!(json["disk_bytes_per_second"].as_f64().unwrap() > 1e5);
-    let lines = output_of(&small);
-    assert_eq!(lines.lines().count(), 5, "{lines}");
-    assert!(
-        lines.contains("decode") && lines.contains("floor"),
-        "{lines}"
-    );
 }

@@ -113,6 +113,7 @@ fn catalog(file: PathBuf, records: u64) -> Catalog {
     Catalog {
         files: vec![file],
         layers,
+        prepare: None,
     }
 }
 

@@ -2,7 +2,9 @@
 //! record and their places in a slot.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -39,13 +41,41 @@ impl Record {
     }
 }
 
+type PrepareFn = dyn Fn(usize, &mut [u8]) -> Result<(), String> + Send + Sync;
+
+/// What becomes of a record's bytes once they are read and verified: called with the layer and the
+/// bytes in the slot, on a reader thread. Users of the expert see what it leaves.
+#[derive(Clone)]
+pub struct Prepare(Arc<PrepareFn>);
+
+impl Prepare {
+    /// Wraps a function.
+    pub fn new(
+        prepare: impl Fn(usize, &mut [u8]) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Prepare {
+        Prepare(Arc::new(prepare))
+    }
+
+    pub(crate) fn run(&self, layer: usize, bytes: &mut [u8]) -> Result<(), String> {
+        (self.0)(layer, bytes)
+    }
+}
+
+impl fmt::Debug for Prepare {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Prepare")
+    }
+}
+
 /// All experts of a model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Catalog {
     /// The files that segments refer to.
     pub files: Vec<PathBuf>,
     /// Records by layer; an expert's id is its index. Layers without experts are absent.
     pub layers: BTreeMap<usize, Vec<Record>>,
+    /// What is done to a record once it is in its slot; `None`: nothing.
+    pub prepare: Option<Prepare>,
 }
 
 impl Catalog {
@@ -169,6 +199,7 @@ pub(crate) struct Entry {
 pub(crate) struct Index {
     pub files: Vec<PathBuf>,
     pub entries: Vec<Entry>,
+    pub prepare: Option<Prepare>,
     /// First key and number of experts of each layer.
     layers: BTreeMap<usize, (u32, u32)>,
 }
@@ -191,6 +222,7 @@ impl Index {
         Ok(Index {
             files: catalog.files,
             entries,
+            prepare: catalog.prepare,
             layers,
         })
     }

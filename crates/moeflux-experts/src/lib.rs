@@ -17,15 +17,16 @@ mod pool;
 mod reader;
 mod residency;
 mod stats;
+mod warm;
 
 pub use arena::SLOT_ALIGN;
-pub use catalog::{Catalog, Record, Segment, record_checksum};
+pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::PolicyKind;
 pub use reader::{
-    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, Reader, ReaderChoice,
-    ReaderKind,
+    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
+    ReaderChoice, ReaderKind,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;

@@ -275,7 +275,7 @@ impl Shared {
     ) -> MutexGuard<'a, State> {
         let entry = &self.index.entries[key as usize];
         let fill = &mut state.fills[slot as usize];
-        let outcome = if let Some((file, source)) = fill.error.take() {
+        let mut outcome = if let Some((file, source)) = fill.error.take() {
             let file = self.index.files[file as usize].clone();
             let (layer, expert) = (entry.layer, entry.expert);
             Outcome::Failed(ExpertError::Read {
@@ -319,6 +319,23 @@ impl Shared {
         } else {
             Outcome::Done
         };
+        if let (Outcome::Done, Some(prepare)) = (&outcome, &self.index.prepare) {
+            drop(state);
+            // SAFETY: all pieces have ended and the outcome is not reported yet, so this thread
+            // alone has the slot.
+            let bytes = unsafe { self.arena.bytes_mut(slot, 0, entry.bytes) };
+            let prepared = catch_unwind(AssertUnwindSafe(|| prepare.run(entry.layer, bytes)));
+            let panicked = |_| Err("preparing it for use panicked".to_owned());
+            if let Err(problem) = prepared.unwrap_or_else(panicked) {
+                outcome = Outcome::Failed(ExpertError::Read {
+                    file: self.index.files[entry.segments[0].file as usize].clone(),
+                    layer: entry.layer,
+                    expert: entry.expert,
+                    source: io::Error::other(problem),
+                });
+            }
+            state = self.lock();
+        }
         state.outcomes.push((slot, outcome));
         self.done.notify_one();
         state

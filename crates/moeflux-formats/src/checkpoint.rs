@@ -1,4 +1,6 @@
-//! A set of safetensors files read as one name space. Opening reads headers only.
+//! A set of safetensors or GGUF files read as one name space. Opening reads headers only.
+
+mod opened;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,8 +11,10 @@ use serde::Deserialize;
 use crate::DType;
 use crate::codec::to_f32;
 use crate::error::{FormatError, HeaderProblem, Result, io_error};
-use crate::header::{Header, header_end, parse_header};
+use crate::gguf;
+use crate::header::{Header, HeaderTensor, header_end, parse_header};
 use crate::io::{read_exact_at, read_small};
+use opened::OpenedFile;
 
 /// Name of the file that maps tensors to shards.
 const INDEX_NAME: &str = "model.safetensors.index.json";
@@ -40,17 +44,18 @@ impl TensorInfo {
     /// Number of elements.
     #[must_use]
     pub fn elements(&self) -> u64 {
-        self.bytes / self.dtype.size_bytes() as u64
+        self.bytes / self.dtype.block_bytes() as u64 * self.dtype.block_elements() as u64
     }
 }
 
-/// One or more safetensors files, open for reading.
+/// One or more safetensors or GGUF files, open for reading.
 #[derive(Debug)]
 pub struct Checkpoint {
     place: PathBuf,
     files: Vec<PathBuf>,
     handles: Vec<File>,
     tensors: BTreeMap<String, TensorInfo>,
+    metadata: Option<gguf::Metadata>,
 }
 
 #[derive(Deserialize)]
@@ -59,13 +64,16 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens a Hugging Face directory: the shards of `model.safetensors.index.json` if that file
-    /// exists, else `model.safetensors`.
+    /// Opens a Hugging Face directory (the shards of `model.safetensors.index.json` if that file
+    /// exists, else `model.safetensors`) or a file, as [`Checkpoint::open_files`].
     ///
     /// # Errors
     /// No checkpoint there, a missing or truncated shard, a malformed header or index, or a tensor
     /// that the index lists and its shard lacks.
     pub fn open(dir: &Path) -> Result<Self> {
+        if dir.is_file() {
+            return Self::open_files(vec![dir.to_path_buf()]);
+        }
         let index_path = dir.join(INDEX_NAME);
         if index_path.exists() {
             return Self::open_index(dir, &index_path);
@@ -76,10 +84,15 @@ impl Checkpoint {
                 dir: dir.to_path_buf(),
             });
         }
-        Self::open_at(dir.to_path_buf(), vec![single], &BTreeMap::new())
+        Self::join(
+            dir.to_path_buf(),
+            vec![OpenedFile::new(single)?],
+            &BTreeMap::new(),
+        )
     }
 
-    /// Opens the given files as one name space.
+    /// Opens the given files as one name space. A file that starts as GGUF files do, or is named
+    /// `.gguf`, is read as one; of a model in several parts any part leads to the others.
     ///
     /// # Errors
     /// As [`Checkpoint::open`]; a name in two files is an error.
@@ -92,7 +105,16 @@ impl Checkpoint {
                 .unwrap_or(Path::new(""))
                 .into(),
         };
-        Self::open_at(place, files, &BTreeMap::new())
+        let single = files.len() == 1;
+        let mut opened = Vec::with_capacity(files.len());
+        for file in files {
+            if single {
+                opened = OpenedFile::with_parts(file)?;
+            } else {
+                opened.push(OpenedFile::new(file)?);
+            }
+        }
+        Self::join(place, opened, &BTreeMap::new())
     }
 
     fn open_index(dir: &Path, index_path: &Path) -> Result<Self> {
@@ -119,7 +141,9 @@ impl Checkpoint {
                 needed_for,
             });
         }
-        let checkpoint = Self::open_at(dir.to_path_buf(), files, &index.weight_map)?;
+        let opened = files.into_iter().map(OpenedFile::new);
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        let checkpoint = Self::join(dir.to_path_buf(), opened, &index.weight_map)?;
         for (tensor, file) in &index.weight_map {
             let place = dir.join(file);
             let found = checkpoint
@@ -138,48 +162,66 @@ impl Checkpoint {
     }
 
     /// `owners` decides between files that define the same name.
-    fn open_at(
+    fn join(
         place: PathBuf,
-        files: Vec<PathBuf>,
+        opened: Vec<OpenedFile>,
         owners: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let mut handles = Vec::with_capacity(files.len());
-        let mut tensors: BTreeMap<String, TensorInfo> = BTreeMap::new();
-        for (file, path) in files.iter().enumerate() {
-            let handle = File::open(path).map_err(|error| io_error("read", path, error))?;
-            let header = read_header(&handle, path)?;
-            for tensor in header.tensors {
-                let owner = owners.get(&tensor.name).map(|owner| place.join(owner));
-                if owner.is_some_and(|owner| owner != *path) {
-                    continue;
-                }
-                let (dtype, shape) = (tensor.dtype, tensor.shape);
-                let (offset, bytes) = (tensor.offset, tensor.bytes);
-                let info = TensorInfo {
-                    dtype,
-                    shape,
-                    file,
-                    offset,
-                    bytes,
-                };
-                if let Some(other) = tensors.get(&tensor.name) {
-                    let (first, second) = (files[other.file].clone(), path.clone());
-                    return Err(FormatError::DuplicateTensor {
-                        tensor: tensor.name,
-                        first,
-                        second,
-                    });
-                }
-                tensors.insert(tensor.name, info);
-            }
-            handles.push(handle);
-        }
-        Ok(Self {
+        let mut checkpoint = Self {
             place,
-            files,
-            handles,
+            files: Vec::with_capacity(opened.len()),
+            handles: Vec::with_capacity(opened.len()),
+            tensors: BTreeMap::new(),
+            metadata: None,
+        };
+        for OpenedFile {
+            path,
+            handle,
             tensors,
-        })
+            metadata,
+        } in opened
+        {
+            let file = checkpoint.files.len();
+            checkpoint.files.push(path);
+            checkpoint.handles.push(handle);
+            if file == 0 {
+                checkpoint.metadata = metadata;
+            }
+            for tensor in tensors {
+                let owner = owners
+                    .get(&tensor.name)
+                    .map(|owner| checkpoint.place.join(owner));
+                if owner.is_none_or(|owner| owner == checkpoint.files[file]) {
+                    checkpoint.add(file, tensor)?;
+                }
+            }
+        }
+        Ok(checkpoint)
+    }
+
+    fn add(&mut self, file: usize, tensor: HeaderTensor) -> Result<()> {
+        let info = TensorInfo {
+            dtype: tensor.dtype,
+            shape: tensor.shape,
+            file,
+            offset: tensor.offset,
+            bytes: tensor.bytes,
+        };
+        if let Some(other) = self.tensors.get(&tensor.name) {
+            return Err(FormatError::DuplicateTensor {
+                tensor: tensor.name,
+                first: self.files[other.file].clone(),
+                second: self.files[file].clone(),
+            });
+        }
+        self.tensors.insert(tensor.name, info);
+        Ok(())
+    }
+
+    /// The keys of a GGUF model (of its first file); `None` of safetensors.
+    #[must_use]
+    pub fn gguf(&self) -> Option<&gguf::Metadata> {
+        self.metadata.as_ref()
     }
 
     /// The files, in the order that [`TensorInfo::file`] counts.
@@ -258,7 +300,7 @@ impl Checkpoint {
         }
         self.require_float(name)?;
         let mut values = vec![0.0; info.elements() as usize];
-        let size = info.dtype.size_bytes();
+        let size = info.dtype.block_bytes();
         let mut buffer = vec![0; READ_BYTES.min(info.bytes as usize)];
         let mut offset = 0;
         for out in values.chunks_mut(READ_BYTES / size) {

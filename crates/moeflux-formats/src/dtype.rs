@@ -1,8 +1,11 @@
-//! Element types of safetensors files.
+//! Element types of safetensors and GGUF files.
 
 use std::fmt;
 
-/// The type of a tensor's elements, as safetensors names it.
+use crate::codec::BlockCodec;
+
+/// How a tensor's elements are stored. Safetensors files hold single elements; GGUF files also hold
+/// quantized blocks of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DType {
@@ -38,11 +41,13 @@ pub enum DType {
     I64,
     /// IEEE double precision.
     F64,
+    /// Blocks of quantized elements (GGUF only).
+    Block(BlockCodec),
 }
 
 impl DType {
-    /// Every type, for look-ups by name.
-    const ALL: [Self; 16] = [
+    /// Every type of safetensors files, for look-ups by name.
+    const SAFETENSORS: [Self; 16] = [
         Self::Bool,
         Self::U8,
         Self::I8,
@@ -61,18 +66,45 @@ impl DType {
         Self::F64,
     ];
 
-    /// Bytes of one element.
+    /// Elements that are stored together: 1 but for quantized blocks.
     #[must_use]
-    pub fn size_bytes(self) -> usize {
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::Block(codec) => codec.block_elements(),
+            _ => 1,
+        }
+    }
+
+    /// Bytes of [`DType::block_elements`] elements.
+    #[must_use]
+    pub fn block_bytes(self) -> usize {
         match self {
             Self::Bool | Self::U8 | Self::I8 | Self::F8E4M3 | Self::F8E5M2 | Self::F8E8M0 => 1,
             Self::U16 | Self::I16 | Self::F16 | Self::Bf16 => 2,
             Self::U32 | Self::I32 | Self::F32 => 4,
             Self::U64 | Self::I64 | Self::F64 => 8,
+            Self::Block(codec) => codec.block_bytes(),
         }
     }
 
-    /// The name in a safetensors header, such as `BF16`.
+    /// Bytes of a tensor of this shape (outermost first), or `None` if its rows do not divide into
+    /// blocks or the size overflows.
+    #[must_use]
+    pub fn tensor_bytes(self, shape: &[usize]) -> Option<u64> {
+        let (cols, outer) = shape.split_last().unwrap_or((&1, &[]));
+        if !cols.is_multiple_of(self.block_elements()) {
+            return None;
+        }
+        let blocks = cols / self.block_elements();
+        outer
+            .iter()
+            .chain([&blocks])
+            .try_fold(self.block_bytes() as u64, |bytes, &size| {
+                bytes.checked_mul(size as u64)
+            })
+    }
+
+    /// The name in a safetensors header, such as `BF16`, or of a GGUF type, such as `Q4_K`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -92,13 +124,16 @@ impl DType {
             Self::U64 => "U64",
             Self::I64 => "I64",
             Self::F64 => "F64",
+            Self::Block(codec) => codec.type_name(),
         }
     }
 
-    /// The type of a header's name, or `None` if there is no such type.
+    /// The type of a safetensors header's name, or `None` if there is no such type.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+        Self::SAFETENSORS
+            .into_iter()
+            .find(|dtype| dtype.name() == name)
     }
 
     /// Whether [`crate::Checkpoint::read_f32`] and `pack` can turn this type into f32.

@@ -8,6 +8,7 @@ mod problem;
 pub use problem::{CodecError, HeaderProblem, PlanProblem};
 
 use crate::DType;
+pub use crate::gguf::GgufProblem;
 
 /// Result of this crate's functions.
 pub type Result<T, E = FormatError> = std::result::Result<T, E>;
@@ -27,7 +28,7 @@ pub enum FormatError {
     /// The directory holds no safetensors checkpoint.
     #[error(
         "{dir} holds neither model.safetensors.index.json nor model.safetensors; give the \
-         directory of a Hugging Face model in safetensors format",
+         directory of a Hugging Face model in safetensors format, or a GGUF file",
         dir = dir.display()
     )]
     NotACheckpoint {
@@ -63,6 +64,42 @@ pub enum FormatError {
         /// What is wrong with it.
         #[source]
         problem: HeaderProblem,
+    },
+    /// A GGUF header is malformed.
+    #[error("{path} cannot be read as a GGUF file: {problem}", path = path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        problem: GgufProblem,
+    },
+    /// A GGUF file lacks a key that the model needs.
+    #[error(
+        "{path} has no key {key}; convert the model again with a current converter",
+        path = path.display()
+    )]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A key of a GGUF file has another type or value than it must.
+    #[error(
+        "{path}: key {key} is {found}, expected {expected}; convert the model again with a current \
+         converter",
+        path = path.display()
+    )]
+    WrongKeyType {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The type that would do, for reading by a person.
+        expected: &'static str,
+        /// The type, and value, found.
+        found: String,
     },
     /// A JSON file of a checkpoint or packed model does not say what it should.
     #[error("{path} is malformed: {reason}; get the file again", path = path.display())]

@@ -115,11 +115,7 @@ fn check_tensor(
     };
     let (begin, end) = entry.data_offsets;
     let shape = entry.shape.0;
-    let bytes = shape
-        .iter()
-        .try_fold(dtype.size_bytes() as u64, |bytes, &size| {
-            bytes.checked_mul(size as u64)
-        });
+    let bytes = dtype.tensor_bytes(&shape);
     if bytes.is_none() || end.checked_sub(begin) != bytes {
         return Err(HeaderProblem::SizeMismatch {
             tensor: name,

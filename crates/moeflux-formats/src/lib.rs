@@ -1,5 +1,5 @@
-//! Bytes on disk to named tensors and back: safetensors files, weight codecs, and the packed model
-//! directory with its writer.
+//! Bytes on disk to named tensors and back: safetensors and GGUF files, weight codecs, and the
+//! packed model directory with its writer.
 //!
 //! This crate knows file layouts and number formats. It does not know models (which tensor means
 //! what is decided by whoever makes a [`PackPlan`]), devices, or how weights are cached.
@@ -12,6 +12,7 @@ mod checksum;
 pub mod codec;
 mod dtype;
 mod error;
+pub mod gguf;
 mod header;
 mod io;
 mod pack;
@@ -19,9 +20,9 @@ mod packed;
 mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
-pub use codec::{AffineCodec, Codec, Encoded, EncodedMut, decode, encode, encode_into};
+pub use codec::{AffineCodec, BlockCodec, Codec, Encoded, EncodedMut, decode, encode, encode_into};
 pub use dtype::DType;
-pub use error::{CodecError, FormatError, HeaderProblem, PlanProblem, Result};
+pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
     MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,

@@ -61,12 +61,15 @@ impl Layout {
             if spec.name == "__metadata__" || names.insert(spec.name.as_str(), ()).is_some() {
                 return Err(misuse(format!("tensor {} is declared twice", spec.name)));
             }
+            if let DType::Block(codec) = spec.dtype {
+                let name = &spec.name;
+                return Err(misuse(format!(
+                    "tensor {name} is declared as {codec} blocks"
+                )));
+            }
             let end = spec
-                .shape
-                .iter()
-                .try_fold(spec.dtype.size_bytes() as u64, |size, &n| {
-                    size.checked_mul(n as u64)
-                })
+                .dtype
+                .tensor_bytes(&spec.shape)
                 .and_then(|bytes| data_bytes.checked_add(bytes))
                 .filter(|&end| end < u64::MAX / 2)
                 .ok_or_else(|| misuse(format!("tensor {} is too large", spec.name)))?;

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::{SMALL, affine, assert_same, case, contents, pack_quietly, pack_with, plan};
 use moeflux_formats::{
-    Checkpoint, Codec, DType, Encoded, FormatError, MatrixSource, PackPlan, PackedModel,
-    PlannedMatrix, PlannedTensor, RECORD_ALIGN, decode, encode, write_safetensors,
+    BlockCodec, Checkpoint, Codec, DType, Encoded, FormatError, MatrixSource, PackPlan,
+    PackedModel, PlannedMatrix, PlannedTensor, RECORD_ALIGN, decode, encode, write_safetensors,
 };
 
 fn bytes_at(path: &Path, offset: u64, bytes: u64) -> Vec<u8> {
@@ -20,7 +20,14 @@ fn bytes_at(path: &Path, offset: u64, bytes: u64) -> Vec<u8> {
 #[test]
 fn records_are_aligned_and_decode_to_the_source() {
     let case = case();
-    for (codec, parts) in [(affine(4, 64), 9), (affine(3, 32), 9), (Codec::Bf16, 3)] {
+    let codecs = [
+        (affine(4, 64), 9),
+        (affine(3, 32), 9),
+        (Codec::Bf16, 3),
+        (Codec::Block(BlockCodec::Q4_0), 3),
+        (Codec::Block(BlockCodec::Q8_0), 3),
+    ];
+    for (codec, parts) in codecs {
         let dst = case.dst.with_extension(codec.to_string());
         let report = pack_quietly(&case.source, &plan(SMALL, codec), &dst).unwrap();
         assert_eq!(

@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::{SMALL, affine, case, pack_quietly, plan};
 use moeflux_formats::{
-    CodecError, DType, FormatError, MatrixSource, PackPlan, PlanProblem, PlannedMatrix,
-    PlannedTensor, write_safetensors,
+    BlockCodec, Codec, CodecError, DType, FormatError, MatrixSource, PackPlan, PlanProblem,
+    PlannedMatrix, PlannedTensor, write_safetensors,
 };
 
 #[test]
@@ -66,6 +66,15 @@ fn plans_that_do_not_fit_are_refused_before_anything_is_written() {
         panic!("{columns}");
     };
     assert_eq!(tensor, "layers.1.experts.down");
+    let unwritten = Codec::Block(BlockCodec::Q4K);
+    let only_read = refused(&|plan| plan.layers[1].experts[2][2].codec = unwritten);
+    let FormatError::Encode {
+        problem: CodecError::NoEncoder("q4_k"),
+        ..
+    } = only_read
+    else {
+        panic!("{only_read}");
+    };
     let outside = problem(&|plan| plan.layers[2].experts[2][1].source.first_element += 1);
     assert!(matches!(outside, PlanProblem::OutsideSource { .. }));
     let twice = problem(&|plan| plan.dense.push(plan.dense[1].clone()));

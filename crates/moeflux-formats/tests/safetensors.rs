@@ -40,7 +40,7 @@ fn assert_consistent(header: &Header, file_bytes: u64) {
         let elements: u64 = tensor.shape.iter().map(|&size| size as u64).product();
         assert_eq!(
             tensor.bytes,
-            elements * tensor.dtype.size_bytes() as u64,
+            elements * tensor.dtype.block_bytes() as u64,
             "{}",
             tensor.name
         );

@@ -1,5 +1,5 @@
 //! Speed of the matrix products on this machine:
-//! `cargo run --release -p moeflux-kernels --example speed [threads] [isa]`.
+//! `cargo run --release -p moeflux-kernels --example speed [threads] [isa] [coding]`.
 //!
 //! Slices of a matrix larger than the caches are multiplied in turn; the best slice counts, so
 //! that a busy machine's pauses do not.
@@ -8,7 +8,7 @@
 
 use std::time::Instant;
 
-use moeflux_kernels::{Cpu, Isa, MatmulJob, Matrix, MatrixData, Quantized};
+use moeflux_kernels::{Coded, Coding, Cpu, Isa, MatmulJob, Matrix, MatrixData, Quantized};
 
 const ROWS: usize = 65_536;
 const COLS: usize = 2048;
@@ -23,33 +23,59 @@ fn main() {
     let cpu = Cpu::new(isa, threads).unwrap();
     println!("{isa}, {threads} threads");
     let bytes: Vec<u8> = (0..ROWS * COLS)
-        .map(|i| (i * 2_654_435_761) as u8)
+        // Any two bytes are a small, normal binary16: others would be slow to convert.
+        .map(|i| (i * 2_654_435_761 >> 16) as u8 & 0x0f | 0x20)
         .collect();
-    let words = vec![0x3c00u16; ROWS * COLS];
-    for bits in [4, 8, 2, 3, 6] {
-        let data = |row: usize| MatrixData::Affine {
-            bits,
-            group: 64,
-            weights: &bytes[row * COLS / 8 * bits as usize..][..SLICE * COLS / 8 * bits as usize],
-            scales: &words[row * COLS / 64..][..SLICE * COLS / 64],
-            biases: &words[(ROWS + row) * COLS / 64..][..SLICE * COLS / 64],
+    let words = vec![0x3c00u16; ROWS * COLS / 16];
+    let wanted = arguments.next();
+    let codings = [
+        ("q4_0", Coding::Q4_0),
+        ("affine 4", Coding::Affine { bits: 4, group: 64 }),
+        ("q8_0", Coding::Q8_0),
+        ("affine 8", Coding::Affine { bits: 8, group: 64 }),
+        ("q4_k", Coding::Q4K),
+        ("q5_k", Coding::Q5K),
+        ("q6_k", Coding::Q6K),
+        ("affine 3", Coding::Affine { bits: 3, group: 64 }),
+    ];
+    for (name, coding) in codings {
+        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        let [slice, scales, _] = coding.part_lengths(SLICE, COLS).unwrap();
+        let slices = bytes.len() / slice;
+        let data = |turn: usize| {
+            let at = turn % slices;
+            MatrixData::Coded(Coded {
+                coding,
+                weights: &bytes[at * slice..][..slice],
+                scales: &words[..scales],
+                biases: &words[..scales],
+            })
         };
-        let bytes = SLICE * COLS / 8 * bits as usize + SLICE * COLS / 64 * 4;
-        measure(&cpu, &format!("affine {bits} bits"), &data, bytes);
+        measure(&cpu, name, &data, slice + 4 * scales);
     }
-    let data = |row: usize| MatrixData::Bf16(&words[row * COLS..][..SLICE * COLS]);
-    measure(&cpu, "bf16", &data, SLICE * COLS * 2);
+    if wanted.is_none() {
+        let floats = vec![0x3c00u16; ROWS / 2 * COLS];
+        let data = |turn: usize| {
+            let row = turn * SLICE % (ROWS / 2);
+            MatrixData::Bf16(&floats[row * COLS..][..SLICE * COLS])
+        };
+        measure(&cpu, "bf16", &data, SLICE * COLS * 2);
+    }
 }
 
 fn measure<'a>(cpu: &Cpu, name: &str, data: &dyn Fn(usize) -> MatrixData<'a>, bytes: usize) {
-    for n in [1usize, 2, 4, 8, 32, 64] {
+    for n in [1usize, 4, 8, 16, 64, 512] {
         let x: Vec<f32> = (0..n * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
         let mut quantized = Quantized::default();
-        quantized.quantize(cpu, &x, n, COLS, 64).unwrap();
+        if let Some(rounding) = Matrix::new(SLICE, COLS, data(0)).unwrap().rounding() {
+            quantized.quantize(cpu, &x, n, COLS, rounding).unwrap();
+        }
         let mut out = vec![0.0; n * SLICE];
         let mut best = f64::INFINITY;
         for turn in 0..(512 / n).clamp(32, 128) {
-            let weights = Matrix::new(SLICE, COLS, data(turn * SLICE % ROWS)).unwrap();
+            let weights = Matrix::new(SLICE, COLS, data(turn)).unwrap();
             let start = Instant::now();
             let job = MatmulJob {
                 weights,

@@ -1,25 +1,17 @@
 //! Causal attention with grouped queries over paged keys and values.
+//!
+//! Positions are cut into chunks of [`KV_CHUNK_TOKENS`]. A chunk of one query is a plain softmax;
+//! chunks are merged in order. So threads may share one query's depth without changing a bit.
 
-use std::cell::RefCell;
+mod chunk;
 
-use crate::{
-    Cpu, KernelError, check,
-    disjoint::Disjoint,
-    lanes::{Kernel, Lanes, math},
-    math as scalar_math,
-};
+use std::{cell::RefCell, mem};
 
-/// Positions in a page of keys and values, and in a block of the online softmax.
-pub const KV_PAGE_TOKENS: usize = 64;
+use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint};
+use chunk::{Chunk, Finish, Merge, PARTIAL_EXTRA};
 
-/// Keys and values of [`KV_PAGE_TOKENS`] positions; positions not yet reached may hold anything.
-#[derive(Debug, Clone, Copy)]
-pub struct KvPage<'a> {
-    /// `[kv_heads, KV_PAGE_TOKENS, head_dim]`.
-    pub keys: &'a [f32],
-    /// `[kv_heads, KV_PAGE_TOKENS, head_dim]`.
-    pub values: &'a [f32],
-}
+/// Positions in a block of the softmax, a multiple of [`KV_PAGE_TOKENS`].
+pub const KV_CHUNK_TOKENS: usize = 8 * KV_PAGE_TOKENS;
 
 /// The tokens of one timeline in a batch: queries at positions start .. start + n.
 pub struct AttentionSpan<'a> {
@@ -28,7 +20,7 @@ pub struct AttentionSpan<'a> {
     /// Position of the first query.
     pub start: usize,
     /// Pages that cover the positions 0 .. start + n, these tokens' keys and values included.
-    pub pages: &'a [KvPage<'a>],
+    pub pages: &'a [KvPage],
     /// Results, shaped as `q`.
     pub out: &'a mut [f32],
 }
@@ -57,7 +49,6 @@ pub(crate) fn check(spans: &[AttentionSpan<'_>], shape: AttentionShape) -> Resul
     } = shape;
     check::positive(OP, "head_dim", head_dim)?;
     check::multiple(OP, "heads", heads, kv_heads)?;
-    let page_len = check::product(&[kv_heads, KV_PAGE_TOKENS, head_dim]);
     for span in spans {
         let n = check::rows(OP, "q", span.q.len(), check::product(&[heads, head_dim]))?;
         check::size(OP, "out", span.q.len(), span.out.len())?;
@@ -65,17 +56,24 @@ pub(crate) fn check(spans: &[AttentionSpan<'_>], shape: AttentionShape) -> Resul
         if span.pages.len() < pages {
             check::size(OP, "pages", pages, span.pages.len())?;
         }
-        for page in &span.pages[..pages] {
-            check::size(OP, "page keys", page_len, page.keys.len())?;
-            check::size(OP, "page values", page_len, page.values.len())?;
+        for page in span.pages {
+            check::size(OP, "heads of a page", kv_heads, page.shape().0)?;
+            check::size(OP, "head_dim of a page", head_dim, page.shape().1)?;
+            let expected = span.pages[0].kv_type().bytes();
+            check::size(OP, "element of a page", expected, page.kv_type().bytes())?;
         }
     }
     Ok(())
 }
 
 impl Cpu {
-    /// Softmax attention: the query at position p sees the keys at 0 ..= p. Blocks of
-    /// [`KV_PAGE_TOKENS`] keys at fixed positions are folded in by an online softmax, in order.
+    /// Softmax attention: the query at position p sees the keys at 0 ..= p.
+    ///
+    /// A score is a dot product by fused multiply-adds over the elements in order, times the
+    /// scale. Within a chunk of [`KV_CHUNK_TOKENS`] positions weights are exp(score - greatest
+    /// score), their sum is taken in 16 lanes, and weighted values are added up by position.
+    /// Chunks are merged in order: with m the greater of two maxima, sums and weighted values of
+    /// both are scaled by exp(own maximum - m), those so far by a fused multiply-add.
     ///
     /// # Errors
     /// If sizes do not fit or pages are missing.
@@ -85,299 +83,213 @@ impl Cpu {
         shape: AttentionShape,
     ) -> Result<(), KernelError> {
         check(spans, shape)?;
-        let width = shape.heads * shape.head_dim;
-        let mut first_query = 0;
+        let mut units = Vec::new();
+        let together = (TILE_ROWS / (shape.heads / shape.kv_heads)).max(1);
         let mut shared = Vec::with_capacity(spans.len());
         for span in spans.iter_mut() {
-            let n = span.q.len() / width;
-            let (q, start, pages) = (span.q, span.start, span.pages);
+            let n = span.q.len() / (shape.heads * shape.head_dim);
+            for first in (0..n).step_by(together) {
+                units.extend((0..shape.kv_heads).map(|kv_head| Unit {
+                    span: shared.len(),
+                    first,
+                    queries: together.min(n - first),
+                    kv_head,
+                }));
+            }
             shared.push(Span {
-                q,
-                start,
-                pages,
+                q: span.q,
+                start: span.start,
+                pages: span.pages,
                 out: Disjoint::new(span.out),
-                first_query,
             });
-            first_query += n;
         }
-        let group = shape.heads / shape.kv_heads;
-        // Heads of a group share their keys' trip through the cache, unless threads would idle.
-        let enough = self.pool.threads() * 2;
-        let together = if first_query * shape.kv_heads >= enough {
-            group
-        } else {
-            1
+        let call = Call {
+            cpu: self,
+            spans: &shared,
+            shape,
         };
-        let tasks = shape.heads / together;
-        self.split(first_query * tasks, 1, &|first, end| {
-            SCRATCH.with_borrow_mut(|scratch| {
-                for task in first..end {
-                    let query = task / tasks;
-                    let after = shared.partition_point(|span| span.first_query <= query);
-                    let span = &shared[after - 1];
-                    let head = task % tasks * together;
-                    let t = query - span.first_query;
-                    let heads = Heads {
-                        span,
-                        shape,
-                        t,
-                        head,
-                        count: together,
-                        scratch,
-                    };
-                    self.backend.run(heads);
-                }
-            });
-        });
+        let deep = units.iter().any(|unit| call.chunks(unit) > 1);
+        if deep && units.len() < self.pool.threads() * 4 {
+            call.run_by_chunk(&units);
+        } else {
+            // The last queries see most and take longest.
+            let last = units.len().saturating_sub(1);
+            self.pool
+                .run(units.len(), &|task| call.run_whole(&units[last - task]));
+        }
         Ok(())
     }
 }
 
+/// Rows (pairs of a query and a head) that share the trip of their keys through the cache.
+const TILE_ROWS: usize = 64;
+
 struct Span<'a> {
     q: &'a [f32],
     start: usize,
-    pages: &'a [KvPage<'a>],
+    pages: &'a [KvPage],
     out: Disjoint<'a, f32>,
-    /// Queries of the spans before this one.
-    first_query: usize,
+}
+
+/// Some queries of a span, in the heads that share one head of keys and values.
+struct Unit {
+    span: usize,
+    /// First query within the span.
+    first: usize,
+    queries: usize,
+    kv_head: usize,
+}
+
+/// One call of the operation.
+struct Call<'a> {
+    cpu: &'a Cpu,
+    spans: &'a [Span<'a>],
+    shape: AttentionShape,
 }
 
 /// Working memory of a thread.
 #[derive(Default)]
 struct Scratch {
-    /// Weighted sums of values by head.
-    acc: Vec<f32>,
-    /// Greatest score and sum of weights by head.
-    sums: Vec<(f32, f32)>,
+    /// Queries of a unit, `[rows, head_dim]`.
+    q: Vec<f32>,
+    /// Scores, then weights, of a chunk, `[rows, KV_CHUNK_TOKENS]`.
+    weights: Vec<f32>,
+    /// Results of a chunk; see [`Chunk`].
+    partial: Vec<f32>,
+    /// Results of the chunks so far.
+    total: Vec<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
+    /// Results of all chunks of a call's units, owned by the caller's thread.
+    static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Some heads of one query that share a head of keys and values.
-struct Heads<'a> {
-    span: &'a Span<'a>,
-    shape: AttentionShape,
-    /// The query's token within the span.
-    t: usize,
-    /// First head.
-    head: usize,
-    count: usize,
-    scratch: &'a mut Scratch,
-}
-
-impl Kernel for Heads<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            scale,
-        } = self.shape;
-        let Scratch { acc, sums } = self.scratch;
-        let kv_at = self.head / (heads / kv_heads) * KV_PAGE_TOKENS * head_dim;
-        let at = (self.t * heads + self.head) * head_dim;
-        let q = &self.span.q[at..][..self.count * head_dim];
-        let visible = self.span.start + self.t + 1;
-        acc.clear();
-        acc.resize(q.len(), 0.0);
-        sums.clear();
-        sums.resize(self.count, (f32::NEG_INFINITY, 0.0));
-        for first in (0..visible).step_by(KV_PAGE_TOKENS) {
-            let page = &self.span.pages[first / KV_PAGE_TOKENS];
-            let len = KV_PAGE_TOKENS.min(visible - first) * head_dim;
-            let (keys, values) = (&page.keys[kv_at..][..len], &page.values[kv_at..][..len]);
-            let mut block = Block {
-                q,
-                keys,
-                values,
-                head_dim,
-                scale,
-                first: first == 0,
-            };
-            let mut head = 0;
-            while head < self.count {
-                let rest = self.count - head;
-                let width = if L::ROOMY && rest >= 4 {
-                    4
-                } else {
-                    rest.min(2)
-                };
-                block.q = &q[head * head_dim..][..width * head_dim];
-                let acc = &mut acc[head * head_dim..][..width * head_dim];
-                let sums = &mut sums[head..][..width];
-                match width {
-                    4 => block.fold::<L, 4, 4>(l, sums, acc),
-                    2 => block.fold::<L, 2, 2>(l, sums, acc),
-                    _ => block.fold::<L, 1, 4>(l, sums, acc),
-                }
-                head += width;
-            }
-        }
-        // SAFETY: each (query, head) has one task.
-        let out = unsafe { self.span.out.part(at, q.len()) };
-        for (head, out) in out.chunks_exact_mut(head_dim).enumerate() {
-            let (acc, sum) = (&acc[head * head_dim..][..head_dim], l.splat(sums[head].1));
-            let mut i = 0;
-            while i < head_dim {
-                l.store_at(l.div(l.load_at(acc, i), sum), out, i);
-                i += 16;
-            }
-        }
+impl Call<'_> {
+    fn group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
     }
-}
 
-/// A block of keys and values and some heads' queries.
-struct Block<'a> {
-    /// `[H, head_dim]`.
-    q: &'a [f32],
-    /// `[count, head_dim]`.
-    keys: &'a [f32],
-    values: &'a [f32],
-    head_dim: usize,
-    scale: f32,
-    first: bool,
-}
+    /// Chunks that the last query of a unit sees.
+    fn chunks(&self, unit: &Unit) -> usize {
+        let end = self.spans[unit.span].start + unit.first + unit.queries;
+        end.div_ceil(KV_CHUNK_TOKENS)
+    }
 
-/// Scores, then weights, of the keys of a block for `H` heads.
-type Weights<const H: usize> = [[f32; KV_PAGE_TOKENS]; H];
+    /// Elements of a unit's results for one chunk.
+    fn partial_len(&self, unit: &Unit) -> usize {
+        unit.queries * self.group() * (self.shape.head_dim + PARTIAL_EXTRA)
+    }
 
-impl Block<'_> {
-    /// Folds the block into (greatest score, sum of weights) and weighted sum of `H` heads. Scores
-    /// are taken for `J` keys at once.
-    #[inline(always)]
-    fn fold<L: Lanes, const H: usize, const J: usize>(
-        &self,
-        l: L,
-        sums: &mut [(f32, f32)],
-        acc: &mut [f32],
-    ) {
-        let count = self.keys.len() / self.head_dim;
-        let mut p = [[0.0; KV_PAGE_TOKENS]; H];
-        let mut j = 0;
-        while j + J <= count {
-            self.scores::<L, H, J>(l, j, &mut p);
-            j += J;
-        }
-        while j < count {
-            self.scores::<L, H, 1>(l, j, &mut p);
-            j += 1;
-        }
-        let mut shrink = [1.0; H];
-        for h in 0..H {
-            let (m, sum) = sums[h];
-            let p = &mut p[h][..count];
-            let block_max = l.max(p);
-            let new_m = if block_max > m { block_max } else { m };
-            let mut i = 0;
-            while i < count {
-                l.store_at(math::exp(l, l.sub(l.load_at(p, i), l.splat(new_m))), p, i);
-                i += 16;
-            }
-            // The sums so far are in units of exp(m); the first block has none.
-            let (factor, new) = (scalar_math::exp(m - new_m), l.sum16(p));
-            sums[h] = (
-                new_m,
-                if self.first {
-                    new
-                } else {
-                    sum.mul_add(factor, new)
-                },
+    /// All chunks of a unit, one after another.
+    fn run_whole(&self, unit: &Unit) {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let len = self.partial_len(unit);
+            let (mut partial, mut total) = (
+                mem::take(&mut scratch.partial),
+                mem::take(&mut scratch.total),
             );
-            shrink[h] = if self.first { 1.0 } else { factor };
+            partial.resize(len, 0.0);
+            total.resize(len, 0.0);
+            for chunk in 0..self.chunks(unit) {
+                let into = if chunk == 0 { &mut total } else { &mut partial };
+                self.run_chunk(unit, chunk, scratch, into);
+                if chunk > 0 {
+                    self.merge(unit, chunk, &mut total, &partial);
+                }
+            }
+            self.finish(unit, &total);
+            (scratch.partial, scratch.total) = (partial, total);
+        });
+    }
+
+    /// All chunks of all units side by side, then each unit's are merged.
+    fn run_by_chunk(&self, units: &[Unit]) {
+        let mut tasks = Vec::new();
+        let mut starts = Vec::with_capacity(units.len());
+        let mut len = 0;
+        for unit in units {
+            starts.push(len);
+            for chunk in 0..self.chunks(unit) {
+                tasks.push((unit, chunk, len));
+                len += self.partial_len(unit);
+            }
         }
-        let mut i = 0;
-        while i + 64 <= self.head_dim {
-            self.weigh::<L, H, 4>(l, &p, &shrink, i, acc);
-            i += 64;
+        let mut partials = PARTIALS.take();
+        partials.resize(len, 0.0);
+        let shared = Disjoint::new(&mut partials);
+        self.cpu.pool.run(tasks.len(), &|task| {
+            let (unit, chunk, at) = tasks[task];
+            // SAFETY: each task has its own part.
+            let into = unsafe { shared.part(at, self.partial_len(unit)) };
+            SCRATCH.with_borrow_mut(|scratch| self.run_chunk(unit, chunk, scratch, into));
+        });
+        for (unit, &start) in units.iter().zip(&starts) {
+            let len = self.partial_len(unit);
+            let (total, rest) = partials[start..].split_at_mut(len);
+            for chunk in 1..self.chunks(unit) {
+                self.merge(unit, chunk, total, &rest[(chunk - 1) * len..][..len]);
+            }
+            self.finish(unit, total);
         }
-        while i < self.head_dim {
-            self.weigh::<L, H, 1>(l, &p, &shrink, i, acc);
-            i += 16;
+        PARTIALS.set(partials);
+    }
+
+    fn run_chunk(&self, unit: &Unit, chunk: usize, scratch: &mut Scratch, partial: &mut [f32]) {
+        let span = &self.spans[unit.span];
+        let (dim, group) = (self.shape.head_dim, self.group());
+        scratch.q.clear();
+        for query in unit.first..unit.first + unit.queries {
+            let at = (query * self.shape.heads + unit.kv_head * group) * dim;
+            scratch.q.extend_from_slice(&span.q[at..][..group * dim]);
+        }
+        let rows = unit.queries * group;
+        scratch.weights.resize(rows * KV_CHUNK_TOKENS, 0.0);
+        let pages = &span.pages[chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS)..];
+        let job = Chunk {
+            q: &scratch.q,
+            pages: &pages[..pages.len().min(KV_CHUNK_TOKENS / KV_PAGE_TOKENS)],
+            kv_head: unit.kv_head,
+            shape: self.shape,
+            seen: span.start + unit.first + 1,
+            first: chunk * KV_CHUNK_TOKENS,
+            queries: unit.queries,
+            weights: &mut scratch.weights,
+            partial,
+        };
+        match span.pages[0].kv_type() {
+            KvType::F16 => self.cpu.backend.run(chunk::Of::<u16>::new(job)),
+            KvType::F32 => self.cpu.backend.run(chunk::Of::<f32>::new(job)),
         }
     }
 
-    /// The scores of keys j .. j + J.
-    #[inline(always)]
-    fn scores<L: Lanes, const H: usize, const J: usize>(&self, l: L, j: usize, p: &mut Weights<H>) {
-        let dim = self.head_dim;
-        let whole = dim / 16;
-        let mut q: [&[[f32; 16]]; H] = [&[]; H];
-        let mut keys: [&[[f32; 16]]; J] = [&[]; J];
-        for h in 0..H {
-            q[h] = &self.q[h * dim..][..dim].as_chunks().0[..whole];
-        }
-        for r in 0..J {
-            keys[r] = &self.keys[(j + r) * dim..][..dim].as_chunks().0[..whole];
-        }
-        let mut acc = [[l.zero(); J]; H];
-        for i in 0..whole {
-            let mut key = [l.zero(); J];
-            for r in 0..J {
-                key[r] = l.load(&keys[r][i]);
-            }
-            for h in 0..H {
-                let q = l.load(&q[h][i]);
-                for r in 0..J {
-                    acc[h][r] = l.fma(q, key[r], acc[h][r]);
-                }
-            }
-        }
-        for h in 0..H {
-            for r in 0..J {
-                if !dim.is_multiple_of(16) {
-                    let q = l.load_at(&self.q[h * dim..][..dim], whole * 16);
-                    let key = l.load_at(&self.keys[(j + r) * dim..][..dim], whole * 16);
-                    acc[h][r] = l.fma(q, key, acc[h][r]);
-                }
-                p[h][j + r] = l.tree(acc[h][r]) * self.scale;
-            }
-        }
+    /// Joins a chunk's results to those of the chunks before, for the queries that see it.
+    fn merge(&self, unit: &Unit, chunk: usize, total: &mut [f32], partial: &[f32]) {
+        let width = self.group() * (self.shape.head_dim + PARTIAL_EXTRA);
+        // The first query that sees the chunk's first position.
+        let seen = self.spans[unit.span].start + unit.first + 1;
+        let blind = (chunk * KV_CHUNK_TOKENS + 1).saturating_sub(seen);
+        let from = blind.min(unit.queries) * width;
+        self.cpu.backend.run(Merge {
+            total: &mut total[from..],
+            partial: &partial[from..],
+            head_dim: self.shape.head_dim,
+        });
     }
 
-    /// Elements i .. i + 16 V: acc = acc * shrink, then the weighted values are added in order.
-    #[inline(always)]
-    fn weigh<L: Lanes, const H: usize, const V: usize>(
-        &self,
-        l: L,
-        p: &Weights<H>,
-        shrink: &[f32; H],
-        i: usize,
-        acc: &mut [f32],
-    ) {
-        let dim = self.head_dim;
-        let mut sums = [[l.zero(); V]; H];
-        for h in 0..H {
-            for v in 0..V {
-                let acc = l.load_at(&acc[h * dim..][..dim], i + v * 16);
-                sums[h][v] = l.mul(acc, l.splat(shrink[h]));
-            }
-        }
-        for (j, values) in self
-            .values
-            .chunks_exact(dim)
-            .enumerate()
-            .take(KV_PAGE_TOKENS)
-        {
-            let mut value = [l.zero(); V];
-            for v in 0..V {
-                value[v] = l.load_at(values, i + v * 16);
-            }
-            for h in 0..H {
-                let p = l.splat(p[h][j]);
-                for v in 0..V {
-                    sums[h][v] = l.fma(p, value[v], sums[h][v]);
-                }
-            }
-        }
-        for h in 0..H {
-            for v in 0..V {
-                l.store_at(sums[h][v], &mut acc[h * dim..][..dim], i + v * 16);
-            }
+    fn finish(&self, unit: &Unit, total: &[f32]) {
+        let (dim, group) = (self.shape.head_dim, self.group());
+        let rows = total.chunks_exact(group * (dim + PARTIAL_EXTRA));
+        for (query, total) in (unit.first..).zip(rows) {
+            let at = (query * self.shape.heads + unit.kv_head * group) * dim;
+            // SAFETY: each (query, head) belongs to one unit, which one thread finishes.
+            let out = unsafe { self.spans[unit.span].out.part(at, group * dim) };
+            self.cpu.backend.run(Finish {
+                total,
+                head_dim: dim,
+                out,
+            });
         }
     }
 }

@@ -62,6 +62,12 @@ pub enum KernelError {
         /// The best one that is available.
         best: Isa,
     },
+    /// A name that is no type of keys and values.
+    #[error("unknown type of keys and values {name:?}; use f16 or f32")]
+    KvTypeUnknown {
+        /// The name given.
+        name: String,
+    },
     /// A name that is no instruction set.
     #[error("unknown instruction set {name:?}; use scalar, neon, avx2 or avx512")]
     IsaUnknown {

@@ -1,13 +1,21 @@
 //! The gated delta rule: linear attention with a decaying state that is corrected token by token.
 
+mod recurrence;
+
 use std::cell::RefCell;
 
-use crate::{
-    Cpu, KernelError, check,
-    disjoint::Disjoint,
-    lanes::{Kernel, Lanes},
-    math,
-};
+use crate::{Cpu, KernelError, check, disjoint::Disjoint, math};
+use recurrence::{Head, Part};
+
+/// Which key head a value head reads. Both occur: checkpoints repeat each key head for
+/// neighbouring value heads, some file formats reorder the value heads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HeadOrder {
+    /// Neighbouring value heads share a key head: h / (value_heads / key_heads).
+    Grouped,
+    /// Key heads repeat as a whole: h mod key_heads.
+    Tiled,
+}
 
 /// Shape of a gated delta layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +28,19 @@ pub struct DeltaShape {
     pub key_dim: usize,
     /// Elements of a value.
     pub value_dim: usize,
+    /// Which key head a value head reads.
+    pub head_order: HeadOrder,
 }
 
 impl DeltaShape {
+    /// The key head that a value head reads.
+    pub(crate) fn key_head(&self, value_head: usize) -> usize {
+        match self.head_order {
+            HeadOrder::Grouped => value_head / (self.value_heads / self.key_heads),
+            HeadOrder::Tiled => value_head % self.key_heads,
+        }
+    }
+
     /// Width of a q|k|v row.
     pub(crate) fn qkv_width(&self) -> usize {
         let keys = check::product(&[2, self.key_heads, self.key_dim]);
@@ -63,6 +81,7 @@ pub(crate) fn check(
         value_heads,
         key_dim,
         value_dim,
+        ..
     } = shape;
     check::positive(OP, "key_dim", key_dim)?;
     check::positive(OP, "value_dim", value_dim)?;
@@ -88,11 +107,11 @@ pub(crate) fn check(
 }
 
 impl Cpu {
-    /// Runs the recurrence over all spans. For value head h, with key head
-    /// h / (value_heads / key_heads), q and k are scaled to unit length (q also by
+    /// Runs the recurrence over all spans. For value head h, with the key head that
+    /// [`DeltaShape::head_order`] gives it, q and k are scaled to unit length (q also by
     /// 1 / sqrt(key_dim)), g = exp(-exp(a_log) * softplus(a + dt_bias)), beta = sigmoid(b), and a
-    /// token does: S = S * g; mem = S' k; delta = (v - mem) * beta; S = S + k delta'; out = S' q,
-    /// all sums by fused multiply-adds over the key elements in order.
+    /// token does: mem = S' k; delta = (v - g mem) * beta; S = (S g) + k delta'; out = S' q, all
+    /// sums by fused multiply-adds over the key elements in order.
     ///
     /// # Errors
     /// If sizes do not fit or a span is empty.
@@ -104,6 +123,8 @@ impl Cpu {
         dt_bias: &[f32],
     ) -> Result<(), KernelError> {
         check(spans, shape, a_log, dt_bias)?;
+        let heads = spans.len() * shape.value_heads;
+        let stream = heads * shape.key_dim * shape.value_dim * size_of::<f32>() >= STREAM_BYTES;
         let spans: Vec<Span<'_>> = spans
             .iter_mut()
             .map(|span| Span {
@@ -115,21 +136,28 @@ impl Cpu {
                 out: Disjoint::new(span.out),
             })
             .collect();
-        let blocks = shape.value_dim.div_ceil(BLOCK);
-        let heads = shape.value_heads;
-        self.split(spans.len() * heads * blocks, 1, &|first, end| {
-            KEYS.with_borrow_mut(|keys| {
+        // Whole heads, unless threads would idle.
+        let width = match heads >= 2 * self.pool.threads() {
+            true => shape.value_dim,
+            false => PART.min(shape.value_dim),
+        };
+        let parts = shape.value_dim.div_ceil(width);
+        self.split(heads * parts, 1, &|first, end| {
+            SCRATCH.with_borrow_mut(|scratch| {
                 for task in first..end {
-                    let (head, start) = (task / blocks % heads, task % blocks * BLOCK);
-                    self.backend.run(Block {
-                        span: &spans[task / blocks / heads],
-                        shape,
-                        rate: math::exp(a_log[head]),
-                        dt_bias: dt_bias[head],
-                        head,
+                    let (head, start) = (task / parts % shape.value_heads, task % parts * width);
+                    self.backend.run(Part {
+                        span: &spans[task / parts / shape.value_heads],
+                        head: Head {
+                            shape,
+                            head,
+                            rate: math::exp(a_log[head]),
+                            dt_bias: dt_bias[head],
+                        },
                         start,
-                        width: BLOCK.min(shape.value_dim - start),
-                        keys,
+                        end: shape.value_dim.min(start + width),
+                        stream,
+                        scratch,
                     });
                 }
             });
@@ -138,13 +166,11 @@ impl Cpu {
     }
 }
 
-/// Value elements of a task: four independent chains of multiply-adds.
-const BLOCK: usize = 64;
-
-thread_local! {
-    /// The query and the key of a token, normalized.
-    static KEYS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
+/// Value elements of the smallest task.
+const PART: usize = 64;
+/// States from this size on are written around the caches: by the time that they are read again,
+/// other layers' have taken their place, and a line need not be read to be written.
+const STREAM_BYTES: usize = 1 << 20;
 
 struct Span<'a> {
     qkv: &'a [f32],
@@ -155,144 +181,17 @@ struct Span<'a> {
     out: Disjoint<'a, f32>,
 }
 
-/// Some value elements of one head of one span; only their columns of the outputs are touched.
-struct Block<'a> {
-    span: &'a Span<'a>,
-    shape: DeltaShape,
-    /// exp(a_log) of the head.
-    rate: f32,
-    dt_bias: f32,
-    head: usize,
-    /// First value element.
-    start: usize,
-    width: usize,
-    keys: &'a mut Vec<f32>,
+/// Working memory of a thread.
+#[derive(Default)]
+struct Scratch {
+    /// Queries and keys of some tokens, normalized, `[tokens, 2, key_dim]`.
+    keys: Vec<f32>,
+    /// Decay and write strength of each of them.
+    gates: Vec<(f32, f32)>,
+    /// The state of a part between tokens, block by block.
+    state: Vec<f32>,
 }
 
-impl Kernel for Block<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L) {
-        if self.width == BLOCK {
-            self.tokens::<L, 4>(l);
-        } else {
-            let end = self.start + self.width;
-            while self.start < end {
-                self.width = (end - self.start).min(16);
-                self.tokens::<L, 1>(l);
-                self.start += self.width;
-            }
-        }
-    }
-}
-
-impl Block<'_> {
-    /// All tokens, for the `width` <= 16 * N value elements from `start` on.
-    #[inline(always)]
-    fn tokens<L: Lanes, const N: usize>(&mut self, l: L) {
-        let DeltaShape {
-            key_heads,
-            value_heads,
-            key_dim,
-            value_dim,
-        } = self.shape;
-        let row = self.shape.qkv_width();
-        let key_head = self.head / (value_heads / key_heads);
-        let q_scale = 1.0 / (key_dim as f32).sqrt();
-        self.keys.resize(2 * key_dim, 0.0);
-        for (t, qkv) in self.span.qkv.chunks_exact(row).enumerate() {
-            let (q, k) = self.keys.split_at_mut(key_dim);
-            unit(l, &qkv[key_head * key_dim..][..key_dim], q);
-            unit(l, &qkv[(key_heads + key_head) * key_dim..][..key_dim], k);
-            for q in q {
-                *q *= q_scale;
-            }
-            let at = t * value_heads + self.head;
-            let decay = self.rate * math::softplus(self.span.a[at] + self.dt_bias);
-            let v = 2 * key_heads * key_dim + self.head * value_dim + self.start;
-            let token = Token {
-                first: t == 0,
-                decay: math::exp(0.0 - decay),
-                beta: math::sigmoid(self.span.b[at]),
-                v: &qkv[v..][..self.width],
-                at: at * value_dim + self.start,
-            };
-            self.step::<L, N>(l, &token);
-        }
-    }
-
-    /// One token of the recurrence.
-    #[inline(always)]
-    fn step<L: Lanes, const N: usize>(&self, l: L, token: &Token<'_>) {
-        let DeltaShape {
-            key_dim, value_dim, ..
-        } = self.shape;
-        let (q, k) = self.keys.split_at(key_dim);
-        let decay = l.splat(token.decay);
-        let first = self.head * key_dim * value_dim + self.start;
-        let mut memory = [l.zero(); N];
-        for (j, k) in k.iter().enumerate() {
-            let row = self.row(token.first, first + j * value_dim);
-            for i in 0..N {
-                let decayed = l.mul(l.load_at(row, i * 16), decay);
-                memory[i] = l.fma(decayed, l.splat(*k), memory[i]);
-            }
-        }
-        let (mut delta, mut out) = ([l.zero(); N], [l.zero(); N]);
-        for i in 0..N {
-            let error = l.sub(l.load_at(token.v, i * 16), memory[i]);
-            delta[i] = l.mul(error, l.splat(token.beta));
-        }
-        for j in 0..key_dim {
-            let at = first + j * value_dim;
-            let mut state = [l.zero(); N];
-            let row = self.row(token.first, at);
-            for i in 0..N {
-                let decayed = l.mul(l.load_at(row, i * 16), decay);
-                state[i] = l.fma(l.splat(k[j]), delta[i], decayed);
-                out[i] = l.fma(state[i], l.splat(q[j]), out[i]);
-            }
-            // SAFETY: these columns belong to this task, and no other part of them is in use.
-            let row = unsafe { self.span.next_state.part(at, self.width) };
-            for i in 0..N {
-                l.store_at(state[i], row, i * 16);
-            }
-        }
-        // SAFETY: as above.
-        let result = unsafe { self.span.out.part(token.at, self.width) };
-        for i in 0..N {
-            l.store_at(out[i], result, i * 16);
-        }
-    }
-
-    /// A row of the current state: that before the span for its first token.
-    #[inline(always)]
-    fn row(&self, first: bool, at: usize) -> &[f32] {
-        if first {
-            &self.span.state[at..][..self.width]
-        } else {
-            // SAFETY: these columns belong to this task; the part is dropped before the next.
-            unsafe { self.span.next_state.part(at, self.width) }
-        }
-    }
-}
-
-/// What one token brings to a block.
-struct Token<'a> {
-    first: bool,
-    decay: f32,
-    beta: f32,
-    v: &'a [f32],
-    /// Where its results begin.
-    at: usize,
-}
-
-/// `x` scaled to unit length.
-#[inline(always)]
-fn unit<L: Lanes>(l: L, x: &[f32], out: &mut [f32]) {
-    let inv = 1.0 / (l.dot16(x, x) + L2_EPS).sqrt();
-    for (out, x) in out.iter_mut().zip(x) {
-        *out = x * inv;
-    }
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }

@@ -8,16 +8,18 @@
 //!
 //! The canonical order: 16-lane partial sums with fused multiply-adds and a fixed tree for float
 //! dot products and sums; exact integer dots of groups, added in order within segments of
-//! [`SEGMENT`] elements, for integer-coded weights; in-order recurrences; attention by key blocks
-//! of [`KV_PAGE_TOKENS`] positions; our own exp, sigmoid, softplus, sine and cosine.
+//! [`SEGMENT`] elements, for integer-coded weights; in-order recurrences; attention by chunks of
+//! [`KV_CHUNK_TOKENS`] positions; our own exp, sigmoid, softplus, sine and cosine.
 //!
 //! This crate knows nothing of files, models or devices.
 
 // Lanes, rows and tokens are indexed together over several arrays: indices read best.
 #![allow(clippy::needless_range_loop)]
 
+mod affinity;
 mod attention;
 mod check;
+mod coding;
 mod combine;
 mod conv1d;
 mod cpu;
@@ -26,10 +28,12 @@ mod elementwise;
 mod error;
 mod gated_delta;
 mod isa;
+mod kv;
 mod lanes;
 pub mod math;
 mod matmul;
 mod matrix;
+mod peak;
 mod pool;
 mod quantize;
 pub mod reference;
@@ -37,12 +41,14 @@ mod rms_norm;
 mod rope;
 mod router;
 
-pub use attention::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage};
+pub use attention::{AttentionShape, AttentionSpan, KV_CHUNK_TOKENS};
+pub use coding::{Coded, Coding, Rounding, arrange};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
-pub use gated_delta::{DeltaShape, DeltaSpan};
+pub use gated_delta::{DeltaShape, DeltaSpan, HeadOrder};
 pub use isa::Isa;
+pub use kv::{KV_PAGE_TOKENS, KvPage, KvType};
 pub use matmul::MatmulJob;
 pub use matrix::{Matrix, MatrixData};
 pub use pool::ThreadPool;

@@ -21,6 +21,25 @@ pub(crate) const EXP_TERMS: [f32; 5] = [
     1.0 / 6.0,
 ];
 
+/// The largest finite binary16.
+pub(crate) const F16_MAX: f32 = 65504.0;
+
+/// The bits of the nearest binary16, halves to even; finite values beyond its range become its
+/// largest, infinities stay.
+pub fn to_f16(x: f32) -> u16 {
+    let x = if x.is_finite() {
+        x.clamp(-F16_MAX, F16_MAX)
+    } else {
+        x
+    };
+    half::f16::from_f32(x).to_bits()
+}
+
+/// The value of binary16 bits, exact.
+pub fn from_f16(bits: u16) -> f32 {
+    half::f16::from_bits(bits).to_f32()
+}
+
 /// e^x, with gradual underflow.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {

@@ -1,8 +1,8 @@
-//! Weight matrices as the kernels take them: row-major, borrowed, checked once.
+//! Weight matrices as the kernels take them: borrowed, checked once.
 
-use crate::{KernelError, check};
+use crate::{Coded, KernelError, Rounding, check};
 
-/// The encoded elements of a matrix, row-major and without padding.
+/// The encoded elements of a matrix, without padding; floats row after row.
 #[derive(Debug, Clone, Copy)]
 pub enum MatrixData<'a> {
     /// IEEE binary32.
@@ -11,19 +11,8 @@ pub enum MatrixData<'a> {
     F16(&'a [u16]),
     /// bfloat16 as bits.
     Bf16(&'a [u16]),
-    /// Integers with an affine map a group: w = q * scale + bias, q unsigned.
-    Affine {
-        /// Bits of an integer: 2, 3, 4, 5, 6 or 8.
-        bits: u32,
-        /// Elements of a row that share a scale and a bias: 32, 64 or 128.
-        group: usize,
-        /// Rows of `cols * bits / 8` bytes, each a little-endian bit stream, low bits first.
-        weights: &'a [u8],
-        /// bfloat16 bits, `[rows, cols / group]`.
-        scales: &'a [u16],
-        /// bfloat16 bits, `[rows, cols / group]`.
-        biases: &'a [u16],
-    },
+    /// Integers with scales, in tiles ([`arrange`](crate::arrange) makes them).
+    Coded(Coded<'a>),
 }
 
 /// A weight matrix whose parts are known to fit its shape.
@@ -49,26 +38,11 @@ impl<'a> Matrix<'a> {
             MatrixData::F16(weights) | MatrixData::Bf16(weights) => {
                 check::size(OP, "weights", elements, weights.len())?;
             }
-            MatrixData::Affine {
-                bits,
-                group,
-                weights,
-                scales,
-                biases,
-            } => {
-                if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
-                    return Err(KernelError::Bits { bits });
-                }
-                if !matches!(group, 32 | 64 | 128) {
-                    return Err(KernelError::Group { group });
-                }
-                check::multiple(OP, "cols", cols, group)?;
-                let row_bytes = check::product(&[cols / 8, bits as usize]);
-                let bytes = check::product(&[rows, row_bytes]);
-                check::size(OP, "weight bytes", bytes, weights.len())?;
-                let groups = check::product(&[rows, cols / group]);
-                check::size(OP, "scales", groups, scales.len())?;
-                check::size(OP, "biases", groups, biases.len())?;
+            MatrixData::Coded(coded) => {
+                let [weights, scales, biases] = coded.coding.part_lengths(rows, cols)?;
+                check::size(OP, "weight bytes", weights, coded.weights.len())?;
+                check::size(OP, "scales", scales, coded.scales.len())?;
+                check::size(OP, "biases", biases, coded.biases.len())?;
             }
         }
         Ok(Matrix { rows, cols, data })
@@ -89,10 +63,10 @@ impl<'a> Matrix<'a> {
         self.data
     }
 
-    /// Group length of affine weights, if they are affine.
-    pub fn group(&self) -> Option<usize> {
+    /// How integer-coded weights want activations rounded; `None` of float weights.
+    pub fn rounding(&self) -> Option<Rounding> {
         match self.data {
-            MatrixData::Affine { group, .. } => Some(group),
+            MatrixData::Coded(coded) => Some(coded.coding.rounding()),
             _ => None,
         }
     }

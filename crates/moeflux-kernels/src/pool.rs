@@ -3,6 +3,9 @@
 //! One loop runs at a time. The caller opens a gate, takes part itself, closes the gate when the
 //! tasks are gone and waits for the workers that came in; workers that were too late to come in
 //! are not waited for. Workers spin for a moment after a loop, then park.
+//!
+//! Where there are as many cores as threads, each worker stays on a core of its own, so that two
+//! never share one while another is idle. The caller's thread stays as free as it was.
 
 use std::{
     any::Any,
@@ -16,12 +19,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::affinity;
+
 /// How long a worker without work spins before it parks.
 const SPIN: Duration = Duration::from_micros(40);
 /// Gate: bits 0..31 count workers inside, bit 31 says open, the upper half is the loop's number.
 const OPEN: u64 = 1 << 31;
 const INSIDE: u64 = OPEN - 1;
 const LOOP: u64 = 1 << 32;
+
+/// Pools made so far: each begins with another core, in case there are several.
+static POOLS: AtomicUsize = AtomicUsize::new(0);
 
 type Task<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -73,12 +81,23 @@ impl ThreadPool {
             }),
             panic: Mutex::new(None),
         });
+        let cores = affinity::allowed_cores();
+        let offset = match threads > 1 && threads <= cores.len() {
+            true => Some(POOLS.fetch_add(1, SeqCst)),
+            false => None,
+        };
         let workers = (1..threads)
             .map_while(|number| {
                 let shared = Arc::clone(&shared);
+                let core = offset.map(|offset| cores[offset.wrapping_add(number) % cores.len()]);
                 std::thread::Builder::new()
                     .name(format!("moeflux-cpu-{number}"))
-                    .spawn(move || shared.work())
+                    .spawn(move || {
+                        if let Some(core) = core {
+                            affinity::stay_on(core);
+                        }
+                        shared.work();
+                    })
                     .ok()
             })
             .collect();

@@ -1,7 +1,7 @@
 //! Activations as 8-bit integers with one scale a token and group.
 
 use crate::{
-    Cpu, KernelError, check,
+    Cpu, KernelError, Rounding, check,
     disjoint::Disjoint,
     lanes::{Kernel, Lanes},
 };
@@ -11,16 +11,30 @@ use crate::{
 /// Per token and group: scale = absmax / 127; value = x / scale rounded half to even, within
 /// [-127, 127]; sum = scale * (sum of the values). A group whose scale is zero has zero values; a
 /// group with an infinity or NaN has the scale NaN and zero values.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Quantized {
     pub(crate) n: usize,
     pub(crate) cols: usize,
-    pub(crate) group: usize,
+    pub(crate) rounding: Rounding,
     pub(crate) values: Vec<i8>,
-    /// `values` with each eight in the order 0 2 4 6 1 3 5 7, the order of 4-bit kernels.
-    pub(crate) paired: Vec<i8>,
     pub(crate) scales: Vec<f32>,
     pub(crate) sums: Vec<f32>,
+    /// What the zero of the weights' integers adds to a group's dot product, negated.
+    pub(crate) offsets: Vec<i32>,
+}
+
+impl Default for Quantized {
+    fn default() -> Self {
+        Quantized {
+            n: 0,
+            cols: 0,
+            rounding: Rounding { group: 32, zero: 0 },
+            values: Vec::new(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+            offsets: Vec::new(),
+        }
+    }
 }
 
 impl Quantized {
@@ -34,9 +48,9 @@ impl Quantized {
         self.cols
     }
 
-    /// Activations that share a scale.
-    pub fn group(&self) -> usize {
-        self.group
+    /// How it was rounded.
+    pub fn rounding(&self) -> Rounding {
+        self.rounding
     }
 
     /// The integers, `[n, cols]`.
@@ -54,29 +68,30 @@ impl Quantized {
         &self.sums
     }
 
-    /// Sizes the buffers for `x: [n, cols]` in groups of `group`.
+    /// Sizes the buffers for `x: [n, cols]`.
     pub(crate) fn resize(
         &mut self,
         x: &[f32],
         n: usize,
         cols: usize,
-        group: usize,
+        rounding: Rounding,
     ) -> Result<(), KernelError> {
         const OP: &str = "quantize";
-        if !matches!(group, 32 | 64 | 128) {
+        let group = rounding.group;
+        if !matches!(group, 16 | 32 | 64 | 128) {
             return Err(KernelError::Group { group });
         }
         check::multiple(OP, "cols", cols, group)?;
         check::size(OP, "x", check::product(&[n, cols]), x.len())?;
-        (self.n, self.cols, self.group) = (n, cols, group);
+        (self.n, self.cols, self.rounding) = (n, cols, rounding);
         self.values.resize(x.len(), 0);
-        self.paired.resize(x.len(), 0);
+        self.offsets.resize(x.len() / group, 0);
         self.scales.resize(x.len() / group, 0.0);
         self.sums.resize(x.len() / group, 0.0);
         Ok(())
     }
 
-    /// Replaces the contents by `x: [n, cols]` quantized in groups of `group` (32, 64 or 128).
+    /// Replaces the contents by `x: [n, cols]` rounded in groups of 16, 32, 64 or 128.
     ///
     /// # Errors
     /// If the group is not supported, does not divide `cols`, or `x` has another length.
@@ -86,28 +101,31 @@ impl Quantized {
         x: &[f32],
         n: usize,
         cols: usize,
-        group: usize,
+        rounding: Rounding,
     ) -> Result<(), KernelError> {
-        self.resize(x, n, cols, group)?;
+        self.resize(x, n, cols, rounding)?;
+        let group = rounding.group;
         let values = Disjoint::new(&mut self.values);
-        let paired = Disjoint::new(&mut self.paired);
+        let offsets = Disjoint::new(&mut self.offsets);
         let scales = Disjoint::new(&mut self.scales);
         let sums = Disjoint::new(&mut self.sums);
         cpu.split(x.len() / group, 16384 / group, &|first, end| {
             let (at, len) = (first * group, (end - first) * group);
             // SAFETY: ranges of groups are disjoint between tasks.
-            let (values, paired) = unsafe { (values.part(at, len), paired.part(at, len)) };
+            let values = unsafe { values.part(at, len) };
             let len = end - first;
             // SAFETY: as above.
             let (scales, sums) = unsafe { (scales.part(first, len), sums.part(first, len)) };
+            // SAFETY: as above.
+            let offsets = unsafe { offsets.part(first, len) };
             let x = &x[at..at + values.len()];
             cpu.backend.run(Groups {
                 x,
-                group,
+                rounding,
                 values,
-                paired,
                 scales,
                 sums,
+                offsets,
             });
         });
         Ok(())
@@ -117,11 +135,11 @@ impl Quantized {
 /// Some groups and where their results go.
 struct Groups<'a> {
     x: &'a [f32],
-    group: usize,
+    rounding: Rounding,
     values: &'a mut [i8],
-    paired: &'a mut [i8],
     scales: &'a mut [f32],
     sums: &'a mut [f32],
+    offsets: &'a mut [i32],
 }
 
 impl Kernel for Groups<'_> {
@@ -129,18 +147,19 @@ impl Kernel for Groups<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        for (g, x) in self.x.chunks_exact(self.group).enumerate() {
-            let at = g * self.group;
-            let values = &mut self.values[at..at + self.group];
-            let paired = &mut self.paired[at..at + self.group];
-            (self.scales[g], self.sums[g]) = quantize_group(l, x, values, paired);
+        let Rounding { group, zero } = self.rounding;
+        for (g, x) in self.x.chunks_exact(group).enumerate() {
+            let values = &mut self.values[g * group..][..group];
+            let (scale, sum) = quantize_group(l, x, values);
+            (self.scales[g], self.sums[g]) = (scale, scale * sum as f32);
+            self.offsets[g] = -zero * sum;
         }
     }
 }
 
-/// Quantizes one group; gives its scale and sum.
+/// Rounds one group; gives its scale and the sum of its integers.
 #[inline(always)]
-fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8], paired: &mut [i8]) -> (f32, f32) {
+fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8]) -> (f32, i32) {
     let (chunks, _) = x.as_chunks::<16>();
     // 0 * x is NaN for infinities and NaN, which the maximum passes over.
     let (mut absmax, mut probe) = (l.zero(), l.zero());
@@ -160,8 +179,7 @@ fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8], paired: &mut [i8
     };
     if scale.is_nan() || scale == 0.0 {
         values.fill(0);
-        paired.fill(0);
-        return (scale, scale * 0.0);
+        return (scale, 0);
     }
     let (most, least, divisor) = (l.splat(127.0), l.splat(-127.0), l.splat(scale));
     let mut sum = 0i32;
@@ -174,9 +192,7 @@ fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8], paired: &mut [i8
         for j in 0..16 {
             sum += integers[j];
             values[i * 16 + j] = integers[j] as i8;
-            let pair = j / 8 * 8 + [0, 4, 1, 5, 2, 6, 3, 7][j % 8];
-            paired[i * 16 + pair] = integers[j] as i8;
         }
     }
-    (scale, scale * sum as f32)
+    (scale, sum)
 }

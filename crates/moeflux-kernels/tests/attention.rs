@@ -5,9 +5,11 @@
 
 mod common;
 
+use std::slice::from_ref;
+
 use common::{Kind, Random, assert_same, cpus, kind};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, Cpu, Isa, KV_PAGE_TOKENS, KernelError, KvPage, reference,
+    AttentionShape, AttentionSpan, Cpu, Isa, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
 };
 use proptest::prelude::*;
 
@@ -16,12 +18,15 @@ proptest! {
 
     #[test]
     fn attentions(
-        seed: u64, kv_heads in 1usize..3, group in 1usize..8, head_dim in 1usize..150,
-        spans in proptest::collection::vec((1usize..4, 0usize..200), 0..3), x_kind in 0usize..14,
+        seed: u64, kv_heads in 1usize..3, group in 1usize..10, head_dim in 1usize..150,
+        spans in proptest::collection::vec((1usize..12, 0usize..1100), 0..3), x_kind in 0usize..14,
+        half: bool,
     ) {
+        let kv_type = if half { KvType::F16 } else { KvType::F32 };
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.3 };
         let run = |cpu: Option<&Cpu>| {
-            run_attention(cpu, &mut Random(seed), shape, &spans, kind(x_kind)).concat()
+            let kind = kind(x_kind);
+            run_attention(cpu, &mut Random(seed), kv_type, shape, &spans, kind).concat()
         };
         let expected = run(None);
         for cpu in cpus() {
@@ -30,41 +35,47 @@ proptest! {
     }
 }
 
-/// Keys and values.
-type Page = [Vec<f32>; 2];
+/// Pages with random keys and values at the positions 0 .. `positions`.
+fn random_pages(
+    random: &mut Random,
+    kv_type: KvType,
+    shape: AttentionShape,
+    positions: usize,
+    kind: Kind,
+) -> Vec<KvPage> {
+    let mut pages = empty_pages(kv_type, shape, positions);
+    let len = positions * shape.kv_heads * shape.head_dim;
+    let (k, v) = (random.values(kind, len), random.values(kind, len));
+    reference::kv_append(&mut pages, 0, &k, &v).unwrap();
+    pages
+}
+
+fn empty_pages(kv_type: KvType, shape: AttentionShape, positions: usize) -> Vec<KvPage> {
+    let page = || KvPage::new(kv_type, shape.kv_heads, shape.head_dim);
+    (0..positions.div_ceil(KV_PAGE_TOKENS))
+        .map(|_| page())
+        .collect()
+}
 
 /// Outputs of attention over random spans of (length, start).
 fn run_attention(
     cpu: Option<&Cpu>,
     random: &mut Random,
+    kv_type: KvType,
     shape: AttentionShape,
     spans: &[(usize, usize)],
     kind: Kind,
 ) -> Vec<Vec<f32>> {
-    let page_len = shape.kv_heads * KV_PAGE_TOKENS * shape.head_dim;
-    let data: Vec<(Vec<f32>, Vec<Page>)> = spans
+    let data: Vec<(Vec<f32>, Vec<KvPage>)> = spans
         .iter()
         .map(|&(n, start)| {
             let q = random.values(kind, n * shape.heads * shape.head_dim);
-            let pages = (start + n).div_ceil(KV_PAGE_TOKENS);
-            let pages = (0..pages).map(|_| [(); 2].map(|()| random.values(kind, page_len)));
-            (q, pages.collect())
-        })
-        .collect();
-    let pages: Vec<Vec<KvPage<'_>>> = data
-        .iter()
-        .map(|(_, pages)| {
-            pages
-                .iter()
-                .map(|[keys, values]| KvPage { keys, values })
-                .collect()
+            (q, random_pages(random, kv_type, shape, start + n, kind))
         })
         .collect();
     let mut outputs: Vec<Vec<f32>> = data.iter().map(|(q, _)| vec![5.0; q.len()]).collect();
     let mut calls: Vec<AttentionSpan<'_>> = Vec::new();
-    for (((&(_, start), (q, _)), pages), out) in
-        spans.iter().zip(&data).zip(&pages).zip(&mut outputs)
-    {
+    for ((&(_, start), (q, pages)), out) in spans.iter().zip(&data).zip(&mut outputs) {
         calls.push(AttentionSpan {
             q,
             start,
@@ -88,65 +99,57 @@ fn queries_at_once_equal_queries_one_by_one() {
         scale: 0.2,
     };
     let mut random = Random(9);
-    let (n, start) = (70, 60);
+    // Across pages and across chunks.
+    let (n, start) = (70, 460);
     let q = random.floats(n * 4 * 48);
-    let kv: Vec<[Vec<f32>; 2]> = (0..3)
-        .map(|_| [(); 2].map(|()| random.floats(2 * KV_PAGE_TOKENS * 48)))
-        .collect();
-    let pages: Vec<KvPage<'_>> = kv
-        .iter()
-        .map(|[keys, values]| KvPage { keys, values })
-        .collect();
-    for cpu in cpus() {
-        let run = |from: usize, to: usize| {
-            let mut out = vec![0.0; (to - from) * 4 * 48];
-            let q = &q[from * 4 * 48..to * 4 * 48];
-            let span = AttentionSpan {
-                q,
-                start: start + from,
-                pages: &pages,
-                out: &mut out,
+    for kv_type in [KvType::F16, KvType::F32] {
+        let pages = random_pages(&mut random, kv_type, shape, start + n, Kind::Plain);
+        for cpu in cpus() {
+            let run = |from: usize, to: usize| {
+                let mut out = vec![0.0; (to - from) * 4 * 48];
+                let q = &q[from * 4 * 48..to * 4 * 48];
+                let span = AttentionSpan {
+                    q,
+                    start: start + from,
+                    pages: &pages,
+                    out: &mut out,
+                };
+                cpu.attention(&mut [span], shape).unwrap();
+                out
             };
-            cpu.attention(&mut [span], shape).unwrap();
-            out
-        };
-        let single: Vec<f32> = (0..n).flat_map(|t| run(t, t + 1)).collect();
-        assert_same("attention", &cpu, &run(0, n), &single);
+            let single: Vec<f32> = (0..n).flat_map(|t| run(t, t + 1)).collect();
+            assert_same("attention", &cpu, &run(0, n), &single);
+        }
     }
 }
 
 #[test]
 fn positions_not_yet_reached_do_not_matter() {
     let shape = AttentionShape {
-        heads: 1,
+        heads: 2,
         kv_heads: 1,
         head_dim: 16,
         scale: 1.0,
     };
     let mut random = Random(4);
-    let q = random.floats(16);
-    let mut keys = random.floats(KV_PAGE_TOKENS * 16);
-    let mut values = random.floats(KV_PAGE_TOKENS * 16);
-    for cpu in cpus() {
-        let run = |keys: &[f32], values: &[f32]| {
-            let mut out = vec![0.0; 16];
-            let pages = &[KvPage { keys, values }];
-            cpu.attention(
-                &mut [AttentionSpan {
-                    q: &q,
-                    start: 4,
-                    pages,
-                    out: &mut out,
-                }],
-                shape,
-            )
-            .unwrap();
-            out
+    let q = random.floats(3 * 32);
+    let mut pages = random_pages(&mut random, KvType::F16, shape, 64, Kind::Plain);
+    let run = |cpu: &Cpu, pages: &[KvPage]| {
+        let mut out = vec![0.0; 3 * 32];
+        let span = AttentionSpan {
+            q: &q,
+            start: 4,
+            pages,
+            out: &mut out,
         };
-        let clean = run(&keys, &values);
-        keys[5 * 16..].fill(f32::NAN);
-        values[5 * 16..].fill(f32::INFINITY);
-        assert_same("masked", &cpu, &run(&keys, &values), &clean);
+        cpu.attention(&mut [span], shape).unwrap();
+        out
+    };
+    let clean: Vec<Vec<f32>> = cpus().iter().map(|cpu| run(cpu, &pages)).collect();
+    let garbage = |x| vec![x; 57 * 16];
+    reference::kv_append(&mut pages, 7, &garbage(f32::NAN), &garbage(f32::INFINITY)).unwrap();
+    for (cpu, clean) in cpus().iter().zip(&clean) {
+        assert_same("masked", cpu, &run(cpu, &pages), clean);
         assert!(clean.iter().all(|x| x.is_finite()));
     }
 }
@@ -159,50 +162,37 @@ fn attention_matches_softmax_in_f64() {
         head_dim: 32,
         scale: 0.5,
     };
-    let mut random = Random(8);
-    let kv: Vec<[Vec<f32>; 2]> = (0..4)
-        .map(|_| [(); 2].map(|()| random.floats(KV_PAGE_TOKENS * 32)))
-        .collect();
-    let pages: Vec<KvPage<'_>> = kv
-        .iter()
-        .map(|[keys, values]| KvPage { keys, values })
-        .collect();
-    let (q, start) = (random.floats(32), 240);
-    let row =
-        |which: usize, j: usize| &kv[j / KV_PAGE_TOKENS][which][j % KV_PAGE_TOKENS * 32..][..32];
-    let weights: Vec<f64> = (0..=start)
-        .map(|j| {
-            let dot: f64 = q
-                .iter()
-                .zip(row(0, j))
-                .map(|(&a, &b)| f64::from(a) * f64::from(b))
-                .sum();
-            (dot * 0.5).exp()
-        })
-        .collect();
-    let sum: f64 = weights.iter().sum();
-    let expected: Vec<f32> = (0..32)
-        .map(|d| {
-            let sums = weights
-                .iter()
-                .enumerate()
-                .map(|(j, w)| w * f64::from(row(1, j)[d]));
-            (sums.sum::<f64>() / sum) as f32
-        })
-        .collect();
-    let mut out = vec![0.0; 32];
-    let cpu = Cpu::new(Isa::detect(), 1).unwrap();
-    cpu.attention(
-        &mut [AttentionSpan {
+    for (kv_type, tolerance) in [(KvType::F32, 1e-5), (KvType::F16, 1e-3)] {
+        let mut random = Random(8);
+        let (q, start) = (random.floats(32), 1240);
+        let mut pages = empty_pages(kv_type, shape, start + 1);
+        let [k, v] = [(); 2].map(|()| random.floats((start + 1) * 32));
+        reference::kv_append(&mut pages, 0, &k, &v).unwrap();
+        let weights: Vec<f64> = k
+            .chunks_exact(32)
+            .map(|k| {
+                let products = q.iter().zip(k).map(|(&a, &b)| f64::from(a) * f64::from(b));
+                (products.sum::<f64>() * 0.5).exp()
+            })
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let weighted = |d: usize| -> f64 {
+            let values = v.chunks_exact(32).map(|v| f64::from(v[d]));
+            values.zip(&weights).map(|(v, w)| v * w).sum()
+        };
+        let expected: Vec<f32> = (0..32).map(|d| (weighted(d) / sum) as f32).collect();
+        let mut out = vec![0.0; 32];
+        let cpu = Cpu::new(Isa::detect(), 1).unwrap();
+        let span = AttentionSpan {
             q: &q,
             start,
             pages: &pages,
             out: &mut out,
-        }],
-        shape,
-    )
-    .unwrap();
-    assert!(common::relative_l2(&out, &expected) < 1e-5);
+        };
+        cpu.attention(&mut [span], shape).unwrap();
+        let error = common::relative_l2(&out, &expected);
+        assert!(error < tolerance, "{kv_type}: {error}");
+    }
 }
 
 #[test]
@@ -214,12 +204,8 @@ fn wrong_sizes_are_errors() {
         head_dim: 4,
         scale: 1.0,
     };
-    let kv = vec![0.0; KV_PAGE_TOKENS * 4];
-    let page = KvPage {
-        keys: &kv,
-        values: &kv,
-    };
-    let run = |start, pages: &[KvPage<'_>], shape| {
+    let page = KvPage::new(KvType::F16, 1, 4);
+    let run = |start, pages: &[KvPage], shape| {
         let span = AttentionSpan {
             q: &[0.0; 8],
             start,
@@ -228,24 +214,23 @@ fn wrong_sizes_are_errors() {
         };
         cpu.attention(&mut [span], shape)
     };
-    assert!(run(63, &[page], shape).is_ok());
+    assert!(run(63, from_ref(&page), shape).is_ok());
     assert!(matches!(
-        run(64, &[page], shape),
+        run(64, from_ref(&page), shape),
         Err(KernelError::Size { what: "pages", .. })
     ));
-    assert!(run(usize::MAX, &[page], shape).is_err());
-    let short = KvPage {
-        keys: &kv[1..],
-        values: &kv,
-    };
+    assert!(run(usize::MAX, from_ref(&page), shape).is_err());
+    let wide = KvPage::new(KvType::F16, 1, 5);
     assert!(matches!(
-        run(0, &[short], shape),
+        run(0, &[wide], shape),
         Err(KernelError::Size { .. })
     ));
+    let other = KvPage::new(KvType::F32, 1, 4);
+    assert!(run(0, &[page.clone(), other], shape).is_err());
     assert!(
         run(
             0,
-            &[page],
+            from_ref(&page),
             AttentionShape {
                 kv_heads: 0,
                 ..shape

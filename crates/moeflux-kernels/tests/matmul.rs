@@ -5,20 +5,25 @@
 
 mod common;
 
-use common::{Codec, Kind, Random, Weights, assert_same, cpus, kind};
-use moeflux_kernels::{MatmulJob, Quantized, reference};
+use common::{Codec, Kind, Random, Weights, affine, assert_same, codings, cpus, kind};
+use moeflux_kernels::{Coding, MatmulJob, Quantized, Rounding, reference};
 use proptest::prelude::*;
 
-const GROUPS: [usize; 3] = [32, 64, 128];
-const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+const GROUPS: [usize; 4] = [16, 32, 64, 128];
+
+const fn rounding(group: usize) -> Rounding {
+    Rounding { group, zero: 0 }
+}
 
 /// One product with every processor against the reference.
 fn compare(weights: &Weights, x: &[f32], tokens: Option<&[u32]>, quantize: bool) {
     let matrix = weights.matrix();
     let n = x.len() / weights.cols;
     let m = tokens.map_or(n, <[u32]>::len);
-    let quantized = match matrix.group() {
-        Some(group) if quantize => Some(reference::quantize(x, n, weights.cols, group).unwrap()),
+    let quantized = match matrix.rounding() {
+        Some(rounding) if quantize => {
+            Some(reference::quantize(x, n, weights.cols, rounding).unwrap())
+        }
         _ => None,
     };
     let mut expected = vec![0.0; m * weights.rows];
@@ -64,15 +69,18 @@ proptest! {
     }
 
     #[test]
-    fn affine_weights(
-        seed: u64, bits in 0usize..6, group in 0usize..3, rows in 1usize..40,
-        groups in 1usize..12, n in 1usize..12, w_kind in 0usize..14, x_kind in 0usize..14,
-        quantize: bool,
+    fn coded_weights(
+        seed: u64, coding in 0usize..23, rows in 1usize..40, groups in 1usize..12,
+        n in 1usize..25, w_kind in 0usize..14, x_kind in 0usize..14, quantize: bool,
     ) {
         let mut random = Random(seed);
-        let codec = Codec::Affine { bits: BITS[bits], group: GROUPS[group] };
-        let cols = groups * GROUPS[group];
-        let weights = Weights::new(&mut random, codec, rows, cols, kind(w_kind));
+        let coding = codings()[coding];
+        let cols = match coding {
+            Coding::Affine { group, .. } => groups * group,
+            Coding::Q4_0 | Coding::Q8_0 => groups * 32,
+            _ => groups.div_ceil(3) * 256,
+        };
+        let weights = Weights::new(&mut random, Codec::Coded(coding), rows, cols, kind(w_kind));
         let x = random.values(kind(x_kind), n * cols);
         compare(&weights, &x, None, quantize);
     }
@@ -80,7 +88,7 @@ proptest! {
     #[test]
     fn chosen_tokens(seed: u64, n in 1usize..9, m in 0usize..9, quantize: bool) {
         let mut random = Random(seed);
-        let codec = Codec::Affine { bits: 4, group: 32 };
+        let codec = affine(4, 32);
         let weights = Weights::new(&mut random, codec, 17, 64, Kind::Plain);
         let x = random.floats(n * 64);
         let tokens: Vec<u32> = (0..m).map(|_| random.below(n) as u32).collect();
@@ -89,17 +97,17 @@ proptest! {
 
     #[test]
     fn quantization(
-        seed: u64, group in 0usize..3, groups in 1usize..5, n in 1usize..5, x_kind in 0usize..7,
+        seed: u64, group in 0usize..4, groups in 1usize..5, n in 1usize..5, x_kind in 0usize..7,
     ) {
         let mut random = Random(seed);
         let cols = groups * GROUPS[group];
         let x = random.values(kind(x_kind), n * cols);
-        let expected = reference::quantize(&x, n, cols, GROUPS[group]).unwrap();
+        let expected = reference::quantize(&x, n, cols, rounding(GROUPS[group])).unwrap();
         for cpu in cpus() {
             let mut quantized = Quantized::default();
             // Leftovers of another call must not shine through.
-            quantized.quantize(&cpu, &[1.0; 256], 2, 128, 64).unwrap();
-            quantized.quantize(&cpu, &x, n, cols, GROUPS[group]).unwrap();
+            quantized.quantize(&cpu, &[1.0; 256], 2, 128, rounding(64)).unwrap();
+            quantized.quantize(&cpu, &x, n, cols, rounding(GROUPS[group])).unwrap();
             prop_assert_eq!(quantized.values(), expected.values());
             assert_same("scales", &cpu, quantized.scales(), expected.scales());
             assert_same("sums", &cpu, quantized.sums(), expected.sums());
@@ -108,16 +116,23 @@ proptest! {
 }
 
 #[test]
-fn every_bit_width_and_group_with_the_greatest_integers() {
-    for bits in BITS {
-        for group in GROUPS {
-            let codec = Codec::Affine { bits, group };
-            let mut weights = Weights::new(&mut Random(1), codec, 18, 6 * 128, Kind::Plain);
-            weights.bytes.fill(0xff);
-            for n in [1, 2, 9] {
-                for sign in [1.0, -1.0] {
-                    compare(&weights, &vec![sign; n * 6 * 128], None, true);
-                }
+fn every_coding_with_the_greatest_integers() {
+    for coding in codings() {
+        let codec = Codec::Coded(coding);
+        let mut weights = Weights::new(&mut Random(1), codec, 18, 3 * 256, Kind::Plain);
+        let halves = common::plain::half_places(coding);
+        for (at, byte) in weights.rows_of_bytes.iter_mut().enumerate() {
+            let in_half = halves.is_some_and(|(block, places)| {
+                places.iter().any(|place| at % block / 2 == place / 2)
+            });
+            if !in_half {
+                *byte = 0xff;
+            }
+        }
+        weights.arrange();
+        for n in [1, 2, 9, 14] {
+            for sign in [1.0, -1.0] {
+                compare(&weights, &vec![sign; n * 3 * 256], None, true);
             }
         }
     }
@@ -126,17 +141,14 @@ fn every_bit_width_and_group_with_the_greatest_integers() {
 #[test]
 fn shapes_of_real_layers() {
     for (codec, rows, cols) in [
-        (Codec::Affine { bits: 4, group: 64 }, 131, 2048),
-        (Codec::Affine { bits: 8, group: 64 }, 1, 2048),
-        (Codec::Affine { bits: 4, group: 64 }, 64, 512),
-        (
-            Codec::Affine {
-                bits: 4,
-                group: 128,
-            },
-            64,
-            768,
-        ),
+        (affine(4, 64), 131, 2048),
+        (affine(8, 64), 1, 2048),
+        (affine(4, 64), 64, 512),
+        (affine(4, 128), 64, 768),
+        (Codec::Coded(Coding::Q4_0), 67, 2048),
+        (Codec::Coded(Coding::Q8_0), 35, 1024),
+        (Codec::Coded(Coding::Q4K), 64, 2048),
+        (Codec::Coded(Coding::Q6K), 40, 512),
         (Codec::Bf16, 130, 1024),
     ] {
         let mut random = Random(7);
@@ -151,11 +163,11 @@ fn shapes_of_real_layers() {
 fn many_jobs_in_one_call() {
     let mut random = Random(3);
     let codecs = [
-        Codec::Affine { bits: 4, group: 32 },
+        affine(4, 32),
         Codec::Bf16,
-        Codec::Affine { bits: 8, group: 32 },
+        affine(8, 32),
         Codec::F32,
-        Codec::Affine { bits: 3, group: 32 },
+        affine(3, 32),
     ];
     let shapes: Vec<_> = (0..20)
         .map(|i| (codecs[i % 5], 1 + random.below(70), 1 + i % 4))
@@ -165,7 +177,7 @@ fn many_jobs_in_one_call() {
         .map(|&(codec, rows, _)| Weights::new(&mut random, codec, rows, 96, Kind::Plain))
         .collect();
     let x = random.floats(4 * 96);
-    let quantized = reference::quantize(&x, 4, 96, 32).unwrap();
+    let quantized = reference::quantize(&x, 4, 96, rounding(32)).unwrap();
     let run = |matmul: &dyn Fn(&mut [MatmulJob<'_>])| {
         let mut outs: Vec<Vec<f32>> = shapes
             .iter()
@@ -200,12 +212,7 @@ fn many_jobs_in_one_call() {
 
 #[test]
 fn tokens_at_once_equal_tokens_one_by_one() {
-    for codec in [
-        Codec::Affine { bits: 4, group: 64 },
-        Codec::Affine { bits: 6, group: 64 },
-        Codec::F16,
-        Codec::Bf16,
-    ] {
+    for codec in [affine(4, 64), affine(6, 64), Codec::F16, Codec::Bf16] {
         let mut random = Random(11);
         let weights = Weights::new(&mut random, codec, 50, 640, Kind::Plain);
         let x = random.floats(19 * 640);
@@ -213,7 +220,7 @@ fn tokens_at_once_equal_tokens_one_by_one() {
             let multiply = |x: &[f32]| {
                 let n = x.len() / 640;
                 let mut quantized = Quantized::default();
-                quantized.quantize(&cpu, x, n, 640, 64).unwrap();
+                quantized.quantize(&cpu, x, n, 640, rounding(64)).unwrap();
                 let mut out = vec![0.0; n * 50];
                 let job = MatmulJob {
                     weights: weights.matrix(),

@@ -40,6 +40,39 @@ fn other_threads_take_part() {
     assert!(helped.load(SeqCst) > 0);
 }
 
+/// Cores that the calling thread may run on.
+#[cfg(target_os = "linux")]
+fn allowed_cores() -> usize {
+    // SAFETY: a set is plain bits and lives through the call.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        let status = libc::sched_getaffinity(0, size_of_val(&set), &mut set);
+        assert_eq!(status, 0);
+        libc::CPU_COUNT(&set) as usize
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn workers_stay_on_a_core_each_if_there_are_enough_and_the_caller_is_free() {
+    let cores = allowed_cores();
+    for threads in [2, cores, cores + 1] {
+        let pool = ThreadPool::new(threads);
+        let caller = std::thread::current().id();
+        let expected = if threads <= cores { 1 } else { cores };
+        for _ in 0..20 {
+            pool.run(threads * 4, &|_| {
+                if std::thread::current().id() == caller {
+                    std::thread::sleep(std::time::Duration::from_micros(50));
+                } else {
+                    assert_eq!(allowed_cores(), expected);
+                }
+            });
+        }
+        assert_eq!(allowed_cores(), cores);
+    }
+}
+
 #[test]
 fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
     let pool = ThreadPool::new(3);

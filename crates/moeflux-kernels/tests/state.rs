@@ -6,7 +6,9 @@
 mod common;
 
 use common::{Kind, Random, assert_same, cpus, kind};
-use moeflux_kernels::{ConvSpan, Cpu, DeltaShape, DeltaSpan, Isa, KernelError, reference};
+use moeflux_kernels::{
+    ConvSpan, Cpu, DeltaShape, DeltaSpan, HeadOrder, Isa, KernelError, reference,
+};
 use proptest::prelude::*;
 
 /// Runs an operation over spans of the given lengths; gives all its outputs, one after another.
@@ -51,11 +53,13 @@ proptest! {
 
     #[test]
     fn delta_rule(
-        seed: u64, key_heads in 1usize..3, times in 1usize..3, key_dim in 1usize..70,
-        value_dim in 1usize..150, lengths in proptest::collection::vec(1usize..5, 0..3),
-        x_kind in 0usize..14,
+        seed: u64, key_heads in 1usize..4, times in 1usize..4, key_dim in 1usize..70,
+        value_dim in 1usize..150, lengths in proptest::collection::vec(1usize..70, 0..3),
+        x_kind in 0usize..14, tiled: bool,
     ) {
-        let shape = DeltaShape { key_heads, value_heads: key_heads * times, key_dim, value_dim };
+        let head_order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
+        let value_heads = key_heads * times;
+        let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, head_order };
         compare("gated_delta", &lengths, &|cpu, lengths| {
             let (outputs, states) = run_delta(cpu, &mut Random(seed), shape, lengths, kind(x_kind));
             [outputs.concat(), states.concat()].concat()
@@ -77,6 +81,7 @@ fn run_delta(
         value_heads,
         key_dim,
         value_dim,
+        ..
     } = shape;
     let width = 2 * key_heads * key_dim + value_heads * value_dim;
     let (a_log, dt_bias) = (random.floats(value_heads), random.floats(value_heads));
@@ -121,6 +126,7 @@ fn delta_rule_in_two_calls_equals_one() {
         value_heads: 2,
         key_dim: 24,
         value_dim: 80,
+        head_order: HeadOrder::Grouped,
     };
     let mut random = Random(1);
     let width = 2 * 24 + 2 * 80;
@@ -159,6 +165,70 @@ fn delta_rule_in_two_calls_equals_one() {
 }
 
 #[test]
+fn large_states_are_streamed_with_the_same_bits() {
+    let shape = |value_dim| DeltaShape {
+        key_heads: 4,
+        value_heads: 16,
+        key_dim: 128,
+        value_dim,
+        head_order: HeadOrder::Tiled,
+    };
+    for (lengths, value_dim) in [(vec![1], 128), (vec![2, 1], 128), (vec![1, 3], 212)] {
+        compare("gated_delta", &lengths, &|cpu, lengths| {
+            let shape = shape(value_dim);
+            let (outputs, states) = run_delta(cpu, &mut Random(5), shape, lengths, Kind::Plain);
+            [outputs.concat(), states.concat()].concat()
+        });
+    }
+}
+
+/// Value heads in one order are those in the other, moved.
+#[test]
+fn tiled_heads_are_grouped_heads_moved() {
+    let shape = |head_order| DeltaShape {
+        key_heads: 2,
+        value_heads: 6,
+        key_dim: 8,
+        value_dim: 16,
+        head_order,
+    };
+    // Key head 0 feeds heads 0, 1, 2 when grouped and 0, 2, 4 when tiled.
+    let grouped_head = |tiled: usize| tiled % 2 * 3 + tiled / 2;
+    let mut random = Random(3);
+    let (keys, values) = (random.floats(32), random.floats(96));
+    let [a, b, a_log, dt_bias] = [(); 4].map(|()| random.floats(6));
+    let state = random.floats(6 * 128);
+    let moved = |x: &[f32], width: usize| -> Vec<f32> {
+        let head = |h| &x[grouped_head(h) * width..][..width];
+        (0..6).flat_map(head).copied().collect()
+    };
+    let cpu = Cpu::new(Isa::detect(), 1).unwrap();
+    let run = |order, v: &[f32], heads: [&[f32]; 4], state: &[f32]| {
+        let (mut next_state, mut out) = (vec![0.0; state.len()], vec![0.0; 96]);
+        let [a, b, a_log, dt_bias] = heads;
+        let span = DeltaSpan {
+            qkv: &[&keys, v].concat(),
+            a,
+            b,
+            state,
+            next_state: &mut next_state,
+            out: &mut out,
+        };
+        cpu.gated_delta(&mut [span], shape(order), a_log, dt_bias)
+            .unwrap();
+        (next_state, out)
+    };
+    let heads = [&a[..], &b, &a_log, &dt_bias];
+    let (next_state, out) = run(HeadOrder::Grouped, &values, heads, &state);
+    let heads = [&a, &b, &a_log, &dt_bias].map(|x| moved(x, 1));
+    let heads = [&heads[0][..], &heads[1], &heads[2], &heads[3]];
+    let (v, state) = (moved(&values, 16), moved(&state, 128));
+    let (tiled_state, tiled) = run(HeadOrder::Tiled, &v, heads, &state);
+    assert_eq!(tiled, moved(&out, 16));
+    assert_eq!(tiled_state, moved(&next_state, 128));
+}
+
+#[test]
 fn wrong_sizes_are_errors() {
     let cpu = Cpu::new(Isa::Scalar, 1).unwrap();
     let delta = DeltaShape {
@@ -166,6 +236,7 @@ fn wrong_sizes_are_errors() {
         value_heads: 3,
         key_dim: 1,
         value_dim: 1,
+        head_order: HeadOrder::Grouped,
     };
     assert!(matches!(
         cpu.gated_delta(&mut [], delta, &[0.0; 3], &[0.0; 3]),

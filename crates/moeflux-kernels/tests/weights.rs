@@ -4,26 +4,24 @@
 
 mod common;
 
-use common::{Codec, Kind, Random, Weights, assert_same, cpus, relative_l2};
-use moeflux_kernels::{Cpu, Isa, KernelError, MatmulJob, Matrix, MatrixData, Quantized, reference};
-
-const GROUPS: [usize; 3] = [32, 64, 128];
-const BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
+use common::{Codec, Kind, Random, Weights, affine, assert_same, codings, cpus, relative_l2};
+use moeflux_kernels::{
+    Coded, Coding, Cpu, Isa, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding,
+    reference,
+};
 
 #[test]
 fn decoded_rows() {
     let mut codecs = vec![Codec::F32, Codec::F16, Codec::Bf16];
-    for bits in BITS {
-        codecs.extend(GROUPS.map(|group| Codec::Affine { bits, group }));
-    }
+    codecs.extend(codings().into_iter().map(Codec::Coded));
     for codec in codecs {
-        let cols = if matches!(codec, Codec::Affine { .. }) {
-            384
+        let cols = if matches!(codec, Codec::Coded(_)) {
+            512
         } else {
             37
         };
-        let weights = Weights::new(&mut Random(5), codec, 3, cols, Kind::Mixed);
-        for row in 0..3 {
+        let weights = Weights::new(&mut Random(5), codec, 19, cols, Kind::Mixed);
+        for row in [0, 5, 15, 16, 18] {
             let mut expected = vec![0.0; cols];
             reference::decode_row(&weights.matrix(), row, &mut expected).unwrap();
             for cpu in cpus() {
@@ -31,6 +29,29 @@ fn decoded_rows() {
                 cpu.decode_row(&weights.matrix(), row, &mut out).unwrap();
                 assert_same(&format!("{codec:?}"), &cpu, &out, &expected);
             }
+        }
+    }
+}
+
+#[test]
+fn tiles_hold_what_the_rows_held() {
+    for coding in codings() {
+        let codec = Codec::Coded(coding);
+        let weights = Weights::new(&mut Random(9), codec, 37, 768, Kind::Plain);
+        let row_bytes = weights.rows_of_bytes.len() / 37;
+        let groups = weights.rows_of_scales.len() / 37;
+        for row in 0..37 {
+            let maps = row * groups..(row + 1) * groups;
+            let expected = common::plain::decode(
+                coding,
+                &weights.rows_of_bytes[row * row_bytes..][..row_bytes],
+                &weights.rows_of_scales[maps.clone()],
+                &weights.rows_of_biases[maps],
+            );
+            let mut decoded = vec![f32::NAN; 768];
+            reference::decode_row(&weights.matrix(), row, &mut decoded).unwrap();
+            let wrong = decoded.iter().zip(&expected).position(|(a, b)| a != b);
+            assert_eq!(wrong, None, "{coding:?} row {row}");
         }
     }
 }
@@ -52,14 +73,15 @@ fn every_binary16_value_decodes_exactly() {
 
 #[test]
 fn eight_bit_activations_are_close_to_f32() {
-    for bits in BITS {
-        let codec = Codec::Affine { bits, group: 64 };
+    for coding in codings() {
         let mut random = Random(2);
-        let weights = Weights::new(&mut random, codec, 64, 1024, Kind::Plain);
+        let weights = Weights::new(&mut random, Codec::Coded(coding), 64, 1024, Kind::Plain);
         let x = random.floats(4 * 1024);
         let cpu = Cpu::new(Isa::detect(), 2).unwrap();
         let mut quantized = Quantized::default();
-        quantized.quantize(&cpu, &x, 4, 1024, 64).unwrap();
+        quantized
+            .quantize(&cpu, &x, 4, 1024, coding.rounding())
+            .unwrap();
         let run = |quantized| {
             let mut out = vec![0.0; 4 * 64];
             let job = MatmulJob {
@@ -73,7 +95,7 @@ fn eight_bit_activations_are_close_to_f32() {
             out
         };
         let error = relative_l2(&run(Some(&quantized)), &run(None));
-        assert!(error < 1e-2, "{bits} bits: {error}");
+        assert!(error < 1e-2, "{coding:?}: {error}");
         assert!(error > 0.0, "the integer path was not taken");
     }
 }
@@ -111,19 +133,15 @@ fn f32_products_match_f64_arithmetic() {
 #[test]
 fn not_a_number_in_one_group_reaches_every_row_of_its_token_only() {
     let mut random = Random(6);
-    let weights = Weights::new(
-        &mut random,
-        Codec::Affine { bits: 4, group: 32 },
-        20,
-        64,
-        Kind::Plain,
-    );
+    let weights = Weights::new(&mut random, affine(4, 32), 20, 64, Kind::Plain);
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let mut x = random.floats(3 * 64);
         x[64 + 5] = bad;
         for cpu in cpus() {
             let mut quantized = Quantized::default();
-            quantized.quantize(&cpu, &x, 3, 64, 32).unwrap();
+            quantized
+                .quantize(&cpu, &x, 3, 64, Rounding { group: 32, zero: 0 })
+                .unwrap();
             let mut out = vec![0.0; 3 * 20];
             let job = MatmulJob {
                 weights: weights.matrix(),
@@ -144,12 +162,13 @@ fn not_a_number_in_one_group_reaches_every_row_of_its_token_only() {
 fn wrong_sizes_are_errors() {
     let bytes = [0u8; 64];
     let (maps, few) = ([0u16; 4], [0u16; 3]);
-    let affine = |bits, group, scales| MatrixData::Affine {
-        bits,
-        group,
-        weights: &bytes,
-        scales,
-        biases: &maps,
+    let affine = |bits, group, scales| {
+        MatrixData::Coded(Coded {
+            coding: Coding::Affine { bits, group },
+            weights: &bytes,
+            scales,
+            biases: &maps,
+        })
     };
     assert!(Matrix::new(2, 64, affine(4, 32, &maps)).is_ok());
     assert!(matches!(
@@ -174,6 +193,7 @@ fn wrong_sizes_are_errors() {
     ));
     assert!(Matrix::new(usize::MAX, 8, MatrixData::F32(&[0.0; 8])).is_err());
 
+    let rounding = |group| Rounding { group, zero: 0 };
     let cpu = Cpu::new(Isa::Scalar, 1).unwrap();
     let weights = Matrix::new(2, 4, MatrixData::F32(&[1.0; 8])).unwrap();
     let run = |x: &[f32], tokens: Option<&[u32]>, len: usize| {
@@ -202,12 +222,12 @@ fn wrong_sizes_are_errors() {
     assert!(cpu.decode_row(&weights, 2, &mut [0.0; 4]).is_err());
     assert!(
         Quantized::default()
-            .quantize(&cpu, &[0.0; 64], 1, 64, 48)
+            .quantize(&cpu, &[0.0; 64], 1, 64, rounding(48))
             .is_err()
     );
     assert!(
         Quantized::default()
-            .quantize(&cpu, &[0.0; 64], 1, 48, 32)
+            .quantize(&cpu, &[0.0; 64], 1, 48, rounding(32))
             .is_err()
     );
 }

@@ -1,6 +1,9 @@
 //! Reading `config.json`: every access names the file and field when it fails.
 
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -15,6 +18,10 @@ pub struct Config {
     path: PathBuf,
     section: String,
     fields: Map<String, Value>,
+    /// What to call fields in messages that stand under another name in the file.
+    names: Arc<BTreeMap<String, String>>,
+    /// All of it as text, which tells configurations apart.
+    text: Arc<str>,
 }
 
 impl Config {
@@ -27,7 +34,7 @@ impl Config {
         let path = dir.join("config.json");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 return Err(Error::NotAModel {
                     path: dir.to_owned(),
                 });
@@ -58,10 +65,34 @@ impl Config {
                 path: path.to_owned(),
                 section: String::new(),
                 fields,
+                names: Arc::default(),
+                text: text.into(),
             }),
             Ok(_) => Err(fail("is not a JSON object".to_owned())),
             Err(e) => Err(fail(format!("is not valid JSON: {e}"))),
         }
+    }
+
+    /// A configuration of `fields` that were read from `path` under other `names` (field to name
+    /// there).
+    pub fn from_fields(
+        path: &Path,
+        fields: Map<String, Value>,
+        names: BTreeMap<String, String>,
+    ) -> Config {
+        let text = Value::Object(fields.clone()).to_string().into();
+        Config {
+            path: path.to_owned(),
+            section: String::new(),
+            fields,
+            names: Arc::new(names),
+            text,
+        }
+    }
+
+    /// All of the file (and not of the section) as text.
+    pub fn file_text(&self) -> &str {
+        &self.text
     }
 
     /// The file this came from.
@@ -76,14 +107,17 @@ impl Config {
             path: self.path.clone(),
             section: format!("{}{name}.", self.section),
             fields,
+            names: Arc::clone(&self.names),
+            text: Arc::clone(&self.text),
         })
     }
 
     /// An [`Error::Config`] about `field`.
     pub fn error(&self, field: &str, problem: impl Into<String>) -> Error {
+        let field = format!("{}{field}", self.section);
         Error::Config {
             path: self.path.clone(),
-            field: format!("{}{field}", self.section),
+            field: self.names.get(&field).cloned().unwrap_or(field),
             problem: problem.into(),
         }
     }

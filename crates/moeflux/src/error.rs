@@ -46,20 +46,44 @@ pub enum Error {
         problem: String,
     },
     /// The model's architecture is not one that the engine knows.
-    #[error("{}: model_type `{model_type}` is not supported; supported are {known}", path.display())]
+    #[error("{}: {field} `{model_type}` is not supported; supported are {known}", path.display())]
     UnknownModelType {
         /// The configuration file.
         path: PathBuf,
+        /// The field that names the architecture.
+        field: &'static str,
         /// What it says.
         model_type: String,
         /// The model types that would do.
         known: String,
     },
-    /// The directory holds no model.
-    #[error("{}: not a model directory: no config.json; pass a packed or Hugging Face directory", path.display())]
+    /// There is no model.
+    #[error(
+        "{}: not a model: neither a GGUF file nor a directory with config.json; pass a GGUF file, \
+         or a packed or Hugging Face directory", path.display()
+    )]
     NotAModel {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// A directory holds more than one model.
+    #[error("{}: holds {} GGUF files; pass one of them, as {}", path.display(), files.len(),
+            files.first().map(|f| f.display().to_string()).unwrap_or_default())]
+    SeveralModels {
         /// The directory.
         path: PathBuf,
+        /// The files.
+        files: Vec<PathBuf>,
+    },
+    /// A weight holds values that it cannot have.
+    #[error("{}: tensor {tensor}: {problem}; convert or download the model again", path.display())]
+    Weight {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        problem: &'static str,
     },
     /// The memory budget does not hold the model's resident part.
     #[error(

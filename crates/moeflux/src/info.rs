@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+
 use crate::Error;
 use crate::config::Config;
+use crate::gguf::{self, GgufInfo, model_path};
 use crate::models::{self, Blueprint, MatrixClass};
 use crate::weights::{ExpertTable, ModelFiles, Survey};
 
@@ -15,6 +18,8 @@ pub struct ModelInfo {
     pub model_type: String,
     /// Whether the directory was written by `pack`.
     pub packed: bool,
+    /// What a GGUF file says about itself; `None` for directories.
+    pub gguf: Option<GgufInfo>,
     /// Elements of the residual stream.
     pub hidden: usize,
     /// Number of layers.
@@ -29,6 +34,8 @@ pub struct ModelInfo {
     pub experts: usize,
     /// Routed experts that a token uses in a layer.
     pub top_k: usize,
+    /// Weights in all tensors that are used.
+    pub parameters: u64,
     /// Bytes of the resident weights.
     pub dense_bytes: u64,
     /// Bytes of all routed experts.
@@ -43,7 +50,8 @@ pub struct ModelInfo {
     pub token_expert_bytes: u64,
     /// Multiply-adds of a token in all matrices but the output head.
     pub token_multiply_adds: u64,
-    /// Bytes that the session's state grows by with each token, once past its first page.
+    /// Bytes that the session's state grows by with each token, once past its first page, with
+    /// the engine's type of keys and values (the default one before the model is opened).
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
     pub codecs: Vec<(String, String)>,
@@ -61,10 +69,17 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    pub(crate) fn open(dir: &Path) -> Result<Opened, Error> {
-        let config = Config::open(dir)?;
-        let blueprint = models::blueprint(&config)?;
-        let files = ModelFiles::open(dir, &blueprint)?;
+    pub(crate) fn open(path: &Path) -> Result<Opened, Error> {
+        let path = model_path(path)?;
+        let (config, blueprint, files) = if gguf::is_gguf(&path) {
+            let model = gguf::open(&path)?;
+            (model.config, model.blueprint, ModelFiles::gguf(model.files))
+        } else {
+            let config = Config::open(&path)?;
+            let blueprint = models::blueprint(&config)?;
+            let files = ModelFiles::open(&path, &blueprint)?;
+            (config, blueprint, files)
+        };
         let survey = Survey::of(&files, &blueprint)?;
         let table = ExpertTable::find(&files, &blueprint)?;
         Ok(Opened {
@@ -76,7 +91,8 @@ impl Opened {
         })
     }
 
-    pub(crate) fn info(&self) -> ModelInfo {
+    /// The model in figures, with keys and values kept as `kv`.
+    pub(crate) fn info(&self, kv: KvType) -> ModelInfo {
         let Opened {
             blueprint,
             files,
@@ -111,13 +127,14 @@ impl Opened {
             .sum();
         let per_token = |s: &crate::graph::StateDecl| match *s {
             crate::graph::StateDecl::KeyValue { kv_heads, head_dim } => {
-                (kv_heads * head_dim * 8) as u64
+                KvPage::bytes(kv, kv_heads, head_dim) / KV_PAGE_TOKENS as u64
             }
             crate::graph::StateDecl::Recurrent { .. } => 0,
         };
         ModelInfo {
             model_type: blueprint.model_type.clone(),
             packed: files.packed().is_some(),
+            gguf: files.dense().gguf().map(GgufInfo::of),
             hidden: blueprint.hidden,
             layers: blueprint.layers,
             moe_layers: blueprint.experts.len(),
@@ -130,6 +147,7 @@ impl Opened {
                 .max()
                 .unwrap_or(0),
             top_k: blueprint.top_k,
+            parameters: blueprint.parameters(),
             dense_bytes: survey.bytes,
             expert_bytes: table.catalog.total_bytes(),
             expert_record_bytes: table.catalog.slot_bytes(),
@@ -154,10 +172,10 @@ pub(crate) fn class_name(class: MatrixClass) -> &'static str {
     }
 }
 
-/// Describes the model in `dir` from its headers.
+/// Describes the model at `path` (a directory or GGUF file) from its headers.
 ///
 /// # Errors
 /// Whatever would keep it from being opened: missing or malformed files, an unknown architecture.
-pub fn inspect(dir: &Path) -> Result<ModelInfo, Error> {
-    Ok(Opened::open(dir)?.info())
+pub fn inspect(path: &Path) -> Result<ModelInfo, Error> {
+    Ok(Opened::open(path)?.info(KvType::default()))
 }

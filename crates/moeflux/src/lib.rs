@@ -7,9 +7,11 @@
 
 pub mod backend;
 pub mod config;
+pub mod cost;
 mod engine;
 mod error;
 pub mod generate;
+mod gguf;
 pub mod graph;
 mod info;
 pub mod memory;
@@ -21,8 +23,9 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, Logits, Span, Stats, Want};
+pub use engine::{Engine, GraphRunner, KernelRate, Logits, Span, Stats, Want};
 pub use error::Error;
+pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions};
 pub use pack::{PackOptions, note_codec, pack};
@@ -32,4 +35,4 @@ pub use moeflux_experts as experts;
 pub use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
 pub use moeflux_formats as formats;
 pub use moeflux_kernels as kernels;
-pub use moeflux_kernels::Isa;
+pub use moeflux_kernels::{Isa, KvType};

@@ -1,11 +1,11 @@
 //! What a caller may choose when a model is opened. No choice here changes the answer except
-//! [`Activations`], which is named in every report.
+//! [`Activations`] and [`KvType`], which are named in every report.
 
 use std::fmt;
 use std::str::FromStr;
 
 use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
-use moeflux_kernels::Isa;
+use moeflux_kernels::{Isa, KvType};
 
 /// How activations meet integer-coded weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct EngineOptions {
     pub isa: Option<Isa>,
     /// How activations meet integer-coded weights.
     pub activations: Activations,
+    /// What keys and values are kept as.
+    pub kv: KvType,
     /// How expert bytes are read.
     pub reader: ReaderChoice,
     /// Which expert makes room for another.
@@ -73,6 +75,7 @@ impl Default for EngineOptions {
             threads: None,
             isa: None,
             activations: Activations::default(),
+            kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
             policy: PolicyKind::Lru,
             chunk_tokens: None,

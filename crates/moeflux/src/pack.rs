@@ -79,6 +79,17 @@ pub fn pack(
             problem,
         });
     }
+    if opened.files.dense().gguf().is_some() {
+        let problem = format!(
+            "{} is a GGUF file, which opens as it is (-m FILE); pack takes the original \
+             safetensors checkpoint",
+            source.display()
+        );
+        return Err(Error::Option {
+            flag: "SRC",
+            problem,
+        });
+    }
     let plan = plan(&opened, options)?;
     let threads = options
         .threads

@@ -4,7 +4,7 @@ mod common;
 
 use common::{open, options, repository};
 use moeflux::text::{ChatTemplate, Message, RenderOptions, Tokenizer};
-use moeflux::{Activations, Engine, EngineOptions, Want};
+use moeflux::{Activations, Engine, EngineOptions, KvType, Want};
 use serde_json::Value;
 
 /// The evaluation's conversations, each with its answer, as tokens.
@@ -58,23 +58,10 @@ fn divergences(expected: &Engine, found: &Engine, tokens: &[u32]) -> Vec<f64> {
         .collect()
 }
 
-#[test]
-fn eight_bit_activations_diverge_by_less_than_the_contract_allows() {
+/// Mean and 99th percentile of the divergences over the evaluation.
+fn divergence(exact: &EngineOptions, rounded: &EngineOptions) -> (f64, f64) {
     let dir = repository().join("models/demo");
-    let exact = open(
-        &dir,
-        &EngineOptions {
-            activations: Activations::F32,
-            ..options()
-        },
-    );
-    let rounded = open(
-        &dir,
-        &EngineOptions {
-            activations: Activations::Int8,
-            ..options()
-        },
-    );
+    let (exact, rounded) = (open(&dir, exact), open(&dir, rounded));
     let conversations = conversations();
     assert_eq!(conversations.len(), 80);
     let mut all: Vec<f64> = conversations
@@ -88,9 +75,36 @@ fn eight_bit_activations_diverge_by_less_than_the_contract_allows() {
         "{} positions: mean {mean:.2e}, 99th percentile {percentile:.2e} nats",
         all.len()
     );
+    (mean, percentile)
+}
+
+#[test]
+fn eight_bit_activations_diverge_by_less_than_the_contract_allows() {
+    let activations = |activations| EngineOptions {
+        activations,
+        ..options()
+    };
+    let (exact, rounded) = (
+        activations(Activations::F32),
+        activations(Activations::Int8),
+    );
+    let (mean, _) = divergence(&exact, &rounded);
     assert!(mean < 1e-4, "mean divergence {mean}");
     assert!(
         mean > 0.0,
         "the two ways must differ, or one of them is not what it says"
     );
+}
+
+#[test]
+fn binary16_keys_and_values_diverge_by_far_less() {
+    let kv = |kv| EngineOptions {
+        kv,
+        activations: Activations::F32,
+        ..options()
+    };
+    let (mean, percentile) = divergence(&kv(KvType::F32), &kv(KvType::F16));
+    assert!(mean < 1e-6, "mean divergence {mean}");
+    assert!(percentile < 1e-5, "99th percentile {percentile}");
+    assert!(mean != 0.0, "the two types must differ");
 }

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use moeflux::formats::{Checkpoint, DType};
-use moeflux::{Engine, EngineOptions, PackOptions, Session, Want, pack};
+use moeflux::{Engine, EngineOptions, KvType, PackOptions, Session, Want, pack};
 
 /// Relative L2 allowed at any position.
 const LARGEST_ERROR: f64 = 1e-3;
@@ -182,9 +182,16 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn a_prompt_at_once() {
     for golden in goldens() {
-        let ours = one_batch(&golden.engine(), &golden.tokens);
-        let worst = golden.check("at once", 0, &ours);
-        golden.report("at once", worst);
+        for kv in [KvType::F16, KvType::F32] {
+            let options = EngineOptions {
+                kv,
+                ..EngineOptions::default()
+            };
+            let ours = one_batch(&open(&golden.dir, &options), &golden.tokens);
+            let how = format!("at once, {kv} keys");
+            let worst = golden.check(&how, 0, &ours);
+            golden.report(&how, worst);
+        }
     }
 }
 

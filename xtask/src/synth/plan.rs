@@ -52,8 +52,8 @@ pub struct Planner<'a> {
 impl Tensor {
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
-        let elements: usize = self.spec.shape.iter().product();
-        (elements * self.spec.dtype.size_bytes()) as u64
+        // Nothing made here is in blocks, nor too large.
+        self.spec.dtype.tensor_bytes(&self.spec.shape).unwrap_or(0)
     }
 
     /// Its bytes from `first` on.

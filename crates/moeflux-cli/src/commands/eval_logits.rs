@@ -93,5 +93,6 @@ fn write(
         }
     }
     bar.finish_and_clear();
-    Ok(writer.finish()?)
+    writer.finish()?;
+    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::size;
 /// Flags of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// A model's directory or name, as for run
+    /// A model's directory, GGUF file or name, as for run
     #[arg(short, long, default_value = "demo")]
     model: String,
     /// Also read every byte of a packed model and compare it with its checksums
@@ -31,7 +31,7 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
     if args.verify {
         if !info.packed {
             let problem = format!(
-                "--verify: {} has no checksums; pack it first",
+                "--verify: {} has no checksums; only packed models have",
                 dir.display()
             );
             return Err(Failure::Usage(problem));
@@ -52,9 +52,18 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
 }
 
 fn as_text(dir: &str, info: &ModelInfo, verified: bool) -> String {
-    let form = if info.packed { "packed" } else { "unpacked" };
-    let mut rows = vec![
-        ("model", format!("{dir} ({form})")),
+    let form = match (&info.gguf, info.packed) {
+        (Some(_), _) => "GGUF",
+        (None, true) => "packed",
+        (None, false) => "unpacked",
+    };
+    let mut rows = vec![("model", format!("{dir} ({form})"))];
+    if let Some(gguf) = &info.gguf {
+        rows.extend(gguf.name.iter().map(|name| ("name", name.clone())));
+        let kinds = gguf.file_type.iter();
+        rows.extend(kinds.map(|kind| ("file type", format!("{kind} ({})", gguf.architecture))));
+    }
+    rows.extend([
         ("architecture", info.model_type.clone()),
         (
             "shape",
@@ -91,7 +100,7 @@ fn as_text(dir: &str, info: &ModelInfo, verified: bool) -> String {
             "a token keeps",
             format!("{} of state", size::show(info.token_state_bytes)),
         ),
-    ];
+    ]);
     rows.extend(
         info.codecs
             .iter()
@@ -117,6 +126,11 @@ fn as_json(info: &ModelInfo, verified: bool) -> Value {
     json!({
         "model_type": info.model_type,
         "packed": info.packed,
+        "gguf": info.gguf.as_ref().map(|gguf| json!({
+            "name": gguf.name,
+            "architecture": gguf.architecture,
+            "file_type": gguf.file_type,
+        })),
         "hidden_size": info.hidden,
         "layers": info.layers,
         "moe_layers": info.moe_layers,

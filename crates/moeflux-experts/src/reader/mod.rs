@@ -5,6 +5,7 @@
 mod buffered;
 mod direct;
 mod faulty;
+mod memory;
 
 use std::fmt;
 use std::fs::File;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub use buffered::BufferedReader;
 pub use direct::{DirectReader, FILE_ALIGN};
 pub use faulty::{FaultPlan, FaultyReader};
+pub use memory::MemoryReader;
 
 use crate::error::ExpertError;
 

@@ -280,5 +280,6 @@ pub fn catalog_of(files: &[&str], segments: Vec<Segment>) -> Catalog {
     Catalog {
         files: files.iter().map(Into::into).collect(),
         layers: BTreeMap::from([(0, vec![record])]),
+        prepare: None,
     }
 }

@@ -5,6 +5,7 @@
 
 pub mod affine;
 pub mod bf16;
+pub mod block;
 pub mod f16;
 pub mod f32;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use affine::AffineCodec;
+pub use block::BlockCodec;
 
 use crate::DType;
 use crate::error::{CodecError, Result};
@@ -28,12 +30,14 @@ pub enum Codec {
     Bf16,
     /// Integers in groups with a scale and a bias each.
     Affine(AffineCodec),
+    /// Quantized blocks as GGUF files hold them.
+    Block(BlockCodec),
 }
 
 /// A matrix in a codec.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
-    /// The values or integers, row after row.
+    /// The values, integers or blocks, row after row.
     pub weights: Vec<u8>,
     /// One bf16 a group (affine only), `[rows, cols / group]`.
     pub scales: Vec<u8>,
@@ -44,7 +48,7 @@ pub struct Encoded {
 /// Where [`encode_into`] puts a matrix.
 #[derive(Debug)]
 pub struct EncodedMut<'a> {
-    /// The values or integers, row after row.
+    /// The values, integers or blocks, row after row.
     pub weights: &'a mut [u8],
     /// One bf16 a group; empty if the codec has none.
     pub scales: &'a mut [u8],
@@ -55,7 +59,7 @@ pub struct EncodedMut<'a> {
 /// Lengths in bytes of a matrix's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EncodedBytes {
-    /// Of the values or integers.
+    /// Of the values, integers or blocks.
     pub weights: usize,
     /// Of the scales and, as much again, of the biases.
     pub scales: usize,
@@ -91,6 +95,13 @@ impl Codec {
                     scales: elements / affine.group * 2,
                 }
             }
+            Self::Block(block) => {
+                block.check_columns(cols)?;
+                EncodedBytes {
+                    weights: rows * block.row_bytes(cols),
+                    scales: 0,
+                }
+            }
         })
     }
 
@@ -102,6 +113,30 @@ impl Codec {
             Self::F16 => (DType::F16, [rows, cols]),
             Self::Bf16 => (DType::Bf16, [rows, cols]),
             Self::Affine(affine) => (DType::U32, [rows, affine.row_bytes(cols) / 4]),
+            Self::Block(block) => (DType::U8, [rows, block.row_bytes(cols)]),
+        }
+    }
+
+    /// The codec of a matrix whose elements are stored as `dtype`, if that alone tells.
+    #[must_use]
+    pub fn of_dtype(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::F16 => Some(Self::F16),
+            DType::Bf16 => Some(Self::Bf16),
+            DType::Block(block) => Some(Self::Block(block)),
+            _ => None,
+        }
+    }
+
+    /// Whether [`encode`] can write this codec.
+    ///
+    /// # Errors
+    /// [`CodecError::NoEncoder`].
+    pub fn check_encoder(self) -> Result<(), CodecError> {
+        match self {
+            Self::Block(block) if !block.has_encoder() => Err(CodecError::NoEncoder(block.name())),
+            _ => Ok(()),
         }
     }
 
@@ -122,6 +157,7 @@ impl fmt::Display for Codec {
             Self::F16 => formatter.write_str("f16"),
             Self::Bf16 => formatter.write_str("bf16"),
             Self::Affine(affine) => affine.fmt(formatter),
+            Self::Block(block) => block.fmt(formatter),
         }
     }
 }
@@ -140,7 +176,10 @@ impl FromStr for Codec {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => name.parse().map(Self::Affine),
+            _ => match BlockCodec::from_name(name) {
+                Some(block) => Ok(Self::Block(block)),
+                None => name.parse().map(Self::Affine),
+            },
         }
     }
 }
@@ -148,8 +187,8 @@ impl FromStr for Codec {
 /// Encodes a `[rows, cols]` matrix.
 ///
 /// # Errors
-/// Lengths that do not match, columns that do not divide into groups, or a value that the codec
-/// cannot hold.
+/// Lengths that do not match, columns that do not divide into groups, a value that the codec
+/// cannot hold, or a codec that is only read.
 pub fn encode(codec: Codec, values: &[f32], rows: usize, cols: usize) -> Result<Encoded> {
     let bytes = codec.encoded_bytes(rows, cols)?;
     let mut out = Encoded {
@@ -188,6 +227,7 @@ pub fn encode_into(
         Codec::F16 => f16::encode(values, out.weights)?,
         Codec::Bf16 => bf16::encode(values, out.weights)?,
         Codec::Affine(affine) => affine.encode(values, out)?,
+        Codec::Block(block) => block.encode(values, out.weights)?,
     }
     Ok(())
 }
@@ -208,6 +248,7 @@ pub fn decode(codec: Codec, encoded: &Encoded, rows: usize, cols: usize) -> Resu
         Codec::F16 => f16::decode(&encoded.weights, &mut out),
         Codec::Bf16 => bf16::decode(&encoded.weights, &mut out),
         Codec::Affine(affine) => affine.decode(encoded, &mut out),
+        Codec::Block(block) => block.decode(&encoded.weights, &mut out),
     }
     Ok(out)
 }

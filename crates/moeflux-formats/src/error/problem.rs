@@ -102,8 +102,14 @@ pub enum CodecError {
     #[error("groups of {0} are not supported; use 32, 64 or 128")]
     Group(usize),
     /// A codec's name is not known.
-    #[error("unknown codec {0:?}; known are f32, f16, bf16 and affine-bB-gG such as affine-b4-g64")]
+    #[error(
+        "unknown codec {0:?}; known are f32, f16, bf16, q4_0, q8_0, q4_k, q5_k, q6_k and \
+         affine-bB-gG such as affine-b4-g64"
+    )]
     UnknownName(String),
+    /// A codec that is read but not written.
+    #[error("{0} is only read, not written; use q8_0, q4_0 or affine-b4-g64")]
+    NoEncoder(&'static str),
     /// The inner dimension does not divide into groups.
     #[error(
         "rows of {cols} elements do not divide into groups of {group}; use a smaller group or bf16"

@@ -143,6 +143,7 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         tensor: tensor.clone(),
         problem,
     };
+    matrix.codec.check_encoder().map_err(named)?;
     matrix
         .codec
         .encoded_bytes(matrix.rows, matrix.cols)
@@ -192,7 +193,7 @@ fn check_experts(layer: &PlannedLayer) -> Result<(), PlanProblem> {
 pub(super) fn matrix_source_bytes(source: &Checkpoint, matrix: &PlannedMatrix) -> u64 {
     let size = source
         .get(&matrix.source.tensor)
-        .map_or(0, |info| info.dtype.size_bytes());
+        .map_or(0, |info| info.dtype.block_bytes());
     (matrix.rows * matrix.cols * size) as u64
 }
 

@@ -37,7 +37,7 @@ impl<'a> RowSource<'a> {
 
     /// Source bytes of a row.
     pub(super) fn row_bytes(&self) -> usize {
-        self.matrix.cols * self.info.dtype.size_bytes()
+        self.matrix.cols * self.info.dtype.block_bytes()
     }
 
     /// Reads rows as f32.
@@ -47,7 +47,7 @@ impl<'a> RowSource<'a> {
         bytes: &mut Vec<u8>,
         values: &mut [f32],
     ) -> Result<()> {
-        let size = self.info.dtype.size_bytes();
+        let size = self.info.dtype.block_bytes();
         let first = self.matrix.source.first_element + (first_row * self.matrix.cols) as u64;
         bytes.resize(values.len() * size, 0);
         self.source.read(self.info, first * size as u64, bytes)?;

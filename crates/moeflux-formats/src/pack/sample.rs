@@ -68,10 +68,12 @@ fn is_near(codec: Codec, expected: &[f32], found: &[f32]) -> bool {
         Codec::F32 => a.to_bits() == b.to_bits(),
         Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
         Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
-        Codec::Affine(_) => true,
+        Codec::Affine(_) | Codec::Block(_) => true,
     };
-    let Codec::Affine(affine) = codec else {
-        return expected.iter().zip(found).all(near);
+    let affine = match codec {
+        Codec::Affine(affine) => affine,
+        Codec::Block(block) => return block.is_near(expected, found),
+        _ => return expected.iter().zip(found).all(near),
     };
     let levels = ((1_u32 << affine.bits) - 1) as f32;
     let groups = expected

@@ -105,6 +105,20 @@ impl Lanes for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
             _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x.1);
         };
+        load_bytes(x: &[u8; 64]) -> I = Pair(
+            _mm256_loadu_si256(x.as_ptr().cast()),
+            _mm256_loadu_si256(x.as_ptr().add(32).cast()),
+        );
+        store_bytes(x: I, out: &mut [u8; 64]) -> () = {
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
+            _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), x.1);
+        };
+        sub_i(a: I, b: I) -> I = Pair(_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1));
+        xor_i(a: I, b: I) -> I = Pair(_mm256_xor_si256(a.0, b.0), _mm256_xor_si256(a.1, b.1));
+        shift_right_by(a: I, count: u32) -> I = {
+            let count = _mm_cvtsi32_si128(count as i32);
+            Pair(_mm256_srl_epi32(a.0, count), _mm256_srl_epi32(a.1, count))
+        };
         add_i(a: I, b: I) -> I = Pair(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1));
         and_i(a: I, b: I) -> I = Pair(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1));
         to_int(x: F) -> I = Pair(_mm256_cvtps_epi32(x.0), _mm256_cvtps_epi32(x.1));
@@ -158,6 +172,35 @@ impl Lanes for Avx2 {
     fn prefetch(self, bytes: &[u8], index: usize) {
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: F, out: &mut [u16; 16]) {
+        const MODE: i32 = _MM_FROUND_TO_NEAREST_INT;
+        // SAFETY: see `methods`.
+        unsafe {
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm256_cvtps_ph::<MODE>(x.0));
+            _mm_storeu_si128(out.as_mut_ptr().add(8).cast(), _mm256_cvtps_ph::<MODE>(x.1));
+        }
+    }
+
+    #[inline(always)]
+    fn stream(self, x: F, out: &mut [f32; 16]) {
+        if out.as_ptr().addr() % 32 == 0 {
+            // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
+            unsafe {
+                _mm256_stream_ps(out.as_mut_ptr(), x.0);
+                _mm256_stream_ps(out.as_mut_ptr().add(8), x.1);
+            }
+        } else {
+            self.store(x, out);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: see `methods`.
+        unsafe { _mm_sfence() }
     }
 }
 

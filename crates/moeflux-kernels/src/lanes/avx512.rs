@@ -77,7 +77,14 @@ impl Lanes for Avx512 {
         load_i(x: &[i32; 16]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         store_i(x: __m512i, out: &mut [i32; 16]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
+        load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
+        store_bytes(x: __m512i, out: &mut [u8; 64]) -> () =
+            _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);
+        sub_i(a: __m512i, b: __m512i) -> __m512i = _mm512_sub_epi32(a, b);
+        xor_i(a: __m512i, b: __m512i) -> __m512i = _mm512_xor_si512(a, b);
+        shift_right_by(a: __m512i, count: u32) -> __m512i =
+            _mm512_srl_epi32(a, _mm_cvtsi32_si128(count as i32));
         and_i(a: __m512i, b: __m512i) -> __m512i = _mm512_and_si512(a, b);
         to_int(x: __m512) -> __m512i = _mm512_cvtps_epi32(x);
         to_float(x: __m512i) -> __m512 = _mm512_cvtepi32_ps(x);
@@ -131,5 +138,30 @@ impl Lanes for Avx512 {
     fn prefetch(self, bytes: &[u8], index: usize) {
         // SAFETY: a prefetch reads nothing and may name any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().wrapping_add(index).cast()) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: __m512, out: &mut [u16; 16]) {
+        // SAFETY: see `methods`.
+        unsafe {
+            let narrow = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
+
+    #[inline(always)]
+    fn stream(self, x: __m512, out: &mut [f32; 16]) {
+        if out.as_ptr().addr() % 64 == 0 {
+            // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
+            unsafe { _mm512_stream_ps(out.as_mut_ptr(), x) }
+        } else {
+            self.store(x, out);
+        }
+    }
+
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: see `methods`.
+        unsafe { _mm_sfence() }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) mod math;
 mod neon;
 mod scalar;
 
-use crate::Isa;
+use crate::{Isa, kv::KvElement};
 
 /// Operations on 16 lanes. A value of an implementing type is a token: it exists only where the
 /// processor has the instructions. Every operation gives the same bits in all implementations
@@ -52,11 +52,19 @@ pub(crate) trait Lanes: Copy {
     fn splat_i(self, x: i32) -> Self::I;
     fn load_i(self, x: &[i32; 16]) -> Self::I;
     fn store_i(self, x: Self::I, out: &mut [i32; 16]);
+    /// From little-endian bytes.
+    fn load_bytes(self, x: &[u8; 64]) -> Self::I;
+    /// To little-endian bytes.
+    fn store_bytes(self, x: Self::I, out: &mut [u8; 64]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn and_i(self, a: Self::I, b: Self::I) -> Self::I;
     fn shift_left<const N: u32>(self, a: Self::I) -> Self::I;
     /// Logical.
     fn shift_right<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Logical, by a count below 32.
+    fn shift_right_by(self, a: Self::I, count: u32) -> Self::I;
     /// Of integral values in range; anything for others.
     fn to_int(self, x: Self::F) -> Self::I;
     fn to_float(self, x: Self::I) -> Self::F;
@@ -72,6 +80,29 @@ pub(crate) trait Lanes: Copy {
     /// first level keeps too few requests in flight to reach memory bandwidth).
     #[inline(always)]
     fn prefetch(self, _bytes: &[u8], _index: usize) {}
+
+    /// [`prefetch`](Lanes::prefetch) for the element at `index`.
+    #[inline(always)]
+    fn prefetch_element<T: KvElement>(self, elements: &[T], index: usize) {
+        let (start, len) = (elements.as_ptr().cast(), size_of_val(elements));
+        // SAFETY: the same memory; elements are plain numbers without padding.
+        let bytes = unsafe { std::slice::from_raw_parts(start, len) };
+        self.prefetch(bytes, index * size_of::<T>());
+    }
+
+    /// To binary16 bits, rounded to nearest even; of values in its range, infinities and NaN.
+    fn store_f16(self, x: Self::F, out: &mut [u16; 16]);
+
+    /// `store` around the caches, where the instruction set can and the address is aligned; needs
+    /// a [`fence`](Lanes::fence) before another thread may look.
+    #[inline(always)]
+    fn stream(self, x: Self::F, out: &mut [f32; 16]) {
+        self.store(x, out);
+    }
+
+    /// Orders [`stream`](Lanes::stream)ed stores before what follows.
+    #[inline(always)]
+    fn fence(self) {}
 
     #[inline(always)]
     fn zero(self) -> Self::F {

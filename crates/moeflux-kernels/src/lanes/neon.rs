@@ -117,6 +117,17 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         store_i(x: I, out: &mut [i32; 16]) -> () = {
             each!(R => vst1q_s32(out.as_mut_ptr().add(4 * R), x[R]));
         };
+        load_bytes(x: &[u8; 64]) -> I =
+            each!(R => vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * R))));
+        store_bytes(x: I, out: &mut [u8; 64]) -> () = {
+            each!(R => vst1q_u8(out.as_mut_ptr().add(16 * R), vreinterpretq_u8_s32(x[R])));
+        };
+        sub_i(a: I, b: I) -> I = each!(R => vsubq_s32(a[R], b[R]));
+        xor_i(a: I, b: I) -> I = each!(R => veorq_s32(a[R], b[R]));
+        shift_right_by(a: I, count: u32) -> I = {
+            let count = vdupq_n_s32(-(count as i32));
+            each!(R => vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a[R]), count)))
+        };
         add_i(a: I, b: I) -> I = each!(R => vaddq_s32(a[R], b[R]));
         and_i(a: I, b: I) -> I = each!(R => vandq_s32(a[R], b[R]));
         to_int(x: F) -> I = each!(R => vcvtq_s32_f32(x[R]));
@@ -177,6 +188,14 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
                 options(readonly, nostack, preserves_flags));
         }
     }
+
+    #[inline(always)]
+    fn store_f16(self, x: F, out: &mut [u16; 16]) {
+        // SAFETY: see `methods`.
+        unsafe {
+            each!(R => vst1_u16(out.as_mut_ptr().add(4 * R), f32_to_f16(x[R])));
+        }
+    }
 }
 
 /// Four binary16 values widened, exact.
@@ -192,6 +211,21 @@ unsafe fn f16_to_f32(x: uint16x4_t) -> float32x4_t {
             options(pure, nomem, nostack, preserves_flags));
     }
     wide
+}
+
+/// Four values as binary16, rounded to nearest even.
+///
+/// # Safety
+/// NEON.
+#[inline(always)]
+unsafe fn f32_to_f16(x: float32x4_t) -> uint16x4_t {
+    let narrow: uint16x4_t;
+    // SAFETY: one instruction between registers, part of NEON.
+    unsafe {
+        asm!("fcvtn {0:v}.4h, {1:v}.4s", out(vreg) narrow, in(vreg) x,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    narrow
 }
 
 /// A 4 x 4 transpose.

@@ -44,7 +44,7 @@ impl Lanes for Scalar {
         *out = x;
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_f16(self, x: &[u16; 16]) -> Self::F {
         map(*x, |x| half::f16::from_bits(x).to_f32_const())
     }
@@ -79,7 +79,7 @@ impl Lanes for Scalar {
         zip(a, b, |a, b| a / b)
     }
 
-    #[inline(always)]
+    #[inline]
     fn fma(self, a: Self::F, b: Self::F, mut c: Self::F) -> Self::F {
         for lane in 0..16 {
             c[lane] = a[lane].mul_add(b[lane], c[lane]);
@@ -130,6 +130,37 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn load_bytes(self, x: &[u8; 64]) -> Self::I {
+        let mut out = [0; 16];
+        for (out, bytes) in out.iter_mut().zip(x.as_chunks::<4>().0) {
+            *out = i32::from_le_bytes(*bytes);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, x: Self::I, out: &mut [u8; 64]) {
+        for (bytes, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
+            *bytes = x.to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
+    fn sub_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, i32::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn xor_i(self, a: Self::I, b: Self::I) -> Self::I {
+        zip(a, b, |a, b| a ^ b)
+    }
+
+    #[inline(always)]
+    fn shift_right_by(self, a: Self::I, count: u32) -> Self::I {
+        map(a, |a| (a as u32 >> count) as i32)
+    }
+
+    #[inline(always)]
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I {
         zip(a, b, i32::wrapping_add)
     }
@@ -164,7 +195,7 @@ impl Lanes for Scalar {
         map(x, |x| f32::from_bits(x as u32))
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn dot<const WIDE: bool>(self, mut acc: Self::I, w: Self::I, x: Self::I) -> Self::I {
         for lane in 0..16 {
             let (w, x) = (w[lane].to_le_bytes(), x[lane].to_le_bytes());
@@ -175,7 +206,7 @@ impl Lanes for Scalar {
         acc
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn load_quads(self, rows: &[u8], stride: usize) -> [Self::I; 4] {
         let mut quads = [[0; 16]; 4];
         for lane in 0..16 {
@@ -184,5 +215,10 @@ impl Lanes for Scalar {
             }
         }
         quads
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, out: &mut [u16; 16]) {
+        *out = map(x, |x| half::f16::from_f32_const(x).to_bits());
     }
 }

@@ -1,8 +1,8 @@
 //! Weight rows to f32.
 
-use super::unpack::unpack;
 use crate::{
     Matrix, MatrixData,
+    coding::{Coded, TILE},
     lanes::{Kernel, Lanes},
 };
 
@@ -68,20 +68,7 @@ pub(super) fn row<L: Lanes>(l: L, matrix: &Matrix<'_>, row: usize, out: &mut [f3
         MatrixData::F32(w) => out.copy_from_slice(&w[row * cols..][..cols]),
         MatrixData::F16(w) => float_row::<L, F16>(l, &w[row * cols..][..cols], out),
         MatrixData::Bf16(w) => float_row::<L, Bf16>(l, &w[row * cols..][..cols], out),
-        MatrixData::Affine {
-            bits,
-            group,
-            weights,
-            scales,
-            biases,
-        } => {
-            let group_bytes = group / 8 * bits as usize;
-            for (g, out) in out.chunks_exact_mut(group).enumerate() {
-                let at = row * (cols / group) + g;
-                let packed = &weights[at * group_bytes..][..group_bytes];
-                affine_group(l, bits, packed, scales[at], biases[at], out);
-            }
-        }
+        MatrixData::Coded(coded) => coded_row(&coded, matrix.rows(), row, out),
     }
 }
 
@@ -97,17 +84,15 @@ fn float_row<L: Lanes, C: Codec>(l: L, w: &[C::Raw], out: &mut [f32]) {
     l.store_at(C::load(l, &padded), out_tail, 0);
 }
 
-/// fma(q, scale, bias) for the elements of a group (of at most 128).
-#[inline(always)]
-fn affine_group<L: Lanes>(l: L, bits: u32, packed: &[u8], scale: u16, bias: u16, out: &mut [f32]) {
-    let scale = l.splat(f32::from_bits(u32::from(scale) << 16));
-    let bias = l.splat(f32::from_bits(u32::from(bias) << 16));
-    let mut integers = [0u8; 128];
-    let integers = &mut integers[..out.len()];
-    unpack(bits, packed, integers);
-    let (integers, _) = integers.as_chunks();
-    let (out, _) = out.as_chunks_mut();
-    for (integers, out) in integers.iter().zip(out) {
-        l.store(l.fma(l.load_u8(integers), scale, bias), out);
+/// A row out of its tile: its elements lie apart, and memory sets the pace.
+fn coded_row(coded: &Coded<'_>, rows: usize, row: usize, out: &mut [f32]) {
+    let tile = coded.tile(rows, out.len(), row / TILE * TILE);
+    let (lane, rounding) = (row % TILE, coded.coding.rounding());
+    for (g, out) in out.chunks_exact_mut(rounding.group).enumerate() {
+        let (scale, bias) = tile.map(lane, g);
+        for (j, out) in out.iter_mut().enumerate() {
+            let integer = tile.integer(lane, g * rounding.group + j) as i32 - rounding.zero;
+            *out = (integer as f32).mul_add(scale, bias);
+        }
     }
 }

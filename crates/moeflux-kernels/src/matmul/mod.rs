@@ -1,29 +1,32 @@
 //! Matrix products: n tokens times any weights, several products in one parallel loop.
 
-mod affine;
+mod coded;
 mod decode;
+mod exact;
 mod float;
-mod maps;
 mod panel;
+mod quads;
+mod scales;
 mod unpack;
+
+pub(crate) use unpack::unpack;
 
 use std::cell::RefCell;
 
 use crate::{
     Cpu, KernelError, Matrix, MatrixData, Quantized, check,
+    coding::TILE,
     disjoint::Disjoint,
     lanes::{Kernel, Lanes},
 };
 
-/// Rows of a tile, the unit in which a product is split.
-const TILE: usize = 16;
 /// Multiply-adds below which a parallel loop costs more than it saves.
 const SMALL: usize = 1 << 16;
 
 /// Working memory of a thread.
 #[derive(Default)]
 struct Scratch {
-    affine: affine::Scratch,
+    coded: panel::Scratch,
     /// Decoded rows.
     decoded: Vec<f32>,
 }
@@ -38,7 +41,7 @@ pub struct MatmulJob<'a> {
     pub weights: Matrix<'a>,
     /// The activations, `[n, cols]`.
     pub x: &'a [f32],
-    /// `x` quantized with the weights' group length; used by affine weights only, which without
+    /// `x` rounded as [`Matrix::rounding`] says; used by integer-coded weights only, which without
     /// it are multiplied in f32.
     pub quantized: Option<&'a Quantized>,
     /// Which rows of `x` to use, in this order, m of them; None: all n.
@@ -53,10 +56,17 @@ impl MatmulJob<'_> {
         const OP: &str = "matmul";
         let (rows, cols) = (self.weights.rows(), self.weights.cols());
         let n = check::rows(OP, "x", self.x.len(), cols)?;
-        if let (Some(quantized), Some(group)) = (self.quantized, self.weights.group()) {
+        if let (Some(quantized), Some(rounding)) = (self.quantized, self.weights.rounding()) {
             check::size(OP, "quantized tokens", n, quantized.n)?;
             check::size(OP, "quantized cols", cols, quantized.cols)?;
-            check::size(OP, "quantized group", group, quantized.group)?;
+            check::size(
+                OP,
+                "quantized group",
+                rounding.group,
+                quantized.rounding.group,
+            )?;
+            let (zero, found) = (rounding.zero as usize, quantized.rounding.zero as usize);
+            check::size(OP, "quantized zero", zero, found)?;
         }
         for &token in self.tokens.unwrap_or_default() {
             check::index(OP, "token", token as usize, n)?;
@@ -98,42 +108,28 @@ impl Product<'_> {
     }
 }
 
-/// The rows of a product that one task computes.
-struct Rows<'a> {
+/// The rows of a product of float weights that one task computes.
+struct FloatRows<'a> {
     product: &'a Product<'a>,
     first: usize,
     end: usize,
-    scratch: &'a mut Scratch,
+    decoded: &'a mut Vec<f32>,
 }
 
-impl Kernel for Rows<'_> {
+impl Kernel for FloatRows<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Rows {
-            product,
-            first,
-            end,
-            scratch,
-        } = self;
-        match (product.weights.data(), product.quantized) {
-            (MatrixData::Affine { bits: 8, .. }, Some(x)) => {
-                affine::rows::<L, true>(l, product, x, first, end, &mut scratch.affine);
-            }
-            (MatrixData::Affine { .. }, Some(x)) => {
-                affine::rows::<L, false>(l, product, x, first, end, &mut scratch.affine);
-            }
-            _ => float::rows(l, product, first, end, &mut scratch.decoded),
-        }
+        float::rows(l, self.product, self.first, self.end, self.decoded);
     }
 }
 
 impl Cpu {
     /// Computes all products in one parallel loop, split by weight rows.
     ///
-    /// Affine weights with quantized activations use exact integer dot products; all others use
-    /// 16-lane float dot products.
+    /// Integer-coded weights with rounded activations use exact integer dot products; all others
+    /// are float dot products.
     ///
     /// # Errors
     /// If an operand does not fit its job's weights; nothing is computed then.
@@ -178,20 +174,36 @@ impl Cpu {
             let first_row = first.saturating_sub(product.first_tile) * TILE;
             let end_row = ((end - product.first_tile) * TILE).min(product.weights.rows());
             if first_row < end_row {
-                // Outside of the kernel: the closure is compiled without its features.
-                SCRATCH.with_borrow_mut(|scratch| {
-                    self.backend.run(Rows {
-                        product,
-                        first: first_row,
-                        end: end_row,
-                        scratch,
-                    });
-                });
+                self.rows(product, first_row, end_row);
             }
         }
     }
 
-    /// Decodes one row of a matrix to f32 (an embedding); affine weights by fma(q, scale, bias).
+    /// Computes some rows of a product, the first a multiple of 16.
+    fn rows(&self, product: &Product<'_>, first: usize, end: usize) {
+        // Outside of the kernels: the closure is compiled without their features.
+        SCRATCH.with_borrow_mut(
+            |scratch| match (product.weights.data(), product.quantized) {
+                (MatrixData::Coded(weights), Some(x)) => {
+                    let scratch = &mut scratch.coded;
+                    coded::rows(self.backend, product, &weights, x, first..end, scratch);
+                }
+                (MatrixData::Coded(weights), None) => {
+                    let scratch = &mut scratch.coded;
+                    exact::rows(self.backend, product, &weights, first..end, scratch);
+                }
+                _ => self.backend.run(FloatRows {
+                    product,
+                    first,
+                    end,
+                    decoded: &mut scratch.decoded,
+                }),
+            },
+        );
+    }
+
+    /// Decodes one row of a matrix to f32 (an embedding); integer-coded weights by
+    /// fma(integer - zero, scale, bias).
     ///
     /// # Errors
     /// If the row is out of range or `out` is not one row long.

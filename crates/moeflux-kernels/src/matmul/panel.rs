@@ -1,65 +1,142 @@
-//! The panel: a segment of 16 rows of integer weights, transposed into quads.
+//! Panels: the quads and scales of some units of a tile, taken out of its planes once for many
+//! tokens.
 
-use super::TILE;
-use crate::{SEGMENT, lanes::Lanes};
+use super::{
+    quads::{Panel, Quads},
+    scales::{Maps, Scales, with_coding},
+};
+use crate::coding::{Coded, CodedTile, TILE, spread_tile};
+use crate::lanes::{Backend, Kernel, Lanes};
 
-/// The quads of a segment.
-const QUADS: usize = SEGMENT / 4;
-/// Low halves of all bytes.
-pub(super) const NIBBLES: i32 = 0x0f0f_0f0f;
-
-/// Four consecutive elements of each of 16 rows, one byte an element, quad after quad.
-#[repr(align(64))]
-pub(super) struct Panel(pub(super) [[i32; TILE]; QUADS]);
-
-impl Default for Panel {
-    fn default() -> Self {
-        Panel([[0; TILE]; QUADS])
-    }
+/// Working memory of a thread.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// The last rows of a matrix as a whole tile.
+    pub tail: Tail,
+    pub panel: PanelMemory,
+    /// Results of a tile by token.
+    pub totals: Vec<[f32; TILE]>,
 }
 
-/// A segment's bytes of 16 rows, and what to prefetch while they are read: rows are read in
-/// pieces too short for the hardware to see where it is going.
-pub(super) struct Source<'a> {
-    pub(super) rows: &'a [u8],
-    pub(super) stride: usize,
-    /// All weights.
-    pub(super) all: &'a [u8],
-    /// Where in them to prefetch.
-    pub(super) ahead: usize,
+/// Memory for one tile.
+#[derive(Default)]
+pub(super) struct Tail {
+    weights: Vec<u8>,
+    maps: Vec<u16>,
 }
 
-impl Source<'_> {
-    /// Bytes at .. at + 16 of each row; as many bytes are prefetched.
+impl Tail {
+    /// The tile that begins at `row`, filled up to 16 lanes where it has fewer.
     #[inline(always)]
-    pub(super) fn quads<L: Lanes>(&self, l: L, at: usize) -> [L::I; 4] {
-        for line in 0..4 {
-            l.prefetch(self.all, self.ahead + at * TILE + line * 64);
+    pub fn whole<'a>(
+        &'a mut self,
+        coded: &Coded<'a>,
+        rows: usize,
+        cols: usize,
+        row: usize,
+    ) -> CodedTile<'a> {
+        let tile = coded.tile(rows, cols, row);
+        if tile.lanes == TILE {
+            return tile;
         }
-        l.load_quads(&self.rows[at..], self.stride)
+        spread_tile(&tile, &mut self.weights, &mut self.maps);
+        let word_bytes = TILE * cols / 8 * tile.coding.bits();
+        let (words, block_scales) = self.weights.split_at(word_bytes);
+        let (scales, biases) = self.maps.split_at(self.maps.len() / 2);
+        CodedTile {
+            lanes: TILE,
+            words,
+            block_scales,
+            scales,
+            biases,
+            ..tile
+        }
     }
 }
 
-/// Fills the panel from `width` bytes of 16 rows: bytes as they are (`BYTES`), or 4-bit integers
-/// split into the even and the odd ones of every eight.
-#[inline(always)]
-pub(super) fn fill<L: Lanes, const BYTES: bool>(
-    l: L,
-    source: &Source<'_>,
-    width: usize,
-    panel: &mut Panel,
-) {
-    let nibbles = l.splat_i(NIBBLES);
-    for chunk in 0..width / 16 {
-        let quads = source.quads(l, chunk * 16);
-        for q in 0..4 {
-            let at = chunk * 4 + q;
-            if BYTES {
-                l.store_i(quads[q], &mut panel.0[at]);
-            } else {
-                l.store_i(l.and_i(quads[q], nibbles), &mut panel.0[2 * at]);
-                let odd = l.and_i(l.shift_right::<4>(quads[q]), nibbles);
-                l.store_i(odd, &mut panel.0[2 * at + 1]);
+/// Memory for a panel.
+#[derive(Default)]
+pub(super) struct PanelMemory {
+    quads: Vec<[u8; 64]>,
+    scales: Vec<[f32; TILE]>,
+    biases: Vec<[f32; TILE]>,
+    /// Units in a group.
+    units: usize,
+}
+
+impl PanelMemory {
+    /// Takes in the units first .. end of a tile.
+    pub fn fill(&mut self, backend: Backend, tile: &CodedTile<'_>, first: usize, end: usize) {
+        let units = end - first;
+        if self.quads.len() < units * 8 {
+            self.quads.resize(units * 8, [0; 64]);
+            self.scales.resize(units * 2, [0.0; TILE]);
+            self.biases.resize(units * 2, [0.0; TILE]);
+        }
+        with_coding!(tile, |quads, scales| {
+            self.units = scales.units();
+            backend.run(Fill {
+                quads,
+                scales,
+                first,
+                end,
+                panel: self,
+            });
+        });
+    }
+
+    pub fn quads<const WIDE: bool>(&self) -> Panel<'_, WIDE> {
+        Panel(&self.quads)
+    }
+
+    pub fn maps<const SPLIT: usize, const BIAS: bool, const ZERO: bool>(
+        &self,
+    ) -> Maps<'_, SPLIT, BIAS, ZERO> {
+        Maps {
+            scales: &self.scales,
+            biases: &self.biases,
+            units: self.units,
+        }
+    }
+}
+
+struct Fill<'a, Q, S> {
+    quads: Q,
+    scales: S,
+    first: usize,
+    end: usize,
+    panel: &'a mut PanelMemory,
+}
+
+impl<Q: Quads, S: Scales> Kernel for Fill<'_, Q, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let Fill {
+            quads,
+            scales,
+            first,
+            end,
+            panel,
+        } = self;
+        let out = panel.quads.as_chunks_mut::<8>().0;
+        for (unit, out) in (first..end).zip(out) {
+            quads.prefetch(l, unit);
+            let (low, high) = (
+                quads.half::<L, false>(l, unit),
+                quads.half::<L, true>(l, unit),
+            );
+            for q in 0..4 {
+                l.store_bytes(low[q], &mut out[q]);
+                l.store_bytes(high[q], &mut out[q + 4]);
+            }
+        }
+        let group = |unit: usize| unit * S::SPLIT / scales.units();
+        for (at, g) in (group(first)..group(end)).enumerate() {
+            l.store(scales.scale(l, g), &mut panel.scales[at]);
+            if S::BIAS {
+                l.store(scales.bias(l, g), &mut panel.biases[at]);
             }
         }
     }

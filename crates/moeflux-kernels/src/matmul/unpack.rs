@@ -3,7 +3,7 @@
 /// Unpacks integers of `bits` bits (2, 3, 4, 5, 6 or 8; low bits first) to one byte each.
 /// `packed` holds `out.len() * bits / 8` bytes; the length of `out` is a multiple of 8.
 #[inline(always)]
-pub(super) fn unpack(bits: u32, packed: &[u8], out: &mut [u8]) {
+pub(crate) fn unpack(bits: u32, packed: &[u8], out: &mut [u8]) {
     match bits {
         2 => unpack_eights::<2>(packed, out),
         3 => unpack_eights::<3>(packed, out),

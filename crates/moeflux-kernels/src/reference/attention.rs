@@ -1,10 +1,31 @@
 //! Reference of attention and of rotary positions.
 
-use super::{dot16, max, sum16};
+use super::{max, sum16};
 use crate::{
-    AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KernelError, KvPage, RopeStyle,
-    attention as checks, math, rope as rope_checks,
+    AttentionShape, AttentionSpan, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError, KvPage, RopeStyle,
+    attention as checks, kv, math, rope as rope_checks,
 };
+
+/// See [`Cpu::kv_append`](crate::Cpu::kv_append).
+///
+/// # Errors
+/// As there.
+pub fn kv_append(
+    pages: &mut [KvPage],
+    start: usize,
+    k: &[f32],
+    v: &[f32],
+) -> Result<(), KernelError> {
+    let Some((kv_heads, dim)) = kv::check_append(pages, start, k, v)? else {
+        return Ok(());
+    };
+    for (index, (k, v)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
+        let position = start + index / kv_heads;
+        let page = &mut pages[position / KV_PAGE_TOKENS];
+        page.write(position % KV_PAGE_TOKENS, index % kv_heads, k, v)?;
+    }
+    Ok(())
+}
 
 /// See [`Cpu::attention`](crate::Cpu::attention).
 ///
@@ -22,7 +43,7 @@ pub fn attention(
             let kv_head = head / (shape.heads / shape.kv_heads);
             let q = &span.q[row * dim..][..dim];
             let out = &mut span.out[row * dim..][..dim];
-            one_query(q, span.start + t + 1, span.pages, kv_head, shape, out);
+            one_query(q, span.start + t + 1, span.pages, kv_head, shape, out)?;
         }
     }
     Ok(())
@@ -32,40 +53,49 @@ pub fn attention(
 fn one_query(
     q: &[f32],
     visible: usize,
-    pages: &[KvPage<'_>],
+    pages: &[KvPage],
     kv_head: usize,
     shape: AttentionShape,
     out: &mut [f32],
-) {
+) -> Result<(), KernelError> {
     let dim = shape.head_dim;
     let (mut m, mut l, mut acc) = (f32::NEG_INFINITY, 0.0, vec![0.0f32; dim]);
-    for first in (0..visible).step_by(KV_PAGE_TOKENS) {
-        let page = &pages[first / KV_PAGE_TOKENS];
-        let count = KV_PAGE_TOKENS.min(visible - first);
-        let at = |j: usize| (kv_head * KV_PAGE_TOKENS + j) * dim;
-        let scores: Vec<f32> = (0..count)
-            .map(|j| dot16(q, &page.keys[at(j)..][..dim]) * shape.scale)
-            .collect();
-        let block_max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| max(m, s));
-        let new_m = max(m, block_max);
-        let p: Vec<f32> = scores.iter().map(|s| math::exp(s - new_m)).collect();
-        if first > 0 {
-            let c = math::exp(m - new_m);
-            l = f32::mul_add(l, c, sum16(&p));
-            acc.iter_mut().for_each(|acc| *acc *= c);
-        } else {
-            l = f32::mul_add(l, 0.0, sum16(&p));
+    for first in (0..visible).step_by(KV_CHUNK_TOKENS) {
+        let positions = first..visible.min(first + KV_CHUNK_TOKENS);
+        let (mut scores, mut values) = (vec![], vec![]);
+        for at in positions {
+            let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
+            let page = &pages[at / KV_PAGE_TOKENS];
+            page.read(at % KV_PAGE_TOKENS, kv_head, &mut key, &mut value)?;
+            let dot = q.iter().zip(key).fold(0.0, |dot, (q, k)| q.mul_add(k, dot));
+            scores.push(dot * shape.scale);
+            values.push(value);
         }
-        for (j, p) in p.iter().enumerate() {
+        let chunk_m = scores.iter().fold(f32::NEG_INFINITY, |m, &s| max(m, s));
+        let p: Vec<f32> = scores.iter().map(|s| math::exp(s - chunk_m)).collect();
+        let chunk_l = sum16(&p);
+        let mut chunk_acc = vec![0.0f32; dim];
+        for (p, value) in p.iter().zip(&values) {
             for d in 0..dim {
-                acc[d] = p.mul_add(page.values[at(j) + d], acc[d]);
+                chunk_acc[d] = p.mul_add(value[d], chunk_acc[d]);
             }
         }
+        if first == 0 {
+            (m, l, acc) = (chunk_m, chunk_l, chunk_acc);
+            continue;
+        }
+        let new_m = max(m, chunk_m);
+        let (old, new) = (math::exp(m - new_m), math::exp(chunk_m - new_m));
         m = new_m;
+        l = f32::mul_add(l, old, chunk_l * new);
+        for d in 0..dim {
+            acc[d] = acc[d].mul_add(old, chunk_acc[d] * new);
+        }
     }
     for d in 0..dim {
         out[d] = acc[d] / l;
     }
+    Ok(())
 }
 
 /// See [`Cpu::rope`](crate::Cpu::rope).

@@ -1,7 +1,10 @@
 //! Reference of matrix products, decoding and activation quantization.
 
 use super::dot16;
-use crate::{KernelError, MatmulJob, Matrix, MatrixData, Quantized, SEGMENT, matmul::check_row};
+use crate::{
+    Coded, Coding, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT,
+    coding::TILE, matmul::check_row,
+};
 
 /// See [`Cpu::matmul`](crate::Cpu::matmul).
 ///
@@ -25,60 +28,52 @@ pub fn matmul(jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
 
 fn element(job: &MatmulJob<'_>, row: usize, token: usize) -> f32 {
     let cols = job.weights.cols();
-    match (job.weights.group(), job.quantized) {
-        (Some(_), Some(quantized)) => integer_dot(&job.weights, row, quantized, token),
-        _ => dot16(&decoded(&job.weights, row), &job.x[token * cols..][..cols]),
+    let x = &job.x[token * cols..][..cols];
+    match (job.weights.data(), job.quantized) {
+        (MatrixData::Coded(coded), Some(quantized)) => {
+            integer_dot(&coded, job.weights.rows(), row, quantized, token)
+        }
+        (MatrixData::Coded(_), None) => four_sums(&decoded(&job.weights, row), x),
+        _ => dot16(&decoded(&job.weights, row), x),
     }
 }
 
-/// The dot product of an affine row and a quantized token.
-fn integer_dot(matrix: &Matrix<'_>, row: usize, x: &Quantized, token: usize) -> f32 {
-    let groups = matrix.cols() / x.group;
+/// The dot product of an integer-coded row and a rounded token.
+fn integer_dot(coded: &Coded<'_>, rows: usize, row: usize, x: &Quantized, token: usize) -> f32 {
+    let tile = coded.tile(rows, x.cols, row / TILE * TILE);
+    let Rounding { group, zero } = x.rounding;
+    let (lane, groups) = (row % TILE, x.cols / group);
     let mut total = 0.0;
-    for first in (0..groups).step_by(SEGMENT / x.group) {
+    for first in (0..groups).step_by(SEGMENT / group) {
         let mut acc = 0.0f32;
-        for g in first..groups.min(first + SEGMENT / x.group) {
+        for g in first..groups.min(first + SEGMENT / group) {
             let mut dot = 0i32;
-            for j in g * x.group..(g + 1) * x.group {
-                dot +=
-                    affine_integer(matrix, row, j) as i32 * i32::from(x.values[token * x.cols + j]);
+            for j in g * group..(g + 1) * group {
+                let integer = tile.integer(lane, j) as i32 - zero;
+                dot += integer * i32::from(x.values[token * x.cols + j]);
             }
-            let (scale, bias) = affine_map(matrix, row, g);
+            let (scale, bias) = tile.map(lane, g);
             acc = (scale * x.scales[token * groups + g]).mul_add(dot as f32, acc);
-            acc = bias.mul_add(x.sums[token * groups + g], acc);
+            if has_bias(coded.coding) {
+                acc = bias.mul_add(x.sums[token * groups + g], acc);
+            }
         }
         total = if first == 0 { acc } else { total + acc };
     }
     total
 }
 
-/// Element j of an affine row as stored: `bits` bits of a little-endian bit stream.
-fn affine_integer(matrix: &Matrix<'_>, row: usize, j: usize) -> u32 {
-    let MatrixData::Affine { bits, weights, .. } = matrix.data() else {
-        return 0;
-    };
-    let stream = &weights[row * matrix.cols() / 8 * bits as usize..];
-    (0..bits as usize)
-        .map(|bit| {
-            let at = j * bits as usize + bit;
-            u32::from(stream[at / 8] >> (at % 8) & 1) << bit
-        })
-        .sum()
+fn has_bias(coding: Coding) -> bool {
+    matches!(coding, Coding::Affine { .. } | Coding::Q4K | Coding::Q5K)
 }
 
-/// Scale and bias of group g of an affine row.
-fn affine_map(matrix: &Matrix<'_>, row: usize, g: usize) -> (f32, f32) {
-    let MatrixData::Affine {
-        group,
-        scales,
-        biases,
-        ..
-    } = matrix.data()
-    else {
-        return (0.0, 0.0);
-    };
-    let at = row * (matrix.cols() / group) + g;
-    (bf16(scales[at]), bf16(biases[at]))
+/// Four partial sums, element k in sum k mod 4.
+fn four_sums(w: &[f32], x: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 4];
+    for (k, (w, x)) in w.iter().zip(x).enumerate() {
+        sums[k % 4] = w.mul_add(*x, sums[k % 4]);
+    }
+    (sums[0] + sums[2]) + (sums[1] + sums[3])
 }
 
 fn bf16(bits: u16) -> f32 {
@@ -86,15 +81,16 @@ fn bf16(bits: u16) -> f32 {
 }
 
 fn decoded(matrix: &Matrix<'_>, row: usize) -> Vec<f32> {
-    let at = |j: usize| row * matrix.cols() + j;
-    (0..matrix.cols())
+    let cols = matrix.cols();
+    let at = |j: usize| row * cols + j;
+    (0..cols)
         .map(|j| match matrix.data() {
             MatrixData::F32(w) => w[at(j)],
             MatrixData::F16(w) => half::f16::from_bits(w[at(j)]).to_f32_const(),
             MatrixData::Bf16(w) => bf16(w[at(j)]),
-            MatrixData::Affine { group, .. } => {
-                let (scale, bias) = affine_map(matrix, row, j / group);
-                (affine_integer(matrix, row, j) as f32).mul_add(scale, bias)
+            MatrixData::Coded(coded) => {
+                let tile = coded.tile(matrix.rows(), cols, row / TILE * TILE);
+                tile.value(row % TILE, j)
             }
         })
         .collect()
@@ -114,9 +110,15 @@ pub fn decode_row(matrix: &Matrix<'_>, row: usize, out: &mut [f32]) -> Result<()
 ///
 /// # Errors
 /// As there.
-pub fn quantize(x: &[f32], n: usize, cols: usize, group: usize) -> Result<Quantized, KernelError> {
+pub fn quantize(
+    x: &[f32],
+    n: usize,
+    cols: usize,
+    rounding: Rounding,
+) -> Result<Quantized, KernelError> {
+    let group = rounding.group;
     let mut quantized = Quantized::default();
-    quantized.resize(x, n, cols, group)?;
+    quantized.resize(x, n, cols, rounding)?;
     for (g, x) in x.chunks_exact(group).enumerate() {
         let mut absmax = 0.0f32;
         for &x in x {
@@ -133,11 +135,10 @@ pub fn quantize(x: &[f32], n: usize, cols: usize, group: usize) -> Result<Quanti
             };
             sum += i32::from(value);
             quantized.values[g * group + j] = value;
-            let pair = [0, 4, 1, 5, 2, 6, 3, 7][j % 8];
-            quantized.paired[g * group + j / 8 * 8 + pair] = value;
         }
         quantized.scales[g] = scale;
         quantized.sums[g] = scale * sum as f32;
+        quantized.offsets[g] = -rounding.zero * sum;
     }
     Ok(quantized)
 }

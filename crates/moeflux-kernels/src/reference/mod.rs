@@ -9,7 +9,7 @@ mod norm;
 mod recurrent;
 mod router;
 
-pub use attention::{attention, rope};
+pub use attention::{attention, kv_append, rope};
 pub use elementwise::{add, combine, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu};
 pub use matmul::{decode_row, matmul, quantize};
 pub use norm::{rms_norm, rms_norm_gated};

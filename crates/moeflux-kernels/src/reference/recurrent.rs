@@ -1,7 +1,9 @@
 //! Reference of the operations with a state: causal convolution and the gated delta rule.
 
 use super::dot16;
-use crate::{ConvSpan, DeltaShape, DeltaSpan, KernelError, conv1d, gated_delta as delta, math};
+use crate::{
+    ConvSpan, DeltaShape, DeltaSpan, HeadOrder, KernelError, conv1d, gated_delta as delta, math,
+};
 
 /// See [`Cpu::conv1d_silu`](crate::Cpu::conv1d_silu).
 ///
@@ -79,8 +81,12 @@ fn head_step(
         value_heads,
         key_dim,
         value_dim,
+        head_order,
     } = shape;
-    let key_head = h / (value_heads / key_heads);
+    let key_head = match head_order {
+        HeadOrder::Grouped => h / (value_heads / key_heads),
+        HeadOrder::Tiled => h % key_heads,
+    };
     let q = unit(&qkv[key_head * key_dim..][..key_dim]);
     let k = unit(&qkv[(key_heads + key_head) * key_dim..][..key_dim]);
     let v = &qkv[2 * key_heads * key_dim + h * value_dim..][..value_dim];
@@ -88,13 +94,12 @@ fn head_step(
     for i in 0..value_dim {
         let mut memory = 0.0;
         for j in 0..key_dim {
-            state[j * value_dim + i] *= decay;
             memory = state[j * value_dim + i].mul_add(k[j], memory);
         }
-        let delta = (v[i] - memory) * beta;
+        let delta = memory.mul_add(0.0 - decay, v[i]) * beta;
         let mut o = 0.0;
         for j in 0..key_dim {
-            let s = k[j].mul_add(delta, state[j * value_dim + i]);
+            let s = k[j].mul_add(delta, state[j * value_dim + i] * decay);
             state[j * value_dim + i] = s;
             o = s.mul_add(q[j] * q_scale, o);
         }

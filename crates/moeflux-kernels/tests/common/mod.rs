@@ -2,7 +2,9 @@
 
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses a part
 
-use moeflux_kernels::{Cpu, Isa, Matrix, MatrixData};
+pub mod plain;
+
+use moeflux_kernels::{Coded, Coding, Cpu, Isa, Matrix, MatrixData, arrange};
 
 /// A small generator (splitmix64): tests shrink better over a seed than over long vectors.
 pub struct Random(pub u64);
@@ -93,6 +95,10 @@ pub struct Weights {
     pub bytes: Vec<u8>,
     pub scales: Vec<u16>,
     pub biases: Vec<u16>,
+    /// The integer-coded parts in rows, as files have them.
+    pub rows_of_bytes: Vec<u8>,
+    pub rows_of_scales: Vec<u16>,
+    pub rows_of_biases: Vec<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,7 +106,27 @@ pub enum Codec {
     F32,
     F16,
     Bf16,
-    Affine { bits: u32, group: usize },
+    Coded(Coding),
+}
+
+/// Affine weights.
+pub const fn affine(bits: u32, group: usize) -> Codec {
+    Codec::Coded(Coding::Affine { bits, group })
+}
+
+/// Every coding.
+pub fn codings() -> Vec<Coding> {
+    let mut codings = vec![
+        Coding::Q4_0,
+        Coding::Q8_0,
+        Coding::Q4K,
+        Coding::Q5K,
+        Coding::Q6K,
+    ];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        codings.extend([32, 64, 128].map(|group| Coding::Affine { bits, group }));
+    }
+    codings
 }
 
 impl Weights {
@@ -115,6 +141,9 @@ impl Weights {
             bytes: vec![],
             scales: vec![],
             biases: vec![],
+            rows_of_bytes: vec![],
+            rows_of_scales: vec![],
+            rows_of_biases: vec![],
         };
         match codec {
             Codec::F32 => weights.f32s = floats,
@@ -125,23 +154,56 @@ impl Weights {
                     .collect();
             }
             Codec::Bf16 => weights.u16s = floats.iter().map(|&x| bf16(x)).collect(),
-            Codec::Affine { bits, group } => {
-                weights.bytes = random.bytes(rows * cols / 8 * bits as usize);
-                let most = ((1 << bits) - 1) as f32;
-                let groups = rows * cols / group;
-                weights.scales = random
-                    .values(kind, groups)
-                    .iter()
-                    .map(|x| bf16(x / most))
-                    .collect();
-                weights.biases = random
-                    .values(kind, groups)
-                    .iter()
-                    .map(|x| bf16(-x.abs() / 2.0))
-                    .collect();
-            }
+            Codec::Coded(coding) => weights.fill(random, coding, kind),
         }
         weights
+    }
+
+    fn fill(&mut self, random: &mut Random, coding: Coding, kind: Kind) {
+        let [bytes, scales, biases] = coding.part_lengths(self.rows, self.cols).unwrap();
+        self.rows_of_bytes = random.bytes(bytes);
+        if let Coding::Affine { bits, .. } = coding {
+            let most = ((1 << bits) - 1) as f32;
+            let values = random.values(kind, scales);
+            self.rows_of_scales = values.iter().map(|x| bf16(x / most)).collect();
+            let values = random.values(kind, biases);
+            self.rows_of_biases = values.iter().map(|x| bf16(-x.abs() / 2.0)).collect();
+        }
+        for (block_bytes, places) in plain::half_places(coding) {
+            for block in self.rows_of_bytes.chunks_exact_mut(block_bytes) {
+                for &place in places {
+                    let half = half::f16::from_f32(random.values(kind, 1)[0]);
+                    block[place..place + 2].copy_from_slice(&half.to_le_bytes());
+                }
+            }
+        }
+        self.arrange();
+    }
+
+    /// Makes tiles of the rows.
+    pub fn arrange(&mut self) {
+        let Codec::Coded(coding) = self.codec else {
+            return;
+        };
+        let bytes = |halves: &[u16]| halves.iter().flat_map(|h| h.to_le_bytes()).collect();
+        let halves = |bytes: Vec<u8>| {
+            let pairs = bytes.as_chunks::<2>().0.iter();
+            pairs.map(|b| u16::from_le_bytes(*b)).collect()
+        };
+        self.bytes = self.rows_of_bytes.clone();
+        let mut scales: Vec<u8> = bytes(&self.rows_of_scales);
+        let mut biases: Vec<u8> = bytes(&self.rows_of_biases);
+        let (rows, cols) = (self.rows, self.cols);
+        arrange(
+            coding,
+            rows,
+            cols,
+            &mut self.bytes,
+            &mut scales,
+            &mut biases,
+        )
+        .unwrap();
+        (self.scales, self.biases) = (halves(scales), halves(biases));
     }
 
     pub fn matrix(&self) -> Matrix<'_> {
@@ -149,13 +211,12 @@ impl Weights {
             Codec::F32 => MatrixData::F32(&self.f32s),
             Codec::F16 => MatrixData::F16(&self.u16s),
             Codec::Bf16 => MatrixData::Bf16(&self.u16s),
-            Codec::Affine { bits, group } => MatrixData::Affine {
-                bits,
-                group,
+            Codec::Coded(coding) => MatrixData::Coded(Coded {
+                coding,
                 weights: &self.bytes,
                 scales: &self.scales,
                 biases: &self.biases,
-            },
+            }),
         };
         Matrix::new(self.rows, self.cols, data).unwrap()
     }

@@ -4,25 +4,12 @@
 use std::collections::BTreeMap;
 
 use moeflux_experts::{Ready, Residency};
-use moeflux_formats::Codec;
-use moeflux_kernels::{MatmulJob, Matrix, Quantized};
+use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
 
+use super::buckets::{Buckets, RoutedTokens};
 use super::kernel_set::KernelSet;
-use crate::weights::{ExpertLayout, MatrixLayout};
+use crate::weights::ExpertLayout;
 use crate::{Activations, Error};
-
-/// A step's tokens with the router's choice for one layer.
-#[derive(Clone, Copy)]
-pub struct RoutedTokens<'a> {
-    /// `[n, hidden]`.
-    pub x: &'a [f32],
-    /// `[n, top_k]`.
-    pub ids: &'a [u32],
-    /// `[n, top_k]`.
-    pub weights: &'a [f32],
-    /// Experts that a token uses.
-    pub top_k: usize,
-}
 
 /// Residency, and the scratch memory for computing experts.
 pub struct ExpertStage {
@@ -31,25 +18,6 @@ pub struct ExpertStage {
     layouts: BTreeMap<usize, ExpertLayout>,
     buckets: Buckets,
     scratch: Scratch,
-}
-
-/// Assignments (token, expert) sorted by expert, then token. Kept to avoid allocation.
-#[derive(Default)]
-struct Buckets {
-    /// `(expert, token, slot in the token's choice)`.
-    assignments: Vec<(u32, u32, u32)>,
-    /// Token of each assignment.
-    tokens: Vec<u32>,
-    /// Experts in use, ascending, with their range of assignments.
-    experts: Vec<(u32, usize, usize)>,
-    /// Experts in use, ascending.
-    ids: Vec<u32>,
-    /// For each token the start of its entries; one more at the end.
-    offsets: Vec<u32>,
-    /// `(assignment, weight)` by token, in ascending expert id.
-    entries: Vec<(u32, f32)>,
-    /// Where each token's next entry goes.
-    cursors: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -61,54 +29,6 @@ struct Scratch {
     act: Vec<f32>,
     /// `[assignments, hidden]`.
     results: Vec<f32>,
-}
-
-impl Buckets {
-    fn sort(&mut self, tokens: &RoutedTokens<'_>) {
-        let k = tokens.top_k;
-        let n = tokens.ids.len() / k;
-        self.assignments.clear();
-        for (index, &expert) in tokens.ids.iter().enumerate() {
-            self.assignments
-                .push((expert, (index / k) as u32, (index % k) as u32));
-        }
-        self.assignments.sort_unstable();
-        self.tokens.clear();
-        self.tokens
-            .extend(self.assignments.iter().map(|&(_, token, _)| token));
-        self.experts.clear();
-        self.ids.clear();
-        for (index, &(expert, _, _)) in self.assignments.iter().enumerate() {
-            match self.experts.last_mut() {
-                Some((last, _, end)) if *last == expert => *end = index + 1,
-                _ => {
-                    self.experts.push((expert, index, index + 1));
-                    self.ids.push(expert);
-                }
-            }
-        }
-        // Every token has k entries; going through the assignments in order keeps each token's
-        // in ascending expert id.
-        self.offsets.clear();
-        self.offsets.extend((0..=n).map(|t| (t * k) as u32));
-        self.cursors.clear();
-        self.cursors.extend_from_slice(&self.offsets[..n]);
-        self.entries.clear();
-        self.entries.resize(n * k, (0, 0.0));
-        for (row, &(_, token, slot)) in self.assignments.iter().enumerate() {
-            let at = &mut self.cursors[token as usize];
-            let weight = tokens.weights[token as usize * k + slot as usize];
-            self.entries[*at as usize] = (row as u32, weight);
-            *at += 1;
-        }
-    }
-
-    /// The assignments of `expert`.
-    fn range(&self, expert: u32) -> Result<(usize, usize), Error> {
-        let at = self.experts.binary_search_by_key(&expert, |e| e.0);
-        let at = at.map_err(|_| Error::Internal(format!("expert {expert} was not asked for")))?;
-        Ok((self.experts[at].1, self.experts[at].2))
-    }
 }
 
 impl ExpertStage {
@@ -156,52 +76,46 @@ impl ExpertStage {
             layout,
             tokens,
             hidden,
-            groups: Groups::default(),
+            roundings: Roundings::default(),
         };
-        let mut lease = self.residency.lease(layer, &self.buckets.ids)?;
+        let mut lease = self.residency.lease(layer, self.buckets.ids())?;
         if activations == Activations::Int8 {
-            compute.groups = layout.groups();
+            compute.roundings = layout.roundings();
         }
-        if let Some(group) = compute.groups.input {
-            kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, group)?;
+        if let Some(rounding) = compute.roundings.input {
+            kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, rounding)?;
         }
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
         }
         drop(lease);
         let results = &scratch.results[..tokens.ids.len() * hidden];
-        let Buckets {
-            offsets, entries, ..
-        } = &self.buckets;
+        let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
         Ok(kernels.combine(results, offsets, entries, hidden, out)?)
     }
 }
 
 impl ExpertLayout {
-    /// Groups of the quantized inputs of gate and up, and of down, where the weights are coded so.
-    fn groups(&self) -> Groups {
-        let group = |matrix: &MatrixLayout| match matrix.codec() {
-            Codec::Affine(codec) => Some(codec.group),
-            _ => None,
-        };
-        let input = match (group(&self.gate), group(&self.up)) {
+    /// How the inputs of gate and up, and of down, are rounded where the weights are coded.
+    fn roundings(&self) -> Roundings {
+        let input = match (self.gate.rounding(), self.up.rounding()) {
             (Some(gate), Some(up)) if gate != up => None,
             (gate, up) => gate.or(up),
         };
-        Groups {
+        Roundings {
             input,
-            act: group(&self.down),
+            act: self.down.rounding(),
         }
     }
 }
 
-/// Group lengths by which inputs are rounded to 8 bits; `None`: they stay f32.
+/// How inputs are rounded to 8 bits; `None`: they stay f32.
 #[derive(Clone, Copy, Default)]
-struct Groups {
-    /// Of the input of gate and up.
-    input: Option<usize>,
-    /// Of the input of down.
-    act: Option<usize>,
+struct Roundings {
+    /// The input of gate and up.
+    input: Option<Rounding>,
+    /// The input of down.
+    act: Option<Rounding>,
 }
 
 struct Compute<'a, K> {
@@ -209,7 +123,7 @@ struct Compute<'a, K> {
     layout: &'a ExpertLayout,
     tokens: RoutedTokens<'a>,
     hidden: usize,
-    groups: Groups,
+    roundings: Roundings,
 }
 
 /// An expert of a batch: its matrices, and its assignments.
@@ -229,7 +143,7 @@ impl<K: KernelSet> Compute<'_, K> {
         buckets: &Buckets,
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let mut work = Vec::with_capacity(buckets.ids.len());
+        let mut work = Vec::with_capacity(buckets.ids().len());
         for (expert, bytes) in ready.iter() {
             let (start, end) = buckets.range(expert)?;
             let gate = self.layout.gate.view(bytes)?;
@@ -263,9 +177,9 @@ impl<K: KernelSet> Compute<'_, K> {
         } = scratch;
         self.kernels
             .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
-        if let Some(group) = self.groups.act {
+        if let Some(rounding) = self.roundings.act {
             self.kernels
-                .quantize(quantized_act, &act[..len], rows, intermediate, group)?;
+                .quantize(quantized_act, &act[..len], rows, intermediate, rounding)?;
         }
         // Rows of `act` follow the batch; those of `results` follow all assignments.
         let compact: Vec<u32> = (0..rows as u32).collect();
@@ -277,7 +191,7 @@ impl<K: KernelSet> Compute<'_, K> {
             (rest, at) = (tail, w.end);
             let tokens = Some(&compact[row..row + (w.end - w.start)]);
             row += w.end - w.start;
-            let quantized = self.groups.act.map(|_| &*quantized_act);
+            let quantized = self.roundings.act.map(|_| &*quantized_act);
             jobs.push(MatmulJob {
                 weights: w.down,
                 x: &act[..len],
@@ -302,12 +216,12 @@ impl<K: KernelSet> Compute<'_, K> {
             up,
             ..
         } = scratch;
-        let quantized = self.groups.input.map(|_| &*quantized_x);
+        let quantized = self.roundings.input.map(|_| &*quantized_x);
         let mut jobs = Vec::with_capacity(2 * work.len());
         let (mut gate, mut up) = (gate.as_mut_slice(), up.as_mut_slice());
         for w in work {
             let len = (w.end - w.start) * intermediate;
-            let tokens = Some(&buckets.tokens[w.start..w.end]);
+            let tokens = Some(&buckets.tokens()[w.start..w.end]);
             for (weights, rest) in [(w.gate, &mut gate), (w.up, &mut up)] {
                 let (out, tail) = std::mem::take(rest).split_at_mut(len);
                 *rest = tail;

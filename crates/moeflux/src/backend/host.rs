@@ -3,7 +3,8 @@
 
 use moeflux_kernels::{MatmulJob, Matrix, Quantized};
 
-use super::experts::{ExpertStage, RoutedTokens};
+use super::buckets::RoutedTokens;
+use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::{Backend, Step};
 use crate::graph::{BufferId, BufferPool, Op, WeightId};
@@ -72,22 +73,29 @@ impl<K: KernelSet> HostBackend<K> {
         taken: &mut [Vec<f32>],
     ) -> Result<(), Error> {
         let input = buffers.get(x);
-        let group = match self.activations {
-            Activations::Int8 if !exact => matrices.iter().find_map(Matrix::group),
+        let rounding = match self.activations {
+            Activations::Int8 if !exact => matrices.iter().find_map(Matrix::rounding),
             _ => None,
         };
-        if let Some(group) = group {
+        if let Some(rounding) = rounding {
             let cols = matrices[0].cols();
-            self.kernels
-                .quantize(&mut self.quantized, input, input.len() / cols, cols, group)?;
+            self.kernels.quantize(
+                &mut self.quantized,
+                input,
+                input.len() / cols,
+                cols,
+                rounding,
+            )?;
         }
-        // Matrices of one input normally share a codec; one with another group gets its own turn.
-        let fits = |m: &Matrix<'_>| m.group().is_none() || group.is_none() || m.group() == group;
+        // Matrices of one input normally share a codec; one of another kind gets its own turn.
+        let fits = |m: &Matrix<'_>| {
+            m.rounding().is_none() || rounding.is_none() || m.rounding() == rounding
+        };
         let mut jobs = Vec::with_capacity(matrices.len());
         let mut others = Vec::new();
         for ((matrix, &(_, out)), memory) in matrices.iter().zip(outputs).zip(taken) {
             let out = &mut memory[..buffers.len(out)];
-            let quantized = group.and(matrix.group()).map(|_| &self.quantized);
+            let quantized = rounding.and(matrix.rounding()).map(|_| &self.quantized);
             let job = MatmulJob {
                 weights: *matrix,
                 x: input,
@@ -111,9 +119,11 @@ impl<K: KernelSet> HostBackend<K> {
         } in others
         {
             let mut quantized = Quantized::default();
-            let (cols, group) = (weights.cols(), weights.group().unwrap_or(1));
-            self.kernels
-                .quantize(&mut quantized, x, x.len() / cols, cols, group)?;
+            let cols = weights.cols();
+            if let Some(rounding) = weights.rounding() {
+                self.kernels
+                    .quantize(&mut quantized, x, x.len() / cols, cols, rounding)?;
+            }
             let job = MatmulJob {
                 weights,
                 x,

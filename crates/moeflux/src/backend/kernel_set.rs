@@ -1,8 +1,8 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, MatmulJob,
-    Matrix, Quantized, RopeStyle, reference,
+    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, KvPage,
+    MatmulJob, Matrix, Quantized, RopeStyle, Rounding, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -16,9 +16,9 @@ macro_rules! kernel_set {
         pub trait KernelSet: Send {
             $($(#[$doc])* #[allow(missing_docs)]
             fn $name(&self, $($arg: $type),*) -> Result<(), KernelError>;)*
-            /// Rounds activations `[n, cols]` to 8 bits by groups.
+            /// Rounds activations `[n, cols]` to 8 bits as the weights want it.
             fn quantize(
-                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
             ) -> Result<(), KernelError>;
             /// Products of inputs with matrices, all of them at once.
             fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError>;
@@ -29,9 +29,9 @@ macro_rules! kernel_set {
                 Cpu::$name(self, $($arg),*)
             })*
             fn quantize(
-                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
             ) -> Result<(), KernelError> {
-                into.quantize(self, x, n, cols, group)
+                into.quantize(self, x, n, cols, rounding)
             }
             fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
                 Cpu::matmul(self, jobs)
@@ -43,9 +43,9 @@ macro_rules! kernel_set {
                 reference::$name($($arg),*)
             })*
             fn quantize(
-                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, group: usize,
+                &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
             ) -> Result<(), KernelError> {
-                *into = reference::quantize(x, n, cols, group)?;
+                *into = reference::quantize(x, n, cols, rounding)?;
                 Ok(())
             }
             fn matmul(&self, jobs: &mut [MatmulJob<'_>]) -> Result<(), KernelError> {
@@ -74,6 +74,7 @@ kernel_set! {
     fn gated_delta(
         spans: &mut [DeltaSpan<'_>], shape: DeltaShape, a_log: &[f32], dt_bias: &[f32],
     );
+    fn kv_append(pages: &mut [KvPage], start: usize, k: &[f32], v: &[f32]);
     fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],

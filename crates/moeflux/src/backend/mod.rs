@@ -1,11 +1,13 @@
 //! Backends run a graph's operations. [`HostBackend`] runs them on the processor, on either of
 //! two sets of kernels: the optimized ones, or the plain reference that specifies their bits.
 
+mod buckets;
 mod experts;
 mod host;
 mod kernel_set;
 mod state_ops;
 
+pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};

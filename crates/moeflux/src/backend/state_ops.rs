@@ -29,20 +29,16 @@ impl<K: KernelSet> HostBackend<K> {
         let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
             let q = buffers.get(*q);
-            let mut pages = Vec::with_capacity(step.spans.len());
-            for span in &step.spans {
-                pages.push(key_values(span.session.states(), *state)?.pages());
-            }
             let mut rest = out;
             let mut spans = Vec::with_capacity(step.spans.len());
-            for (span, pages) in step.spans.iter().zip(&pages) {
+            for span in &step.spans {
                 let (out, tail) = rest.split_at_mut(span.len * width);
                 rest = tail;
                 let q = &q[span.first_row * width..(span.first_row + span.len) * width];
                 spans.push(AttentionSpan {
                     q,
                     start: span.start,
-                    pages,
+                    pages: key_values(span.session.states(), *state)?.pages(),
                     out,
                 });
             }
@@ -149,8 +145,9 @@ impl<K: KernelSet> HostBackend<K> {
         let width = k.len() / step.tokens.len().max(1);
         for span in &mut step.spans {
             let rows = span.first_row * width..(span.first_row + span.len) * width;
-            let cache = key_values_mut(span.session, state)?;
-            cache.append(span.start, &k[rows.clone()], &v[rows]);
+            let pages = key_values_mut(span.session, state)?.pages_mut();
+            self.kernels
+                .kv_append(pages, span.start, &k[rows.clone()], &v[rows])?;
         }
         Ok(())
     }

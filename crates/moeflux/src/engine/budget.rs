@@ -1,6 +1,8 @@
 //! How the memory bound is shared out: resident weights, scratch and the sessions' state first,
 //! the experts' arena takes the rest.
 
+use moeflux_kernels::{KvPage, KvType};
+
 use crate::backend::ExpertStage;
 use crate::graph::StateDecl;
 use crate::info::Opened;
@@ -92,7 +94,7 @@ pub(super) fn plan(
             .graph
             .states
             .iter()
-            .map(first_page_bytes)
+            .map(|state| first_page_bytes(state, options.kv))
             .sum(),
         arena_bytes: 0,
         smallest_arena_bytes: slot * SMALLEST_SLOTS.min(experts),
@@ -135,11 +137,9 @@ fn default_limit() -> u64 {
     available / 100 * memory::DEFAULT_SHARE_PERCENT
 }
 
-fn first_page_bytes(state: &StateDecl) -> u64 {
+fn first_page_bytes(state: &StateDecl, kv: KvType) -> u64 {
     match *state {
-        StateDecl::KeyValue { kv_heads, head_dim } => {
-            (kv_heads * head_dim * moeflux_kernels::KV_PAGE_TOKENS * 8) as u64
-        }
+        StateDecl::KeyValue { kv_heads, head_dim } => KvPage::bytes(kv, kv_heads, head_dim),
         StateDecl::Recurrent { len } => len as u64 * 8,
     }
 }

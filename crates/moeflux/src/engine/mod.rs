@@ -1,9 +1,13 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod graph_runner;
+mod rates;
 mod step;
 
 pub use budget::MemoryPlan;
+pub use graph_runner::GraphRunner;
+pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
 
@@ -12,9 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use moeflux_experts::{Residency, ResidencyOptions};
-use moeflux_kernels::{Cpu, Isa};
+use moeflux_kernels::{Cpu, Isa, KvType};
 
-use crate::backend::{Backend, ExpertStage, HostBackend, Reference, Step, StepSpan};
+use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
+use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op, Rows};
 use crate::info::{ModelInfo, Opened};
 use crate::session::{Session, SessionShape};
@@ -40,6 +45,8 @@ pub struct Stats {
     pub threads: usize,
     /// How activations meet integer-coded weights.
     pub activations: Activations,
+    /// What keys and values are kept as.
+    pub kv: KvType,
 }
 
 /// A loaded model. Shareable between threads; steps run one at a time.
@@ -47,6 +54,7 @@ pub struct Engine {
     info: ModelInfo,
     shape: Arc<SessionShape>,
     graph: Graph,
+    costs: Vec<OpCost>,
     weights: Weights,
     plan: MemoryPlan,
     isa: Isa,
@@ -63,14 +71,15 @@ struct Executor {
 }
 
 impl Engine {
-    /// Opens the model in `dir`: a packed directory or a Hugging Face one.
+    /// Opens the model at `path`: a packed directory, a Hugging Face one, or a GGUF file (its first
+    /// part, or a directory that holds just one).
     ///
     /// # Errors
     /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
     /// small; the message names the file, field or flag.
-    pub fn open(dir: &Path, options: &EngineOptions) -> Result<Engine, Error> {
-        let opened = Opened::open(dir)?;
-        let info = opened.info();
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
+        let opened = Opened::open(path)?;
+        let info = opened.info(options.kv);
         let context_tokens = context_limit(&info, options.max_context)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
         let threads = thread_count(options.threads)?;
@@ -79,10 +88,12 @@ impl Engine {
         let shape = Arc::new(SessionShape {
             identity: opened.files.identity(&opened.config)?,
             states: opened.blueprint.graph.states.clone(),
+            kv_type: options.kv,
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
         let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
         let Opened {
             blueprint, table, ..
         } = opened;
@@ -107,6 +118,7 @@ impl Engine {
             info,
             shape,
             graph,
+            costs,
             weights,
             plan,
             isa,
@@ -126,6 +138,11 @@ impl Engine {
         self.plan.chunk_tokens
     }
 
+    /// What each operation of a step costs at least, in the order in which they run.
+    pub fn costs(&self) -> &[OpCost] {
+        &self.costs
+    }
+
     /// A new, empty session.
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(&self.shape))
@@ -134,7 +151,8 @@ impl Engine {
     /// A session from [`Session::to_bytes`].
     ///
     /// # Errors
-    /// [`Error::Snapshot`] if the bytes are damaged or of another model.
+    /// [`Error::Snapshot`] if the bytes are damaged, of another model, or keep keys and values as
+    /// another type.
     pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
         Session::from_bytes(Arc::clone(&self.shape), bytes)
     }
@@ -171,6 +189,20 @@ impl Engine {
         tokens: &[u32],
         want: Want,
     ) -> Result<Logits, Error> {
+        self.prefill_observed(session, tokens, want, &mut |_, _| {})
+    }
+
+    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_observed(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
         self.check(session, tokens)?;
         let chunk = match want {
             Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
@@ -193,7 +225,7 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.forward(&mut [span])? {
+            for logits in self.forward_observed(&mut [span], observe)? {
                 all.rows += logits.rows;
                 all.values.extend(logits.values);
             }
@@ -230,23 +262,7 @@ impl Engine {
             stage,
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
-        let mut first_row = 0;
-        let mut step = Step {
-            spans: Vec::with_capacity(spans.len()),
-            tokens: &rows.tokens,
-            positions: &rows.positions,
-            outputs: &rows.outputs,
-        };
-        for span in spans.iter_mut() {
-            let (start, len) = (span.session.len(), span.tokens.len());
-            step.spans.push(StepSpan {
-                session: &mut *span.session,
-                start,
-                first_row,
-                len,
-            });
-            first_row += len;
-        }
+        let mut step = rows.step(spans);
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);
@@ -278,12 +294,22 @@ impl Engine {
             isa: self.isa,
             threads: self.threads,
             activations: self.activations,
+            kv: self.shape.kv_type,
         }
     }
 
     /// Starts counting anew.
     pub fn reset_stats(&self) {
         self.lock().stage.residency.reset_stats();
+    }
+
+    /// Reads all experts into memory, if the arena holds them, telling `progress` how many of how
+    /// many are there. Returns whether all are in memory now.
+    ///
+    /// # Errors
+    /// An expert that cannot be read.
+    pub fn warm(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<bool, Error> {
+        Ok(self.lock().stage.residency.warm(progress)?)
     }
 
     /// Forgets all cached experts, as after a cold start.

@@ -1,5 +1,6 @@
 //! What goes into a step and what comes out: spans of tokens, and logits.
 
+use crate::backend::{Step, StepSpan};
 use crate::session::Session;
 
 /// Which positions of a span want logits.
@@ -82,5 +83,27 @@ impl Rowset {
                 .extend((end - span.outputs()..end).map(|r| r as u32));
         }
         rows
+    }
+
+    /// The step of these rows; `spans` are those that the rows are of.
+    pub fn step<'a>(&'a self, spans: &'a mut [Span<'_>]) -> Step<'a> {
+        let mut step = Step {
+            spans: Vec::with_capacity(spans.len()),
+            tokens: &self.tokens,
+            positions: &self.positions,
+            outputs: &self.outputs,
+        };
+        let mut first_row = 0;
+        for span in spans {
+            let (start, len) = (span.session.len(), span.tokens.len());
+            step.spans.push(StepSpan {
+                session: &mut *span.session,
+                start,
+                first_row,
+                len,
+            });
+            first_row += len;
+        }
+        step
     }
 }

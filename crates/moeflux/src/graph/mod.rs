@@ -22,19 +22,27 @@ pub struct WeightId(pub(crate) u32);
 pub struct StateId(pub(crate) u32);
 
 impl BufferId {
-    pub(crate) fn index(self) -> usize {
+    /// Its place in [`Graph::buffers`].
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
 impl WeightId {
-    pub(crate) fn index(self) -> usize {
+    /// The weight at `index` of a list of weights.
+    pub fn new(index: usize) -> WeightId {
+        WeightId(index as u32)
+    }
+
+    /// Its place in the list of weights.
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
 impl StateId {
-    pub(crate) fn index(self) -> usize {
+    /// Its place in [`Graph::states`].
+    pub fn index(self) -> usize {
         self.0 as usize
     }
 }

@@ -231,6 +231,29 @@ impl Op {
         }
     }
 
+    /// The resident weights it reads.
+    pub fn weights(&self) -> Vec<WeightId> {
+        match self {
+            Op::Embed { weight, .. }
+            | Op::RmsNorm { weight, .. }
+            | Op::RmsNormGated { weight, .. }
+            | Op::Conv1dSilu { weight, .. } => vec![*weight],
+            Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
+            Op::GatedDelta { a_log, dt_bias, .. } => vec![*a_log, *dt_bias],
+            Op::SplitPairs { .. }
+            | Op::Rope { .. }
+            | Op::KvAppend { .. }
+            | Op::Attention { .. }
+            | Op::Router { .. }
+            | Op::Experts { .. }
+            | Op::Swiglu { .. }
+            | Op::SigmoidMul { .. }
+            | Op::ScaleBySigmoid { .. }
+            | Op::Add { .. }
+            | Op::SelectOutputs { .. } => vec![],
+        }
+    }
+
     /// The buffers it reads.
     pub fn reads(&self) -> Vec<BufferId> {
         match self {

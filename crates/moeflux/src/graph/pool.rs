@@ -6,7 +6,8 @@ use crate::Error;
 /// Storage for the buffers of one graph.
 ///
 /// A buffer lives from the op that writes it to the last op that reads it; slots are handed out
-/// greedily in that order, the smallest sufficient one first.
+/// greedily in that order, the smallest sufficient one first. A buffer that is read before any op
+/// writes it is an input: it lives from the start and is filled by [`BufferPool::upload`].
 pub struct BufferPool {
     /// Slot of each buffer.
     assigned: Vec<usize>,
@@ -28,6 +29,25 @@ struct SlotPlan {
     rows: Rows,
 }
 
+/// The buffers that are read before any op writes them.
+fn inputs(graph: &Graph) -> Vec<BufferId> {
+    let mut written = vec![false; graph.buffers.len()];
+    let mut inputs = Vec::new();
+    for op in &graph.ops {
+        for buffer in op.reads() {
+            if !written[buffer.index()] {
+                inputs.push(buffer);
+            }
+        }
+        for buffer in op.reads().into_iter().chain(op.writes()) {
+            written[buffer.index()] = true;
+        }
+    }
+    inputs.sort_unstable();
+    inputs.dedup();
+    inputs
+}
+
 fn plan(graph: &Graph) -> Plan {
     let n = graph.buffers.len();
     let mut last_use = vec![0; n];
@@ -40,6 +60,14 @@ fn plan(graph: &Graph) -> Plan {
     let mut assigned = vec![usize::MAX; n];
     let mut slots: Vec<SlotPlan> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
+    for buffer in inputs(graph) {
+        let decl = &graph.buffers[buffer.index()];
+        assigned[buffer.index()] = slots.len();
+        slots.push(SlotPlan {
+            width: decl.width,
+            rows: decl.rows,
+        });
+    }
     for (index, op) in graph.ops.iter().enumerate() {
         for buffer in op.writes() {
             if assigned[buffer.index()] != usize::MAX {
@@ -141,6 +169,23 @@ impl BufferPool {
     /// A buffer of u32, `[rows, width]`.
     pub fn get_u32(&self, buffer: BufferId) -> &[u32] {
         bytemuck::cast_slice(self.get(buffer))
+    }
+
+    /// Fills an input of the step, `[rows, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if `values` has another length, or no op reads or writes the buffer.
+    pub fn upload(&mut self, buffer: BufferId, values: &[f32]) -> Result<(), Error> {
+        let (len, slot) = (self.len(buffer), self.assigned[buffer.index()]);
+        match self.slots.get_mut(slot).and_then(|s| s.get_mut(..len)) {
+            Some(place) if values.len() == len => place.copy_from_slice(values),
+            _ => {
+                let given = values.len();
+                let problem = format!("buffer {buffer:?} takes {len} elements, not {given}");
+                return Err(Error::Internal(problem));
+            }
+        }
+        Ok(())
     }
 
     /// Lends `out`'s memory to `f` next to the pool's other buffers.

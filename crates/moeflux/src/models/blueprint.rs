@@ -27,8 +27,10 @@ pub enum VectorFold {
     None,
     /// One is added: the checkpoint stores the norm's weight minus one.
     AddOne,
-    /// `[channels, 1, kernel]` becomes `[kernel, channels]`.
+    /// `[channels, 1, kernel]` (or without the 1) becomes `[kernel, channels]`.
     TransposeConv,
+    /// The logarithm of the negated value: the file stores `-exp` of it.
+    LogOfNegated,
 }
 
 /// Whether a weight is a matrix, which may be coded, or a vector, which becomes f32.
@@ -101,7 +103,20 @@ pub struct Blueprint {
     /// Prefixes that the weights' names may have; the first one that fits is taken.
     pub prefixes: &'static [&'static str],
     /// Beginnings of names of tensors that are left out on purpose, and what they are.
-    pub skipped: &'static [(&'static str, &'static str)],
+    pub skipped: Vec<(String, &'static str)>,
+}
+
+impl Blueprint {
+    /// Weights in all tensors.
+    pub fn parameters(&self) -> u64 {
+        let resident = self.weights.iter().map(|decl| match &decl.kind {
+            WeightKind::Matrix { rows, cols, .. } => (rows * cols) as u64,
+            WeightKind::Vector { shape, .. } => shape.iter().product::<usize>() as u64,
+        });
+        let routed = self.experts.iter();
+        let routed = routed.map(|e| (e.experts * 3 * e.hidden * e.intermediate) as u64);
+        resident.sum::<u64>() + routed.sum::<u64>()
+    }
 }
 
 /// Puts a blueprint together. Its methods emit the operations that several architectures share.

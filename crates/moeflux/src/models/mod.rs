@@ -40,6 +40,7 @@ pub fn blueprint(config: &Config) -> Result<Blueprint, Error> {
     let Some((_, build)) = REGISTRY.iter().find(|(name, _)| *name == model_type) else {
         return Err(Error::UnknownModelType {
             path: config.path().to_owned(),
+            field: "model_type",
             model_type: model_type.to_owned(),
             known: known().collect::<Vec<_>>().join(", "),
         });

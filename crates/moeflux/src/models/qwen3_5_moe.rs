@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use moeflux_kernels::DeltaShape;
+use moeflux_kernels::{DeltaShape, HeadOrder};
 
 use super::blueprint::{Blueprint, BlueprintBuilder, MatrixClass, RoutedShape, VectorFold};
 use super::fields::{
@@ -60,6 +60,7 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
             value_heads: c.size_or("linear_num_value_heads", 32)?,
             key_dim: c.size_or("linear_key_head_dim", 128)?,
             value_dim: c.size_or("linear_value_head_dim", 128)?,
+            head_order: HeadOrder::Grouped,
         },
         conv_kernel: c.size_or("linear_conv_kernel_dim", 4)?,
         routed: RoutedShape {
@@ -123,10 +124,10 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
         weights,
         experts,
         prefixes: &["model.language_model.", "model."],
-        skipped: &[
-            ("model.visual.", "vision tower"),
-            ("visual.", "vision tower"),
-            ("mtp.", "multi-token prediction head"),
+        skipped: vec![
+            ("model.visual.".to_owned(), "vision tower"),
+            ("visual.".to_owned(), "vision tower"),
+            ("mtp.".to_owned(), "multi-token prediction head"),
         ],
     })
 }

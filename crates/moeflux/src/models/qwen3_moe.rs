@@ -90,7 +90,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         weights,
         experts,
         prefixes: &["model."],
-        skipped: &[],
+        skipped: Vec::new(),
     })
 }
 

@@ -4,14 +4,18 @@
 //! one; [`Session::commit`] makes both count. A step that fails therefore leaves the session as
 //! it was.
 
+mod memory;
 mod snapshot;
 mod state;
+mod values;
 
 pub use state::{KeyValueCache, LayerState, Recurrent};
 
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use moeflux_kernels::KvType;
 
 use crate::Error;
 use crate::graph::StateDecl;
@@ -26,6 +30,8 @@ pub(crate) struct SessionShape {
     pub identity: u64,
     /// The state, in the graph's order.
     pub states: Vec<StateDecl>,
+    /// What keys and values are kept as.
+    pub kv_type: KvType,
     /// The most tokens in a session.
     pub context_tokens: usize,
     /// Bytes of state in all sessions of the engine.
@@ -52,7 +58,8 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(shape: Arc<SessionShape>) -> Session {
-        let states = shape.states.iter().map(LayerState::new).collect();
+        let new = |state| LayerState::new(state, shape.kv_type);
+        let states = shape.states.iter().map(new).collect();
         let mut session = Session {
             shape,
             tokens: Vec::new(),

@@ -1,14 +1,16 @@
 //! A session as bytes: versioned, checksummed, bound to its model.
 //!
-//! Layout, little-endian: magic (8 bytes), model identity (u64), number of tokens (u64), tokens
-//! (u32 each), then for each state in the graph's order either keys and values of the used
-//! positions (`[positions, kv_heads, head_dim]` f32 each) or the recurrent state (f32); number of
+//! Layout, little-endian: magic (8 bytes), model identity (u64), bytes of an element of keys and
+//! values (u64: 2 is f16, 4 is f32), number of tokens (u64), tokens (u32 each), then for each
+//! state in the graph's order either keys and values of the used positions
+//! (`[positions, kv_heads, (key, value), head_dim]`) or the recurrent state (f32); number of
 //! checkpoints (u64), each its position (u64) and its recurrent states; xxh3 of all before (u64).
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::state::{KeyValueCache, LayerState};
@@ -16,13 +18,16 @@ use super::{Checkpoint, MAX_CHECKPOINTS, Session, SessionShape};
 use crate::Error;
 use crate::graph::StateDecl;
 
-/// Format 1.
-const MAGIC: &[u8; 8] = b"MFLXSES1";
+/// Format 2.
+const MAGIC: &[u8; 8] = b"MFLXSES2";
+/// All formats begin with this, and end their magic with their number.
+const MAGIC_STEM: &[u8; 7] = b"MFLXSES";
 
 pub(super) fn to_bytes(session: &Session) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&session.shape.identity.to_le_bytes());
+    out.extend_from_slice(&(session.shape.kv_type.bytes() as u64).to_le_bytes());
     out.extend_from_slice(&(session.len() as u64).to_le_bytes());
     for token in &session.tokens {
         out.extend_from_slice(&token.to_le_bytes());
@@ -53,15 +58,8 @@ fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
 }
 
 fn write_cache(out: &mut Vec<u8>, cache: &KeyValueCache, positions: usize) {
-    for part in [true, false] {
-        for position in 0..positions {
-            for head in 0..cache.kv_heads {
-                let (page, at) = cache.place(position, head);
-                let page = &cache.pages[page];
-                let source = if part { &page.keys } else { &page.values };
-                write_f32(out, &source[at..at + cache.head_dim]);
-            }
-        }
+    for (index, page) in cache.pages().iter().enumerate() {
+        page.save(positions.saturating_sub(index * KV_PAGE_TOKENS), out);
     }
 }
 
@@ -96,8 +94,11 @@ pub(super) fn from_bytes(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Sessi
 
 fn read(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, String> {
     let damaged = || "it is truncated or damaged; make a new one".to_owned();
+    if !bytes.starts_with(MAGIC_STEM) {
+        return Err("it is not a saved session; give a file that moeflux has saved".to_owned());
+    }
     if !bytes.starts_with(MAGIC) {
-        return Err("it is not a session of this version of moeflux".to_owned());
+        return Err("another version of moeflux has saved it; make a new one".to_owned());
     }
     let (body, checksum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
     if xxh3_64(body) != u64::from_le_bytes(*checksum) {
@@ -108,6 +109,18 @@ fn read(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, String> {
     };
     if reader.u64().ok_or_else(damaged)? != shape.identity {
         return Err("it was made with another model; open that one".to_owned());
+    }
+    let element_bytes = reader.u64().ok_or_else(damaged)?;
+    let kv_type = [KvType::F16, KvType::F32]
+        .into_iter()
+        .find(|t| t.bytes() as u64 == element_bytes)
+        .ok_or_else(damaged)?;
+    if kv_type != shape.kv_type {
+        return Err(format!(
+            "its keys and values are {kv_type}, this engine's are {}; open the model with --kv \
+             {kv_type}",
+            shape.kv_type
+        ));
     }
     let count = reader.u64().ok_or_else(damaged)? as usize;
     if count > shape.context_tokens {
@@ -158,19 +171,10 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
 
 fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
     cache.reserve(positions);
-    for part in [true, false] {
-        for position in 0..positions {
-            for head in 0..cache.kv_heads {
-                let (page, at) = cache.place(position, head);
-                let page = &mut cache.pages[page];
-                let target = if part {
-                    &mut page.keys
-                } else {
-                    &mut page.values
-                };
-                reader.f32_into(&mut target[at..at + cache.head_dim])?;
-            }
-        }
+    for (index, page) in cache.pages_mut().iter_mut().enumerate() {
+        let held = positions - index * KV_PAGE_TOKENS;
+        let bytes = reader.take(page.saved_bytes(held))?;
+        page.load(held, bytes).ok()?;
     }
     Some(())
 }

@@ -1,11 +1,12 @@
 //! State of one layer: a key-value cache in pages, or a recurrent state in two copies.
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvPage};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
+use super::memory::Floats;
 use crate::graph::StateDecl;
 
 /// What one layer carries from step to step.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum LayerState {
     /// Keys and values.
     KeyValue(KeyValueCache),
@@ -14,16 +15,17 @@ pub enum LayerState {
 }
 
 impl LayerState {
-    pub(super) fn new(decl: &StateDecl) -> LayerState {
+    pub(super) fn new(decl: &StateDecl, kv_type: KvType) -> LayerState {
         match *decl {
             StateDecl::KeyValue { kv_heads, head_dim } => LayerState::KeyValue(KeyValueCache {
+                kv_type,
                 kv_heads,
                 head_dim,
                 pages: Vec::new(),
             }),
             StateDecl::Recurrent { len } => LayerState::Recurrent(Recurrent {
-                current: vec![0.0; len],
-                next: vec![0.0; len],
+                current: Floats::zeros(len),
+                next: Floats::zeros(len),
                 written: false,
             }),
         }
@@ -65,36 +67,23 @@ impl LayerState {
 
 /// Keys and values of one layer in pages of [`KV_PAGE_TOKENS`] positions, so that memory grows
 /// with use and never has to be copied.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KeyValueCache {
-    pub(super) kv_heads: usize,
-    pub(super) head_dim: usize,
-    pub(super) pages: Vec<Page>,
-}
-
-/// `[kv_heads, KV_PAGE_TOKENS, head_dim]` each.
-#[derive(Clone, Debug)]
-pub(super) struct Page {
-    pub keys: Vec<f32>,
-    pub values: Vec<f32>,
+    kv_type: KvType,
+    kv_heads: usize,
+    head_dim: usize,
+    pages: Vec<KvPage>,
 }
 
 impl KeyValueCache {
-    fn page_len(&self) -> usize {
-        self.kv_heads * KV_PAGE_TOKENS * self.head_dim
-    }
-
     fn page_bytes(&self) -> u64 {
-        self.page_len() as u64 * 8
+        KvPage::bytes(self.kv_type, self.kv_heads, self.head_dim)
     }
 
     pub(super) fn reserve(&mut self, end: usize) {
-        let len = self.page_len();
         while self.pages.len() * KV_PAGE_TOKENS < end {
-            self.pages.push(Page {
-                keys: vec![0.0; len],
-                values: vec![0.0; len],
-            });
+            let page = KvPage::new(self.kv_type, self.kv_heads, self.head_dim);
+            self.pages.push(page);
         }
     }
 
@@ -102,43 +91,22 @@ impl KeyValueCache {
         self.pages.truncate(end.div_ceil(KV_PAGE_TOKENS));
     }
 
-    /// Where head `head` of `position` starts: page and element.
-    pub(super) fn place(&self, position: usize, head: usize) -> (usize, usize) {
-        let in_page = position % KV_PAGE_TOKENS;
-        (
-            position / KV_PAGE_TOKENS,
-            (head * KV_PAGE_TOKENS + in_page) * self.head_dim,
-        )
+    /// The pages; the first holds position 0.
+    pub(crate) fn pages(&self) -> &[KvPage] {
+        &self.pages
     }
 
-    /// Writes `k` and `v` `[n, kv_heads, head_dim]` at `start`, in room made before.
-    pub(crate) fn append(&mut self, start: usize, k: &[f32], v: &[f32]) {
-        let dim = self.head_dim;
-        let heads = k.chunks_exact(dim).zip(v.chunks_exact(dim));
-        for (index, (k, v)) in heads.enumerate() {
-            let (page, at) = self.place(start + index / self.kv_heads, index % self.kv_heads);
-            self.pages[page].keys[at..at + dim].copy_from_slice(k);
-            self.pages[page].values[at..at + dim].copy_from_slice(v);
-        }
-    }
-
-    /// The pages, for the attention kernel.
-    pub(crate) fn pages(&self) -> Vec<KvPage<'_>> {
-        self.pages
-            .iter()
-            .map(|p| KvPage {
-                keys: &p.keys,
-                values: &p.values,
-            })
-            .collect()
+    /// The pages, to be written in the room made before.
+    pub(crate) fn pages_mut(&mut self) -> &mut [KvPage] {
+        &mut self.pages
     }
 }
 
 /// A recurrent state: the current one, and room for the one that a step writes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Recurrent {
-    current: Vec<f32>,
-    next: Vec<f32>,
+    current: Floats,
+    next: Floats,
     written: bool,
 }
 

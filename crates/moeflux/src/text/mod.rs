@@ -1,8 +1,10 @@
 //! Text at the edges of a model: tokenizer, chat templates, incremental decoding, stop tokens.
 //!
 //! Knows the Hugging Face files that describe these (`tokenizer.json`, `tokenizer_config.json`,
-//! `chat_template.jinja`, `generation_config.json`) and nothing of weights or sessions.
+//! `chat_template.jinja`, `generation_config.json`) and nothing of weights or sessions. What GGUF
+//! files have in their place is read in `gguf`.
 
+mod files;
 mod generation_config;
 mod message;
 mod stream;
@@ -11,6 +13,7 @@ mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
+pub use files::TextFiles;
 pub use generation_config::{GenerationConfig, SuggestedSampling};
 pub use message::Message;
 pub use stream::TextStream;
@@ -45,6 +48,30 @@ pub enum TextError {
         /// What is wrong in it.
         message: String,
     },
+    /// A GGUF file without a tokenizer.
+    #[error(
+        "{path}: the file has no tokenizer; convert the model again with its vocabulary, or give \
+         token ids (eval logits --tokens, bench)", path = path.display()
+    )]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A GGUF file asks for a kind of tokenizer that is not there.
+    #[error("{path}: {key} `{found}` is not supported; supported: {known}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key that names the kind.
+        key: &'static str,
+        /// What it says.
+        found: String,
+        /// What would do.
+        known: String,
+    },
+    /// A GGUF file cannot be read, or lacks a key.
+    #[error(transparent)]
+    Format(#[from] moeflux_formats::FormatError),
     /// The tokenizer refused a text or a list of tokens.
     #[error("{path}: cannot {action}: {message}", path = path.display())]
     Tokenize {
@@ -55,14 +82,14 @@ pub enum TextError {
         /// The tokenizer's reason.
         message: String,
     },
-    /// The model directory has no chat template.
+    /// The model has no chat template.
     #[error(
-        "{dir}: no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); \
-         use raw text completion, or add the template",
+        "{dir}: no chat template (chat_template.jinja, chat_template in tokenizer_config.json, or \
+         tokenizer.chat_template of a GGUF file); use raw text completion, or add the template",
         dir = dir.display()
     )]
     NoTemplate {
-        /// The model directory.
+        /// The model's directory or file.
         dir: PathBuf,
     },
     /// The chat template does not compile.

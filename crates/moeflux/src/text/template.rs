@@ -95,6 +95,21 @@ impl ChatTemplate {
         Self::compile(path.into(), &[(DEFAULT, source)], tokens)
     }
 
+    /// Compiles a template and, if there is another one for conversations with tools, that too.
+    ///
+    /// # Errors
+    /// One of them does not compile.
+    pub(crate) fn from_sources(
+        path: PathBuf,
+        default: &str,
+        with_tools: Option<&str>,
+        tokens: Map<String, Value>,
+    ) -> Result<Self, TextError> {
+        let mut sources = vec![(DEFAULT, default)];
+        sources.extend(with_tools.map(|source| (TOOL_USE, source)));
+        Self::compile(path, &sources, tokens)
+    }
+
     /// The file that the template came from.
     pub fn path(&self) -> &Path {
         &self.path

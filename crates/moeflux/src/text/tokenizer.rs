@@ -1,4 +1,4 @@
-//! Text to token ids and back, by the model's `tokenizer.json`.
+//! Text to token ids and back, by the model's `tokenizer.json` or what stands in its place.
 //!
 //! Special tokens written in the text are recognised and none are added, as transformers does with
 //! `add_special_tokens=False`: the chat template writes them itself.
@@ -15,6 +15,11 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// A tokenizer that was put together from the file `path`.
+    pub(crate) fn new(inner: tokenizers::Tokenizer, path: PathBuf) -> Self {
+        Self { inner, path }
+    }
+
     /// Opens `tokenizer.json` in a model directory.
     ///
     /// # Errors

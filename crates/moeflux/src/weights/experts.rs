@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use moeflux_experts::{Catalog, Record, Segment};
+use moeflux_experts::{Catalog, Prepare, Record, Segment};
 use moeflux_formats::{
     AffineCodec, Checkpoint, Codec, DType, FormatError, PackedLayer, PackedPart, TensorInfo,
 };
 
 use super::files::ModelFiles;
-use super::layout::{MatrixLayout, check_shape, find_matrix, float_codec};
+use super::layout::{MatrixLayout, check_shape, find_matrix, plain_codec};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
 
@@ -24,6 +24,16 @@ pub struct ExpertLayout {
 }
 
 impl ExpertLayout {
+    /// Turns an expert's bytes, as read, into what the layouts' views take.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the matrices leave the bytes.
+    pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.gate.arrange(bytes)?;
+        self.up.arrange(bytes)?;
+        self.down.arrange(bytes)
+    }
+
     /// Bytes of the three matrices.
     pub fn bytes(&self) -> usize {
         self.gate.bytes() + self.up.bytes() + self.down.bytes()
@@ -47,6 +57,7 @@ impl ExpertTable {
         let mut catalog = Catalog {
             files: Vec::new(),
             layers: BTreeMap::new(),
+            prepare: None,
         };
         let mut layouts = BTreeMap::new();
         if files.packed().is_none() {
@@ -60,7 +71,17 @@ impl ExpertTable {
             layouts.insert(layer.layer, layout);
             catalog.layers.insert(layer.layer, records);
         }
-        Ok(ExpertTable { catalog, layouts })
+        Ok(ExpertTable::new(catalog, layouts))
+    }
+
+    /// Puts a table together; experts are arranged as they arrive.
+    pub(super) fn new(mut catalog: Catalog, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertTable {
+        let arranged = layouts.clone();
+        catalog.prepare = Some(Prepare::new(move |layer, bytes| {
+            let layout = arranged.get(&layer).ok_or("its layer has no layout")?;
+            layout.arrange(bytes).map_err(|e| e.to_string())
+        }));
+        ExpertTable { catalog, layouts }
     }
 }
 
@@ -174,15 +195,15 @@ fn packed_matrix(
     Ok(MatrixLayout::placed(codec, rows, cols, [at, at, at]))
 }
 
-/// Experts of an unpacked checkpoint: fused tensors of all experts, or tensors for each.
+/// Experts of an unpacked checkpoint: stacked tensors of all experts, or tensors for each.
 fn plain_layer(
     files: &ModelFiles,
     layer: &ExpertLayer,
 ) -> Result<(ExpertLayout, Vec<Record>), Error> {
     let name = files.full_name(&layer.name);
     let dense = files.dense();
-    if dense.get(&format!("{name}.gate_up_proj")).is_some() {
-        return fused_layer(dense, &name, layer);
+    if let Some(stacks) = stacks(dense, &name) {
+        return stacked_layer(dense, &stacks, layer);
     }
     let mut layout: Option<ExpertLayout> = None;
     let mut records = Vec::with_capacity(layer.experts);
@@ -199,8 +220,7 @@ fn plain_layer(
             }
             places.push(place);
         }
-        let [gate, up, down] = <[MatrixLayout; 3]>::try_from(places)
-            .map_err(|_| Error::Internal("an expert has three matrices".to_owned()))?;
+        let [gate, up, down] = three(places)?;
         let this = ExpertLayout { gate, up, down };
         if layout.get_or_insert_with(|| this.clone()) != &this {
             let path = dense.place().to_owned();
@@ -216,45 +236,79 @@ fn plain_layer(
     Ok((layout, records))
 }
 
-/// `gate_up_proj` `[experts, 2 * intermediate, hidden]` and `down_proj`
-/// `[experts, hidden, intermediate]`.
-fn fused_layer(
+/// A tensor with a piece for every expert: one matrix, or two below each other.
+struct Stack {
+    tensor: String,
+    matrices: usize,
+}
+
+/// The tensors with all experts of a layer, in the order gate, up, down; `None` if each expert has
+/// its own. `name` is what their names begin with.
+fn stacks(files: &Checkpoint, name: &str) -> Option<Vec<Stack>> {
+    let forms: [&[(&str, usize)]; 3] = [
+        &[(".gate_up_proj", 2), (".down_proj", 1)],
+        &[("_gate_up_exps.weight", 2), ("_down_exps.weight", 1)],
+        &[
+            ("_gate_exps.weight", 1),
+            ("_up_exps.weight", 1),
+            ("_down_exps.weight", 1),
+        ],
+    ];
+    let exists = |form: &&[(&str, usize)]| {
+        let first = form.first().map(|(suffix, _)| format!("{name}{suffix}"));
+        first.is_some_and(|tensor| files.get(&tensor).is_some())
+    };
+    let form = forms.into_iter().find(exists)?;
+    let stack = |&(suffix, matrices): &(&str, usize)| Stack {
+        tensor: format!("{name}{suffix}"),
+        matrices,
+    };
+    Some(form.iter().map(stack).collect())
+}
+
+/// Experts in tensors `[experts, rows of one or two matrices, cols]`.
+fn stacked_layer(
     files: &Checkpoint,
-    name: &str,
+    stacks: &[Stack],
     layer: &ExpertLayer,
 ) -> Result<(ExpertLayout, Vec<Record>), Error> {
-    let (hidden, intermediate) = (layer.hidden, layer.intermediate);
-    let tensor = |suffix: &str, shape: [usize; 3]| -> Result<(&TensorInfo, Codec), Error> {
-        let full = format!("{name}.{suffix}");
-        let info = files.require(&full)?;
-        check_shape(files, &full, info, &shape)?;
-        Ok((info, float_codec(files, &full, info)?))
+    let mut rest = matrices(layer).into_iter();
+    let mut places: Vec<MatrixLayout> = Vec::with_capacity(3);
+    let mut pieces = Vec::with_capacity(stacks.len());
+    for Stack { tensor, matrices } in stacks {
+        let info = files.require(tensor)?;
+        let codec = plain_codec(files, tensor, info)?;
+        let mut start = places.last().map_or(0, MatrixLayout::end);
+        let mut shape = [layer.experts, 0, 0];
+        for (index, (_, rows, cols)) in rest.by_ref().take(*matrices).enumerate() {
+            shape = [layer.experts, shape[1] + rows, cols];
+            // Matrices of one tensor lie close together, as in the file.
+            places.push(match index {
+                0 => MatrixLayout::sequential(codec, rows, cols, start),
+                _ => MatrixLayout::placed(codec, rows, cols, [start; 3]),
+            });
+            start = places.last().map_or(0, MatrixLayout::end);
+        }
+        check_shape(files, tensor, info, &shape)?;
+        let first = places.len() - *matrices;
+        let bytes = info.bytes / layer.experts as u64;
+        pieces.push((info, bytes, places[first].starts()[0]));
+    }
+    let record = |expert: u64| Record {
+        segments: pieces
+            .iter()
+            .map(|&(info, bytes, start)| segment(info, expert * bytes, bytes, start))
+            .collect(),
+        checksum: None,
     };
-    let (gate_up, codec) = tensor("gate_up_proj", [layer.experts, 2 * intermediate, hidden])?;
-    let (down, down_codec) = tensor("down_proj", [layer.experts, hidden, intermediate])?;
-    let gate_up_bytes = gate_up.bytes / layer.experts as u64;
-    let down_bytes = down.bytes / layer.experts as u64;
-    let gate = MatrixLayout::placed(codec, intermediate, hidden, [0; 3]);
-    let up = MatrixLayout::placed(codec, intermediate, hidden, [gate.end(); 3]);
-    let down_layout = MatrixLayout::sequential(down_codec, hidden, intermediate, up.end());
-    let down_start = down_layout.starts()[0];
-    let records = (0..layer.experts as u64)
-        .map(|expert| Record {
-            segments: vec![
-                segment(gate_up, expert * gate_up_bytes, gate_up_bytes, 0),
-                segment(down, expert * down_bytes, down_bytes, down_start),
-            ],
-            checksum: None,
-        })
-        .collect();
-    Ok((
-        ExpertLayout {
-            gate,
-            up,
-            down: down_layout,
-        },
-        records,
-    ))
+    let [gate, up, down] = three(places)?;
+    let records = (0..layer.experts as u64).map(record).collect();
+    Ok((ExpertLayout { gate, up, down }, records))
+}
+
+fn three(places: Vec<MatrixLayout>) -> Result<[MatrixLayout; 3], Error> {
+    <[MatrixLayout; 3]>::try_from(places)
+        .map_err(|_| Error::Internal("an expert has three matrices".to_owned()))
 }
 
 fn segment(info: &TensorInfo, first_byte: u64, bytes: u64, slot_offset: usize) -> Segment {

@@ -1,4 +1,5 @@
-//! A model directory's files: packed, or a Hugging Face checkpoint as it is.
+//! A model's files: a packed directory, a Hugging Face checkpoint as it is, or a GGUF file as it
+//! is.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,7 +49,18 @@ impl ModelFiles {
         })
     }
 
-    /// The model's directory.
+    /// The files of a GGUF model, already open. The blueprint has the tensors' own names.
+    pub fn gguf(dense: Checkpoint) -> ModelFiles {
+        ModelFiles {
+            dir: dense.place().to_owned(),
+            dense,
+            packed: None,
+            codecs: Vec::new(),
+            prefix: "",
+        }
+    }
+
+    /// The model's directory or GGUF file.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -86,7 +98,7 @@ impl ModelFiles {
             let known = blueprint
                 .skipped
                 .iter()
-                .find(|(start, _)| name.starts_with(start));
+                .find(|(start, _)| name.starts_with(start.as_str()));
             if let Some((_, what)) = known {
                 *counts.entry(what).or_default() += 1;
             }
@@ -104,12 +116,7 @@ impl ModelFiles {
     /// If the files cannot be read.
     pub fn identity(&self, config: &Config) -> Result<u64, Error> {
         let mut hash = Xxh3::new();
-        let text = std::fs::read(config.path()).map_err(|source| Error::File {
-            action: "read",
-            path: config.path().to_owned(),
-            source,
-        })?;
-        hash.update(&text);
+        hash.update(config.file_text().as_bytes());
         for name in self.dense.names() {
             if let Some(info) = self.dense.get(name) {
                 hash.update(name.as_bytes());
@@ -118,7 +125,8 @@ impl ModelFiles {
             }
         }
         let embedding = self.full_name("embed_tokens.weight");
-        if let Some(info) = self.dense.get(&embedding) {
+        let info = self.dense.get(&embedding);
+        if let Some(info) = info.or_else(|| self.dense.get("token_embd.weight")) {
             let mut sample = vec![0; info.bytes.min(1 << 16) as usize];
             self.dense.read(info, 0, &mut sample)?;
             hash.update(&sample);

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use moeflux_formats::{AffineCodec, Checkpoint, Codec, DType, FormatError, TensorInfo};
-use moeflux_kernels::{Matrix, MatrixData};
+use moeflux_formats::{AffineCodec, BlockCodec, Checkpoint, Codec, DType, FormatError, TensorInfo};
+use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
 use crate::Error;
 
@@ -95,17 +95,65 @@ impl MatrixLayout {
             Codec::F32 => MatrixData::F32(cast(weights)?),
             Codec::F16 => MatrixData::F16(cast(weights)?),
             Codec::Bf16 => MatrixData::Bf16(cast(weights)?),
-            Codec::Affine(AffineCodec { bits, group }) => MatrixData::Affine {
-                bits,
-                group,
+            codec => MatrixData::Coded(Coded {
+                coding: coding(codec).ok_or_else(|| no_kernel(codec))?,
                 weights,
                 scales: cast(part(&self.scales)?)?,
                 biases: cast(part(&self.biases)?)?,
-            },
-            other => return Err(Error::Internal(format!("codec {other} has no kernel"))),
+            }),
         };
         Ok(Matrix::new(self.rows, self.cols, data)?)
     }
+
+    /// Turns the matrix in `bytes`, as it was read from a file, into what [`MatrixLayout::view`]
+    /// takes: integer-coded weights are laid out in tiles.
+    ///
+    /// # Errors
+    /// As [`MatrixLayout::view`].
+    pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        let Some(coding) = coding(self.codec) else {
+            return Ok(());
+        };
+        let ranges = [&self.weights, &self.scales, &self.biases].map(Clone::clone);
+        let outside = |_| Error::Internal(format!("a matrix at {ranges:?} leaves its memory"));
+        let parts = bytes.get_disjoint_mut(ranges.clone()).map_err(outside)?;
+        let [weights, scales, biases] = parts;
+        moeflux_kernels::arrange(coding, self.rows, self.cols, weights, scales, biases)?;
+        Ok(())
+    }
+
+    /// How the kernels want its inputs rounded; `None` for float weights.
+    pub fn rounding(&self) -> Option<Rounding> {
+        coding(self.codec).map(Coding::rounding)
+    }
+
+    /// The same matrix `by` bytes earlier.
+    pub(super) fn moved_back(&self, by: usize) -> MatrixLayout {
+        let moved = |range: &Range<usize>| range.start - by..range.end - by;
+        MatrixLayout {
+            weights: moved(&self.weights),
+            scales: moved(&self.scales),
+            biases: moved(&self.biases),
+            ..*self
+        }
+    }
+}
+
+/// The kernels' name of an integer codec.
+fn coding(codec: Codec) -> Option<Coding> {
+    match codec {
+        Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
+        Codec::Block(BlockCodec::Q4_0) => Some(Coding::Q4_0),
+        Codec::Block(BlockCodec::Q8_0) => Some(Coding::Q8_0),
+        Codec::Block(BlockCodec::Q4K) => Some(Coding::Q4K),
+        Codec::Block(BlockCodec::Q5K) => Some(Coding::Q5K),
+        Codec::Block(BlockCodec::Q6K) => Some(Coding::Q6K),
+        _ => None,
+    }
+}
+
+fn no_kernel(codec: Codec) -> Error {
+    Error::Internal(format!("codec {codec} has no kernel"))
 }
 
 fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Result<&[T], Error> {
@@ -121,6 +169,7 @@ fn part_bytes(codec: Codec, rows: usize, cols: usize) -> [usize; 3] {
             let groups = rows * (cols / group) * 2;
             [rows * (cols * bits as usize / 8), groups, groups]
         }
+        Codec::Block(codec) => [rows * codec.row_bytes(cols), 0, 0],
         _ => [rows * cols * 2, 0, 0],
     }
 }
@@ -142,8 +191,11 @@ pub(super) fn find_matrix<'a>(
     let full = format!("{name}.weight");
     let info = files.require(&full)?;
     if info.dtype != DType::U32 {
-        let codec = float_codec(files, &full, info)?;
-        check_shape(files, &full, info, &[rows, cols])?;
+        let codec = plain_codec(files, &full, info)?;
+        // GGUF files store a matrix of one row as a vector.
+        if rows != 1 || info.shape != [cols] {
+            check_shape(files, &full, info, &[rows, cols])?;
+        }
         return Ok(MatrixTensors {
             codec,
             parts: vec![info],
@@ -182,8 +234,8 @@ pub(super) fn find_matrix<'a>(
     })
 }
 
-/// The codec of a plain float tensor.
-pub(super) fn float_codec(
+/// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
+pub(super) fn plain_codec(
     files: &Checkpoint,
     name: &str,
     info: &TensorInfo,
@@ -192,6 +244,7 @@ pub(super) fn float_codec(
         DType::F32 => Ok(Codec::F32),
         DType::F16 => Ok(Codec::F16),
         DType::Bf16 => Ok(Codec::Bf16),
+        DType::Block(codec) => Ok(Codec::Block(codec)),
         _ => Err(wrong_dtype(files, name, info, "F32, F16, BF16, or U32 with scales").into()),
     }
 }

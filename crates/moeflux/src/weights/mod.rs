@@ -4,9 +4,11 @@
 mod experts;
 mod files;
 mod layout;
+mod parts;
 mod resident;
 
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
 pub use layout::MatrixLayout;
+pub use parts::{ExpertPart, MatrixPart, WeightPart};
 pub use resident::{Survey, Weights};

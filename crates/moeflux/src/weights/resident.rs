@@ -1,13 +1,15 @@
 //! The weights that stay in memory.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 use memmap2::MmapMut;
-use moeflux_formats::Codec;
+use moeflux_formats::{Codec, TensorInfo};
 use moeflux_kernels::Matrix;
 
 use super::files::ModelFiles;
 use super::layout::{MatrixLayout, check_shape, find_matrix};
+use super::parts::WeightPart;
 use crate::Error;
 use crate::graph::WeightId;
 use crate::models::{Blueprint, MatrixClass, VectorFold, WeightKind};
@@ -89,7 +91,7 @@ impl Weights {
     pub fn load(files: &ModelFiles, blueprint: &Blueprint) -> Result<Weights, Error> {
         let mut end = 0;
         let mut weights = Vec::with_capacity(blueprint.weights.len());
-        let mut reads = Vec::new();
+        let mut reads: Vec<Vec<&TensorInfo>> = Vec::new();
         for decl in &blueprint.weights {
             let name = files.full_name(&decl.name);
             weights.push(match &decl.kind {
@@ -97,18 +99,48 @@ impl Weights {
                     let found = find_matrix(files.dense(), &name, *rows, *cols)?;
                     let layout = MatrixLayout::sequential(found.codec, *rows, *cols, end);
                     end = layout.end();
-                    reads.extend(layout.starts().into_iter().zip(found.parts));
+                    reads.push(found.parts);
                     Weight::Matrix(layout)
                 }
                 WeightKind::Vector { shape, fold } => {
-                    Weight::Vector(folded(files.dense().read_f32(&name, shape)?, shape, *fold))
+                    let values = files.dense().read_f32(&name, shape)?;
+                    let folded = folded(values, shape, *fold);
+                    Weight::Vector(folded.map_err(|problem| Error::Weight {
+                        path: files.dense().place().to_owned(),
+                        tensor: name,
+                        problem,
+                    })?)
                 }
             });
         }
         let mut memory = map(end)?;
-        for (start, info) in reads {
-            let part = &mut memory[start..start + info.bytes as usize];
-            files.dense().read(info, 0, part)?;
+        fill(&mut memory, files, &weights, &reads)?;
+        Ok(Weights { memory, weights })
+    }
+
+    /// Weights given as bytes, by their [`WeightId`].
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if a matrix's parts do not fit its codec; or no memory.
+    pub fn from_parts(parts: &[WeightPart]) -> Result<Weights, Error> {
+        let (mut bytes, mut end) = (Vec::new(), 0);
+        let mut weights = Vec::with_capacity(parts.len());
+        for part in parts {
+            weights.push(match part {
+                WeightPart::Matrix(matrix) => {
+                    let layout = matrix.place(&mut bytes, end)?;
+                    end = layout.end();
+                    Weight::Matrix(layout)
+                }
+                WeightPart::Vector(values) => Weight::Vector(values.clone()),
+            });
+        }
+        let mut memory = map(bytes.len())?;
+        memory[..bytes.len()].copy_from_slice(&bytes);
+        for weight in &weights {
+            if let Weight::Matrix(layout) = weight {
+                layout.arrange(&mut memory)?;
+            }
         }
         Ok(Weights { memory, weights })
     }
@@ -124,6 +156,14 @@ impl Weights {
         }
     }
 
+    /// How the matrix `id` is coded and what it occupies; `None` if it is a vector.
+    pub fn layout(&self, id: WeightId) -> Option<&MatrixLayout> {
+        match self.weights.get(id.index()) {
+            Some(Weight::Matrix(layout)) => Some(layout),
+            _ => None,
+        }
+    }
+
     /// The vector `id`.
     ///
     /// # Errors
@@ -134,6 +174,58 @@ impl Weights {
             _ => Err(Error::Internal(format!("weight {id:?} is not a vector"))),
         }
     }
+}
+
+/// A matrix to load: its memory, its place in it, and its tensors.
+type Load<'a> = (&'a mut [u8], MatrixLayout, &'a [&'a TensorInfo]);
+
+/// Reads and arranges all matrices, by several threads: reading one overlaps with arranging
+/// another, and first use of the memory is spread.
+fn fill(
+    memory: &mut [u8],
+    files: &ModelFiles,
+    weights: &[Weight],
+    reads: &[Vec<&TensorInfo>],
+) -> Result<(), Error> {
+    let matrices = weights.iter().filter_map(|weight| match weight {
+        Weight::Matrix(layout) => Some(layout),
+        Weight::Vector(_) => None,
+    });
+    let (mut rest, mut start) = (memory, 0);
+    let mut loads: Vec<Load<'_>> = Vec::with_capacity(reads.len());
+    for (layout, parts) in matrices.zip(reads) {
+        let (own, tail) = rest.split_at_mut(layout.end() - start);
+        loads.push((own, layout.moved_back(start), parts));
+        (rest, start) = (tail, layout.end());
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let queue = Mutex::new(loads.into_iter());
+    let work = || -> Result<(), Error> {
+        loop {
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((memory, layout, parts)) = next else {
+                return Ok(());
+            };
+            for (start, info) in layout.starts().into_iter().zip(parts) {
+                let part = &mut memory[start..start + info.bytes as usize];
+                files.dense().read(info, 0, part)?;
+            }
+            layout.arrange(memory)?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads.min(8)).map(|_| scope.spawn(work)).collect();
+        let mut result = work();
+        for other in others {
+            let died = |_| {
+                Err(Error::Internal(
+                    "a thread that loads weights panicked".into(),
+                ))
+            };
+            result = result.and(other.join().unwrap_or_else(died));
+        }
+        result
+    })
 }
 
 /// Zeroed memory, in huge pages where the system grants them.
@@ -148,8 +240,13 @@ fn map(bytes: usize) -> Result<MmapMut, Error> {
     Ok(memory)
 }
 
-fn folded(mut values: Vec<f32>, shape: &[usize], fold: VectorFold) -> Vec<f32> {
-    match fold {
+/// The values as the graph wants them, or what is wrong with them.
+fn folded(
+    mut values: Vec<f32>,
+    shape: &[usize],
+    fold: VectorFold,
+) -> Result<Vec<f32>, &'static str> {
+    Ok(match fold {
         VectorFold::None => values,
         VectorFold::AddOne => {
             values.iter_mut().for_each(|v| *v += 1.0);
@@ -161,5 +258,11 @@ fn folded(mut values: Vec<f32>, shape: &[usize], fold: VectorFold) -> Vec<f32> {
             let tap = |i: usize| values[(i % channels) * kernel + i / channels];
             (0..values.len()).map(tap).collect()
         }
-    }
+        VectorFold::LogOfNegated if values.iter().all(|&v| v <= 0.0) => {
+            // In f64, so that the rounding to f32 is the only one.
+            let log = |v: f32| (-f64::from(v)).ln() as f32;
+            values.into_iter().map(log).collect()
+        }
+        VectorFold::LogOfNegated => return Err("has a value that is not negative"),
+    })
 }

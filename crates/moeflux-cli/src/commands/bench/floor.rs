@@ -1,0 +1,97 @@
+//! The shortest time that the hardware allows for a test, and which part of it sets that.
+
+use moeflux::cost::{OpCost, ProductKind, StepShape, Work};
+use moeflux::{Engine, KernelRate};
+
+/// What the machine can do at best with a number of threads.
+pub struct Machine {
+    pub memory_bytes_per_second: f64,
+    /// In f32, from registers alone.
+    pub float_multiply_adds_per_second: f64,
+    /// Of the engine's matrix kernels.
+    pub kernels: Vec<KernelRate>,
+}
+
+impl Machine {
+    /// Multiply-adds a second of one kind of product; of a kind that could not be measured, those
+    /// of the fastest one.
+    fn rate(&self, kind: ProductKind) -> f64 {
+        let measured = self.kernels.iter().find(|k| k.kind == kind);
+        let fastest = || {
+            let rates = self.kernels.iter().map(|k| k.multiply_adds_per_second);
+            rates.fold(self.float_multiply_adds_per_second, f64::max)
+        };
+        measured.map_or_else(fastest, |k| k.multiply_adds_per_second)
+    }
+
+    fn compute_seconds(&self, op: &OpCost, step: StepShape, work: &Work) -> f64 {
+        let rows = op.rows(step) as f64;
+        let products = op.products.iter();
+        let products = products.map(|&(kind, size)| rows * size as f64 / self.rate(kind));
+        products.sum::<f64>() + work.float_multiply_adds / self.float_multiply_adds_per_second
+    }
+}
+
+/// Seconds that each resource needs for a test at least.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Floor {
+    pub memory_seconds: f64,
+    pub compute_seconds: f64,
+    pub disk_seconds: f64,
+    /// Bytes of weights and state that memory has to deliver.
+    pub bytes: f64,
+}
+
+impl Floor {
+    /// The floor of `steps`, without reads from disk.
+    pub fn of(engine: &Engine, machine: &Machine, steps: impl Iterator<Item = StepShape>) -> Floor {
+        let (mut bytes, mut compute_seconds) = (0.0, 0.0);
+        for step in steps {
+            for op in engine.costs() {
+                let work = op.work(step);
+                bytes += work.bytes;
+                compute_seconds += machine.compute_seconds(op, step, &work);
+            }
+        }
+        Floor {
+            memory_seconds: bytes / machine.memory_bytes_per_second,
+            compute_seconds,
+            disk_seconds: 0.0,
+            bytes,
+        }
+    }
+
+    /// The longest of the three, and its name.
+    pub fn limit(&self) -> (f64, &'static str) {
+        let mut limit = (self.memory_seconds, "memory");
+        for other in [
+            (self.compute_seconds, "compute"),
+            (self.disk_seconds, "disk"),
+        ] {
+            if other.0 > limit.0 {
+                limit = other;
+            }
+        }
+        limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slowest_resource_sets_the_floor() {
+        let mut floor = Floor {
+            memory_seconds: 2.0,
+            compute_seconds: 1.0,
+            disk_seconds: 0.0,
+            bytes: 0.0,
+        };
+        assert_eq!(floor.limit(), (2.0, "memory"));
+        floor.compute_seconds = 3.0;
+        assert_eq!(floor.limit(), (3.0, "compute"));
+        floor.disk_seconds = 4.0;
+        assert_eq!(floor.limit(), (4.0, "disk"));
+    }
+}

@@ -1,0 +1,152 @@
+//! Runs the tests on an engine and takes their times.
+
+use std::time::Instant;
+
+use moeflux::cost::StepShape;
+use moeflux::{Engine, Session, Want};
+
+use super::floor::{Floor, Machine};
+use super::plan::{Kind, Test};
+use super::profile::{Profile, Recorder};
+use super::progress::Progress;
+use crate::failure::Failure;
+use crate::interrupt::Guard;
+
+/// Repetition 0 makes the context and warms up.
+const WARM_UP: usize = 0;
+
+/// How every test of a run is measured.
+pub struct Runner<'a> {
+    pub engine: &'a Engine,
+    pub machine: &'a Machine,
+    pub repetitions: usize,
+    /// Forget cached experts before each repetition, instead of one run to warm up.
+    pub cold: bool,
+    /// Run once more, taking the time of every operation.
+    pub profile: bool,
+    pub guard: &'a Guard,
+}
+
+/// What came of a test.
+pub struct Measured {
+    pub test: Test,
+    /// Tokens a second, one for each repetition.
+    pub rates: Vec<f64>,
+    /// Share of experts that were in memory; `None` if none was asked for.
+    pub hit_rate: Option<f64>,
+    /// Bytes of experts read in all repetitions together.
+    pub bytes_read: u64,
+    /// Without the disk, whose rate the caller knows.
+    pub floor: Floor,
+    pub profile: Option<Profile>,
+}
+
+impl Runner<'_> {
+    /// Measures `test` with `session` as its context, which is brought to the test's depth first
+    /// and left there.
+    pub fn run(&self, test: Test, session: &mut Session) -> Result<Measured, Failure> {
+        self.deepen(session, test.depth)?;
+        let warm_up = usize::from(!self.cold);
+        let passes = warm_up + self.repetitions + usize::from(self.profile);
+        let mut bar = Progress::new(passes * test.tokens, format!("tokens of {}", test.name()));
+        if warm_up > 0 {
+            self.pass(test, session, WARM_UP, &mut bar, None)?;
+        }
+        self.engine.reset_stats();
+        let mut rates = Vec::with_capacity(self.repetitions);
+        for repetition in 1..=self.repetitions {
+            let seconds = self.pass(test, session, repetition, &mut bar, None)?;
+            rates.push(test.tokens as f64 / seconds);
+        }
+        let stats = self.engine.stats().experts;
+        let asked = stats.hits + stats.misses;
+        let experts = asked as f64 / stats.leases.max(1) as f64;
+        let steps: Vec<StepShape> = test.steps(self.engine.chunk_tokens(), experts).collect();
+        let mut profile = None;
+        if self.profile {
+            let mut recorder = Recorder::new(self.engine.costs().len());
+            let again = self.repetitions;
+            let seconds = self.pass(test, session, again, &mut bar, Some(&mut recorder))?;
+            profile = Some(recorder.finish(self.engine, test.name(), &steps, seconds));
+        }
+        Ok(Measured {
+            test,
+            rates,
+            hit_rate: (asked > 0).then(|| stats.hit_rate()),
+            bytes_read: stats.bytes_read,
+            floor: Floor::of(self.engine, self.machine, steps.into_iter()),
+            profile,
+        })
+    }
+
+    /// Brings a session to `depth` tokens, and sees to it that it can come back.
+    fn deepen(&self, session: &mut Session, depth: usize) -> Result<(), Failure> {
+        if session.len() > depth {
+            session.rewind(0)?;
+        }
+        let mut bar = Progress::new(depth - session.len(), "tokens of context");
+        while session.len() < depth {
+            let start = session.len();
+            let end = depth.min(start + self.engine.chunk_tokens());
+            let tokens: Vec<u32> = (start..end)
+                .map(|at| token(self.engine, WARM_UP, at))
+                .collect();
+            self.engine.prefill(session, &tokens, Want::None)?;
+            bar.advance(tokens.len());
+            self.check_stopped()?;
+        }
+        session.checkpoint();
+        Ok(())
+    }
+
+    /// Runs the test once and gives its seconds; the session is then where it was.
+    fn pass(
+        &self,
+        test: Test,
+        session: &mut Session,
+        repetition: usize,
+        bar: &mut Progress,
+        mut recorder: Option<&mut Recorder>,
+    ) -> Result<f64, Failure> {
+        if self.cold {
+            self.engine.cool();
+        }
+        let tokens = (0..test.tokens).map(|at| token(self.engine, repetition, test.depth + at));
+        let tokens: Vec<u32> = tokens.collect();
+        let piece = match test.kind {
+            Kind::Prefill => tokens.len(),
+            Kind::Decode => 1,
+        };
+        let start = Instant::now();
+        for tokens in tokens.chunks(piece) {
+            match recorder.as_deref_mut() {
+                None => self.engine.prefill(session, tokens, Want::Last)?,
+                Some(recorder) => {
+                    recorder.begin();
+                    let observe = &mut |_: &_, _: &_| recorder.end();
+                    self.engine
+                        .prefill_observed(session, tokens, Want::Last, observe)?
+                }
+            };
+            bar.advance(tokens.len());
+            self.check_stopped()?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        session.rewind(test.depth)?;
+        Ok(seconds)
+    }
+
+    fn check_stopped(&self) -> Result<(), Failure> {
+        match self.guard.stopped() {
+            true => Err(Failure::Interrupted),
+            false => Ok(()),
+        }
+    }
+}
+
+/// The token of a repetition at a position: the same in every run, and as wide a choice as any
+/// text makes, so that experts are chosen as widely.
+pub fn token(engine: &Engine, repetition: usize, position: usize) -> u32 {
+    let number = moeflux::sampling::uniform(repetition as u64, position as u64);
+    (number * engine.info().vocab_size as f64) as u32
+}

@@ -1,0 +1,68 @@
+//! One file of a checkpoint with its header read, whatever its format.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use super::read_header;
+use crate::error::{FormatError, Result, io_error};
+use crate::gguf::{self, split};
+use crate::header::HeaderTensor;
+use crate::io::read_exact_at;
+
+/// An open file and what its header says.
+pub(super) struct OpenedFile {
+    pub path: PathBuf,
+    pub handle: File,
+    pub tensors: Vec<HeaderTensor>,
+    /// The keys of a GGUF file.
+    pub metadata: Option<gguf::Metadata>,
+}
+
+impl OpenedFile {
+    /// Opens a file as what its first bytes say it is: GGUF, else safetensors.
+    pub(super) fn new(path: PathBuf) -> Result<Self> {
+        let handle = File::open(&path).map_err(|error| io_error("read", &path, error))?;
+        let named_gguf = path.extension().is_some_and(|ending| ending == "gguf");
+        let (tensors, metadata) = if named_gguf || starts_as_gguf(&handle, &path)? {
+            let header = gguf::read_header(&handle, &path)?;
+            (header.tensors, Some(header.metadata))
+        } else {
+            (read_header(&handle, &path)?.tensors, None)
+        };
+        Ok(Self {
+            path,
+            handle,
+            tensors,
+            metadata,
+        })
+    }
+
+    /// Opens a file and, if it is a part of a GGUF model, all other parts.
+    pub(super) fn with_parts(path: PathBuf) -> Result<Vec<Self>> {
+        let only = Self::new(path)?;
+        let Some(metadata) = &only.metadata else {
+            return Ok(vec![only]);
+        };
+        let Some(paths) = split::parts(metadata)? else {
+            return Ok(vec![only]);
+        };
+        let parts = paths.into_iter().map(Self::new);
+        let parts = parts.collect::<Result<Vec<Self>>>()?;
+        let tensors = parts.iter().map(|part| part.tensors.len() as u64).sum();
+        let keys: Vec<_> = parts
+            .iter()
+            .filter_map(|part| part.metadata.as_ref())
+            .collect();
+        split::check_parts(&keys, tensors)?;
+        Ok(parts)
+    }
+}
+
+fn starts_as_gguf(file: &File, path: &Path) -> Result<bool> {
+    let mut start = [0; gguf::MAGIC.len()];
+    match read_exact_at(file, path, &mut start, 0) {
+        // A directory, or too short a file, is for the format's reader to refuse.
+        Err(FormatError::Truncated { .. }) => Ok(false),
+        read => read.map(|()| start == gguf::MAGIC),
+    }
+}

@@ -1,0 +1,210 @@
+//! Codecs of GGUF files: blocks of 32 or 256 elements of a row with their scales inside.
+//!
+//! A row is a sequence of blocks, a matrix a sequence of rows. Scales are little-endian f16. The
+//! layouts are those of ggml; decoding takes one rounding a product and one a difference, in the
+//! order written in each file, without fused operations.
+
+mod q4_0;
+mod q4_k;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod scales;
+
+use std::fmt;
+
+use half::f16;
+
+use crate::error::CodecError;
+
+/// A codec of quantized blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum BlockCodec {
+    /// 4-bit integers, one scale to 32 elements.
+    Q4_0,
+    /// 8-bit integers, one scale to 32 elements.
+    Q8_0,
+    /// 4-bit integers, a 6-bit scale and minimum to 32 elements, two f16 to 256.
+    Q4K,
+    /// 5-bit integers, a 6-bit scale and minimum to 32 elements, two f16 to 256.
+    Q5K,
+    /// 6-bit integers, an 8-bit scale to 16 elements, one f16 to 256.
+    Q6K,
+}
+
+impl BlockCodec {
+    /// Every codec of blocks.
+    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
+
+    /// Elements of a block.
+    #[must_use]
+    pub fn block_elements(self) -> usize {
+        match self {
+            Self::Q4_0 | Self::Q8_0 => 32,
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+        }
+    }
+
+    /// Bytes of a block.
+    #[must_use]
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => q4_0::BYTES,
+            Self::Q8_0 => q8_0::BYTES,
+            Self::Q4K => q4_k::BYTES,
+            Self::Q5K => q5_k::BYTES,
+            Self::Q6K => q6_k::BYTES,
+        }
+    }
+
+    /// Bytes of a row of `cols` elements, a multiple of the block.
+    #[must_use]
+    pub fn row_bytes(self, cols: usize) -> usize {
+        cols / self.block_elements() * self.block_bytes()
+    }
+
+    /// Whether rows of `cols` elements divide into blocks.
+    ///
+    /// # Errors
+    /// [`CodecError::Columns`].
+    pub fn check_columns(self, cols: usize) -> Result<(), CodecError> {
+        let group = self.block_elements();
+        if cols.is_multiple_of(group) {
+            return Ok(());
+        }
+        Err(CodecError::Columns { cols, group })
+    }
+
+    /// The name that options and messages use, such as `q4_k`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "q4_0",
+            Self::Q8_0 => "q8_0",
+            Self::Q4K => "q4_k",
+            Self::Q5K => "q5_k",
+            Self::Q6K => "q6_k",
+        }
+    }
+
+    /// The codec of a [`BlockCodec::name`].
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|codec| codec.name() == name)
+    }
+
+    /// The name of the type in GGUF's terms, such as `Q4_K`.
+    pub(crate) fn type_name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "Q4_0",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        }
+    }
+
+    pub(super) fn has_encoder(self) -> bool {
+        matches!(self, Self::Q4_0 | Self::Q8_0)
+    }
+
+    /// Quantizes whole blocks. The caller has checked lengths.
+    pub(super) fn encode(self, values: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
+        match self {
+            Self::Q4_0 => encode_blocks(self, values, out, q4_0::encode),
+            Self::Q8_0 => encode_blocks(self, values, out, q8_0::encode),
+            Self::Q4K | Self::Q5K | Self::Q6K => Err(CodecError::NoEncoder(self.name())),
+        }
+    }
+
+    /// Dequantizes whole blocks. The caller has checked lengths.
+    pub(super) fn decode(self, blocks: &[u8], out: &mut [f32]) {
+        match self {
+            Self::Q4_0 => decode_blocks(blocks, out, q4_0::decode),
+            Self::Q8_0 => decode_blocks(blocks, out, q8_0::decode),
+            Self::Q4K => decode_blocks(blocks, out, q4_k::decode),
+            Self::Q5K => decode_blocks(blocks, out, q5_k::decode),
+            Self::Q6K => decode_blocks(blocks, out, q6_k::decode),
+        }
+    }
+
+    /// Whether decoded values are as near as an encoder must come: within 0.6 steps, or 1.1 where
+    /// the far end of the range is cut (Q4_0 has no +8).
+    pub(crate) fn is_near(self, expected: &[f32], found: &[f32]) -> bool {
+        let (levels, steps) = match self {
+            Self::Q8_0 => (127.0, 0.6),
+            _ => (8.0, 1.1),
+        };
+        let blocks = expected.chunks(self.block_elements());
+        let mut blocks = blocks.zip(found.chunks(self.block_elements()));
+        blocks.all(|(expected, found)| {
+            let most = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+            // The scale may be too small for f16 to hold more than its last bit.
+            let bound = most / levels * steps + levels * f16::MIN_POSITIVE_SUBNORMAL.to_f32();
+            expected
+                .iter()
+                .zip(found)
+                .all(|(a, b)| (a - b).abs() <= bound)
+        })
+    }
+}
+
+impl fmt::Display for BlockCodec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for BlockCodec {
+    type Err = CodecError;
+
+    fn from_str(name: &str) -> Result<Self, CodecError> {
+        Self::from_name(name).ok_or_else(|| CodecError::UnknownName(name.to_owned()))
+    }
+}
+
+fn decode_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    blocks: &[u8],
+    out: &mut [f32],
+    decode: fn(&[u8; BYTES], &mut [f32; ELEMENTS]),
+) {
+    let blocks = blocks.as_chunks().0;
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
+        decode(block, out);
+    }
+}
+
+/// `encode` is given finite values and returns the scale.
+fn encode_blocks<const BYTES: usize, const ELEMENTS: usize>(
+    codec: BlockCodec,
+    values: &[f32],
+    out: &mut [u8],
+    encode: fn(&[f32; ELEMENTS], &mut [u8; BYTES]) -> f16,
+) -> Result<(), CodecError> {
+    let blocks = values.as_chunks::<ELEMENTS>().0.iter();
+    for (index, (values, out)) in blocks.zip(out.as_chunks_mut().0).enumerate() {
+        let bad = values.iter().position(|value| !value.is_finite());
+        if bad.is_none() && encode(values, out).is_finite() {
+            continue;
+        }
+        let largest = || {
+            let sizes = values.iter().enumerate();
+            sizes
+                .max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))
+                .map_or(0, |(place, _)| place)
+        };
+        let place = bad.unwrap_or_else(largest);
+        return Err(CodecError::Value {
+            codec: codec.name(),
+            index: index * ELEMENTS + place,
+            value: values[place],
+        });
+    }
+    Ok(())
+}
+
+/// The f16 at `place` of a block.
+fn scale_at<const BYTES: usize>(block: &[u8; BYTES], place: usize) -> f32 {
+    f16::from_le_bytes([block[place], block[place + 1]]).to_f32()
+}

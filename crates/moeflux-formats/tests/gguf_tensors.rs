@@ -1,0 +1,212 @@
+//! GGUF headers whose tensors are wrong, and changed bytes.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests too
+
+#[path = "common/gguf_file.rs"]
+mod gguf_file;
+
+use gguf_file::{F32, File, Q4_K, U32, assert_consistent, parse, valid};
+use moeflux_formats::gguf::{GgufProblem as P, Place, TensorType};
+use moeflux_formats::{BlockCodec, DType};
+use proptest::prelude::*;
+
+#[test]
+fn the_alignment_is_checked() {
+    let aligned = |value_type: u32, value: &[u8]| {
+        let file = File::new(1, 1)
+            .key("general.alignment", value_type)
+            .bytes(value);
+        parse(&file.tensor("t", &[1], F32, 0).data(64).0)
+    };
+    assert!(aligned(U32, &8_u32.to_le_bytes()).is_ok());
+    for (value_type, value, found) in [
+        (U32, 0_u64, "0"),
+        (U32, 24, "24"),
+        (10, 32, "of type u64"),
+        (5, 32, "of type i32"),
+    ] {
+        let bytes = if value_type == 10 { 8 } else { 4 };
+        let error = aligned(value_type, &value.to_le_bytes()[..bytes]).unwrap_err();
+        assert_eq!(
+            error,
+            P::Alignment {
+                found: found.into()
+            }
+        );
+    }
+    // The largest one pushes the data behind the end of the file.
+    let error = aligned(U32, &(1_u32 << 31).to_le_bytes()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            P::DataTruncated {
+                needed: 0x8000_0004,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn descriptions_of_tensors_are_checked() {
+    let one = |sizes: &[u64], tensor_type, offset| {
+        File::new(1, 0)
+            .tensor("t", sizes, tensor_type, offset)
+            .data(4096)
+    };
+    let tensor = || "t".to_owned();
+    let cases = [
+        (
+            one(&[], F32, 0),
+            P::Rank {
+                tensor: tensor(),
+                found: 0,
+            },
+        ),
+        (
+            one(&[1; 5], F32, 0),
+            P::Rank {
+                tensor: tensor(),
+                found: 5,
+            },
+        ),
+        (
+            one(&[4, 0, 2], F32, 0),
+            P::ZeroDimension {
+                tensor: tensor(),
+                dimension: 1,
+            },
+        ),
+        (
+            one(&[1 << 33, 1 << 31], F32, 0),
+            P::TensorTooLarge {
+                tensor: tensor(),
+                shape: vec![1 << 31, 1 << 33],
+            },
+        ),
+        (
+            one(&[u64::MAX - 255, 3], Q4_K, 0),
+            P::TensorTooLarge {
+                tensor: tensor(),
+                shape: vec![3, u64::MAX - 255],
+            },
+        ),
+        (
+            one(&[384, 2], Q4_K, 0),
+            P::RowLength {
+                tensor: tensor(),
+                dtype: DType::Block(BlockCodec::Q4K),
+                cols: 384,
+                block: 256,
+            },
+        ),
+        (
+            one(&[4], F32, 8),
+            P::Misaligned {
+                tensor: tensor(),
+                offset: 8,
+                alignment: 32,
+            },
+        ),
+        (
+            one(&[4], F32, 4096),
+            P::DataTruncated {
+                tensor: tensor(),
+                needed: 64 + 4096 + 16,
+                found: 64 + 4096,
+            },
+        ),
+        (
+            one(&[4], F32, u64::MAX - 31),
+            P::DataTruncated {
+                tensor: tensor(),
+                needed: u64::MAX,
+                found: 64 + 4096,
+            },
+        ),
+        (
+            one(&[4], 16, 0),
+            P::UnknownTensorType {
+                tensor: tensor(),
+                found: TensorType(16),
+            },
+        ),
+        (
+            File::new(1, 0).tensor("", &[4], F32, 0).data(64),
+            P::EmptyName {
+                place: Place::TensorName(0),
+            },
+        ),
+        (
+            File::new(2, 0)
+                .tensor("t", &[4], F32, 0)
+                .tensor("t", &[4], F32, 32)
+                .data(64),
+            P::DuplicateTensor { tensor: tensor() },
+        ),
+        (
+            File::new(2, 0)
+                .tensor("t", &[4], F32, 32)
+                .tensor("u", &[9], F32, 0)
+                .data(64),
+            P::Overlap {
+                first: "u".into(),
+                second: "t".into(),
+            },
+        ),
+        (
+            File::new(2, 0)
+                .tensor("t", &[4], F32, 0)
+                .tensor("u", &[4], F32, 0)
+                .data(64),
+            P::Overlap {
+                first: "t".into(),
+                second: "u".into(),
+            },
+        ),
+    ];
+    for (file, expected) in cases {
+        assert_eq!(parse(&file.0).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn types_that_are_not_supported_are_named_with_those_that_are() {
+    for (number, name) in [
+        (16, "IQ2_XXS (16)"),
+        (39, "MXFP4 (39)"),
+        (777, "an unknown type (777)"),
+    ] {
+        let file = File::new(1, 0)
+            .tensor("blk.0.ffn_up", &[256], number, 0)
+            .data(999);
+        let message = parse(&file.0).unwrap_err().to_string();
+        for part in [
+            "blk.0.ffn_up",
+            name,
+            "F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K and Q6_K",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn no_change_of_bytes_makes_a_header_that_lies(
+        changes in prop::collection::vec((0_usize..400, any::<u8>()), 1..6),
+        cut in 0_usize..800,
+    ) {
+        let mut file = valid().0;
+        for (place, byte) in changes {
+            file[place] = byte;
+        }
+        file.truncate(file.len().min(cut.max(200)));
+        if let Ok(header) = parse(&file) {
+            assert_consistent(&header, file.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The router, the experts, and both together.
+
+use std::collections::BTreeMap;
+
+use moeflux::formats::Codec;
+use moeflux::graph::{BufferId, GraphBuilder, Op};
+use moeflux::weights::ExpertPart;
+
+use super::{graph_of, inputs};
+use crate::{Case, HarnessError, Random, coded_matrix};
+
+/// Random experts of one layer, in room for some of them.
+struct Layer {
+    hidden: usize,
+    experts: Vec<ExpertPart>,
+    codec: Codec,
+    slots: usize,
+}
+
+impl Layer {
+    fn new(random: &mut Random, codec: Codec) -> Result<Layer, HarnessError> {
+        let (hidden, intermediate) = (128 * random.within(1, 3), 128 * random.within(1, 2));
+        let count = random.within(1, 10);
+        let mut experts = Vec::with_capacity(count);
+        for _ in 0..count {
+            experts.push(ExpertPart {
+                gate: coded_matrix(random, codec, intermediate, hidden, 0.1)?,
+                up: coded_matrix(random, codec, intermediate, hidden, 0.1)?,
+                down: coded_matrix(random, codec, hidden, intermediate, 0.1)?,
+            });
+        }
+        Ok(Layer {
+            hidden,
+            slots: random.within(1, count),
+            experts,
+            codec,
+        })
+    }
+
+    fn give_to(self, case: &mut Case) {
+        case.experts = BTreeMap::from([(3, self.experts)]);
+        case.expert_slots = Some(self.slots);
+        // Two roundings of activations, of the input and of the middle.
+        case.tolerance.int8 *= 2.0;
+    }
+}
+
+/// The choice of some experts, renormalized or not.
+pub(super) fn router(random: &mut Random) -> Case {
+    let experts = random.within(1, 300);
+    let top_k = random.within(1, experts.min(12));
+    let mut g = GraphBuilder::default();
+    let logits = g.buffer("logits", experts);
+    let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    let op = Op::Router {
+        logits,
+        experts,
+        top_k,
+        renormalize: random.within(0, 1) == 1,
+        ids,
+        weights,
+    };
+    let case = Case::new("router", graph_of(g, op, weights));
+    let n = random.within(1, 30);
+    let data = inputs(random, n, &[(logits, experts, 4.0)]);
+    case.step(n, data)
+}
+
+/// A choice that is given: distinct experts for each token, in random order.
+pub(super) fn experts(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    let layer = Layer::new(random, codec)?;
+    let count = layer.experts.len();
+    let top_k = random.within(1, count.min(4));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", layer.hidden), g.buffer("out", layer.hidden));
+    let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    let op = experts_op((x, ids, weights, out), top_k);
+    let mut case = Case::new(format!("experts {}", layer.codec), graph_of(g, op, out));
+    let n = random.within(1, 20);
+    let mut data = inputs(random, n, &[(x, layer.hidden, 1.0), (weights, top_k, 1.0)]);
+    let mut chosen = Vec::with_capacity(n * top_k);
+    for _ in 0..n {
+        let mut order: Vec<u32> = (0..count as u32).collect();
+        for at in 0..top_k {
+            order.swap(at, random.within(at, count - 1));
+        }
+        chosen.extend(order[..top_k].iter().map(|&id| f32::from_bits(id)));
+    }
+    data.push((ids, chosen));
+    layer.give_to(&mut case);
+    Ok(case.step(n, data))
+}
+
+/// The router's choice goes to the experts.
+pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    let layer = Layer::new(random, codec)?;
+    let count = layer.experts.len();
+    let top_k = random.within(1, count.min(4));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", layer.hidden), g.buffer("out", layer.hidden));
+    let logits = g.buffer("logits", count);
+    let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    g.push(Op::Router {
+        logits,
+        experts: count,
+        top_k,
+        renormalize: true,
+        ids,
+        weights,
+    });
+    let op = experts_op((x, ids, weights, out), top_k);
+    let name = format!("router and experts {}", layer.codec);
+    let mut case = Case::new(name, graph_of(g, op, out));
+    let n = random.within(1, 20);
+    let data = inputs(random, n, &[(x, layer.hidden, 1.0), (logits, count, 2.0)]);
+    layer.give_to(&mut case);
+    Ok(case.step(n, data))
+}
+
+fn experts_op(
+    (x, ids, weights, out): (BufferId, BufferId, BufferId, BufferId),
+    top_k: usize,
+) -> Op {
+    Op::Experts {
+        x,
+        ids,
+        weights,
+        top_k,
+        layer: 3,
+        out,
+    }
+}

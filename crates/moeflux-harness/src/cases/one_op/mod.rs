@@ -1,0 +1,77 @@
+//! A random case of every operation: shapes, codecs, spans and data follow from a seed.
+
+mod dense;
+mod experts;
+mod rowwise;
+mod state;
+
+use moeflux::formats::{AffineCodec, Codec};
+use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
+
+use crate::{Case, HarnessError, Random};
+
+/// One case of each operation, some of several forms of one.
+///
+/// # Errors
+/// [`HarnessError::Format`] if a weight could not be coded; it is then not a random matter.
+pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
+    // Small seeds are alike in their first numbers; spread them.
+    let random = &mut Random::new((seed + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    // Codecs go round, so that some seeds in a row have them all.
+    let codec = |at: usize| codecs()[(4 * seed as usize + at) % codecs().len()];
+    let mut cases = vec![
+        dense::embed(random, codec(0))?,
+        dense::matmul(random, &[codec(0), codec(1), codec(2), codec(3)])?,
+        dense::exact_matmul(random, codec(1))?,
+        rowwise::rms_norm(random),
+        rowwise::rms_norm_gated(random),
+        rowwise::split_pairs(random),
+        rowwise::rope(random),
+        rowwise::swiglu(random),
+        rowwise::sigmoid_mul(random),
+        rowwise::scale_by_sigmoid(random),
+        rowwise::add(random),
+        rowwise::select_outputs(random),
+        rowwise::shared_slots(random),
+        state::kv_append(random),
+        state::attention(random),
+        state::conv1d_silu(random),
+        state::gated_delta(random),
+        experts::router(random),
+        experts::experts(random, codec(2))?,
+        experts::routed(random, codec(0))?,
+    ];
+    for case in &mut cases {
+        case.name = format!("{} of seed {seed}", case.name);
+    }
+    Ok(cases)
+}
+
+/// The codecs that kernels multiply with.
+pub fn codecs() -> Vec<Codec> {
+    let mut all = vec![Codec::F32, Codec::F16, Codec::Bf16];
+    for bits in [2, 3, 4, 5, 6, 8] {
+        for group in [32, 64, 128] {
+            all.push(Codec::Affine(AffineCodec { bits, group }));
+        }
+    }
+    all
+}
+
+/// A graph of one operation whose last result is `out`.
+fn graph_of(mut builder: GraphBuilder, op: Op, out: BufferId) -> Graph {
+    builder.push(op);
+    builder.finish(out)
+}
+
+/// Random rows for some inputs of `n` tokens, in [-scale, scale].
+fn inputs(
+    random: &mut Random,
+    n: usize,
+    buffers: &[(BufferId, usize, f32)],
+) -> Vec<(BufferId, Vec<f32>)> {
+    let rows = |&(buffer, width, scale): &(BufferId, usize, f32)| {
+        (buffer, random.floats(n * width, scale))
+    };
+    buffers.iter().map(rows).collect()
+}

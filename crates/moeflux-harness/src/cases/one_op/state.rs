@@ -1,0 +1,131 @@
+//! Operations with state, over several steps.
+
+use moeflux::graph::{GraphBuilder, Op, StateDecl, WeightId};
+use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder};
+use moeflux::weights::WeightPart;
+
+use super::{graph_of, inputs};
+use crate::{Case, Random, Tolerance};
+
+/// Keys and values alone: the state is the result.
+pub(super) fn kv_append(random: &mut Random) -> Case {
+    let (kv_heads, head_dim) = (random.within(1, 4), random.within(1, 40));
+    let width = kv_heads * head_dim;
+    let mut g = GraphBuilder::default();
+    let (k, v) = (g.buffer("k", width), g.buffer("v", width));
+    let state = g.state(StateDecl::KeyValue { kv_heads, head_dim });
+    let mut case = Case::new("kv_append", graph_of(g, Op::KvAppend { k, v, state }, k));
+    case.tolerance = Tolerance {
+        f32: 0.0,
+        int8: 0.0,
+    };
+    for n in [1, random.within(1, 70), random.within(1, 70)] {
+        let data = inputs(random, n, &[(k, width, 1.0), (v, width, 1.0)]);
+        case = case.step(n, data);
+    }
+    case
+}
+
+/// Attention with grouped heads, over steps that cross the borders of key blocks.
+pub(super) fn attention(random: &mut Random) -> Case {
+    let (kv_heads, head_dim) = (random.within(1, 3), 8 * random.within(1, 12));
+    let heads = kv_heads * random.within(1, 6);
+    let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+    let mut g = GraphBuilder::default();
+    let (q, out) = (g.buffer("q", q_width), g.buffer("out", q_width));
+    let (k, v) = (g.buffer("k", kv_width), g.buffer("v", kv_width));
+    let state = g.state(StateDecl::KeyValue { kv_heads, head_dim });
+    g.push(Op::KvAppend { k, v, state });
+    let shape = AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+    };
+    let op = Op::Attention {
+        q,
+        state,
+        shape,
+        out,
+    };
+    let mut case = Case::new("attention", graph_of(g, op, out));
+    for n in [random.within(1, 90), 1, random.within(1, 70), 1] {
+        let buffers = [(q, q_width, 2.0), (k, kv_width, 2.0), (v, kv_width, 1.0)];
+        let data = inputs(random, n, &buffers);
+        case = case.step(n, data);
+    }
+    case
+}
+
+/// Steps of 1, 2, 4 and 16 tokens.
+pub(super) fn conv1d_silu(random: &mut Random) -> Case {
+    let (channels, taps) = (random.within(1, 300), random.within(2, 5));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", channels), g.buffer("out", channels));
+    let state = g.state(StateDecl::Recurrent {
+        len: (taps - 1) * channels,
+    });
+    let op = Op::Conv1dSilu {
+        x,
+        weight: WeightId::new(0),
+        state,
+        channels,
+        out,
+    };
+    let mut case = Case::new("conv1d_silu", graph_of(g, op, out));
+    let weight = random.floats(taps * channels, 1.0);
+    case.weights.push(WeightPart::Vector(weight));
+    for n in [1, 2, 4, 16] {
+        let data = inputs(random, n, &[(x, channels, 2.0)]);
+        case = case.step(n, data);
+    }
+    case
+}
+
+/// Steps of 1, 4 and 16 tokens.
+pub(super) fn gated_delta(random: &mut Random) -> Case {
+    let key_heads = random.within(1, 3);
+    let shape = DeltaShape {
+        key_heads,
+        value_heads: key_heads * random.within(1, 4),
+        key_dim: random.within(1, 70),
+        value_dim: random.within(1, 70),
+        head_order: HeadOrder::Grouped,
+    };
+    let value_len = shape.value_heads * shape.value_dim;
+    let qkv_len = 2 * key_heads * shape.key_dim + value_len;
+    let mut g = GraphBuilder::default();
+    let (qkv, out) = (g.buffer("qkv", qkv_len), g.buffer("out", value_len));
+    let (a, b) = (
+        g.buffer("a", shape.value_heads),
+        g.buffer("b", shape.value_heads),
+    );
+    let state = g.state(StateDecl::Recurrent {
+        len: value_len * shape.key_dim,
+    });
+    let op = Op::GatedDelta {
+        qkv,
+        a,
+        b,
+        a_log: WeightId::new(0),
+        dt_bias: WeightId::new(1),
+        state,
+        shape,
+        out,
+    };
+    let mut case = Case::new("gated_delta", graph_of(g, op, out));
+    for _ in 0..2 {
+        let values = random.floats(shape.value_heads, 2.0);
+        case.weights.push(WeightPart::Vector(values));
+    }
+    for n in [1, 4, 16] {
+        let heads = shape.value_heads;
+        let data = inputs(
+            random,
+            n,
+            &[(qkv, qkv_len, 1.0), (a, heads, 3.0), (b, heads, 3.0)],
+        );
+        case = case.step(n, data);
+    }
+    case
+}

@@ -1,0 +1,158 @@
+//! Operations on the rows of a step, without state.
+
+use moeflux::graph::Op;
+use moeflux::kernels::RopeStyle;
+
+use super::{Dense, Oracle};
+use crate::HarnessError;
+
+/// 1 / (1 + e^-x).
+pub(super) fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// x * sigmoid(x).
+pub(super) fn silu(x: f64) -> f64 {
+    x * sigmoid(x)
+}
+
+/// `x: [n, cols]` times the transpose of `matrix: [rows, cols]`.
+pub(super) fn product(x: &[f64], matrix: &Dense) -> Vec<f64> {
+    let rows = x.chunks_exact(matrix.cols);
+    let dot =
+        |x: &[f64], w: &[f32]| -> f64 { x.iter().zip(w).map(|(x, w)| x * f64::from(*w)).sum() };
+    rows.flat_map(|x| {
+        matrix
+            .values
+            .chunks_exact(matrix.cols)
+            .map(move |w| dot(x, w))
+    })
+    .collect()
+}
+
+fn norm(x: &[f64], weight: &[f64], eps: f32) -> Vec<f64> {
+    let rows = x.chunks_exact(weight.len());
+    rows.flat_map(|row| {
+        let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+        let inverse = 1.0 / (mean + f64::from(eps)).sqrt();
+        row.iter().zip(weight).map(move |(x, w)| x * inverse * w)
+    })
+    .collect()
+}
+
+fn pairwise(a: &[f64], b: &[f64], f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
+    a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
+}
+
+impl Oracle<'_> {
+    pub(super) fn rowwise(&mut self, op: &Op) -> Result<(), HarnessError> {
+        let out = match op {
+            Op::Matmul { x, outputs, .. } => {
+                for &(weight, out) in outputs {
+                    let result = product(self.get(*x), self.matrix(weight)?);
+                    self.set(out, result);
+                }
+                return Ok(());
+            }
+            Op::SplitPairs {
+                x,
+                dim,
+                first,
+                second,
+                ..
+            } => {
+                let halves = |odd: usize| -> Vec<f64> {
+                    let halves = self.get(*x).chunks_exact(*dim).skip(odd).step_by(2);
+                    halves.flatten().copied().collect()
+                };
+                let (even, odd) = (halves(0), halves(1));
+                self.set(*first, even);
+                self.set(*second, odd);
+                return Ok(());
+            }
+            Op::Embed { weight, .. } => {
+                let table = self.matrix(*weight)?;
+                let row = |&token: &u32| {
+                    let first = token as usize * table.cols;
+                    &table.values[first..first + table.cols]
+                };
+                let rows = self.tokens.iter().flat_map(row);
+                rows.map(|&v| f64::from(v)).collect()
+            }
+            Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                ..
+            } => {
+                let normed = norm(self.get(*x), &self.vector(*weight)?, *eps);
+                pairwise(&normed, self.get(*gate), |x, g| x * silu(g))
+            }
+            Op::Rope { .. } => self.rope(op)?,
+            Op::Swiglu { gate, up, .. } => {
+                pairwise(self.get(*gate), self.get(*up), |g, u| silu(g) * u)
+            }
+            Op::SigmoidMul { x, gate, .. } => {
+                pairwise(self.get(*x), self.get(*gate), |x, g| x * sigmoid(g))
+            }
+            Op::ScaleBySigmoid { x, gate, .. } => {
+                let (x, gate) = (self.get(*x), self.get(*gate));
+                let width = x.len() / gate.len();
+                let at = |(at, x): (usize, &f64)| x * sigmoid(gate[at / width]);
+                x.iter().enumerate().map(at).collect()
+            }
+            Op::Add { a, b, .. } => pairwise(self.get(*a), self.get(*b), |a, b| a + b),
+            Op::SelectOutputs { x, .. } => {
+                let x = self.get(*x);
+                let width = x.len() / self.tokens.len();
+                let row = |&row: &usize| &x[row * width..(row + 1) * width];
+                self.outputs.iter().flat_map(row).copied().collect()
+            }
+            other => return Err(self.wrong(other)),
+        };
+        let [buffer] = op.writes()[..] else {
+            return Err(self.wrong(op));
+        };
+        self.set(buffer, out);
+        Ok(())
+    }
+
+    /// Rotates pairs of a head's first elements by position times frequency.
+    fn rope(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+        let Op::Rope {
+            x,
+            heads,
+            head_dim,
+            inv_freq,
+            attention_scale,
+            style,
+            ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let mut out = self.get(*x).to_vec();
+        for rows in &self.rows {
+            for t in 0..rows.len {
+                for h in 0..*heads {
+                    let head = ((rows.first + t) * heads + h) * head_dim;
+                    let head = &mut out[head..head + head_dim];
+                    for (i, frequency) in inv_freq.iter().enumerate() {
+                        let (a, b) = match style {
+                            RopeStyle::HalfSplit => (i, i + inv_freq.len()),
+                            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+                        };
+                        let angle = (rows.start + t) as f64 * f64::from(*frequency);
+                        let scale = f64::from(*attention_scale);
+                        let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
+                        let (x, y) = (head[a], head[b]);
+                        (head[a], head[b]) = (x * cos - y * sin, x * sin + y * cos);
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+}

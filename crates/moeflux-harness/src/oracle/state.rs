@@ -1,0 +1,255 @@
+//! Operations on sessions' state: keys and values, causal convolution, the gated delta rule.
+
+use moeflux::graph::{Op, StateDecl};
+use moeflux::kernels::{AttentionShape, DeltaShape};
+
+use super::dense::{sigmoid, silu};
+use super::{Oracle, Rows};
+use crate::HarnessError;
+
+/// Added to the square of a query's or key's length before it is scaled to one.
+const LENGTH_EPS: f64 = 1e-6;
+
+/// A piece of a session's state.
+#[derive(Clone)]
+pub(super) enum State {
+    /// `[positions, kv_heads, head_dim]` each.
+    KeyValue {
+        keys: Vec<f64>,
+        values: Vec<f64>,
+    },
+    Recurrent(Vec<f64>),
+}
+
+impl State {
+    pub(super) fn new(decl: &StateDecl) -> State {
+        match decl {
+            StateDecl::KeyValue { .. } => State::KeyValue {
+                keys: Vec::new(),
+                values: Vec::new(),
+            },
+            StateDecl::Recurrent { len } => State::Recurrent(vec![0.0; *len]),
+        }
+    }
+
+    /// As the session gives it.
+    pub(super) fn values(&self) -> Vec<f32> {
+        match self {
+            State::KeyValue { keys, values } => {
+                keys.iter().chain(values).map(|&v| v as f32).collect()
+            }
+            State::Recurrent(values) => values.iter().map(|&v| v as f32).collect(),
+        }
+    }
+}
+
+/// What a session keeps of a key's or value's element: it is stored in f32.
+fn stored(value: f64) -> f64 {
+    f64::from(value as f32)
+}
+
+/// Four partial sums: exact enough, and several times faster than one.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (heads, tail) = a.as_chunks::<4>();
+    let (others, other_tail) = b.as_chunks::<4>();
+    let mut sums = [0.0; 4];
+    for (a, b) in heads.iter().zip(others) {
+        for lane in 0..4 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let tail: f64 = tail.iter().zip(other_tail).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f64>() + tail
+}
+
+impl Oracle<'_> {
+    pub(super) fn stateful(&mut self, op: &Op) -> Result<(), HarnessError> {
+        for rows in self.rows.clone() {
+            match op {
+                Op::KvAppend { k, v, state } => {
+                    let part = |all: &[f64], n: usize| -> Vec<f64> {
+                        let width = all.len() / n;
+                        let mine = &all[rows.first * width..(rows.first + rows.len) * width];
+                        mine.iter().copied().map(stored).collect()
+                    };
+                    let n = self.tokens.len();
+                    let (k, v) = (part(self.get(*k), n), part(self.get(*v), n));
+                    let State::KeyValue { keys, values } =
+                        &mut self.states[rows.session][state.index()]
+                    else {
+                        return Err(self.wrong(op));
+                    };
+                    keys.extend(k);
+                    values.extend(v);
+                }
+                Op::Attention { .. } => self.attention(op, rows)?,
+                Op::Conv1dSilu { .. } => self.conv(op, rows)?,
+                _ => self.delta(op, rows)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a span's results behind those of the spans before it.
+    fn append(&mut self, op: &Op, rows: Rows, results: Vec<f64>) -> Result<(), HarnessError> {
+        let [out] = op.writes()[..] else {
+            return Err(self.wrong(op));
+        };
+        if rows.first == 0 {
+            self.set(out, results);
+        } else {
+            self.buffers[out.index()].extend(results);
+        }
+        Ok(())
+    }
+
+    fn attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::Attention {
+            q, state, shape, ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let State::KeyValue { keys, values } = &self.states[rows.session][state.index()] else {
+            return Err(self.wrong(op));
+        };
+        let width = shape.heads * shape.head_dim;
+        let mut out = Vec::with_capacity(rows.len * width);
+        for t in 0..rows.len {
+            let q = &self.get(*q)[(rows.first + t) * width..][..width];
+            for head in 0..shape.heads {
+                let q = &q[head * shape.head_dim..][..shape.head_dim];
+                let visible = rows.start + t + 1;
+                out.extend(one_query(q, keys, values, (head, visible), *shape));
+            }
+        }
+        self.append(op, rows, out)
+    }
+
+    fn conv(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::Conv1dSilu {
+            x,
+            weight,
+            state,
+            channels,
+            ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let weight = self.vector(*weight)?;
+        let State::Recurrent(past) = &self.states[rows.session][state.index()] else {
+            return Err(self.wrong(op));
+        };
+        let new = &self.get(*x)[rows.first * channels..(rows.first + rows.len) * channels];
+        let inputs = [past.as_slice(), new].concat();
+        let taps = weight.len() / channels;
+        let mut out = Vec::with_capacity(rows.len * channels);
+        for t in 0..rows.len {
+            for c in 0..*channels {
+                let tap = |i: usize| weight[i * channels + c] * inputs[(t + i) * channels + c];
+                out.push(silu((0..taps).map(tap).sum()));
+            }
+        }
+        let kept = inputs[rows.len * channels..].to_vec();
+        self.states[rows.session][state.index()] = State::Recurrent(kept);
+        self.append(op, rows, out)
+    }
+
+    fn delta(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::GatedDelta {
+            qkv,
+            a,
+            b,
+            a_log,
+            dt_bias,
+            state,
+            shape,
+            ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let (a_log, dt_bias) = (self.vector(*a_log)?, self.vector(*dt_bias)?);
+        let State::Recurrent(mut memory) = self.states[rows.session][state.index()].clone() else {
+            return Err(self.wrong(op));
+        };
+        let (heads, len) = (shape.value_heads, shape.key_dim * shape.value_dim);
+        let width = 2 * shape.key_heads * shape.key_dim + heads * shape.value_dim;
+        let mut out = Vec::with_capacity(rows.len * heads * shape.value_dim);
+        for t in rows.first..rows.first + rows.len {
+            let qkv = &self.get(*qkv)[t * width..][..width];
+            for h in 0..heads {
+                let step = (self.get(*a)[t * heads + h] + dt_bias[h]).exp().ln_1p();
+                let decay = (-a_log[h].exp() * step).exp();
+                let beta = sigmoid(self.get(*b)[t * heads + h]);
+                let memory = &mut memory[h * len..(h + 1) * len];
+                out.extend(delta_step(qkv, *shape, h, (decay, beta), memory));
+            }
+        }
+        self.states[rows.session][state.index()] = State::Recurrent(memory);
+        self.append(op, rows, out)
+    }
+}
+
+/// Softmax of one query's scores over the first `visible` positions, times the values.
+fn one_query(
+    q: &[f64],
+    keys: &[f64],
+    values: &[f64],
+    (head, visible): (usize, usize),
+    shape: AttentionShape,
+) -> Vec<f64> {
+    let kv_head = head / (shape.heads / shape.kv_heads);
+    let at = |position: usize| (position * shape.kv_heads + kv_head) * shape.head_dim;
+    let dim = shape.head_dim;
+    let scores: Vec<f64> = (0..visible)
+        .map(|p| dot(q, &keys[at(p)..at(p) + dim]) * f64::from(shape.scale))
+        .collect();
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let shares: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
+    let total: f64 = shares.iter().sum();
+    let mut out = vec![0.0; dim];
+    for (p, share) in shares.iter().enumerate() {
+        for (out, v) in out.iter_mut().zip(&values[at(p)..at(p) + dim]) {
+            *out += share / total * v;
+        }
+    }
+    out
+}
+
+/// One token of one head: the memory decays, is asked for the key's value, corrected by what it
+/// said, and asked for the query's.
+fn delta_step(
+    qkv: &[f64],
+    shape: DeltaShape,
+    head: usize,
+    (decay, beta): (f64, f64),
+    memory: &mut [f64],
+) -> Vec<f64> {
+    let (keys, values) = (shape.key_dim, shape.value_dim);
+    let key_head = head / (shape.value_heads / shape.key_heads);
+    let unit = |first: usize| -> Vec<f64> {
+        let x = &qkv[first..first + keys];
+        let length = (dot(x, x) + LENGTH_EPS).sqrt();
+        x.iter().map(|x| x / length).collect()
+    };
+    let q = unit(key_head * keys);
+    let k = unit((shape.key_heads + key_head) * keys);
+    let v = &qkv[2 * shape.key_heads * keys + head * values..][..values];
+    memory.iter_mut().for_each(|m| *m *= decay);
+    for i in 0..values {
+        let said: f64 = (0..keys).map(|j| memory[j * values + i] * k[j]).sum();
+        for j in 0..keys {
+            memory[j * values + i] += beta * (v[i] - said) * k[j];
+        }
+    }
+    let scale = 1.0 / (keys as f64).sqrt();
+    let ask = |i: usize| {
+        (0..keys)
+            .map(|j| memory[j * values + i] * q[j])
+            .sum::<f64>()
+            * scale
+    };
+    (0..values).map(ask).collect()
+}

@@ -1,0 +1,63 @@
+//! Random cases of every operation, held to all that a case is held to.
+
+#![allow(clippy::panic, clippy::print_stdout)]
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use moeflux::formats::Codec;
+use moeflux::graph::Op;
+use moeflux::weights::WeightPart;
+use moeflux_harness::Case;
+use moeflux_harness::cases::one_op::{cases, codecs};
+
+/// Seeds of the random shapes.
+const SEEDS: std::ops::Range<u64> = 1..13;
+
+/// The codecs of the matrices that the case multiplies with.
+fn matrix_codecs(case: &Case) -> Vec<Codec> {
+    let multiplies = |op: &Op| matches!(op, Op::Matmul { .. });
+    let parts = case.weights.iter().filter_map(|part| match part {
+        WeightPart::Matrix(matrix) => Some(matrix.codec),
+        WeightPart::Vector(_) => None,
+    });
+    match case.graph.ops.iter().any(multiplies) {
+        true => parts.collect(),
+        false => Vec::new(),
+    }
+}
+
+#[test]
+fn random_operations_agree_everywhere() {
+    let (mut seen, mut codecs_seen) = (BTreeSet::new(), BTreeSet::new());
+    for seed in SEEDS {
+        for case in cases(seed).expect("cases can be made") {
+            common::check(&case);
+            codecs_seen.extend(matrix_codecs(&case));
+            seen.extend(case.graph.ops.iter().map(|op| op.name()));
+        }
+    }
+    assert_eq!(codecs_seen, codecs().into_iter().collect());
+    // A new operation needs a case here and a line in the oracle.
+    let known = [
+        "add",
+        "attention",
+        "conv1d_silu",
+        "embed",
+        "experts",
+        "gated_delta",
+        "kv_append",
+        "matmul",
+        "rms_norm",
+        "rms_norm_gated",
+        "rope",
+        "router",
+        "scale_by_sigmoid",
+        "select_outputs",
+        "sigmoid_mul",
+        "split_pairs",
+        "swiglu",
+    ];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), known);
+}

@@ -1,0 +1,141 @@
+//! Integer codings of weights, and how the kernels want them laid out: in tiles of 16 rows.
+//!
+//! A tile holds 16 rows side by side (the last tile of a matrix the rows that are left), so that
+//! one load gives the same place of all of them, a row a lane. Along the rows it is divided into
+//! units of [`UNIT`] elements. A unit has as many 32-bit words a row as its integers have bits,
+//! and every word covers whole quads (four consecutive elements, one byte each): the words of a
+//! 4-bit plane hold quad j in their low and quad j + 4 in their high halves of bytes; those of a
+//! 2-bit plane four quads, those of a 1-bit plane eight, lowest bits first. Integers of 5, 6 and
+//! 3 bits are a 4- or 2-bit plane and a 1- or 2-bit plane above it; those of 8 bits are quads as
+//! they are. Word w of a unit stands for all rows before word w + 1.
+//!
+//! A tile takes the bytes that its rows take one after another, so a matrix is rearranged in
+//! place ([`arrange`]): affine codings keep scales and biases in slices of their own, group by
+//! group; GGUF's block codings have them behind the words of the same tile.
+
+mod arrange;
+mod source;
+mod view;
+
+pub use arrange::arrange;
+pub(crate) use arrange::spread_tile;
+pub(crate) use view::CodedTile;
+
+use crate::{KernelError, check};
+
+/// Rows of a tile.
+pub(crate) const TILE: usize = 16;
+/// Elements of a row that a unit holds.
+pub(crate) const UNIT: usize = 32;
+
+/// An integer coding: a weight is `(integer - zero) * scale + bias`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coding {
+    /// Unsigned integers with a bfloat16 scale and bias a group (MLX's layout before
+    /// rearrangement: rows are little-endian bit streams, low bits first).
+    Affine {
+        /// Bits of an integer: 2, 3, 4, 5, 6 or 8.
+        bits: u32,
+        /// Elements of a row that share a scale and a bias: 32, 64 or 128.
+        group: usize,
+    },
+    /// GGUF Q4_0: blocks of 32, a binary16 scale, 4 bits minus 8.
+    Q4_0,
+    /// GGUF Q8_0: blocks of 32, a binary16 scale, 8 signed bits.
+    Q8_0,
+    /// GGUF Q4_K: blocks of 256, eight groups of 32 with 6-bit scales and minima.
+    Q4K,
+    /// GGUF Q5_K: as Q4_K with 5 bits.
+    Q5K,
+    /// GGUF Q6_K: blocks of 256, sixteen groups of 16 with 8-bit scales, 6 bits minus 32.
+    Q6K,
+}
+
+/// How the kernels of a coding want activations rounded to 8 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rounding {
+    /// Activations that share a scale.
+    pub group: usize,
+    /// What the coding's integers stand above the weights'.
+    pub zero: i32,
+}
+
+/// The weights of a matrix in an integer coding, in tiles.
+#[derive(Debug, Clone, Copy)]
+pub struct Coded<'a> {
+    /// The coding.
+    pub coding: Coding,
+    /// The integers; of block codings the scales too.
+    pub weights: &'a [u8],
+    /// bfloat16 bits (affine), else empty.
+    pub scales: &'a [u16],
+    /// bfloat16 bits (affine), else empty.
+    pub biases: &'a [u16],
+}
+
+impl Coding {
+    /// Bits of an integer.
+    pub(crate) fn bits(self) -> usize {
+        match self {
+            Coding::Affine { bits, .. } => bits as usize,
+            Coding::Q4_0 | Coding::Q4K => 4,
+            Coding::Q5K => 5,
+            Coding::Q6K => 6,
+            Coding::Q8_0 => 8,
+        }
+    }
+
+    /// How its kernels want activations rounded.
+    pub fn rounding(self) -> Rounding {
+        let (group, zero) = match self {
+            Coding::Affine { group, .. } => (group, 0),
+            Coding::Q4_0 => (32, 8),
+            Coding::Q8_0 => (32, 128),
+            Coding::Q4K | Coding::Q5K => (32, 0),
+            Coding::Q6K => (16, 32),
+        };
+        Rounding { group, zero }
+    }
+
+    /// Elements and bytes of a block, of block codings.
+    pub(crate) fn block(self) -> Option<(usize, usize)> {
+        match self {
+            Coding::Affine { .. } => None,
+            Coding::Q4_0 => Some((32, 18)),
+            Coding::Q8_0 => Some((32, 34)),
+            Coding::Q4K => Some((256, 144)),
+            Coding::Q5K => Some((256, 176)),
+            Coding::Q6K => Some((256, 210)),
+        }
+    }
+
+    /// Bytes of a row of `cols` weights in the slice `weights`.
+    pub(crate) fn row_bytes(self, cols: usize) -> usize {
+        match self.block() {
+            Some((elements, bytes)) => cols / elements * bytes,
+            None => cols / 8 * self.bits(),
+        }
+    }
+
+    /// Lengths of a matrix's parts: bytes of weights, number of scales, number of biases.
+    ///
+    /// # Errors
+    /// Bits, groups or a number of columns that the coding does not have.
+    pub fn part_lengths(self, rows: usize, cols: usize) -> Result<[usize; 3], KernelError> {
+        let columns = |of| check::multiple("matrix", "cols", cols, of);
+        let weights = |coding: Self| check::product(&[rows, coding.row_bytes(cols)]);
+        let Coding::Affine { bits, group } = self else {
+            columns(self.block().map_or(1, |block| block.0))?;
+            return Ok([weights(self), 0, 0]);
+        };
+        if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
+            return Err(KernelError::Bits { bits });
+        }
+        if !matches!(group, 32 | 64 | 128) {
+            return Err(KernelError::Group { group });
+        }
+        columns(group)?;
+        let groups = check::product(&[rows, cols / group]);
+        Ok([weights(self), groups, groups])
+    }
+}

@@ -1,0 +1,123 @@
+//! One tile of a matrix, read element by element: the plain statement of the layout.
+
+use super::{Coded, Coding, TILE, UNIT};
+
+/// The rows `first .. first + lanes` of a matrix.
+#[derive(Clone, Copy)]
+pub(crate) struct CodedTile<'a> {
+    pub coding: Coding,
+    pub cols: usize,
+    pub lanes: usize,
+    /// Words of the integers, each `lanes` times four bytes.
+    pub words: &'a [u8],
+    /// What block codings keep behind the words.
+    pub block_scales: &'a [u8],
+    /// `[groups, lanes]` of affine codings.
+    pub scales: &'a [u16],
+    pub biases: &'a [u16],
+}
+
+impl<'a> Coded<'a> {
+    /// The tile that begins at row `first`, a multiple of 16, of a matrix of this shape.
+    #[inline(always)]
+    pub(crate) fn tile(&self, rows: usize, cols: usize, first: usize) -> CodedTile<'a> {
+        let lanes = TILE.min(rows - first);
+        let row_bytes = self.coding.row_bytes(cols);
+        let tile = &self.weights[first * row_bytes..(first + lanes) * row_bytes];
+        let (words, block_scales) = tile.split_at(lanes * cols / 8 * self.coding.bits());
+        let groups = match self.coding {
+            Coding::Affine { group, .. } => cols / group,
+            _ => 0,
+        };
+        let maps = first * groups..(first + lanes) * groups;
+        CodedTile {
+            coding: self.coding,
+            cols,
+            lanes,
+            words,
+            block_scales,
+            scales: &self.scales[maps.clone()],
+            biases: &self.biases[maps],
+        }
+    }
+}
+
+impl CodedTile<'_> {
+    /// The integer of element j in a lane, as stored (zero not taken off).
+    pub fn integer(&self, lane: usize, j: usize) -> u32 {
+        let bits = self.coding.bits();
+        let (unit, quad, element) = (j / UNIT, j % UNIT / 4, j % 4);
+        let byte = |word: usize| {
+            let at = ((unit * bits + word) * self.lanes + lane) * 4 + element;
+            u32::from(self.words[at])
+        };
+        let four = |base: usize| (byte(base + quad % 4) >> (quad / 4 * 4)) & 15;
+        let two = |base: usize| (byte(base + quad / 4) >> (quad % 4 * 2)) & 3;
+        let one = |base: usize| (byte(base) >> quad) & 1;
+        match bits {
+            2 => two(0),
+            3 => two(0) | one(2) << 2,
+            4 => four(0),
+            5 => four(0) | one(4) << 4,
+            6 => four(0) | two(4) << 4,
+            _ => byte(quad),
+        }
+    }
+
+    /// Scale and bias of group g (of [`Coding::rounding`]'s length) in a lane.
+    pub fn map(&self, lane: usize, g: usize) -> (f32, f32) {
+        match self.coding {
+            Coding::Affine { .. } => {
+                let at = g * self.lanes + lane;
+                (bf16(self.scales[at]), bf16(self.biases[at]))
+            }
+            Coding::Q4_0 | Coding::Q8_0 => (self.half(g * self.lanes + lane), 0.0),
+            Coding::Q4K | Coding::Q5K => {
+                let block = g / 8 * 8 * self.lanes;
+                let (scale, minimum) = self.six_bits(block, lane, g % 8);
+                let d = self.half(block + 6 * self.lanes + lane);
+                let d_min = self.half(block + 7 * self.lanes + lane);
+                (d * scale as f32, d_min * -(minimum as i32) as f32)
+            }
+            Coding::Q6K => {
+                let block = g / 16 * 9 * self.lanes;
+                let at = (block + g % 16 / 4 * 2 * self.lanes) * 2 + lane * 4 + g % 4;
+                let scale = self.block_scales[at] as i8;
+                let d = self.half(block + 8 * self.lanes + lane);
+                (d * f32::from(scale), 0.0)
+            }
+        }
+    }
+
+    /// The binary16 at an index of two bytes.
+    fn half(&self, at: usize) -> f32 {
+        let bits = [self.block_scales[at * 2], self.block_scales[at * 2 + 1]];
+        half::f16::from_bits(u16::from_le_bytes(bits)).to_f32_const()
+    }
+
+    /// Scale and minimum j of a K block's eight, whose 12 bytes a lane are three words.
+    fn six_bits(&self, block: usize, lane: usize, j: usize) -> (u32, u32) {
+        let byte = |i: usize| {
+            u32::from(self.block_scales[(block + i / 4 * 2 * self.lanes) * 2 + lane * 4 + i % 4])
+        };
+        if j < 4 {
+            return (byte(j) & 63, byte(j + 4) & 63);
+        }
+        (
+            (byte(j + 4) & 15) | (byte(j - 4) >> 6) << 4,
+            (byte(j + 4) >> 4) | (byte(j) >> 6) << 4,
+        )
+    }
+
+    /// Element j of a lane, decoded: fma(integer - zero, scale, bias).
+    pub fn value(&self, lane: usize, j: usize) -> f32 {
+        let rounding = self.coding.rounding();
+        let (scale, bias) = self.map(lane, j / rounding.group);
+        let integer = self.integer(lane, j) as i32 - rounding.zero;
+        (integer as f32).mul_add(scale, bias)
+    }
+}
+
+fn bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}

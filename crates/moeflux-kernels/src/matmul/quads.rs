@@ -1,0 +1,147 @@
+//! Where a kernel takes a tile's quads from: the planes of its words, or a panel of quads that
+//! were taken out of them before.
+
+use crate::lanes::Lanes;
+
+/// Bytes to prefetch ahead of the words in use.
+const AHEAD: usize = 4096;
+
+/// The quads of a tile, unit by unit.
+pub(super) trait Quads: Copy {
+    /// Whether bytes may be 128 or more.
+    const WIDE: bool;
+    /// Whether several tokens at once may take quads out of the planes again and again.
+    const CHEAP: bool;
+
+    /// Quads 0 to 3 (or, `HIGH`, 4 to 7) of a unit.
+    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4];
+
+    /// Announces that the units after this one will be wanted.
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, _l: L, _unit: usize) {}
+}
+
+/// Quads as bytes, ready for use.
+#[derive(Clone, Copy)]
+pub(super) struct Panel<'a, const WIDE: bool>(pub &'a [[u8; 64]]);
+
+impl<const WIDE: bool> Quads for Panel<'_, WIDE> {
+    const WIDE: bool = WIDE;
+    const CHEAP: bool = true;
+
+    #[inline(always)]
+    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
+        bytes::<L, HIGH>(l, &self.0[unit * 8..][..8])
+    }
+}
+
+/// Planes of `BITS` bits, as [`crate::coding`] lays them out.
+#[derive(Clone, Copy)]
+pub(super) struct Planes<'a, const BITS: usize>(pub &'a [[u8; 64]]);
+
+/// The bits of one quad in a word: `$mask` after a shift to the right.
+macro_rules! field {
+    ($l:ident, $word:expr, $shift:literal, $mask:expr) => {
+        $l.and_i($l.shift_right::<$shift>($word), $l.splat_i($mask))
+    };
+}
+
+impl<const BITS: usize> Quads for Planes<'_, BITS> {
+    const WIDE: bool = BITS == 8;
+    const CHEAP: bool = BITS == 4;
+
+    #[inline(always)]
+    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
+        let words = &self.0[unit * BITS..][..BITS];
+        match BITS {
+            8 => bytes::<L, HIGH>(l, words),
+            4 => four::<L, HIGH>(l, words),
+            2 => two::<L, HIGH>(l, words),
+            3 => join(l, two::<L, HIGH>(l, words), one::<L, HIGH, 2>(l, &words[2])),
+            5 => join(
+                l,
+                four::<L, HIGH>(l, words),
+                one::<L, HIGH, 4>(l, &words[4]),
+            ),
+            _ => {
+                let high = shift_left::<L, 4>(l, two::<L, HIGH>(l, &words[4..]));
+                join(l, four::<L, HIGH>(l, words), high)
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, l: L, unit: usize) {
+        for word in 0..BITS {
+            l.prefetch(self.0.as_flattened(), (unit * BITS + word) * 64 + AHEAD);
+        }
+    }
+}
+
+/// Four quads that are stored as they are.
+#[inline(always)]
+fn bytes<L: Lanes, const HIGH: bool>(l: L, quads: &[[u8; 64]]) -> [L::I; 4] {
+    let at = if HIGH { 4 } else { 0 };
+    [
+        l.load_bytes(&quads[at]),
+        l.load_bytes(&quads[at + 1]),
+        l.load_bytes(&quads[at + 2]),
+        l.load_bytes(&quads[at + 3]),
+    ]
+}
+
+/// Four quads of the 4-bit plane that begins with `words`.
+#[inline(always)]
+fn four<L: Lanes, const HIGH: bool>(l: L, words: &[[u8; 64]]) -> [L::I; 4] {
+    let mut quads = [l.splat_i(0); 4];
+    for q in 0..4 {
+        let word = l.load_bytes(&words[q]);
+        let word = if HIGH { l.shift_right::<4>(word) } else { word };
+        quads[q] = l.and_i(word, l.splat_i(0x0f0f_0f0f));
+    }
+    quads
+}
+
+/// Four quads of the 2-bit plane that begins with `words`.
+#[inline(always)]
+fn two<L: Lanes, const HIGH: bool>(l: L, words: &[[u8; 64]]) -> [L::I; 4] {
+    const MASK: i32 = 0x0303_0303;
+    let word = l.load_bytes(&words[usize::from(HIGH)]);
+    [
+        l.and_i(word, l.splat_i(MASK)),
+        field!(l, word, 2, MASK),
+        field!(l, word, 4, MASK),
+        field!(l, word, 6, MASK),
+    ]
+}
+
+/// Four quads of the 1-bit plane `word`, at bit `AT` of their bytes.
+#[inline(always)]
+fn one<L: Lanes, const HIGH: bool, const AT: u32>(l: L, word: &[u8; 64]) -> [L::I; 4] {
+    const MASK: i32 = 0x0101_0101;
+    let word = l.load_bytes(word);
+    let word = if HIGH { l.shift_right::<4>(word) } else { word };
+    let bits = [
+        l.and_i(word, l.splat_i(MASK)),
+        field!(l, word, 1, MASK),
+        field!(l, word, 2, MASK),
+        field!(l, word, 3, MASK),
+    ];
+    shift_left::<L, AT>(l, bits)
+}
+
+#[inline(always)]
+fn shift_left<L: Lanes, const N: u32>(l: L, mut quads: [L::I; 4]) -> [L::I; 4] {
+    for quad in &mut quads {
+        *quad = l.shift_left::<N>(*quad);
+    }
+    quads
+}
+
+#[inline(always)]
+fn join<L: Lanes>(l: L, mut low: [L::I; 4], high: [L::I; 4]) -> [L::I; 4] {
+    for q in 0..4 {
+        low[q] = l.add_i(low[q], high[q]);
+    }
+    low
+}

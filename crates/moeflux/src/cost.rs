@@ -1,0 +1,333 @@
+//! The least work of a step, operation by operation: bytes that memory has to deliver, and
+//! multiply-adds. Floors are computed from it, and profiles divided by it.
+//!
+//! Buffers between operations are left out: they are small beside the weights and stay in the
+//! processor's caches.
+
+use std::collections::BTreeMap;
+
+use moeflux_formats::Codec;
+
+use crate::ModelInfo;
+use crate::graph::{Op, Rows, StateDecl, StateId};
+use crate::models::{Blueprint, ExpertLayer, WeightKind};
+use crate::weights::{ExpertLayout, Weights};
+
+/// The shape of one step of one session.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepShape {
+    /// Tokens of the session before the step.
+    pub start: usize,
+    /// Tokens of the step.
+    pub tokens: usize,
+    /// Positions whose logits are wanted.
+    pub outputs: usize,
+    /// Distinct experts that the step's tokens use in a layer, in the mean.
+    pub experts: f64,
+}
+
+/// Work that no implementation can do without.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Bytes of weights and state, read or written.
+    pub bytes: f64,
+    /// Multiply-adds in weight matrices.
+    pub multiply_adds: f64,
+    /// Multiply-adds in attention and recurrences, always in f32.
+    pub float_multiply_adds: f64,
+}
+
+impl std::ops::AddAssign for Work {
+    fn add_assign(&mut self, other: Work) {
+        self.bytes += other.bytes;
+        self.multiply_adds += other.multiply_adds;
+        self.float_multiply_adds += other.float_multiply_adds;
+    }
+}
+
+/// Which arithmetic a product with a weight matrix takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProductKind {
+    /// How the weights are coded.
+    pub codec: Codec,
+    /// Whether activations stay f32 whatever the codec (routers and gates).
+    pub exact: bool,
+}
+
+/// What an operation costs at least.
+#[derive(Clone, Debug)]
+pub struct OpCost {
+    /// The operation and its matrices without their layer: `matmul self_attn.{q,k,v}_proj`. The
+    /// same for the same operation in every layer.
+    pub name: String,
+    /// Products with weight matrices: multiply-adds a row by kind.
+    pub products: Vec<(ProductKind, u64)>,
+    /// Whether the operation has a row for each wanted position instead of each token.
+    outputs: bool,
+    /// Bytes of resident weights, read once a step.
+    weight_bytes: u64,
+    /// Bytes for each row: of an embedding, or of keys and values written.
+    row_bytes: u64,
+    /// Bytes of recurrent state, read and written once a step.
+    state_bytes: u64,
+    /// Bytes of keys and values of a position, read once a step.
+    position_bytes: u64,
+    /// Bytes of one routed expert.
+    expert_bytes: u64,
+    /// Multiply-adds for each token, in f32.
+    token_floats: u64,
+    /// Multiply-adds for each pair of a token and a position it attends to, in f32.
+    pair_floats: u64,
+}
+
+impl OpCost {
+    /// The work in a step.
+    pub fn work(&self, step: StepShape) -> Work {
+        let rows = self.rows(step) as f64;
+        if rows == 0.0 {
+            return Work::default();
+        }
+        let tokens = step.tokens as f64;
+        let pairs = tokens * step.start as f64 + tokens * (tokens + 1.0) / 2.0;
+        let positions = (step.start + step.tokens) as f64;
+        Work {
+            bytes: self.weight_bytes as f64
+                + self.row_bytes as f64 * rows
+                + self.state_bytes as f64
+                + self.position_bytes as f64 * positions
+                + self.expert_bytes as f64 * step.experts,
+            multiply_adds: self.products.iter().map(|p| p.1 as f64 * rows).sum(),
+            float_multiply_adds: self.token_floats as f64 * rows + self.pair_floats as f64 * pairs,
+        }
+    }
+
+    /// Rows that the operation computes in a step.
+    pub fn rows(&self, step: StepShape) -> usize {
+        if self.outputs {
+            step.outputs
+        } else {
+            step.tokens
+        }
+    }
+
+    /// The codecs of the operation's matrices, or nothing.
+    pub fn codecs(&self) -> String {
+        let mut names: Vec<String> = Vec::new();
+        for (kind, _) in &self.products {
+            let name = kind.codec.to_string();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names.join("+")
+    }
+}
+
+/// The costs of a model's operations, in order.
+pub(crate) fn of(
+    blueprint: &Blueprint,
+    weights: &Weights,
+    experts: &BTreeMap<usize, ExpertLayout>,
+    info: &ModelInfo,
+) -> Vec<OpCost> {
+    let model = Model {
+        blueprint,
+        weights,
+        experts,
+        element_bytes: key_value_element_bytes(&blueprint.graph.states, info.token_state_bytes),
+    };
+    let ops = blueprint.graph.ops.iter();
+    ops.map(|op| model.cost(op)).collect()
+}
+
+/// Bytes of one element of a key or value.
+fn key_value_element_bytes(states: &[StateDecl], token_bytes: u64) -> u64 {
+    let elements: usize = states.iter().map(key_value_elements).sum();
+    token_bytes / (elements as u64).max(1)
+}
+
+/// Elements that a position adds to a state.
+fn key_value_elements(state: &StateDecl) -> usize {
+    match state {
+        StateDecl::KeyValue { kv_heads, head_dim } => 2 * kv_heads * head_dim,
+        StateDecl::Recurrent { .. } => 0,
+    }
+}
+
+struct Model<'a> {
+    blueprint: &'a Blueprint,
+    weights: &'a Weights,
+    experts: &'a BTreeMap<usize, ExpertLayout>,
+    element_bytes: u64,
+}
+
+impl Model<'_> {
+    fn cost(&self, op: &Op) -> OpCost {
+        let mut cost = self.resident(op);
+        match op {
+            Op::Embed { weight, .. } => {
+                let rows = match self.blueprint.weights[weight.index()].kind {
+                    WeightKind::Matrix { rows, .. } => rows as u64,
+                    WeightKind::Vector { .. } => 1,
+                };
+                cost.row_bytes = cost.weight_bytes / rows.max(1);
+                cost.weight_bytes = 0;
+                cost.products.clear();
+                cost.name = op.name().to_owned();
+            }
+            Op::Experts { layer, top_k, .. } => self.routed(*layer, *top_k, &mut cost),
+            Op::Attention { state, shape, .. } => {
+                cost.position_bytes = self.position_bytes(*state);
+                cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
+            }
+            Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
+            Op::Conv1dSilu { state, .. } => cost.state_bytes = self.recurrent_bytes(*state),
+            Op::GatedDelta { state, shape, .. } => {
+                cost.state_bytes = self.recurrent_bytes(*state);
+                // Keys meet the state, it is decayed and updated, queries meet it.
+                let state = shape.value_heads * shape.key_dim * shape.value_dim;
+                cost.token_floats = 3 * state as u64;
+            }
+            _ => {}
+        }
+        cost
+    }
+
+    /// The part that follows from the operation's resident weights.
+    fn resident(&self, op: &Op) -> OpCost {
+        let exact = matches!(op, Op::Matmul { exact: true, .. });
+        let (mut weight_bytes, mut names) = (0, Vec::new());
+        let mut products = Vec::new();
+        for id in op.weights() {
+            let decl = &self.blueprint.weights[id.index()];
+            match (&decl.kind, self.weights.layout(id)) {
+                (WeightKind::Matrix { rows, cols, .. }, Some(layout)) => {
+                    let codec = layout.codec();
+                    weight_bytes += layout.bytes() as u64;
+                    names.push(without_layer(&decl.name));
+                    add(&mut products, ProductKind { codec, exact }, rows * cols);
+                }
+                (WeightKind::Vector { shape, .. }, _) => {
+                    weight_bytes += shape.iter().product::<usize>() as u64 * 4;
+                }
+                _ => {}
+            }
+        }
+        let name = match names.is_empty() {
+            true => op.name().to_owned(),
+            false => format!("{} {}", op.name(), joined(&names)),
+        };
+        let graph = &self.blueprint.graph;
+        let first = op.writes().first().copied();
+        OpCost {
+            name,
+            products,
+            outputs: first.is_some_and(|out| graph.buffers[out.index()].rows == Rows::Outputs),
+            weight_bytes,
+            row_bytes: 0,
+            state_bytes: 0,
+            position_bytes: 0,
+            expert_bytes: 0,
+            token_floats: 0,
+            pair_floats: 0,
+        }
+    }
+
+    fn routed(&self, layer: usize, top_k: usize, cost: &mut OpCost) {
+        let found = self.blueprint.experts.iter().find(|e| e.layer == layer);
+        let (Some(layout), Some(shape)) = (self.experts.get(&layer), found) else {
+            return;
+        };
+        let &ExpertLayer {
+            hidden,
+            intermediate,
+            ..
+        } = shape;
+        cost.expert_bytes = layout.bytes() as u64;
+        for matrix in [&layout.gate, &layout.up, &layout.down] {
+            let codec = matrix.codec();
+            let kind = ProductKind {
+                codec,
+                exact: false,
+            };
+            add(&mut cost.products, kind, hidden * intermediate * top_k);
+        }
+    }
+
+    fn position_bytes(&self, state: StateId) -> u64 {
+        let state = self.blueprint.graph.states.get(state.index());
+        state.map_or(0, key_value_elements) as u64 * self.element_bytes
+    }
+
+    fn recurrent_bytes(&self, state: StateId) -> u64 {
+        match self.blueprint.graph.states.get(state.index()) {
+            Some(StateDecl::Recurrent { len }) => 2 * 4 * *len as u64,
+            _ => 0,
+        }
+    }
+}
+
+fn add(products: &mut Vec<(ProductKind, u64)>, kind: ProductKind, multiply_adds: usize) {
+    match products.iter_mut().find(|(known, _)| *known == kind) {
+        Some((_, sum)) => *sum += multiply_adds as u64,
+        None => products.push((kind, multiply_adds as u64)),
+    }
+}
+
+/// `layers.3.mlp.gate` as `mlp.gate`.
+fn without_layer(name: &str) -> &str {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    match name.split('.').position(is_number) {
+        Some(at) => name.splitn(at + 2, '.').nth(at + 1).unwrap_or(name),
+        None => name,
+    }
+}
+
+/// `a.q_proj` and `a.k_proj` as `a.{q,k}_proj`.
+fn joined(names: &[&str]) -> String {
+    let Some((&first, rest)) = names.split_first() else {
+        return String::new();
+    };
+    if rest.is_empty() {
+        return first.to_owned();
+    }
+    let mut start = first.len();
+    for name in rest {
+        let pairs = first.bytes().zip(name.bytes());
+        start = start.min(pairs.take_while(|(a, b)| a == b).count());
+    }
+    let mut end = names
+        .iter()
+        .map(|name| name.len() - start)
+        .min()
+        .unwrap_or(0);
+    for name in rest {
+        let pairs = first.bytes().rev().zip(name.bytes().rev());
+        end = end.min(pairs.take_while(|(a, b)| a == b).count());
+    }
+    let middles: Vec<&str> = names.iter().map(|n| &n[start..n.len() - end]).collect();
+    let (prefix, suffix) = (&first[..start], &first[first.len() - end..]);
+    format!("{prefix}{{{}}}{suffix}", middles.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_without_layers_and_joined() {
+        assert_eq!(without_layer("layers.12.mlp.gate"), "mlp.gate");
+        assert_eq!(without_layer("lm_head"), "lm_head");
+        assert_eq!(without_layer("a.1.2"), "2");
+        assert_eq!(joined(&["lm_head"]), "lm_head");
+        assert_eq!(
+            joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
+            "self_attn.{q,k,v}_proj"
+        );
+        assert_eq!(joined(&["a.b", "a.b"]), "a.b{,}");
+        assert_eq!(
+            joined(&["mlp.gate", "mlp.shared_gate"]),
+            "mlp.{,shared_}gate"
+        );
+    }
+}

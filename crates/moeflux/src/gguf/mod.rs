@@ -1,0 +1,187 @@
+//! GGUF files as they are: what the model files and the text module read from a Hugging Face
+//! directory, taken from one file's metadata and tensors instead.
+//!
+//! `config.rs` turns metadata into the fields of `config.json`, so that an architecture's file
+//! reads both alike. `names.rs` gives a blueprint the names and forms that conversions to GGUF
+//! give its weights; what differs is listed there. `tokenizer.rs` and `text.rs` do the same for
+//! tokenizer, chat template and stop tokens. Parsing is `moeflux-formats`' matter.
+//!
+//! Facts about conversions: `convert_hf_to_gguf.py` of llama.cpp (`conversion/qwen.py`) and the
+//! loaders in its `src/models/`.
+
+mod config;
+mod names;
+mod text;
+mod tokenizer;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use moeflux_formats::Checkpoint;
+use moeflux_formats::gguf::Metadata;
+
+use crate::Error;
+use crate::config::Config;
+use crate::models::{self, Blueprint};
+
+pub(crate) use text::{chat_template, generation_config};
+pub(crate) use tokenizer::tokenizer;
+
+/// The first bytes of every GGUF file.
+const MAGIC: &[u8; 4] = b"GGUF";
+
+/// The architectures that open from GGUF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Architecture {
+    /// `qwen3moe`.
+    Qwen3Moe,
+    /// `qwen35moe`.
+    Qwen35Moe,
+}
+
+impl Architecture {
+    const ALL: [Architecture; 2] = [Architecture::Qwen3Moe, Architecture::Qwen35Moe];
+
+    /// The architecture that `general.architecture` names.
+    fn of(metadata: &Metadata) -> Result<Self, Error> {
+        let name = metadata.string(ARCHITECTURE)?;
+        let found = Self::ALL.into_iter().find(|a| a.name() == name);
+        found.ok_or_else(|| Error::UnknownModelType {
+            path: metadata.path().to_owned(),
+            field: ARCHITECTURE,
+            model_type: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+
+    /// Its name in metadata, which is also the first part of its keys.
+    fn name(self) -> &'static str {
+        match self {
+            Architecture::Qwen3Moe => "qwen3moe",
+            Architecture::Qwen35Moe => "qwen35moe",
+        }
+    }
+}
+
+/// A GGUF model that the engine can run, opened by its header.
+pub(crate) struct GgufModel {
+    pub config: Config,
+    pub blueprint: Blueprint,
+    pub files: Checkpoint,
+}
+
+/// Opens the GGUF model at `path`.
+///
+/// # Errors
+/// A malformed file, an unknown architecture, or metadata that is missing or not supported.
+pub(crate) fn open(path: &Path) -> Result<GgufModel, Error> {
+    let files = Checkpoint::open(path)?;
+    let metadata = files.gguf().ok_or_else(|| Error::NotAModel {
+        path: path.to_owned(),
+    })?;
+    let architecture = Architecture::of(metadata)?;
+    let described = config::config(&files, metadata, architecture)?;
+    let mut blueprint = models::blueprint(&described.config)?;
+    names::adapt(&mut blueprint, architecture, described.extra_layers);
+    Ok(GgufModel {
+        config: described.config,
+        blueprint,
+        files,
+    })
+}
+
+/// The key of the architecture's name.
+const ARCHITECTURE: &str = "general.architecture";
+
+/// What a GGUF file says about itself, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GgufInfo {
+    /// `general.name`, if it is there.
+    pub name: Option<String>,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// `general.file_type` in words: which type most of the weights have.
+    pub file_type: Option<String>,
+}
+
+impl GgufInfo {
+    /// What `metadata` says; anything that is missing or of another type is left out.
+    pub(crate) fn of(metadata: &Metadata) -> GgufInfo {
+        let text = |key| metadata.string(key).ok().map(str::to_owned);
+        GgufInfo {
+            name: text("general.name"),
+            architecture: text(ARCHITECTURE).unwrap_or_default(),
+            file_type: metadata.u64("general.file_type").ok().map(file_type),
+        }
+    }
+}
+
+/// The name of a value of `general.file_type`.
+fn file_type(number: u64) -> String {
+    let name = match number {
+        0 => "F32",
+        1 => "F16",
+        2 => "Q4_0",
+        7 => "Q8_0",
+        14 => "Q4_K_S",
+        15 => "Q4_K_M",
+        16 => "Q5_K_S",
+        17 => "Q5_K_M",
+        18 => "Q6_K",
+        32 => "BF16",
+        1024 => "mixed",
+        other => return format!("number {other}"),
+    };
+    name.to_owned()
+}
+
+/// The model at `path`: the GGUF file that a directory without `config.json` holds (the first
+/// part, if it is split), else `path` itself.
+///
+/// # Errors
+/// [`Error::SeveralModels`] if the directory holds more than one.
+pub fn model_path(path: &Path) -> Result<PathBuf, Error> {
+    if !path.is_dir() || path.join("config.json").exists() {
+        return Ok(path.to_owned());
+    }
+    let entries = std::fs::read_dir(path).map_err(|source| Error::File {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|file| file.extension().is_some_and(|e| e == "gguf") && !is_later_part(file))
+        .collect();
+    files.sort();
+    match files.as_slice() {
+        [] => Ok(path.to_owned()),
+        [only] => Ok(only.clone()),
+        _ => Err(Error::SeveralModels {
+            path: path.to_owned(),
+            files,
+        }),
+    }
+}
+
+/// Whether the file is named as a part of a split model, and not as its first.
+fn is_later_part(file: &Path) -> bool {
+    let part = || {
+        let stem = file.file_stem()?.to_str()?;
+        let (rest, count) = stem.rsplit_once("-of-")?;
+        let (_, number) = rest.rsplit_once('-')?;
+        count.parse::<u32>().ok()?;
+        number.parse::<u32>().ok()
+    };
+    part().is_some_and(|number| number > 1)
+}
+
+/// Whether `path` is a file that begins as GGUF files do.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    path.is_file()
+        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && &start == MAGIC
+}

@@ -1,0 +1,55 @@
+//! What the tests of GGUF files share: the files, and damaged copies of them.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
+
+/// A file under `fixtures/gguf`.
+pub fn file(name: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf");
+    root.join(name)
+}
+
+/// A copy of a file in a directory that goes away with it.
+pub struct Copy {
+    dir: tempfile::TempDir,
+}
+
+impl Copy {
+    /// A copy of `name` in which the first `from` is `to`, of the same length.
+    pub fn patched(name: &str, from: &str, to: &str) -> Copy {
+        let mut bytes = std::fs::read(file(name)).expect("the fixture is there");
+        assert_eq!(from.len(), to.len(), "{from}, {to}");
+        let found = bytes.windows(from.len()).position(|w| w == from.as_bytes());
+        let at = found.unwrap_or_else(|| panic!("no {from} in {name}"));
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        Copy::of(&bytes)
+    }
+
+    /// A copy of `name` in which the u32 of `key` is `value`.
+    pub fn with_u32(name: &str, key: &str, value: u32) -> Copy {
+        let mut bytes = std::fs::read(file(name)).expect("the fixture is there");
+        let found = bytes.windows(key.len()).position(|w| w == key.as_bytes());
+        // The key, then the number of the type, then the value.
+        let at = found.unwrap_or_else(|| panic!("no {key} in {name}")) + key.len();
+        assert_eq!(bytes[at..at + 4], 4u32.to_le_bytes(), "{key} is a u32");
+        bytes[at + 4..at + 8].copy_from_slice(&value.to_le_bytes());
+        Copy::of(&bytes)
+    }
+
+    /// A file of these bytes.
+    pub fn of(bytes: &[u8]) -> Copy {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join("copy.gguf"), bytes).expect("is written");
+        Copy { dir }
+    }
+
+    /// The copy.
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("copy.gguf")
+    }
+
+    /// The directory that holds it alone.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}

@@ -1,0 +1,101 @@
+"""Makes the GGUF fixtures with llama.cpp's own converter.
+
+usage: make_gguf.py --llama-cpp DIR --demo DIR [--out DIR]
+
+DIR of --llama-cpp is a checkout of llama.cpp, DIR of --demo the demo model as a Hugging Face
+checkpoint (tools/demo-model). Takes seconds. See README.md.
+"""
+
+import argparse
+import dataclasses
+import runpy
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parents[2]
+sys.path.insert(0, str(HERE.parent / "models"))
+
+# Directory under fixtures/, name of the GGUF file, type, more flags.
+CHECKPOINTS = [
+    # Two value heads to a key head, a multi-token prediction head after the last layer.
+    ("qwen3_5_moe", "qwen3_5_moe", "bf16", []),
+    # Gate and up stacked in one tensor.
+    ("qwen3_5_moe_text_f32", "qwen3_5_moe_gate_up", "f32", ["--no-mtp", "--fuse-gate-up-exps"]),
+    # Tied embeddings, every second layer of full attention, dimensions with tails.
+    ("qwen3_5_moe_text_fused", "qwen3_5_moe_tied", "bf16", ["--no-mtp"]),
+    # In two parts, in a directory of its own.
+    ("qwen3_5_moe_text_f16", "split/model", "f16", ["--no-mtp", "--split-max-tensors", "30"]),
+    ("qwen3_5_moe_text_f32", "qwen3_5_moe_q8_0", "q8_0", ["--no-mtp"]),
+]
+
+
+def convert(converter, source, destination, kind, flags):
+    """Runs the converter as its command line does."""
+    arguments = [str(source), "--outfile", str(destination), "--outtype", kind, *flags]
+    saved, sys.argv = sys.argv, [str(converter), *arguments]
+    try:
+        runpy.run_path(str(converter), run_name="__main__")
+    finally:
+        sys.argv = saved
+
+
+def without_tokenizer(model):
+    """What the converter does for models that have none."""
+    model._set_vocab_none()
+
+
+def make_sparse(converter, out):
+    """A Qwen3-MoE whose layers all have experts, the only kind that converts, and its answers."""
+    import make_models
+    import torch
+    from specs import SPECS
+
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+    spec = next(spec for spec in SPECS if spec.name == "qwen3_moe")
+    config = {**spec.config, "mlp_only_layers": [], "num_hidden_layers": 2}
+    spec = dataclasses.replace(spec, config=config, prompt_tokens=70, shards=1)
+    with tempfile.TemporaryDirectory() as directory:
+        make_models.make(spec, 9000, Path(directory))
+        made = Path(directory) / spec.name
+        convert(converter, made, out / "qwen3_moe.gguf", "bf16", [])
+        golden = (made / "golden.safetensors").read_bytes()
+        (out / "qwen3_moe.golden.safetensors").write_bytes(golden)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--llama-cpp", type=Path, required=True)
+    parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "fixtures" / "gguf")
+    options = parser.parse_args()
+    converter = options.llama_cpp.resolve() / "convert_hf_to_gguf.py"
+    sys.path[:0] = [str(converter.parent), str(converter.parent / "gguf-py")]
+    from conversion import base, qwen
+
+    models = (qwen.Qwen3MoeModel, qwen.Qwen3_5MoeTextModel)
+    own = [model.set_vocab for model in models]
+    for model in models:
+        model.set_vocab = without_tokenizer
+    for name, file, kind, flags in CHECKPOINTS:
+        source = REPOSITORY / "fixtures" / name
+        for model in models:
+            model.no_mtp = False
+        destination = options.out / f"{file}.gguf"
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        convert(converter, source, destination, kind, flags)
+    make_sparse(converter, options.out)
+
+    for model, set_vocab in zip(models, own):
+        model.set_vocab = set_vocab
+    # The converter knows tokenizers by a hash of what they make of a text; this one's words are
+    # those of Qwen 2, as its tokenizer.json says.
+    base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+    vocabulary = options.out / "demo_vocabulary.gguf"
+    convert(converter, options.demo, vocabulary, "bf16", ["--vocab-only", "--no-mtp"])
+
+
+if __name__ == "__main__":
+    main()
