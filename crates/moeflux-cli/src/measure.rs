@@ -16,9 +16,10 @@ const MEMORY_BYTES: u64 = 512 << 20;
 const SMALLEST_MEMORY_BYTES: u64 = 64 << 20;
 /// Of the memory that may be taken, at most this part is walked over.
 const MEMORY_SHARE: u64 = 4;
-/// The buffer is read in so many turns; the best one counts, as what else the machine does only ever
-/// slows one down. A turn's part is out of the caches when its turn comes again.
-const MEMORY_TURNS: usize = 4;
+/// What a thread reads in a turn: little enough that some turns meet no interruption, and too much
+/// to be in the caches when its turn comes again.
+const TURN_BYTES: usize = 4 << 20;
+/// The best turn counts: what else the machine does only ever slows one down.
 const MEMORY_TIME: Duration = Duration::from_millis(400);
 /// Bytes added up at a time, in as many registers as hide the latency of an addition.
 const STRIDE: usize = 256;
@@ -44,21 +45,25 @@ pub fn memory_bytes_per_second(threads: usize, limit_bytes: Option<u64>) -> Resu
     #[cfg(target_os = "linux")]
     let _ = buffer.advise(memmap2::Advice::HugePage);
     let threads = threads.max(1);
-    let turn_bytes = (bytes / threads / MEMORY_TURNS / STRIDE).max(1) * STRIDE;
+    let part_bytes = (bytes / threads / STRIDE).max(1) * STRIDE;
+    let turn_bytes = part_bytes.min(TURN_BYTES);
     let walkers = Walkers {
         count: threads,
         arrived: AtomicUsize::new(0),
+        clock: Instant::now(),
+        first_start: AtomicU64::new(u64::MAX),
+        last_end: AtomicU64::new(0),
         is_over: AtomicBool::new(false),
     };
-    let mut parts = buffer.chunks_exact_mut(turn_bytes * MEMORY_TURNS);
+    let mut parts = buffer.chunks_exact_mut(part_bytes);
     let own = parts.next().unwrap_or_default();
-    let best = std::thread::scope(|scope| {
+    let nanos = std::thread::scope(|scope| {
         for part in parts.take(threads - 1) {
             scope.spawn(|| walkers.walk(part, turn_bytes, false));
         }
         walkers.walk(own, turn_bytes, true)
     });
-    Ok((turn_bytes * threads) as f64 / best)
+    Ok((turn_bytes * threads) as f64 / (nanos as f64 * 1e-9))
 }
 
 /// Threads that read memory at the same time.
@@ -66,30 +71,42 @@ struct Walkers {
     count: usize,
     /// How often one of them has come to a meeting.
     arrived: AtomicUsize,
+    clock: Instant,
+    /// When the first of them began with this turn, and the last ended, in nanoseconds.
+    first_start: AtomicU64,
+    last_end: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Walkers {
-    /// Reads a part again and again, in turns that all begin together; gives the seconds of the
-    /// fastest turn. The leader ends it.
-    fn walk(&self, part: &mut [u8], turn_bytes: usize, is_leader: bool) -> f64 {
+    /// Reads a part again and again, in turns that all begin together; gives the nanoseconds of
+    /// the fastest turn, from the first to start to the last to end. The leader ends it.
+    fn walk(&self, part: &mut [u8], turn_bytes: usize, is_leader: bool) -> u64 {
         // Written by the thread that reads it, so that every page is there, and near.
         part.fill(1);
-        let (mut best, mut meetings) = (f64::INFINITY, 0);
+        let part = &*part;
+        let now = || self.clock.elapsed().as_nanos() as u64;
+        let (mut best, mut meetings) = (u64::MAX, 0);
         self.meet(&mut meetings);
-        let began = Instant::now();
-        while !self.is_over.load(Ordering::Acquire) {
-            for turn in part.chunks_exact(turn_bytes) {
-                self.meet(&mut meetings);
-                let start = Instant::now();
-                black_box(sum(black_box(turn)));
-                self.meet(&mut meetings);
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            if is_leader && began.elapsed() > MEMORY_TIME {
-                self.is_over.store(true, Ordering::Release);
-            }
+        let end = now() + MEMORY_TIME.as_nanos() as u64;
+        for turn in part.chunks_exact(turn_bytes).cycle() {
             self.meet(&mut meetings);
+            if self.is_over.load(Ordering::Acquire) {
+                break;
+            }
+            self.first_start.fetch_min(now(), Ordering::AcqRel);
+            black_box(sum(black_box(turn)));
+            self.last_end.fetch_max(now(), Ordering::AcqRel);
+            self.meet(&mut meetings);
+            if is_leader {
+                let start = self.first_start.swap(u64::MAX, Ordering::AcqRel);
+                let spent = self
+                    .last_end
+                    .swap(0, Ordering::AcqRel)
+                    .saturating_sub(start);
+                best = best.min(spent.max(1));
+                self.is_over.store(now() > end, Ordering::Release);
+            }
         }
         best
     }

@@ -69,13 +69,14 @@ const NUMBERS: [&str; 20] = [
     "load_s",
     "first_token_s",
 ];
-const WORDS: [&str; 8] = [
+const WORDS: [&str; 9] = [
     "model",
     "model_type",
     "codec",
     "backend",
     "isa",
     "activations",
+    "kv",
     "test",
     "limit",
 ];
@@ -287,12 +288,18 @@ fn a_length_of_zero_skips_its_kind() {
 }
 
 #[test]
-fn plain_checkpoints_without_tokenizer_are_measured() {
+fn published_models_without_tokenizer_are_measured() {
     let model = fixture("qwen3_moe");
     let result = json(&["-m", text(&model), "-p", "4", "-n", "2", "--json"]);
     assert_eq!(tests(&result), ["pp4", "tg2"]);
     assert_eq!(result["model_type"], "qwen3_moe");
     assert_eq!(result["results"][0]["codec"], "bf16");
+
+    let gguf = fixture("gguf").join("qwen3_5_moe_q8_0.gguf");
+    let result = json(&["-m", text(&gguf), "-p", "4", "-n", "2", "--cold", "--json"]);
+    assert_eq!(result["model"], "qwen3_5_moe_q8_0.gguf");
+    assert_eq!(result["results"][0]["codec"], "q8_0");
+    assert!(result["disk"]["bytes_per_second"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Speed of the matrix products on this machine:
-//! `cargo run --release -p moeflux-kernels --example speed [threads] [isa] [coding]`.
+//! `cargo run --release -p moeflux-kernels --example speed [threads] [isa] [coding] [tokens]`.
 //!
 //! Slices of a matrix larger than the caches are multiplied in turn; the best slice counts, so
 //! that a busy machine's pauses do not.
@@ -22,10 +22,13 @@ fn main() {
         .map_or(Isa::detect(), |text| text.parse().unwrap());
     let cpu = Cpu::new(isa, threads).unwrap();
     println!("{isa}, {threads} threads");
-    let bytes: Vec<u8> = (0..ROWS * COLS)
+    let mut bytes = memmap2::MmapMut::map_anon(ROWS * COLS).unwrap();
+    #[cfg(target_os = "linux")]
+    bytes.advise(memmap2::Advice::HugePage).unwrap();
+    for (i, byte) in bytes.iter_mut().enumerate() {
         // Any two bytes are a small, normal binary16: others would be slow to convert.
-        .map(|i| (i * 2_654_435_761 >> 16) as u8 & 0x0f | 0x20)
-        .collect();
+        *byte = (i * 2_654_435_761 >> 16) as u8 & 0x0f | 0x20;
+    }
     let words = vec![0x3c00u16; ROWS * COLS / 16];
     let wanted = arguments.next();
     let codings = [
@@ -66,7 +69,8 @@ fn main() {
 }
 
 fn measure<'a>(cpu: &Cpu, name: &str, data: &dyn Fn(usize) -> MatrixData<'a>, bytes: usize) {
-    for n in [1usize, 4, 8, 16, 64, 512] {
+    let tokens = std::env::args().nth(4).map(|n| vec![n.parse().unwrap()]);
+    for n in tokens.unwrap_or(vec![1usize, 4, 8, 16, 64, 512]) {
         let x: Vec<f32> = (0..n * COLS).map(|i| (i % 97) as f32 - 48.0).collect();
         let mut quantized = Quantized::default();
         if let Some(rounding) = Matrix::new(SLICE, COLS, data(0)).unwrap().rounding() {
@@ -74,7 +78,7 @@ fn measure<'a>(cpu: &Cpu, name: &str, data: &dyn Fn(usize) -> MatrixData<'a>, by
         }
         let mut out = vec![0.0; n * SLICE];
         let mut best = f64::INFINITY;
-        for turn in 0..(512 / n).clamp(32, 128) {
+        for turn in 0..(20_000 / n).clamp(32, 2000) {
             let weights = Matrix::new(SLICE, COLS, data(turn)).unwrap();
             let start = Instant::now();
             let job = MatmulJob {

@@ -41,6 +41,7 @@ fn main() {
     let only = arguments.next().unwrap_or_default();
     let cpu = Cpu::new(isa, threads).unwrap();
     println!("{isa}, {threads} threads");
+    let _settled = cpu.pool().settle();
     let run = |name: &str, measurement: &dyn Fn(&Cpu)| {
         if name.starts_with(&only) {
             measurement(&cpu);
@@ -53,9 +54,11 @@ fn main() {
         }
     });
     run("attention prefill", &|cpu| {
-        for (n, start) in [(128, 0), (512, 0), (512, 1536)] {
+        for (n, start) in [(128, 0), (512, 0)] {
             attention(cpu, KvType::F16, n, start);
+            attention(cpu, KvType::F32, n, start);
         }
+        attention(cpu, KvType::F16, 64, 3968);
     });
     run("append", &append);
     run("delta decode", &|cpu| delta(cpu, 1));
@@ -159,10 +162,13 @@ fn delta(cpu: &Cpu, n: usize) {
     let heads = DELTA.value_heads;
     let (qkv, gates) = (floats(n * CHANNELS), floats(n * heads));
     let len = heads * DELTA.key_dim * DELTA.value_dim;
-    let mut states = vec![[vec![0.01; len], vec![0.0; len]]; LAYERS];
+    // Aligned as in the engine.
+    let mut memory = vec![0.01; 2 * LAYERS * len + 1024];
+    let skip = memory.as_ptr().align_offset(4096);
+    let mut states: Vec<&mut [f32]> = memory[skip..].chunks_exact_mut(2 * len).collect();
     let mut out = vec![0.0; n * heads * DELTA.value_dim];
     let time = best(|turn| {
-        let [state, next_state] = &mut states[turn % LAYERS];
+        let (state, next_state) = states[turn % LAYERS].split_at_mut(len);
         let span = DeltaSpan {
             qkv: &qkv,
             a: &gates,

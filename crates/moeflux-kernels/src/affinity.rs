@@ -1,43 +1,72 @@
-//! Which cores this thread may run on, and keeping it on one. Linux only; elsewhere nothing is
-//! known and nothing is done.
+//! The cores that a thread may run on. Linux only; elsewhere nothing is known and nothing is done.
 
-/// The cores that the calling thread may run on, ascending; empty if the system does not say.
+/// A set of cores.
+#[derive(Clone, Copy)]
 #[cfg(target_os = "linux")]
-pub(crate) fn allowed_cores() -> Vec<usize> {
-    let size = size_of::<libc::cpu_set_t>();
-    // SAFETY: a set is plain bits, for which zeros are a value.
-    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: the set lives through the call and has the size that is passed.
-    if unsafe { libc::sched_getaffinity(0, size, &mut set) } != 0 {
-        return Vec::new();
-    }
-    // SAFETY: the index is below the number of bits of a set.
-    let allowed = |&core: &usize| unsafe { libc::CPU_ISSET(core, &set) };
-    (0..size * 8).filter(allowed).collect()
-}
+pub(crate) struct Cores(libc::cpu_set_t);
 
-/// Keeps the calling thread on a core; where the system refuses, it stays free.
 #[cfg(target_os = "linux")]
-pub(crate) fn stay_on(core: usize) {
-    let size = size_of::<libc::cpu_set_t>();
-    if core >= size * 8 {
-        return;
+impl Cores {
+    const SIZE: usize = size_of::<libc::cpu_set_t>();
+
+    fn none() -> Cores {
+        // SAFETY: a set is plain bits, for which zeros are a value.
+        Cores(unsafe { std::mem::zeroed() })
     }
-    // SAFETY: as above; the index was checked.
-    unsafe {
-        let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(core, &mut set);
+
+    /// Those of the calling thread; none if the system does not say.
+    pub(crate) fn allowed() -> Cores {
+        let mut set = Cores::none();
+        // SAFETY: the set lives through the call and has the size that is passed.
+        match unsafe { libc::sched_getaffinity(0, Self::SIZE, &mut set.0) } {
+            0 => set,
+            _ => Cores::none(),
+        }
+    }
+
+    /// One of them alone.
+    pub(crate) fn only(core: usize) -> Cores {
+        let mut set = Cores::none();
+        if core < Self::SIZE * 8 {
+            // SAFETY: the index is below the number of bits of a set.
+            unsafe { libc::CPU_SET(core, &mut set.0) };
+        }
+        set
+    }
+
+    /// Their numbers, ascending.
+    pub(crate) fn list(&self) -> Vec<usize> {
+        // SAFETY: the index is below the number of bits of a set.
+        let contains = |&core: &usize| unsafe { libc::CPU_ISSET(core, &self.0) };
+        (0..Self::SIZE * 8).filter(contains).collect()
+    }
+
+    /// Keeps the calling thread on them; where the system refuses, it stays as free as it was.
+    pub(crate) fn keep_to(&self) {
+        // SAFETY: the set lives through the call and has the size that is passed.
         // A refusal costs speed at most.
-        let _ = libc::sched_setaffinity(0, size, &set);
+        let _ = unsafe { libc::sched_setaffinity(0, Self::SIZE, &self.0) };
     }
 }
 
-/// Not known here.
+/// Nothing is known of cores here.
+#[derive(Clone, Copy)]
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn allowed_cores() -> Vec<usize> {
-    Vec::new()
-}
+pub(crate) struct Cores;
 
-/// Not done here.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn stay_on(_core: usize) {}
+impl Cores {
+    pub(crate) fn allowed() -> Cores {
+        Cores
+    }
+
+    pub(crate) fn only(_core: usize) -> Cores {
+        Cores
+    }
+
+    pub(crate) fn list(&self) -> Vec<usize> {
+        Vec::new()
+    }
+
+    pub(crate) fn keep_to(&self) {}
+}

@@ -7,7 +7,9 @@ mod chunk;
 
 use std::{cell::RefCell, mem};
 
-use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint};
+use crate::{
+    Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint, lines::Lines,
+};
 use chunk::{Chunk, Finish, Merge, PARTIAL_EXTRA};
 
 /// Positions in a block of the softmax, a multiple of [`KV_PAGE_TOKENS`].
@@ -153,17 +155,17 @@ struct Scratch {
     /// Queries of a unit, `[rows, head_dim]`.
     q: Vec<f32>,
     /// Scores, then weights, of a chunk, `[rows, KV_CHUNK_TOKENS]`.
-    weights: Vec<f32>,
+    weights: Lines<f32>,
     /// Results of a chunk; see [`Chunk`].
-    partial: Vec<f32>,
+    partial: Lines<f32>,
     /// Results of the chunks so far.
-    total: Vec<f32>,
+    total: Lines<f32>,
 }
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
     /// Results of all chunks of a call's units, owned by the caller's thread.
-    static PARTIALS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PARTIALS: RefCell<Lines<f32>> = RefCell::new(Lines::default());
 }
 
 impl Call<'_> {
@@ -190,8 +192,8 @@ impl Call<'_> {
                 mem::take(&mut scratch.partial),
                 mem::take(&mut scratch.total),
             );
-            partial.resize(len, 0.0);
-            total.resize(len, 0.0);
+            partial.resize(len);
+            total.resize(len);
             for chunk in 0..self.chunks(unit) {
                 let into = if chunk == 0 { &mut total } else { &mut partial };
                 self.run_chunk(unit, chunk, scratch, into);
@@ -217,7 +219,7 @@ impl Call<'_> {
             }
         }
         let mut partials = PARTIALS.take();
-        partials.resize(len, 0.0);
+        partials.resize(len);
         let shared = Disjoint::new(&mut partials);
         self.cpu.pool.run(tasks.len(), &|task| {
             let (unit, chunk, at) = tasks[task];
@@ -245,7 +247,7 @@ impl Call<'_> {
             scratch.q.extend_from_slice(&span.q[at..][..group * dim]);
         }
         let rows = unit.queries * group;
-        scratch.weights.resize(rows * KV_CHUNK_TOKENS, 0.0);
+        scratch.weights.resize(rows * KV_CHUNK_TOKENS);
         let pages = &span.pages[chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS)..];
         let job = Chunk {
             q: &scratch.q,

@@ -4,7 +4,7 @@ mod recurrence;
 
 use std::cell::RefCell;
 
-use crate::{Cpu, KernelError, check, disjoint::Disjoint, math};
+use crate::{Cpu, KernelError, check, disjoint::Disjoint, lines::Lines, math};
 use recurrence::{Head, Part};
 
 /// Which key head a value head reads. Both occur: checkpoints repeat each key head for
@@ -185,11 +185,11 @@ struct Span<'a> {
 #[derive(Default)]
 struct Scratch {
     /// Queries and keys of some tokens, normalized, `[tokens, 2, key_dim]`.
-    keys: Vec<f32>,
+    keys: Lines<f32>,
     /// Decay and write strength of each of them.
     gates: Vec<(f32, f32)>,
     /// The state of a part between tokens, block by block.
-    state: Vec<f32>,
+    state: Lines<f32>,
 }
 
 thread_local! {

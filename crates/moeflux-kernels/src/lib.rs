@@ -30,6 +30,7 @@ mod gated_delta;
 mod isa;
 mod kv;
 mod lanes;
+mod lines;
 pub mod math;
 mod matmul;
 mod matrix;
@@ -51,7 +52,7 @@ pub use isa::Isa;
 pub use kv::{KV_PAGE_TOKENS, KvPage, KvType};
 pub use matmul::MatmulJob;
 pub use matrix::{Matrix, MatrixData};
-pub use pool::ThreadPool;
+pub use pool::{Settled, ThreadPool};
 pub use quantize::Quantized;
 pub use rope::RopeStyle;
 

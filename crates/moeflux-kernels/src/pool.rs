@@ -4,12 +4,13 @@
 //! tasks are gone and waits for the workers that came in; workers that were too late to come in
 //! are not waited for. Workers spin for a moment after a loop, then park.
 //!
-//! Where there are as many cores as threads, each worker stays on a core of its own, so that two
-//! never share one while another is idle. The caller's thread stays as free as it was.
+//! Where there are as many cores as threads, [`ThreadPool::settle`] keeps each thread on a core of
+//! its own, so that two never share one while others' work of lower priority has another.
 
 use std::{
     any::Any,
     cell::UnsafeCell,
+    marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -19,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::affinity;
+use crate::affinity::Cores;
 
 /// How long a worker without work spins before it parks.
 const SPIN: Duration = Duration::from_micros(40);
@@ -37,6 +38,36 @@ type Task<'a> = &'a (dyn Fn(usize) + Sync);
 pub struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    /// The caller's core when it settles.
+    core: Option<usize>,
+}
+
+/// The calling thread stays on its core; it is let go when this is dropped. Threads that are
+/// started meanwhile inherit the core.
+#[must_use = "the thread is let go when this is dropped"]
+pub struct Settled {
+    /// Where the thread might run before, if it was settled.
+    before: Option<Cores>,
+    /// It belongs to its thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Settled {
+    /// A thread that stays as free as it was.
+    pub fn free() -> Settled {
+        Settled {
+            before: None,
+            thread: PhantomData,
+        }
+    }
+}
+
+impl Drop for Settled {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            before.keep_to();
+        }
+    }
 }
 
 struct Shared {
@@ -44,6 +75,8 @@ struct Shared {
     busy: AtomicBool,
     gate: AtomicU64,
     stop: AtomicBool,
+    /// Workers stay on their cores.
+    settled: AtomicBool,
     /// Workers that are parked or about to.
     sleepers: AtomicUsize,
     parking: Mutex<()>,
@@ -71,6 +104,7 @@ impl ThreadPool {
             busy: AtomicBool::new(false),
             gate: AtomicU64::new(0),
             stop: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             parking: Mutex::new(()),
             wake: Condvar::new(),
@@ -81,27 +115,45 @@ impl ThreadPool {
             }),
             panic: Mutex::new(None),
         });
-        let cores = affinity::allowed_cores();
-        let offset = match threads > 1 && threads <= cores.len() {
-            true => Some(POOLS.fetch_add(1, SeqCst)),
-            false => None,
-        };
+        let mut cores = Cores::allowed().list();
+        match threads > 1 && threads <= cores.len() {
+            true => {
+                let first = POOLS.fetch_add(1, SeqCst) % cores.len();
+                cores.rotate_left(first);
+            }
+            false => cores.clear(),
+        }
         let workers = (1..threads)
             .map_while(|number| {
                 let shared = Arc::clone(&shared);
-                let core = offset.map(|offset| cores[offset.wrapping_add(number) % cores.len()]);
+                let core = cores.get(number).copied();
                 std::thread::Builder::new()
                     .name(format!("moeflux-cpu-{number}"))
-                    .spawn(move || {
-                        if let Some(core) = core {
-                            affinity::stay_on(core);
-                        }
-                        shared.work();
-                    })
+                    .spawn(move || shared.work(core))
                     .ok()
             })
             .collect();
-        ThreadPool { shared, workers }
+        ThreadPool {
+            shared,
+            workers,
+            core: cores.first().copied(),
+        }
+    }
+
+    /// Keeps the calling thread on a core of its own while the result lives, and the workers on
+    /// others from now on. Does nothing where there are fewer cores than threads, where the caller
+    /// may not use that core, or where the system has no such notion.
+    pub fn settle(&self) -> Settled {
+        let before = Cores::allowed();
+        let core = self.core.filter(|core| before.list().contains(core));
+        if let Some(core) = core {
+            self.shared.settled.store(true, SeqCst);
+            Cores::only(core).keep_to();
+        }
+        Settled {
+            before: core.map(|_| before),
+            thread: PhantomData,
+        }
     }
 
     /// Number of threads that take part in a loop, the caller included.
@@ -183,11 +235,14 @@ impl Shared {
         }
     }
 
-    /// A worker's life.
-    fn work(&self) {
+    /// A worker's life; `core` is its own, until it has settled there.
+    fn work(&self, mut core: Option<usize>) {
         let mut done = 0;
         while let Some(number) = self.wait_for_loop(done) {
             done = number;
+            if let Some(core) = core.take_if(|_| self.settled.load(SeqCst)) {
+                Cores::only(core).keep_to();
+            }
             // SAFETY: this worker is inside, so the caller does not touch the job.
             let job = unsafe { *self.job.get() };
             self.take_tasks(job);

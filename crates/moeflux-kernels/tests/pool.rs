@@ -54,22 +54,27 @@ fn allowed_cores() -> usize {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn workers_stay_on_a_core_each_if_there_are_enough_and_the_caller_is_free() {
+fn settled_threads_stay_on_a_core_each_if_there_are_enough() {
     let cores = allowed_cores();
     for threads in [2, cores, cores + 1] {
         let pool = ThreadPool::new(threads);
-        let caller = std::thread::current().id();
-        let expected = if threads <= cores { 1 } else { cores };
-        for _ in 0..20 {
-            pool.run(threads * 4, &|_| {
-                if std::thread::current().id() == caller {
+        let check = |expected: usize| {
+            for _ in 0..20 {
+                pool.run(threads * 4, &|_| {
                     std::thread::sleep(std::time::Duration::from_micros(50));
-                } else {
                     assert_eq!(allowed_cores(), expected);
-                }
-            });
-        }
-        assert_eq!(allowed_cores(), cores);
+                });
+            }
+        };
+        check(cores);
+        let settled = pool.settle();
+        check(if threads > 1 && threads <= cores {
+            1
+        } else {
+            cores
+        });
+        drop(settled);
+        assert_eq!(allowed_cores(), cores, "the caller is let go");
     }
 }
 

@@ -80,30 +80,59 @@ fn conversations_become_the_same_tokens() {
     }
 }
 
+const ODD_TEXTS: [&str; 14] = [
+    "",
+    " ",
+    "\n\n \t\r\n  x",
+    "Don't you'LL I'M 'tis",
+    "1234567890 3.14 1,000 ٣٤ ²",
+    "naïve café cafe\u{301} A\u{30a} Å ﬁ",
+    "你好，世界。 привет мир हिन्दी ไทย 한국어",
+    "🚀👩‍👩‍👧‍👦 e\u{fe0f} \u{200d}",
+    "fn main() {\n    println!(\"{}\", a[0] + 1);\n}\n",
+    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    "<think></think><tool_call>{\"a\": 1}</tool_call><|endoftext|>",
+    "<|im_start|<|im_end|>> <think",
+    "Ġ Ċ [PAD1900] \u{0} \u{7f} \u{ffff}",
+    "x    y  z\t\tw   ",
+];
+
+/// Texts that the rules of Qwen 2 and 3.5 cut differently.
+const MARKED_TEXTS: [&str; 3] = ["हिन्दी में लिखा", "ภาษาไทยที่มีสระ", "שָׁלוֹם עֲלֵיכֶם العَرَبِيَّة"];
+
 #[test]
 fn odd_texts_become_the_same_tokens() {
     let (ours, theirs) = (ours(), theirs());
-    for text in [
-        "",
-        " ",
-        "\n\n \t\r\n  x",
-        "Don't you'LL I'M 'tis",
-        "1234567890 3.14 1,000 ٣٤ ²",
-        "naïve café cafe\u{301} A\u{30a} Å ﬁ",
-        "你好，世界。 привет мир हिन्दी ไทย 한국어",
-        "🚀👩‍👩‍👧‍👦 e\u{fe0f} \u{200d}",
-        "fn main() {\n    println!(\"{}\", a[0] + 1);\n}\n",
-        "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-        "<think></think><tool_call>{\"a\": 1}</tool_call><|endoftext|>",
-        "<|im_start|<|im_end|>> <think",
-        "Ġ Ċ [PAD1900] \u{0} \u{7f} \u{ffff}",
-        "x    y  z\t\tw   ",
-    ] {
+    for text in ODD_TEXTS {
         same(&ours, &theirs, text);
     }
     assert_eq!(ours.vocab_size(), theirs.vocab_size());
     for id in 0..2048 {
         assert_eq!(ours.id_to_token(id), theirs.id_to_token(id), "{id}");
+    }
+}
+
+/// Words with combining marks, by a tokenizer that knows some.
+#[test]
+fn the_other_rule_for_words_is_as_published() {
+    const MARKED: &str = "marked_vocabulary.gguf";
+    let open = |path: &Path| TextFiles::open(path).unwrap().tokenizer().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let json = dir.path().join("tokenizer.json");
+    std::fs::copy(file("marked_tokenizer.json"), json).unwrap();
+    let (ours, theirs) = (open(&file(MARKED)), open(dir.path()));
+    let texts = ODD_TEXTS.iter().chain(&MARKED_TEXTS);
+    for text in texts {
+        same(&ours, &theirs, text);
+    }
+    let copy = Copy::with_text(MARKED, "tokenizer.ggml.pre", "qwen2");
+    let other = open(&copy.path());
+    for text in MARKED_TEXTS {
+        assert_ne!(
+            ours.encode(text).unwrap(),
+            other.encode(text).unwrap(),
+            "{text}"
+        );
     }
 }
 
@@ -167,12 +196,12 @@ fn a_file_without_tokenizer_says_what_to_do() {
 
 #[test]
 fn kinds_of_tokenizers_that_are_not_there_are_named() {
-    let copy = Copy::patched(VOCABULARY, "gpt2", "bert");
+    let copy = Copy::with_text(VOCABULARY, "tokenizer.ggml.model", "bert");
     let message = tokenizer_error(&copy.path()).to_string();
     for words in ["copy.gguf", "tokenizer.ggml.model", "`bert`", "gpt2"] {
         assert!(message.contains(words), "{message}");
     }
-    let copy = Copy::patched(VOCABULARY, "qwen2", "other");
+    let copy = Copy::with_text(VOCABULARY, "tokenizer.ggml.pre", "other");
     let message = tokenizer_error(&copy.path()).to_string();
     for words in [
         "copy.gguf",

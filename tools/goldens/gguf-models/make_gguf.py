@@ -65,6 +65,46 @@ def make_sparse(converter, out):
         (out / "qwen3_moe.golden.safetensors").write_bytes(golden)
 
 
+# Words with combining marks, which the rules of Qwen 2 and 3.5 cut differently.
+MARKED_TEXTS = [
+    "हिन्दी में लिखा हुआ वाक्य और दूसरी पंक्ति",
+    "ภาษาไทยที่มีสระและวรรณยุกต์",
+    "שָׁלוֹם עֲלֵיכֶם, العَرَبِيَّة",
+    "x\u0336y\u0336 plain words don't differ 2026!",
+]
+QWEN35_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def make_marked(converter, demo, out):
+    """A small tokenizer whose words are those of Qwen 3.5, as tokenizer.json and as GGUF."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(QWEN35_WORDS), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(MARKED_TEXTS * 8, trainer)
+    tokenizer.add_special_tokens(["<|im_end|>"])
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory) / "marked"
+        made.mkdir()
+        tokenizer.save(str(made / "tokenizer.json"))
+        (made / "config.json").write_bytes((demo / "config.json").read_bytes())
+        (made / "tokenizer_config.json").write_bytes(
+            (demo / "tokenizer_config.json").read_bytes().replace(b"<|endoftext|>", b"<|im_end|>")
+        )
+        flags = ["--vocab-only", "--no-mtp"]
+        convert(converter, made, out / "marked_vocabulary.gguf", "bf16", flags)
+        (out / "marked_tokenizer.json").write_bytes((made / "tokenizer.json").read_bytes())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-cpp", type=Path, required=True)
@@ -95,6 +135,8 @@ def main():
     base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
     vocabulary = options.out / "demo_vocabulary.gguf"
     convert(converter, options.demo, vocabulary, "bf16", ["--vocab-only", "--no-mtp"])
+    base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen35"
+    make_marked(converter, options.demo, options.out)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,6 @@ mod tests {
         let two = our_result(&format!("{{\"results\": [{row}, {row}]}}")).unwrap_err();
         assert!(two.to_string().contains("2 results"), "{two}");
         let none = our_result("{\"results\": [{}]}").unwrap_err();
-        assert!(none.to_string().contains("`limit`"), "{none}");
+        assert!(none.to_string().contains("`tok_s`"), "{none}");
     }
 }

@@ -147,7 +147,8 @@ impl Law {
                     let step = 0.001 * 100.0_f32.powf(unit);
                     step.exp_m1().ln()
                 }
-                _ => 1.0 + 0.1 * centred,
+                VectorFold::LogOfNegated => -1.0 - 15.0 * unit,
+                VectorFold::None => 1.0 + 0.1 * centred,
             }
         };
         let values = (0..elements as u64).map(|index| bf16(value(index)).to_le_bytes());

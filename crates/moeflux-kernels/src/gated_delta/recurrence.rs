@@ -73,7 +73,7 @@ impl Part<'_> {
         let (dim, width) = (shape.key_dim, shape.qkv_width());
         let (query, key) = (shape.key_head(head), shape.key_heads + shape.key_head(head));
         let q_scale = 1.0 / (dim as f32).sqrt();
-        self.scratch.keys.resize(TOKENS * 2 * dim, 0.0);
+        self.scratch.keys.resize(TOKENS * 2 * dim);
         self.scratch.gates.clear();
         for (t, rows) in self
             .scratch
@@ -117,7 +117,7 @@ impl Part<'_> {
         let Scratch { keys, gates, state } = &mut *self.scratch;
         if n > 1 {
             let needed = (self.end - self.start).next_multiple_of(16) * key_dim;
-            state.resize(needed.max(state.len()), 0.0);
+            state.resize(needed.max(state.len()));
         }
         let held = (start - self.start) * key_dim;
         let next = Next {

@@ -69,13 +69,6 @@ impl Lanes for Avx2 {
                 _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
             )
         };
-        load_u8(x: &[u8; 16]) -> F = {
-            let x = _mm_loadu_si128(x.as_ptr().cast());
-            Pair(
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(x)),
-                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x))),
-            )
-        };
         add(a: F, b: F) -> F = Pair(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1));
         sub(a: F, b: F) -> F = Pair(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1));
         mul(a: F, b: F) -> F = Pair(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1));
@@ -97,10 +90,6 @@ impl Lanes for Avx2 {
             _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
         };
         splat_i(x: i32) -> I = Pair(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
-        load_i(x: &[i32; 16]) -> I = Pair(
-            _mm256_loadu_si256(x.as_ptr().cast()),
-            _mm256_loadu_si256(x.as_ptr().add(8).cast()),
-        );
         store_i(x: I, out: &mut [i32; 16]) -> () = {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
             _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x.1);

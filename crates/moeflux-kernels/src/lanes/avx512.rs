@@ -56,8 +56,6 @@ impl Lanes for Avx512 {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
         };
-        load_u8(x: &[u8; 16]) -> __m512 =
-            _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())));
         add(a: __m512, b: __m512) -> __m512 = _mm512_add_ps(a, b);
         sub(a: __m512, b: __m512) -> __m512 = _mm512_sub_ps(a, b);
         mul(a: __m512, b: __m512) -> __m512 = _mm512_mul_ps(a, b);
@@ -74,7 +72,6 @@ impl Lanes for Avx512 {
             _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
         };
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);
-        load_i(x: &[i32; 16]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         store_i(x: __m512i, out: &mut [i32; 16]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
         load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());

@@ -34,8 +34,6 @@ pub(crate) trait Lanes: Copy {
     fn load_f16(self, x: &[u16; 16]) -> Self::F;
     /// From bfloat16 bits, exact.
     fn load_bf16(self, x: &[u16; 16]) -> Self::F;
-    /// From bytes, exact.
-    fn load_u8(self, x: &[u8; 16]) -> Self::F;
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
@@ -50,7 +48,6 @@ pub(crate) trait Lanes: Copy {
     fn tree(self, x: Self::F) -> f32;
 
     fn splat_i(self, x: i32) -> Self::I;
-    fn load_i(self, x: &[i32; 16]) -> Self::I;
     fn store_i(self, x: Self::I, out: &mut [i32; 16]);
     /// From little-endian bytes.
     fn load_bytes(self, x: &[u8; 64]) -> Self::I;
@@ -255,11 +252,7 @@ mod tests {
 
         #[inline(always)]
         fn run<L: Lanes>(self, l: L) -> Vec<[i32; 16]> {
-            let mut lanes = [0; 16];
-            for (lane, bytes) in lanes.iter_mut().zip(self.w.as_chunks::<4>().0) {
-                *lane = i32::from_le_bytes(*bytes);
-            }
-            let (w, acc) = (l.load_i(&lanes), l.splat_i(-7));
+            let (w, acc) = (l.load_bytes(self.w), l.splat_i(-7));
             let x = l.splat_i(i32::from_le_bytes(self.x.map(|x| x as u8)));
             let low = l.and_i(w, l.splat_i(0x7f7f_7f7f));
             let quads = l.load_quads(self.rows, self.stride);

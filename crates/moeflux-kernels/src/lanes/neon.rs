@@ -88,16 +88,6 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         load_f16(x: &[u16; 16]) -> F = each!(R => f16_to_f32(vld1_u16(x.as_ptr().add(4 * R))));
         load_bf16(x: &[u16; 16]) -> F =
             each!(R => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().add(4 * R)))));
-        load_u8(x: &[u8; 16]) -> F = {
-            let x = vld1q_u8(x.as_ptr());
-            let (low, high) = (vmovl_u8(vget_low_u8(x)), vmovl_high_u8(x));
-            [
-                vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
-                vcvtq_f32_u32(vmovl_high_u16(low)),
-                vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
-                vcvtq_f32_u32(vmovl_high_u16(high)),
-            ]
-        };
         add(a: F, b: F) -> F = each!(R => vaddq_f32(a[R], b[R]));
         sub(a: F, b: F) -> F = each!(R => vsubq_f32(a[R], b[R]));
         mul(a: F, b: F) -> F = each!(R => vmulq_f32(a[R], b[R]));
@@ -113,7 +103,6 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
             vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
         };
         splat_i(x: i32) -> I = [vdupq_n_s32(x); 4];
-        load_i(x: &[i32; 16]) -> I = each!(R => vld1q_s32(x.as_ptr().add(4 * R)));
         store_i(x: I, out: &mut [i32; 16]) -> () = {
             each!(R => vst1q_s32(out.as_mut_ptr().add(4 * R), x[R]));
         };

@@ -55,11 +55,6 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    fn load_u8(self, x: &[u8; 16]) -> Self::F {
-        map(*x, f32::from)
-    }
-
-    #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
         zip(a, b, |a, b| a + b)
     }
@@ -117,11 +112,6 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn splat_i(self, x: i32) -> Self::I {
         [x; 16]
-    }
-
-    #[inline(always)]
-    fn load_i(self, x: &[i32; 16]) -> Self::I {
-        *x
     }
 
     #[inline(always)]

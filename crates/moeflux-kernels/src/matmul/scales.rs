@@ -3,6 +3,17 @@
 use crate::coding::{CodedTile, TILE};
 use crate::lanes::Lanes;
 
+/// Bytes from the scales of a tile to those of the next: too far for the hardware to follow.
+#[derive(Clone, Copy)]
+struct NextTile(usize);
+
+impl NextTile {
+    #[inline(always)]
+    fn of(tile: &CodedTile<'_>) -> Self {
+        NextTile(tile.words.len() + tile.block_scales.len())
+    }
+}
+
 /// Scales of a tile whose 16 lanes all exist.
 pub(super) trait Scales: Copy {
     /// Groups in a unit, where they are shorter than one: 2, else 1.
@@ -19,6 +30,9 @@ pub(super) trait Scales: Copy {
     fn bias<L: Lanes>(self, l: L, _g: usize) -> L::F {
         l.zero()
     }
+    /// Announces that the same group of the next tile will be wanted.
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, _l: L, _g: usize) {}
 }
 
 /// bfloat16 scale and bias a group.
@@ -63,12 +77,12 @@ impl Scales for Affine<'_> {
 
 /// A binary16 scale a unit.
 #[derive(Clone, Copy)]
-pub(super) struct Half<'a>(&'a [[u8; 2 * TILE]]);
+pub(super) struct Half<'a>(&'a [[u8; 2 * TILE]], NextTile);
 
 impl<'a> Half<'a> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        Half(tile.block_scales.as_chunks().0)
+        Half(tile.block_scales.as_chunks().0, NextTile::of(tile))
     }
 }
 
@@ -86,16 +100,21 @@ impl Scales for Half<'_> {
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
         l.load_f16(&halves(&self.0[g]))
     }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, l: L, g: usize) {
+        l.prefetch(self.0.as_flattened(), self.1.0 + g * 2 * TILE);
+    }
 }
 
 /// Blocks of eight groups with 6-bit scales and minima: three words, then two binary16.
 #[derive(Clone, Copy)]
-pub(super) struct SixBit<'a>(&'a [[u8; 16 * TILE]]);
+pub(super) struct SixBit<'a>(&'a [[u8; 16 * TILE]], NextTile);
 
 impl<'a> SixBit<'a> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        SixBit(tile.block_scales.as_chunks().0)
+        SixBit(tile.block_scales.as_chunks().0, NextTile::of(tile))
     }
 
     /// Word w of a block's three.
@@ -149,16 +168,21 @@ impl Scales for SixBit<'_> {
         let negative = l.sub_i(l.splat_i(0), minimum);
         l.mul(self.half(l, g / 8, 1), l.to_float(negative))
     }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, l: L, g: usize) {
+        l.prefetch(self.0.as_flattened(), self.1.0 + g * 2 * TILE);
+    }
 }
 
 /// Blocks of sixteen groups of half a unit with 8-bit scales: four words, then a binary16.
 #[derive(Clone, Copy)]
-pub(super) struct EightBit<'a>(&'a [[u8; 18 * TILE]]);
+pub(super) struct EightBit<'a>(&'a [[u8; 18 * TILE]], NextTile);
 
 impl<'a> EightBit<'a> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        EightBit(tile.block_scales.as_chunks().0)
+        EightBit(tile.block_scales.as_chunks().0, NextTile::of(tile))
     }
 }
 
@@ -182,6 +206,11 @@ impl Scales for EightBit<'_> {
         let signed = l.sub_i(flipped, l.splat_i(128));
         let d = l.load_f16(&halves(&block.as_chunks().0[8]));
         l.mul(d, l.to_float(signed))
+    }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, l: L, g: usize) {
+        l.prefetch(self.0.as_flattened(), self.1.0 + g / 2 * 36);
     }
 }
 

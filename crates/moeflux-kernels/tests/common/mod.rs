@@ -169,7 +169,7 @@ impl Weights {
             let values = random.values(kind, biases);
             self.rows_of_biases = values.iter().map(|x| bf16(-x.abs() / 2.0)).collect();
         }
-        for (block_bytes, places) in plain::half_places(coding) {
+        if let Some((block_bytes, places)) = plain::half_places(coding) {
             for block in self.rows_of_bytes.chunks_exact_mut(block_bytes) {
                 for &place in places {
                     let half = half::f16::from_f32(random.values(kind, 1)[0]);

@@ -1,7 +1,7 @@
 //! The processor as a backend: looks up each operation's buffers, weights and state, and calls
 //! its kernel.
 
-use moeflux_kernels::{MatmulJob, Matrix, Quantized};
+use moeflux_kernels::{MatmulJob, Matrix, Quantized, Settled};
 
 use super::buckets::RoutedTokens;
 use super::experts::ExpertStage;
@@ -250,6 +250,10 @@ impl<K: KernelSet> HostBackend<K> {
 }
 
 impl<K: KernelSet> Backend for HostBackend<K> {
+    fn settle(&self) -> Settled {
+        self.kernels.settle()
+    }
+
     fn run(
         &mut self,
         op: &Op,

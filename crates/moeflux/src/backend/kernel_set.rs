@@ -2,7 +2,7 @@
 
 use moeflux_kernels::{
     AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, KvPage,
-    MatmulJob, Matrix, Quantized, RopeStyle, Rounding, reference,
+    MatmulJob, Matrix, Quantized, RopeStyle, Rounding, Settled, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -16,6 +16,8 @@ macro_rules! kernel_set {
         pub trait KernelSet: Send {
             $($(#[$doc])* #[allow(missing_docs)]
             fn $name(&self, $($arg: $type),*) -> Result<(), KernelError>;)*
+            /// Keeps the calling thread where it computes best while the result lives.
+            fn settle(&self) -> Settled;
             /// Rounds activations `[n, cols]` to 8 bits as the weights want it.
             fn quantize(
                 &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
@@ -28,6 +30,9 @@ macro_rules! kernel_set {
             $(fn $name(&self, $($arg: $type),*) -> Result<(), KernelError> {
                 Cpu::$name(self, $($arg),*)
             })*
+            fn settle(&self) -> Settled {
+                self.pool().settle()
+            }
             fn quantize(
                 &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
             ) -> Result<(), KernelError> {
@@ -42,6 +47,9 @@ macro_rules! kernel_set {
             $(fn $name(&self, $($arg: $type),*) -> Result<(), KernelError> {
                 reference::$name($($arg),*)
             })*
+            fn settle(&self) -> Settled {
+                Settled::free()
+            }
             fn quantize(
                 &self, into: &mut Quantized, x: &[f32], n: usize, cols: usize, rounding: Rounding,
             ) -> Result<(), KernelError> {

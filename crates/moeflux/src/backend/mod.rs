@@ -12,6 +12,8 @@ pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
 
+use moeflux_kernels::Settled;
+
 use crate::Error;
 use crate::graph::{BufferPool, Op};
 use crate::session::Session;
@@ -43,6 +45,11 @@ pub struct Step<'a> {
 
 /// Runs operations one after another.
 pub trait Backend: Send {
+    /// Keeps the calling thread where it computes best while the result lives.
+    fn settle(&self) -> Settled {
+        Settled::free()
+    }
+
     /// Runs one operation of a step.
     ///
     /// # Errors

@@ -263,6 +263,7 @@ impl Engine {
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
+        let _settled = backend.settle();
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);

@@ -153,7 +153,7 @@ pub fn model_path(path: &Path) -> Result<PathBuf, Error> {
     })?;
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|file| file.extension().is_some_and(|e| e == "gguf") && !is_later_part(file))
+        .filter(|file| file.extension().is_some_and(|e| e == "gguf") && is_model(file))
         .collect();
     files.sort();
     match files.as_slice() {
@@ -166,16 +166,20 @@ pub fn model_path(path: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// Whether the file is named as a part of a split model, and not as its first.
-fn is_later_part(file: &Path) -> bool {
+/// Whether the file is named as a model or its first part: not as a later one, and not as what
+/// converters put beside a model (vision tower, multi-token prediction head).
+fn is_model(file: &Path) -> bool {
+    let Some(stem) = file.file_stem().and_then(|stem| stem.to_str()) else {
+        return true;
+    };
     let part = || {
-        let stem = file.file_stem()?.to_str()?;
         let (rest, count) = stem.rsplit_once("-of-")?;
         let (_, number) = rest.rsplit_once('-')?;
         count.parse::<u32>().ok()?;
         number.parse::<u32>().ok()
     };
-    part().is_some_and(|number| number > 1)
+    let beside = ["mmproj", "mtp-"];
+    !beside.iter().any(|start| stem.starts_with(start)) && part().is_none_or(|number| number == 1)
 }
 
 /// Whether `path` is a file that begins as GGUF files do.
@@ -184,4 +188,23 @@ pub(crate) fn is_gguf(path: &Path) -> bool {
     path.is_file()
         && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
         && &start == MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_parts_and_what_lies_beside_are_no_models() {
+        for (name, expected) in [
+            ("qwen-Q4_K_M.gguf", true),
+            ("qwen-00001-of-00003.gguf", true),
+            ("qwen-00002-of-00003.gguf", false),
+            ("best-of-breed.gguf", true),
+            ("mmproj-F16.gguf", false),
+            ("mtp-qwen.gguf", false),
+        ] {
+            assert_eq!(is_model(Path::new(name)), expected, "{name}");
+        }
+    }
 }

@@ -36,6 +36,21 @@ impl Copy {
         Copy::of(&bytes)
     }
 
+    /// A copy of `name`, a file of metadata alone, in which the text of `key` is `value`.
+    pub fn with_text(name: &str, key: &str, value: &str) -> Copy {
+        let mut bytes = std::fs::read(file(name)).expect("the fixture is there");
+        let found = bytes.windows(key.len()).position(|w| w == key.as_bytes());
+        // The key, then the number of the type, then the length.
+        let at = found.unwrap_or_else(|| panic!("no {key} in {name}")) + key.len();
+        assert_eq!(bytes[at..at + 4], 8u32.to_le_bytes(), "{key} is a text");
+        let start = at + 12;
+        let len = u64::from_le_bytes(bytes[at + 4..start].try_into().expect("8 bytes"));
+        let mut text = (value.len() as u64).to_le_bytes().to_vec();
+        text.extend(value.as_bytes());
+        bytes.splice(at + 4..start + len as usize, text);
+        Copy::of(&bytes)
+    }
+
     /// A file of these bytes.
     pub fn of(bytes: &[u8]) -> Copy {
         let dir = tempfile::tempdir().expect("a temporary directory");
