@@ -7,9 +7,9 @@ mod common;
 
 use std::hint::black_box;
 
-use common::{CODECS, Work, bench, cpu, criterion, floats, group};
+use common::{Work, bench, cpu, criterion, floats, group};
 use criterion::{Criterion, criterion_group, criterion_main};
-use moeflux_kernels::RopeStyle;
+use moeflux_kernels::{Quantized, RopeStyle, Rounding};
 
 const HIDDEN: usize = 2048;
 const HEADS: usize = 16;
@@ -17,6 +17,7 @@ const HEAD_DIM: usize = 256;
 const EXPERTS: usize = 256;
 const TOP_K: usize = 8;
 const INTERMEDIATE: usize = 512;
+const ROUNDING: Rounding = Rounding { group: 64, zero: 0 };
 const TOKENS: [usize; 2] = [1, 512];
 
 /// Work that reads and writes so many f32 values.

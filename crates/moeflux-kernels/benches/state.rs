@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Work, bench, cpu, criterion, floats, group};
+use common::{Work, bench, cpu, criterion, floats, group, pages};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, DeltaShape, DeltaSpan, KV_PAGE_TOKENS, KvPage,
+    AttentionShape, AttentionSpan, ConvSpan, DeltaShape, DeltaSpan, HeadOrder, KvPage,
 };
 
 const ATTENTION: AttentionShape = AttentionShape {
@@ -22,6 +22,7 @@ const DELTA: DeltaShape = DeltaShape {
     value_heads: 32,
     key_dim: 128,
     value_dim: 128,
+    head_order: HeadOrder::Grouped,
 };
 const CHANNELS: usize = 8192;
 const TAPS: usize = 4;
@@ -41,27 +42,17 @@ fn attention(criterion: &mut Criterion) {
         ("decode at 4096", 1_usize, 4095_usize),
         ("decode at 512", 1, 511),
         ("prefill 512", 512, 0),
-        ("prefill 512 at 4096", 512, 4096),
     ] {
         let layers = if n == 1 { LAYERS } else { 1 };
-        let page_len = kv_heads * KV_PAGE_TOKENS * head_dim;
-        let pages = (start + n).div_ceil(KV_PAGE_TOKENS);
-        let values = floats(layers * pages * page_len);
-        let layers: Vec<Vec<KvPage<'_>>> = values
-            .chunks(pages * page_len)
-            .map(|layer| {
-                let page = |values| KvPage {
-                    keys: values,
-                    values,
-                };
-                layer.chunks(page_len).map(page).collect()
-            })
+        let layers: Vec<Vec<KvPage>> = (0..layers)
+            .map(|_| pages(&cpu, kv_heads, head_dim, start + n))
             .collect();
         let q = floats(n * heads * head_dim);
         let mut out = vec![0.0; q.len()];
         // A query reads what is before it and itself.
         let seen: usize = (start + 1..=start + n).sum();
         let work = Work {
+            // Keys and values, binary16.
             bytes: (start + n) * kv_heads * head_dim * 4,
             multiply_adds: 2 * seen * heads * head_dim,
         };
@@ -95,7 +86,7 @@ fn gated_delta(criterion: &mut Criterion) {
         .map(|_| [floats(state_len), floats(state_len)])
         .collect();
     let (a_log, dt_bias) = (vec![1.0; value_heads], vec![-3.0; value_heads]);
-    for n in [1, 64, 512] {
+    for n in [1, 64] {
         let qkv = floats(n * (2 * key_heads * key_dim + value_heads * value_dim));
         let (a, b) = (floats(n * value_heads), floats(n * value_heads));
         let mut out = vec![0.0; n * value_heads * value_dim];

@@ -22,7 +22,7 @@ use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use moeflux::PackOptions;
 use moeflux::config::Config;
-use moeflux::models::{self, Blueprint, WeightKind};
+use moeflux::models;
 
 use plan::Planner;
 use shape::Shape;
@@ -120,7 +120,7 @@ fn make(args: &Args) -> Result<()> {
     println!(
         "{}: {:.1} billion parameters, {:.2} GB in {seconds:.1} s ({:.0} MB/s)",
         args.output.display(),
-        parameters(&blueprint) / 1e9,
+        blueprint.parameters() as f64 / 1e9,
         bytes as f64 / 1e9,
         bytes as f64 / 1e6 / seconds
     );
@@ -145,17 +145,6 @@ impl Args {
         } = self;
         format!("synth {name} --layers {layers} --bits {bits} --zipf {zipf} --seed {seed}")
     }
-}
-
-/// Values in all matrices.
-fn parameters(blueprint: &Blueprint) -> f64 {
-    let dense = blueprint.weights.iter().map(|decl| match decl.kind {
-        WeightKind::Matrix { rows, cols, .. } => (rows * cols) as f64,
-        WeightKind::Vector { .. } => 0.0,
-    });
-    let experts = blueprint.experts.iter();
-    let experts = experts.map(|e| (3 * e.experts * e.hidden * e.intermediate) as f64);
-    dense.sum::<f64>() + experts.sum::<f64>()
 }
 
 /// Refuses to begin what the disk cannot hold.
@@ -203,7 +192,7 @@ mod tests {
         let config = shape.config().to_string();
         let config = Config::parse(Path::new("config.json"), &config).expect("a configuration");
         let blueprint = models::blueprint(&config).expect("a blueprint");
-        parameters(&blueprint) / 1e9
+        blueprint.parameters() as f64 / 1e9
     }
 
     #[test]

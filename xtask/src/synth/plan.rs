@@ -52,6 +52,7 @@ pub struct Planner<'a> {
 impl Tensor {
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
+        // Nothing made here is in blocks, nor too large.
         self.spec.dtype.tensor_bytes(&self.spec.shape).unwrap_or(0)
     }
 

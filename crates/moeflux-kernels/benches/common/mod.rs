@@ -14,14 +14,17 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use memmap2::MmapMut;
-use moeflux_kernels::{Cpu, Isa, Matrix, MatrixData, Quantized};
+use moeflux_kernels::{
+    Coded, Coding, Cpu, Isa, KV_PAGE_TOKENS, KvPage, KvType, Matrix, MatrixData, Quantized,
+};
 
 /// Far more than caches hold; operands are taken from it in turn.
 const MEMORY_BYTES: usize = 256 << 20;
 /// Any value that is an ordinary number in every format; times do not depend on it.
 const FILL: u8 = 0x3c;
-/// The best pass counts: what else the machine does only ever slows one down.
-const PASSES: usize = 12;
+/// Walks over the memory that measure its bandwidth, and their length.
+const WALKS: usize = 96;
+const WALK_BYTES: usize = 32 << 20;
 
 /// Short runs: a round of all benches takes two minutes.
 pub fn criterion() -> Criterion {
@@ -29,7 +32,7 @@ pub fn criterion() -> Criterion {
         .sample_size(10)
         .warm_up_time(Duration::from_millis(50))
         .measurement_time(Duration::from_millis(250))
-        .nresamples(1000)
+        .nresamples(1001)
         .without_plots()
         .configure_from_args()
 }
@@ -61,8 +64,8 @@ pub struct Work {
     pub multiply_adds: usize,
 }
 
-/// Measures `run` and prints what the best sample reached. Operands that stay in the caches may
-/// come to more than the memory's bandwidth.
+/// Measures `run` and prints what the best batch of runs reached, which a busy machine disturbs
+/// least. Operands that stay in the caches may come to more than the memory's bandwidth.
 pub fn bench(
     group: &mut BenchmarkGroup<'_, WallTime>,
     name: &str,
@@ -70,34 +73,45 @@ pub fn bench(
     mut run: impl FnMut(),
 ) {
     let best = Cell::new(f64::INFINITY);
+    // A batch takes long enough for the clock and is over before anyone disturbs it.
+    let batch = ((1 << 20) / work.bytes.max(1)).clamp(1, 64) as u64;
+    // Before anything is timed.
+    memory_bytes_per_second();
     if work.bytes > 0 {
         group.throughput(Throughput::Bytes(work.bytes as u64));
     }
     group.bench_function(name, |bencher| {
-        bencher.iter_custom(|rounds| {
+        bencher.iter_custom(|runs| {
             let start = Instant::now();
-            (0..rounds).for_each(|_| run());
-            let taken = start.elapsed();
-            best.set(best.get().min(taken.as_secs_f64() / rounds as f64));
-            taken
+            let mut left = runs;
+            while left > 0 {
+                let count = batch.min(left);
+                let start = Instant::now();
+                (0..count).for_each(|_| run());
+                let seconds = start.elapsed().as_secs_f64() / count as f64;
+                best.set(best.get().min(seconds));
+                left -= count;
+            }
+            start.elapsed()
         });
     });
     let best = best.get();
-    if best.is_infinite() || work.bytes == 0 {
-        return; // left out by a filter, or nothing to compare
+    if best.is_finite() {
+        print_best(best, work);
     }
-    let rate = work.bytes as f64 / best;
-    let share = 100.0 * rate / memory_bytes_per_second();
-    print!(
-        "{:24}best: {:.2} GB/s, {share:.0} % of the memory's",
-        "",
-        rate / 1e9
-    );
+}
+
+/// Seconds of the best batch beside what the memory could do.
+fn print_best(seconds: f64, work: Work) {
+    print!("{:24}best:   {:.2} µs", "", seconds * 1e6);
+    if work.bytes > 0 {
+        let rate = work.bytes as f64 / seconds;
+        let share = 100.0 * rate / memory_bytes_per_second();
+        print!(", {:.2} GB/s, {share:.0} % of the memory's", rate / 1e9);
+    }
     if work.multiply_adds > 0 {
-        print!(
-            ", {:.1} G multiply-adds/s",
-            work.multiply_adds as f64 / best / 1e9
-        );
+        let rate = work.multiply_adds as f64 / seconds / 1e9;
+        print!(", {rate:.1} G multiply-adds/s");
     }
     println!();
 }
@@ -121,16 +135,19 @@ fn piece(turn: usize, bytes: usize) -> &'static [u8] {
     &memory()[turn % pieces * step..][..bytes]
 }
 
-/// Bytes a second that the processor's threads read from the memory together.
+/// Bytes a second that the processor's threads read from the memory together: the best of many
+/// short walks, each over other bytes than the one before.
 pub fn memory_bytes_per_second() -> f64 {
     static RATE: OnceLock<f64> = OnceLock::new();
     *RATE.get_or_init(|| {
         let threads = threads();
-        let parts = memory().chunks(MEMORY_BYTES.div_ceil(threads).next_multiple_of(256));
-        let barrier = Barrier::new(parts.len());
-        let walk = |part: &[u8]| {
+        let barrier = Barrier::new(threads);
+        let part_bytes = WALK_BYTES / threads / 256 * 256;
+        let walks = |thread: usize| {
             let mut best = f64::INFINITY;
-            for _ in 0..PASSES {
+            for walk in 0..WALKS {
+                let walk = &memory()[walk * WALK_BYTES % MEMORY_BYTES..][..WALK_BYTES];
+                let part = &walk[thread * part_bytes..][..part_bytes];
                 barrier.wait();
                 let start = Instant::now();
                 black_box(sum(black_box(part)));
@@ -140,12 +157,14 @@ pub fn memory_bytes_per_second() -> f64 {
             best
         };
         let best = std::thread::scope(|scope| {
-            let walk = &walk;
-            let walks: Vec<_> = parts.map(|part| scope.spawn(move || walk(part))).collect();
-            let times = walks.into_iter().map(|walk| walk.join().unwrap());
+            let walks = &walks;
+            let started: Vec<_> = (0..threads)
+                .map(|t| scope.spawn(move || walks(t)))
+                .collect();
+            let times = started.into_iter().map(|thread| thread.join().unwrap());
             times.fold(f64::INFINITY, f64::min)
         });
-        let rate = MEMORY_BYTES as f64 / best;
+        let rate = (part_bytes * threads) as f64 / best;
         println!("memory: {:.1} GB/s read by {threads} threads", rate / 1e9);
         rate
     })
@@ -167,53 +186,67 @@ pub enum Codec {
     F32,
     F16,
     Bf16,
-    /// Bits, in groups of 64.
-    Affine(u32),
+    Coded(Coding),
 }
 
 /// Every codec and its name.
-pub const CODECS: [(&str, Codec); 9] = [
-    ("affine-b4", Codec::Affine(4)),
-    ("affine-b8", Codec::Affine(8)),
-    ("affine-b2", Codec::Affine(2)),
-    ("affine-b3", Codec::Affine(3)),
-    ("affine-b5", Codec::Affine(5)),
-    ("affine-b6", Codec::Affine(6)),
+pub const CODECS: [(&str, Codec); 14] = [
+    ("affine-b4", affine(4)),
+    ("affine-b8", affine(8)),
+    ("affine-b2", affine(2)),
+    ("affine-b3", affine(3)),
+    ("affine-b5", affine(5)),
+    ("affine-b6", affine(6)),
+    ("q4_0", Codec::Coded(Coding::Q4_0)),
+    ("q8_0", Codec::Coded(Coding::Q8_0)),
+    ("q4_k", Codec::Coded(Coding::Q4K)),
+    ("q5_k", Codec::Coded(Coding::Q5K)),
+    ("q6_k", Codec::Coded(Coding::Q6K)),
     ("bf16", Codec::Bf16),
     ("f16", Codec::F16),
     ("f32", Codec::F32),
 ];
 
-const GROUP: usize = 64;
+const fn affine(bits: u32) -> Codec {
+    Codec::Coded(Coding::Affine { bits, group: 64 })
+}
 
 impl Codec {
-    /// Bytes of a `[rows, cols]` matrix.
-    pub fn bytes(self, rows: usize, cols: usize) -> usize {
-        let elements = rows * cols;
+    /// Bytes of the weights, of the scales and of the biases of a `[rows, cols]` matrix.
+    fn part_bytes(self, rows: usize, cols: usize) -> [usize; 3] {
         match self {
-            Codec::F32 => 4 * elements,
-            Codec::F16 | Codec::Bf16 => 2 * elements,
-            Codec::Affine(bits) => elements / 8 * bits as usize + elements / GROUP * 4,
+            Codec::F32 => [4 * rows * cols, 0, 0],
+            Codec::F16 | Codec::Bf16 => [2 * rows * cols, 0, 0],
+            Codec::Coded(coding) => {
+                let [weights, scales, biases] = coding.part_lengths(rows, cols).unwrap();
+                [weights, 2 * scales, 2 * biases]
+            }
         }
     }
 
-    /// The `turn`th matrix of that shape in memory.
+    /// Bytes of a `[rows, cols]` matrix.
+    pub fn bytes(self, rows: usize, cols: usize) -> usize {
+        self.part_bytes(rows, cols).iter().sum()
+    }
+
+    /// The `turn`th matrix of that shape in memory. As all its bytes are alike, it is as good as
+    /// one that was arranged in tiles.
     pub fn matrix(self, turn: usize, rows: usize, cols: usize) -> Matrix<'static> {
+        let [weights, scales, _] = self.part_bytes(rows, cols);
         let bytes = piece(turn, self.bytes(rows, cols));
         let data = match self {
             Codec::F32 => MatrixData::F32(bytemuck::cast_slice(bytes)),
             Codec::F16 => MatrixData::F16(bytemuck::cast_slice(bytes)),
             Codec::Bf16 => MatrixData::Bf16(bytemuck::cast_slice(bytes)),
-            Codec::Affine(bits) => {
-                let (weights, rest) = bytes.split_at(rows * cols / 8 * bits as usize);
-                let (scales, biases) = rest.split_at(rest.len() / 2);
-                MatrixData::Affine {
-                    bits,
-                    group: GROUP,
+            Codec::Coded(coding) => {
+                let (weights, rest) = bytes.split_at(weights);
+                let (scales, biases) = rest.split_at(scales);
+                MatrixData::Coded(Coded {
+                    coding,
                     weights,
                     scales: bytemuck::cast_slice(scales),
                     biases: bytemuck::cast_slice(biases),
-                }
+                })
             }
         };
         Matrix::new(rows, cols, data).unwrap()
@@ -221,13 +254,26 @@ impl Codec {
 
     /// Activations rounded as its kernels want them, if they do.
     pub fn quantized(self, cpu: &Cpu, x: &[f32], cols: usize) -> Option<Quantized> {
-        let Codec::Affine(_) = self else { return None };
+        let Codec::Coded(coding) = self else {
+            return None;
+        };
         let mut quantized = Quantized::default();
+        let n = x.len() / cols;
         quantized
-            .quantize(cpu, x, x.len() / cols, cols, GROUP)
+            .quantize(cpu, x, n, cols, coding.rounding())
             .unwrap();
         Some(quantized)
     }
+}
+
+/// Pages of binary16 with `positions` keys and values.
+pub fn pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> Vec<KvPage> {
+    let count = positions.div_ceil(KV_PAGE_TOKENS);
+    let page = || KvPage::new(KvType::F16, kv_heads, head_dim);
+    let mut pages: Vec<KvPage> = (0..count).map(|_| page()).collect();
+    let values = floats(positions * kv_heads * head_dim);
+    cpu.kv_append(&mut pages, 0, &values, &values).unwrap();
+    pages
 }
 
 /// Ordinary numbers of both signs.

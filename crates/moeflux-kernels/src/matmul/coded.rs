@@ -279,7 +279,6 @@ impl<Q: Quads, S: Scales, const T: usize> Segment<'_, Q, S, T> {
                 unit += 1;
                 continue;
             }
-            self.scales.prefetch(l, g);
             let mut dots = self.start::<L, U>(l, g + ahead);
             for _ in 0..units {
                 self.quads.prefetch(l, unit);

@@ -40,13 +40,10 @@ impl Tail {
             return tile;
         }
         spread_tile(&tile, &mut self.weights, &mut self.maps);
-        let word_bytes = TILE * cols / 8 * tile.coding.bits();
-        let (words, block_scales) = self.weights.split_at(word_bytes);
         let (scales, biases) = self.maps.split_at(self.maps.len() / 2);
         CodedTile {
             lanes: TILE,
-            words,
-            block_scales,
+            bytes: &self.weights,
             scales,
             biases,
             ..tile

@@ -1,6 +1,7 @@
 //! Where a kernel takes a tile's quads from: the planes of its words, or a panel of quads that
 //! were taken out of them before.
 
+use crate::coding::TILE;
 use crate::lanes::Lanes;
 
 /// Bytes to prefetch ahead of the words in use.
@@ -35,9 +36,21 @@ impl<const WIDE: bool> Quads for Panel<'_, WIDE> {
     }
 }
 
-/// Planes of `BITS` bits, as [`crate::coding`] lays them out.
+/// Planes of `BITS` bits, as [`crate::coding`] lays them out, in blocks of `UNITS` units that begin
+/// with `SCALES` bytes a lane.
 #[derive(Clone, Copy)]
-pub(super) struct Planes<'a, const BITS: usize>(pub &'a [[u8; 64]]);
+pub(super) struct Planes<'a, const BITS: usize, const UNITS: usize, const SCALES: usize>(
+    pub &'a [u8],
+);
+
+impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Planes<'_, BITS, UNITS, SCALES> {
+    /// Where a unit's words begin.
+    #[inline(always)]
+    fn start(unit: usize) -> usize {
+        let block = (UNITS * BITS * 4 + SCALES) * TILE;
+        unit / UNITS * block + SCALES * TILE + unit % UNITS * BITS * 64
+    }
+}
 
 /// The bits of one quad in a word: `$mask` after a shift to the right.
 macro_rules! field {
@@ -46,13 +59,15 @@ macro_rules! field {
     };
 }
 
-impl<const BITS: usize> Quads for Planes<'_, BITS> {
+impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Quads
+    for Planes<'_, BITS, UNITS, SCALES>
+{
     const WIDE: bool = BITS == 8;
     const CHEAP: bool = BITS == 4;
 
     #[inline(always)]
     fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
-        let words = &self.0[unit * BITS..][..BITS];
+        let words = self.0[Self::start(unit)..][..BITS * 64].as_chunks().0;
         match BITS {
             8 => bytes::<L, HIGH>(l, words),
             4 => four::<L, HIGH>(l, words),
@@ -72,8 +87,9 @@ impl<const BITS: usize> Quads for Planes<'_, BITS> {
 
     #[inline(always)]
     fn prefetch<L: Lanes>(self, l: L, unit: usize) {
-        for word in 0..BITS {
-            l.prefetch(self.0.as_flattened(), (unit * BITS + word) * 64 + AHEAD);
+        // One line more where scales lie between the words.
+        for line in 0..BITS + SCALES.min(1) {
+            l.prefetch(self.0, Self::start(unit) + line * 64 + AHEAD);
         }
     }
 }
