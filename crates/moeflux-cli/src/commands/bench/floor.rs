@@ -3,9 +3,11 @@
 use moeflux::cost::{OpCost, ProductKind, StepShape, Work};
 use moeflux::{Engine, KernelRate};
 
+use crate::measure::MemoryRate;
+
 /// What the machine can do at best with a number of threads.
 pub struct Machine {
-    pub memory_bytes_per_second: f64,
+    pub memory: MemoryRate,
     /// In f32, from registers alone.
     pub float_multiply_adds_per_second: f64,
     /// Of the engine's matrix kernels.
@@ -54,7 +56,7 @@ impl Floor {
             }
         }
         Floor {
-            memory_seconds: bytes / machine.memory_bytes_per_second,
+            memory_seconds: bytes / machine.memory.best,
             compute_seconds,
             disk_seconds: 0.0,
             bytes,

@@ -170,10 +170,7 @@ impl Bench<'_> {
         let count = threads.unwrap_or(cores).clamp(1, 1024);
         // Measured before the engine takes its memory.
         let mut machine = Machine {
-            memory_bytes_per_second: crate::measure::memory_bytes_per_second(
-                count,
-                model_args.memory,
-            )?,
+            memory: crate::measure::memory(count, model_args.memory)?,
             float_multiply_adds_per_second: {
                 let isa = model_args.isa.unwrap_or_else(Isa::detect);
                 let cpu = Cpu::new(isa, count).map_err(moeflux::Error::from)?;
