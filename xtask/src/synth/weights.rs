@@ -142,8 +142,8 @@ impl Law {
                 VectorFold::AddOne => 0.1 * centred,
                 // Decays as the architecture is initialized: rates of 1 to 16, steps of 0.001 to
                 // 0.1 through softplus.
-                _ if name.ends_with("A_log") => (1.0 + 15.0 * unit).ln(),
-                _ if name.ends_with("dt_bias") => {
+                VectorFold::None if name.ends_with("A_log") => (1.0 + 15.0 * unit).ln(),
+                VectorFold::None if name.ends_with("dt_bias") => {
                     let step = 0.001 * 100.0_f32.powf(unit);
                     step.exp_m1().ln()
                 }
