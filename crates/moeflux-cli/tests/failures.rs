@@ -27,6 +27,7 @@ fn flags_out_of_range_are_named() {
         ("--threads", "0", "--threads"),
         ("--threads", "x", "--threads"),
         ("--activations", "int3", "int8"),
+        ("--kv", "f8", "f16 or f32"),
         ("--reader", "psychic", "buffered"),
         ("--policy", "random", "lru"),
         ("--chunk-tokens", "0", "--chunk-tokens"),

@@ -71,7 +71,8 @@ impl Checkpoint {
     /// No checkpoint there, a missing or truncated shard, a malformed header or index, or a tensor
     /// that the index lists and its shard lacks.
     pub fn open(dir: &Path) -> Result<Self> {
-        if dir.is_file() {
+        let named_gguf = dir.extension().is_some_and(|ending| ending == "gguf");
+        if dir.is_file() || (named_gguf && !dir.is_dir()) {
             return Self::open_files(vec![dir.to_path_buf()]);
         }
         let index_path = dir.join(INDEX_NAME);

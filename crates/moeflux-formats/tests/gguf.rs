@@ -348,6 +348,8 @@ fn parts_of_other_models_are_refused() {
 fn a_file_named_gguf_that_is_none_is_refused_as_such() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("model.gguf");
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(matches!(error, FormatError::MissingFile { .. }), "{error}");
     fs::write(&path, b"<!DOCTYPE html><html>Not found</html>").unwrap();
     let error = Checkpoint::open(&path).unwrap_err();
     let problem = GgufProblem::Magic { found: *b"<!DO" };

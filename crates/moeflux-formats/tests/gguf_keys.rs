@@ -87,127 +87,114 @@ fn the_start_is_checked() {
 }
 
 #[test]
-fn keys_are_checked() {
+fn names_of_keys_are_checked() {
     let one = || File::new(0, 1);
-    let long = |bytes: usize| "x".repeat(bytes);
+    let place = Place::KeyName(0);
+    let limit = 65_535;
+    for found in [65_536, u64::MAX] {
+        let place = place.clone();
+        let expected = P::StringTooLong {
+            place,
+            found,
+            limit,
+        };
+        assert_eq!(parse(&one().u64(found).data(70_000).0), Err(expected));
+    }
+    let longest = "x".repeat(65_535);
+    assert!(parse(&one().key(&longest, U8).bytes(&[1]).0).is_ok());
+    let broken = one().u64(2).bytes(b"\xC3(").data(9);
+    let expected = P::NotUtf8 {
+        place: place.clone(),
+    };
+    assert_eq!(parse(&broken.0), Err(expected));
+    assert_eq!(
+        parse(&one().key("", U8).data(9).0),
+        Err(P::EmptyName { place })
+    );
+    let once = File::new(0, 2).key("k", U8).bytes(&[1]);
+    let expected = P::DuplicateKey { key: "k".into() };
+    assert_eq!(parse(&once.key("k", BOOL).bytes(&[1]).0), Err(expected));
+}
+
+#[test]
+fn values_are_checked() {
+    let refused = |value_type: u32, value: &[u8]| {
+        let file = File::new(0, 1).key("k", value_type).bytes(value);
+        parse(&file.data(9).0).unwrap_err()
+    };
     let place = || key("k");
     let (found, limit) = (u64::MAX, MAX_HEADER_BYTES);
-    let cases = [
-        (
-            one().u64(1 << 40).data(99),
-            P::StringTooLong {
-                place: Place::KeyName(0),
-                found: 1 << 40,
-                limit: 65_535,
-            },
-        ),
-        (
-            one().string(&long(65_536)).data(99),
-            P::StringTooLong {
-                place: Place::KeyName(0),
-                found: 65_536,
-                limit: 65_535,
-            },
-        ),
-        (
-            one().key("", U8).data(9),
-            P::EmptyName {
-                place: Place::KeyName(0),
-            },
-        ),
-        (
-            one().u64(2).bytes(b"\xC3(").data(9),
-            P::NotUtf8 {
-                place: Place::KeyName(0),
-            },
-        ),
-        (
-            one().key("k", STRING).u64(u64::MAX).data(9),
-            P::StringTooLong {
-                place: place(),
-                found,
-                limit,
-            },
-        ),
-        (
-            one().key("k", STRING).u64(2).bytes(b"\xFF\xFE").data(9),
-            P::NotUtf8 { place: place() },
-        ),
-        (
-            one().key("k", 13).data(9),
+    let long = P::StringTooLong {
+        place: place(),
+        found,
+        limit,
+    };
+    assert_eq!(refused(STRING, &found.to_le_bytes()), long);
+    assert_eq!(
+        refused(STRING, &File(vec![]).u64(1).bytes(b"\xFF").0),
+        P::NotUtf8 { place: place() }
+    );
+    for found in [13, u32::MAX] {
+        assert_eq!(
+            refused(found, &[]),
             P::UnknownValueType {
                 place: place(),
-                found: 13,
-            },
-        ),
-        (
-            one().key("k", BOOL).bytes(&[2]).data(9),
-            P::BadBool {
-                place: place(),
-                found: 2,
-            },
-        ),
-        (
-            one().key("k", ARRAY).u32(U8).u64(u64::MAX).data(9),
-            P::ArrayTooLong {
-                place: place(),
-                found,
-                limit,
-            },
-        ),
-        (
-            one()
-                .key("k", ARRAY)
-                .u32(ARRAY)
-                .u64(1)
-                .u32(U8)
-                .u64(0)
-                .data(9),
-            P::NestedArray { place: place() },
-        ),
-        (
-            one().key("k", ARRAY).u32(77).u64(0).data(9),
-            P::UnknownValueType {
-                place: place(),
-                found: 77,
-            },
-        ),
-        (
-            one()
-                .key("k", ARRAY)
-                .u32(BOOL)
-                .u64(3)
-                .bytes(&[0, 1, 7])
-                .data(9),
-            P::BadBool {
-                place: place(),
-                found: 7,
-            },
-        ),
-        // Halves of a character in two strings are two broken strings.
-        (
-            one()
-                .key("k", ARRAY)
-                .u32(STRING)
-                .u64(2)
-                .u64(1)
-                .bytes(b"\xC3")
-                .u64(1)
-                .bytes(b"\xA4"),
-            P::NotUtf8 { place: place() },
-        ),
-        (
-            File::new(0, 2)
-                .key("k", U8)
-                .bytes(&[1])
-                .key("k", U8)
-                .bytes(&[1]),
-            P::DuplicateKey { key: "k".into() },
-        ),
-    ];
-    for (file, expected) in cases {
-        assert_eq!(parse(&file.0).unwrap_err(), expected);
+                found
+            }
+        );
     }
+    for found in [2, 255] {
+        assert_eq!(
+            refused(BOOL, &[found]),
+            P::BadBool {
+                place: place(),
+                found
+            }
+        );
+    }
+}
+
+#[test]
+fn arrays_are_checked() {
+    let refused = |element: u32, count: u64, elements: &[u8]| {
+        let file = File::new(0, 1)
+            .key("k", ARRAY)
+            .u32(element)
+            .u64(count)
+            .bytes(elements);
+        parse(&file.data(9).0).unwrap_err()
+    };
+    let place = || key("k");
+    let (found, limit) = (u64::MAX, MAX_HEADER_BYTES);
+    for element in [U8, U32, BOOL, STRING, ARRAY, 13] {
+        let expected = P::ArrayTooLong {
+            place: place(),
+            found,
+            limit,
+        };
+        assert_eq!(refused(element, found, &[]), expected);
+    }
+    assert_eq!(
+        refused(ARRAY, 1, &[0; 12]),
+        P::NestedArray { place: place() }
+    );
+    assert_eq!(
+        refused(77, 0, &[]),
+        P::UnknownValueType {
+            place: place(),
+            found: 77
+        }
+    );
+    assert_eq!(
+        refused(BOOL, 3, &[0, 1, 7]),
+        P::BadBool {
+            place: place(),
+            found: 7
+        }
+    );
+    // Halves of a character in two strings are two broken strings.
+    let halves = File(vec![]).u64(1).bytes(b"\xC3").u64(1).bytes(b"\xA4").0;
+    assert_eq!(refused(STRING, 2, &halves), P::NotUtf8 { place: place() });
 }
 
 /// Counts of elements that are possible, but not in this file, allocate nothing.

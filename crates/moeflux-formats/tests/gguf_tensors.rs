@@ -6,7 +6,7 @@
 mod gguf_file;
 
 use gguf_file::{F32, File, Q4_K, U32, assert_consistent, parse, valid};
-use moeflux_formats::gguf::{GgufProblem as P, Place, TensorType};
+use moeflux_formats::gguf::{GgufProblem as P, Place};
 use moeflux_formats::{BlockCodec, DType};
 use proptest::prelude::*;
 
@@ -48,127 +48,89 @@ fn the_alignment_is_checked() {
     );
 }
 
+/// What is wrong with a file of one tensor, which is called `t`, and 4,096 bytes of data.
+fn refused(sizes: &[u64], tensor_type: u32, offset: u64) -> P {
+    let file = File::new(1, 0).tensor("t", sizes, tensor_type, offset);
+    parse(&file.data(4096).0).unwrap_err()
+}
+
 #[test]
-fn descriptions_of_tensors_are_checked() {
-    let one = |sizes: &[u64], tensor_type, offset| {
-        File::new(1, 0)
-            .tensor("t", sizes, tensor_type, offset)
-            .data(4096)
-    };
+fn shapes_are_checked() {
     let tensor = || "t".to_owned();
-    let cases = [
-        (
-            one(&[], F32, 0),
+    for (sizes, found) in [(&[][..], 0), (&[1; 5], 5)] {
+        assert_eq!(
+            refused(sizes, F32, 0),
             P::Rank {
                 tensor: tensor(),
-                found: 0,
-            },
-        ),
-        (
-            one(&[1; 5], F32, 0),
-            P::Rank {
-                tensor: tensor(),
-                found: 5,
-            },
-        ),
-        (
-            one(&[4, 0, 2], F32, 0),
-            P::ZeroDimension {
-                tensor: tensor(),
-                dimension: 1,
-            },
-        ),
-        (
-            one(&[1 << 33, 1 << 31], F32, 0),
-            P::TensorTooLarge {
-                tensor: tensor(),
-                shape: vec![1 << 31, 1 << 33],
-            },
-        ),
-        (
-            one(&[u64::MAX - 255, 3], Q4_K, 0),
-            P::TensorTooLarge {
-                tensor: tensor(),
-                shape: vec![3, u64::MAX - 255],
-            },
-        ),
-        (
-            one(&[384, 2], Q4_K, 0),
-            P::RowLength {
-                tensor: tensor(),
-                dtype: DType::Block(BlockCodec::Q4K),
-                cols: 384,
-                block: 256,
-            },
-        ),
-        (
-            one(&[4], F32, 8),
-            P::Misaligned {
-                tensor: tensor(),
-                offset: 8,
-                alignment: 32,
-            },
-        ),
-        (
-            one(&[4], F32, 4096),
-            P::DataTruncated {
-                tensor: tensor(),
-                needed: 64 + 4096 + 16,
-                found: 64 + 4096,
-            },
-        ),
-        (
-            one(&[4], F32, u64::MAX - 31),
-            P::DataTruncated {
-                tensor: tensor(),
-                needed: u64::MAX,
-                found: 64 + 4096,
-            },
-        ),
-        (
-            one(&[4], 16, 0),
-            P::UnknownTensorType {
-                tensor: tensor(),
-                found: TensorType(16),
-            },
-        ),
-        (
-            File::new(1, 0).tensor("", &[4], F32, 0).data(64),
-            P::EmptyName {
-                place: Place::TensorName(0),
-            },
-        ),
-        (
-            File::new(2, 0)
-                .tensor("t", &[4], F32, 0)
-                .tensor("t", &[4], F32, 32)
-                .data(64),
-            P::DuplicateTensor { tensor: tensor() },
-        ),
-        (
-            File::new(2, 0)
-                .tensor("t", &[4], F32, 32)
-                .tensor("u", &[9], F32, 0)
-                .data(64),
-            P::Overlap {
-                first: "u".into(),
-                second: "t".into(),
-            },
-        ),
-        (
-            File::new(2, 0)
-                .tensor("t", &[4], F32, 0)
-                .tensor("u", &[4], F32, 0)
-                .data(64),
-            P::Overlap {
-                first: "t".into(),
-                second: "u".into(),
-            },
-        ),
-    ];
-    for (file, expected) in cases {
-        assert_eq!(parse(&file.0).unwrap_err(), expected);
+                found
+            }
+        );
     }
+    for dimension in 0..4 {
+        let mut sizes = [1; 4];
+        sizes[dimension] = 0;
+        let expected = P::ZeroDimension {
+            tensor: tensor(),
+            dimension,
+        };
+        assert_eq!(refused(&sizes, F32, 0), expected);
+    }
+    for (sizes, tensor_type) in [([1 << 33, 1 << 31], F32), ([u64::MAX - 255, 3], Q4_K)] {
+        let shape = vec![sizes[1], sizes[0]];
+        let expected = P::TensorTooLarge {
+            tensor: tensor(),
+            shape,
+        };
+        assert_eq!(refused(&sizes, tensor_type, 0), expected);
+    }
+    let expected = P::RowLength {
+        tensor: tensor(),
+        dtype: DType::Block(BlockCodec::Q4K),
+        cols: 384,
+        block: 256,
+    };
+    assert_eq!(refused(&[384, 2], Q4_K, 0), expected);
+}
+
+#[test]
+fn places_are_checked() {
+    let tensor = || "t".to_owned();
+    let (offset, alignment) = (8, 32);
+    let expected = P::Misaligned {
+        tensor: tensor(),
+        offset,
+        alignment,
+    };
+    assert_eq!(refused(&[4], F32, offset), expected);
+    let found = 64 + 4096;
+    for (offset, needed) in [(4096, found + 16), (u64::MAX - 31, u64::MAX)] {
+        let expected = P::DataTruncated {
+            tensor: tensor(),
+            needed,
+            found,
+        };
+        assert_eq!(refused(&[4], F32, offset), expected);
+    }
+    // The second tensor of nine elements ends behind the first's start, or starts where it does.
+    for (first, second, overlap) in [(32, 0, ["u", "t"]), (0, 0, ["t", "u"])] {
+        let file = File::new(2, 0)
+            .tensor("t", &[4], F32, first)
+            .tensor("u", &[9], F32, second);
+        let [first, second] = overlap.map(str::to_owned);
+        assert_eq!(parse(&file.data(64).0), Err(P::Overlap { first, second }));
+    }
+}
+
+#[test]
+fn names_of_tensors_are_checked() {
+    let file = File::new(1, 0).tensor("", &[4], F32, 0);
+    let place = Place::TensorName(0);
+    assert_eq!(parse(&file.data(64).0), Err(P::EmptyName { place }));
+    let file = File::new(2, 0)
+        .tensor("t", &[4], F32, 0)
+        .tensor("t", &[4], F32, 32);
+    let tensor = "t".to_owned();
+    assert_eq!(parse(&file.data(64).0), Err(P::DuplicateTensor { tensor }));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use moeflux::Want;
 use moeflux::formats::Codec;
 use moeflux::graph::{BufferId, Graph, Op, WeightId};
+use moeflux::kernels::KvType;
 use moeflux::weights::{ExpertPart, WeightPart};
 
 /// Relative L2 error allowed to each row of each result against exact arithmetic.
@@ -62,6 +63,8 @@ pub struct Case {
     pub experts: BTreeMap<usize, Vec<ExpertPart>>,
     /// Experts that fit in memory at once; `None`: all.
     pub expert_slots: Option<usize>,
+    /// What sessions keep keys and values as.
+    pub kv_type: KvType,
     /// The steps, in order.
     pub steps: Vec<CaseStep>,
     /// How close results must be to exact arithmetic.
@@ -88,6 +91,7 @@ impl Case {
             weights: Vec::new(),
             experts: BTreeMap::new(),
             expert_slots: None,
+            kv_type: KvType::default(),
             steps: Vec::new(),
             tolerance: Tolerance::default(),
         }
@@ -125,6 +129,19 @@ impl Case {
     pub fn sessions(&self) -> usize {
         let spans = self.steps.iter().flat_map(|s| &s.spans);
         spans.map(|s| s.session + 1).max().unwrap_or(0)
+    }
+
+    /// The case with keys and values kept as `kv_type`.
+    #[must_use]
+    pub fn keeping(mut self, kv_type: KvType) -> Case {
+        self.kv_type = kv_type;
+        self
+    }
+
+    /// Whether it matters what keys and values are kept as.
+    pub fn has_keys(&self) -> bool {
+        let keys = |op: &Op| matches!(op, Op::KvAppend { .. });
+        self.graph.ops.iter().any(keys)
     }
 
     /// Whether rounding activations to 8 bits changes anything: some weights are integers.

@@ -1,6 +1,7 @@
 //! Random weights in bytes.
 
-use moeflux::formats::{AffineCodec, Codec, Encoded, codec::bf16, encode};
+use half::f16;
+use moeflux::formats::{AffineCodec, BlockCodec, Codec, Encoded, codec::bf16, encode};
 use moeflux::weights::MatrixPart;
 
 use crate::{HarnessError, Random};
@@ -34,7 +35,7 @@ pub fn affine4_matrix(random: &mut Random, rows: usize, cols: usize) -> MatrixPa
     }
 }
 
-/// A matrix of random values in [-scale, scale], coded.
+/// A matrix of random values in about [-scale, scale], coded.
 ///
 /// # Errors
 /// [`HarnessError::Format`] if the codec cannot hold that many columns.
@@ -45,13 +46,43 @@ pub fn coded_matrix(
     cols: usize,
     scale: f32,
 ) -> Result<MatrixPart, HarnessError> {
-    let encoded = encode(codec, &random.floats(rows * cols, scale), rows, cols)?;
+    let encoded = match codec {
+        Codec::Block(block @ (BlockCodec::Q4K | BlockCodec::Q5K | BlockCodec::Q6K)) => Encoded {
+            weights: drawn_blocks(random, block, rows * cols, scale),
+            ..Encoded::default()
+        },
+        _ => encode(codec, &random.floats(rows * cols, scale), rows, cols)?,
+    };
     Ok(MatrixPart {
         codec,
         rows,
         cols,
         encoded,
     })
+}
+
+/// Blocks of codecs that have no encoder, drawn in their coded form: random integers and scales
+/// of parts, and a scale of the block (and of its minima) that fits `scale`.
+fn drawn_blocks(random: &mut Random, block: BlockCodec, elements: usize, scale: f32) -> Vec<u8> {
+    // Integers times scales of parts reach these; minima then lie in the middle.
+    let (at, largest, middle) = match block {
+        BlockCodec::Q4K => (0, 15.0 * 63.0, 7.5),
+        BlockCodec::Q5K => (0, 31.0 * 63.0, 15.5),
+        _ => (208, 32.0 * 128.0, 0.0),
+    };
+    let mut blocks = Vec::new();
+    for _ in 0..elements / block.block_elements() {
+        let mut bytes: Vec<u8> = (0..block.block_bytes())
+            .map(|_| (random.next_u64() >> 24) as u8)
+            .collect();
+        let d = scale / largest * (1.5 + 0.5 * random.next_f32());
+        bytes[at..at + 2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+        if middle > 0.0 {
+            bytes[2..4].copy_from_slice(&f16::from_f32(d * middle).to_le_bytes());
+        }
+        blocks.extend(bytes);
+    }
+    blocks
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use moeflux::backend::{Backend, ExpertStage};
 use moeflux::experts::{MemoryReader, ReaderChoice, Residency, ResidencyOptions};
 use moeflux::formats::{Codec, Encoded};
-use moeflux::kernels::KvType;
 use moeflux::weights::{ExpertPart, ExpertTable, MatrixPart, Weights};
 use moeflux::{GraphRunner, Session, Span};
 
@@ -24,7 +23,7 @@ pub fn run(case: &Case, backend: Box<dyn Backend>) -> Result<Trace, HarnessError
         weights,
         stage(case)?,
         backend,
-        KvType::F32,
+        case.kv_type,
     );
     let mut sessions: Vec<Session> = (0..case.sessions()).map(|_| runner.session()).collect();
     let mut trace = Trace::of_sessions(sessions.len());

@@ -6,15 +6,36 @@
 
 mod common;
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use common::{activations, agreed, best, reference_trace, same_in_any_company};
+use common::{activations, agreed, best, kv_types, reference_trace, same_in_any_company};
+use moeflux::Activations;
+use moeflux::kernels::KvType;
 use moeflux_harness::cases::seed::{NAMES, SeedCase, Twin, case};
 use moeflux_harness::compare::identical_timelines;
 use moeflux_harness::{Case, Trace};
 
 /// Held by a case that takes much memory.
 static LARGE: Mutex<()> = Mutex::new(());
+/// What the plain code gave for samples, and the best for twins: several cases share them.
+static SAMPLES: Traces = Mutex::new(BTreeMap::new());
+static TWINS: Traces = Mutex::new(BTreeMap::new());
+
+type Traces = Mutex<BTreeMap<String, Arc<Trace>>>;
+
+/// The case's trace, made once.
+fn once(
+    traces: &Traces,
+    case: &Case,
+    activations: Activations,
+    make: fn(&Case, Activations) -> Trace,
+) -> Arc<Trace> {
+    let mut traces = traces.lock().unwrap_or_else(PoisonError::into_inner);
+    let name = format!("{}, {activations}, {}", case.name, case.kv_type);
+    let trace = traces.entry(name);
+    Arc::clone(trace.or_insert_with(|| Arc::new(make(case, activations))))
+}
 
 /// Compares the rows that a case and another have in common.
 fn same_rows(trace: &Trace, twin: &Twin, twin_trace: &Trace) {
@@ -24,30 +45,45 @@ fn same_rows(trace: &Trace, twin: &Twin, twin_trace: &Trace) {
 }
 
 fn check(name: &str) {
+    let seed_case = case(name).expect("the case is listed");
+    let _alone = seed_case
+        .sample
+        .as_ref()
+        .map(|_| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    for &kv_type in kv_types(&seed_case.case) {
+        check_keeping(seed_case.clone(), kv_type);
+    }
+}
+
+fn check_keeping(seed_case: SeedCase, kv_type: KvType) {
     let SeedCase {
         case,
         sample,
         twins,
-    } = case(name).expect("the case is listed");
-    let _alone = sample
-        .as_ref()
-        .map(|_| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
-    let plain: &Case = sample.as_ref().map_or(&case, |s| &s.case);
+    } = seed_case;
+    let case = case.keeping(kv_type);
     for &activations in activations(&case) {
-        let expected = reference_trace(plain, activations);
         let whole = match &sample {
             Some(sample) => {
+                let few = sample.case.clone().keeping(kv_type);
+                let expected = once(&SAMPLES, &few, activations, reference_trace);
+                if kv_type != KvType::default() {
+                    continue;
+                }
                 let whole = best(&case, activations);
                 same_rows(&whole, sample, &expected);
                 whole
             }
             None => {
+                let expected = reference_trace(&case, activations);
                 same_in_any_company(&case, activations, &expected);
                 expected
             }
         };
         for twin in &twins {
-            same_rows(&whole, twin, &best(&twin.case, activations));
+            let other = twin.case.clone().keeping(kv_type);
+            let trace = once(&TWINS, &other, activations, best);
+            same_rows(&whole, twin, &trace);
         }
     }
 }

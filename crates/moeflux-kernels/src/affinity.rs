@@ -34,11 +34,16 @@ impl Cores {
         set
     }
 
+    pub(crate) fn contains(&self, core: usize) -> bool {
+        // SAFETY: the index is below the number of bits of a set.
+        core < Self::SIZE * 8 && unsafe { libc::CPU_ISSET(core, &self.0) }
+    }
+
     /// Their numbers, ascending.
     pub(crate) fn list(&self) -> Vec<usize> {
-        // SAFETY: the index is below the number of bits of a set.
-        let contains = |&core: &usize| unsafe { libc::CPU_ISSET(core, &self.0) };
-        (0..Self::SIZE * 8).filter(contains).collect()
+        (0..Self::SIZE * 8)
+            .filter(|&core| self.contains(core))
+            .collect()
     }
 
     /// Keeps the calling thread on them; where the system refuses, it stays as free as it was.
@@ -62,6 +67,10 @@ impl Cores {
 
     pub(crate) fn only(_core: usize) -> Cores {
         Cores
+    }
+
+    pub(crate) fn contains(&self, _core: usize) -> bool {
+        false
     }
 
     pub(crate) fn list(&self) -> Vec<usize> {

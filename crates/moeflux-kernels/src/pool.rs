@@ -145,7 +145,7 @@ impl ThreadPool {
     /// may not use that core, or where the system has no such notion.
     pub fn settle(&self) -> Settled {
         let before = Cores::allowed();
-        let core = self.core.filter(|core| before.list().contains(core));
+        let core = self.core.filter(|&core| before.contains(core));
         if let Some(core) = core {
             self.shared.settled.store(true, SeqCst);
             Cores::only(core).keep_to();

@@ -4,6 +4,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "a test that cannot go on fails"
 )]
 
@@ -13,10 +14,13 @@ mod gguf;
 
 use std::path::PathBuf;
 
-use common::{bits, fixture, logits, open, options, run};
+use common::{bits, fixture, logits, open, run};
 use gguf::{Copy, file};
 use moeflux::formats::Checkpoint;
-use moeflux::{Engine, EngineOptions, Error, Logits, PackOptions, inspect, model_path, pack};
+use moeflux::{
+    Activations, Engine, EngineOptions, Error, KvType, Logits, PackOptions, inspect, model_path,
+    pack,
+};
 
 /// File, the checkpoint it was made from, and how far its logits may be from that one's. The
 /// first was rounded differently: one is added to norms in f16.
@@ -30,6 +34,14 @@ const MADE_FROM: [(&str, &str, f64); 4] = [
     ("qwen3_5_moe_tied.gguf", "qwen3_5_moe_text_fused", 1e-5),
     ("qwen3_5_moe_gate_up.gguf", "qwen3_5_moe_text_f32", 1e-5),
 ];
+
+/// Nothing is rounded that the file has not rounded.
+fn options() -> EngineOptions {
+    EngineOptions {
+        kv: KvType::F32,
+        ..common::options()
+    }
+}
 
 /// The reference's prompt and logits.
 struct Golden {
@@ -50,8 +62,8 @@ fn golden(path: PathBuf) -> Golden {
     }
 }
 
-/// Relative L2 of the worst position.
-fn distance(ours: &Logits, reference: &[f32]) -> f64 {
+/// Relative L2 of each position.
+fn distances(ours: &Logits, reference: &[f32]) -> Vec<f64> {
     assert_eq!(ours.values.len(), reference.len());
     let rows = reference.chunks_exact(ours.vocab).enumerate();
     let relative = |(row, reference): (usize, &[f32])| {
@@ -60,9 +72,14 @@ fn distance(ours: &Logits, reference: &[f32]) -> f64 {
         let size: f64 = reference.iter().map(|&b| f64::from(b).powi(2)).sum();
         (error / size).sqrt()
     };
+    rows.map(relative).collect()
+}
+
+/// Relative L2 of the worst position.
+fn distance(ours: &Logits, reference: &[f32]) -> f64 {
     // NaN must not get lost.
-    rows.map(relative)
-        .fold(0.0, |worst, x| if x <= worst { worst } else { x })
+    let worse = |worst, x| if x <= worst { worst } else { x };
+    distances(ours, reference).into_iter().fold(0.0, worse)
 }
 
 #[test]
@@ -93,6 +110,31 @@ fn answers_are_those_of_the_checkpoint() {
         let found = distance(&ours, &theirs.values);
         println!("{name}: relative L2 {found:.1e}");
         assert!(found <= limit, "{name}: {found:.1e}");
+    }
+}
+
+/// 8-bit weights are close to what they were made from, but for tokens whose experts change.
+#[test]
+fn quantized_answers_are_close() {
+    let golden = golden(fixture("qwen3_5_moe_text_f32").join("golden.safetensors"));
+    let path = file("qwen3_5_moe_q8_0.gguf");
+    for (activations, limit) in [(Activations::F32, 0.02), (Activations::Int8, 0.04)] {
+        let setting = EngineOptions {
+            activations,
+            ..options()
+        };
+        let ours = logits(&open(&path, &setting), &golden.tokens);
+        let mut found = distances(&ours, &golden.logits);
+        found.sort_by(f64::total_cmp);
+        let median = found[found.len() / 2];
+        println!("{activations:?}: relative L2 {median:.1e} (median)");
+        assert!(median <= limit, "{activations:?}: {median:.1e}");
+        let reference = EngineOptions {
+            reference: true,
+            ..setting
+        };
+        let other = logits(&open(&path, &reference), &golden.tokens);
+        assert_eq!(bits(&other.values), bits(&ours.values), "{activations:?}");
     }
 }
 

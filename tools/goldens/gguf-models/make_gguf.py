@@ -91,15 +91,15 @@ def make_marked(converter, demo, out):
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(MARKED_TEXTS * 8, trainer)
-    tokenizer.add_special_tokens(["<|im_end|>"])
+    # transformers adds the second to every tokenizer of this kind of model.
+    tokenizer.add_special_tokens(["<|im_end|>", "<|endoftext|>"])
     with tempfile.TemporaryDirectory() as directory:
         made = Path(directory) / "marked"
         made.mkdir()
         tokenizer.save(str(made / "tokenizer.json"))
         (made / "config.json").write_bytes((demo / "config.json").read_bytes())
-        (made / "tokenizer_config.json").write_bytes(
-            (demo / "tokenizer_config.json").read_bytes().replace(b"<|endoftext|>", b"<|im_end|>")
-        )
+        settings = (demo / "tokenizer_config.json").read_bytes()
+        (made / "tokenizer_config.json").write_bytes(settings)
         flags = ["--vocab-only", "--no-mtp"]
         convert(converter, made, out / "marked_vocabulary.gguf", "bf16", flags)
         (out / "marked_tokenizer.json").write_bytes((made / "tokenizer.json").read_bytes())

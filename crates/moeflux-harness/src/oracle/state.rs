@@ -1,7 +1,8 @@
 //! Operations on sessions' state: keys and values, causal convolution, the gated delta rule.
 
+use half::f16;
 use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, DeltaShape};
+use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -43,9 +44,15 @@ impl State {
     }
 }
 
-/// What a session keeps of a key's or value's element: it is stored in f32.
-fn stored(value: f64) -> f64 {
-    f64::from(value as f32)
+/// What a session keeps of a key's or value's element.
+fn stored(value: f64, kv_type: KvType) -> f64 {
+    match kv_type {
+        KvType::F32 => f64::from(value as f32),
+        KvType::F16 => {
+            let largest = f16::MAX.to_f64();
+            f16::from_f64(value.clamp(-largest, largest)).to_f64()
+        }
+    }
 }
 
 /// Four partial sums: exact enough, and several times faster than one.
@@ -67,10 +74,11 @@ impl Oracle<'_> {
         for rows in self.rows.clone() {
             match op {
                 Op::KvAppend { k, v, state } => {
+                    let kv_type = self.case.kv_type;
                     let part = |all: &[f64], n: usize| -> Vec<f64> {
                         let width = all.len() / n;
                         let mine = &all[rows.first * width..(rows.first + rows.len) * width];
-                        mine.iter().copied().map(stored).collect()
+                        mine.iter().map(|&v| stored(v, kv_type)).collect()
                     };
                     let n = self.tokens.len();
                     let (k, v) = (part(self.get(*k), n), part(self.get(*v), n));
@@ -228,7 +236,10 @@ fn delta_step(
     memory: &mut [f64],
 ) -> Vec<f64> {
     let (keys, values) = (shape.key_dim, shape.value_dim);
-    let key_head = head / (shape.value_heads / shape.key_heads);
+    let key_head = match shape.head_order {
+        HeadOrder::Grouped => head * shape.key_heads / shape.value_heads,
+        HeadOrder::Tiled => head % shape.key_heads,
+    };
     let unit = |first: usize| -> Vec<f64> {
         let x = &qkv[first..first + keys];
         let length = (dot(x, x) + LENGTH_EPS).sqrt();

@@ -1,6 +1,7 @@
 //! What every case is held to, whatever it is.
 #![allow(dead_code, reason = "each test program uses a part")]
 
+use moeflux::kernels::KvType;
 use moeflux::{Activations, Isa};
 use moeflux_harness::backends::{cpu, processors, reference};
 use moeflux_harness::compare::{close, identical, identical_timelines};
@@ -77,10 +78,21 @@ pub fn agreed<T, E: std::fmt::Debug>(case: &Case, result: Result<T, E>) -> T {
     }
 }
 
+/// The types of keys and values that make a difference to the case.
+pub fn kv_types(case: &Case) -> &'static [KvType] {
+    match case.has_keys() {
+        true => &[KvType::F16, KvType::F32],
+        false => &[KvType::F16],
+    }
+}
+
 /// Everything that a case of ordinary size is held to.
 pub fn check(case: &Case) {
-    for &activations in activations(case) {
-        let expected = reference_trace(case, activations);
-        same_in_any_company(case, activations, &expected);
+    for &kv_type in kv_types(case) {
+        let case = case.clone().keeping(kv_type);
+        for &activations in activations(&case) {
+            let expected = reference_trace(&case, activations);
+            same_in_any_company(&case, activations, &expected);
+        }
     }
 }

@@ -39,7 +39,7 @@ pub fn arrange(
         };
         let full = lanes == TILE;
         let out = if full { &mut *bytes } else { &mut tile[..] };
-        backend.run(Arrange { rows, cols, out });
+        backend.run(Arrange { rows, out });
         if !full {
             squeeze(coding, cols, lanes, &tile, bytes);
         }
@@ -80,16 +80,11 @@ pub(crate) fn spread_tile(tile: &CodedTile<'_>, weights: &mut Vec<u8>, maps: &mu
     let lanes = tile.lanes;
     weights.clear();
     weights.resize(TILE * tile.coding.row_bytes(tile.cols), 0);
-    let (words_len, mut at) = (tile.words.len(), 0);
+    let mut at = 0;
     pieces(tile.coding, tile.cols, &mut |to, bytes| {
-        let len = lanes * bytes;
-        let piece = if at < words_len {
-            &tile.words[at..at + len]
-        } else {
-            &tile.block_scales[at - words_len..][..len]
-        };
-        weights[to * TILE..][..len].copy_from_slice(piece);
-        at += len;
+        let piece = &tile.bytes[at..at + lanes * bytes];
+        weights[to * TILE..][..piece.len()].copy_from_slice(piece);
+        at += piece.len();
     });
     maps.clear();
     for part in [tile.scales, tile.biases] {
@@ -108,16 +103,14 @@ fn pieces(coding: Coding, cols: usize, piece: &mut dyn FnMut(usize, usize)) {
         piece(start, bytes);
         start += bytes;
     };
-    for _ in 0..cols / UNIT * coding.bits() {
-        next(4);
-    }
-    let Some((elements, _)) = coding.block() else {
-        return;
-    };
-    for _ in 0..cols / elements {
-        scale_pieces(coding)
-            .iter()
-            .for_each(|&(_, bytes)| next(bytes));
+    let (units, _) = coding.block_parts();
+    for _ in 0..cols / UNIT / units {
+        for &(_, bytes) in scale_pieces(coding) {
+            next(bytes);
+        }
+        for _ in 0..units * coding.bits() {
+            next(4);
+        }
     }
 }
 
@@ -134,7 +127,6 @@ fn scale_pieces(coding: Coding) -> &'static [(usize, usize)] {
 /// Writes a tile of 16 rows.
 struct Arrange<'a> {
     rows: Rows<'a>,
-    cols: usize,
     /// As many bytes as the rows.
     out: &'a mut [u8],
 }
@@ -144,20 +136,16 @@ impl Kernel for Arrange<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
-        let Arrange { rows, cols, out } = self;
+        let Arrange { rows, out } = self;
         let bits = rows.coding.bits();
-        let (words, scales) = out.split_at_mut(TILE * cols / 8 * bits);
-        let (words, _) = words.as_chunks_mut::<64>();
-        for (unit, words) in words.chunks_exact_mut(bits).enumerate() {
-            store_planes(l, rows.unit(l, unit), words);
-        }
-        let Some((elements, block_bytes)) = rows.coding.block() else {
-            return;
-        };
-        let mut at = 0;
-        for block in 0..cols / elements {
+        let (units, scale_bytes) = rows.coding.block_parts();
+        let source_bytes = rows.coding.block().map_or(0, |block| block.1);
+        let tile_bytes = TILE * (units * bits * 4 + scale_bytes);
+        for (block, out) in out.chunks_exact_mut(tile_bytes).enumerate() {
+            let (scales, words) = out.split_at_mut(TILE * scale_bytes);
+            let mut at = 0;
             for &(place, bytes) in scale_pieces(rows.coding) {
-                let source = &rows.bytes[block * block_bytes + place..];
+                let source = &rows.bytes[block * source_bytes + place..];
                 let out = &mut scales[at..at + TILE * bytes];
                 // Constant lengths become plain moves.
                 match bytes {
@@ -165,6 +153,10 @@ impl Kernel for Arrange<'_> {
                     _ => gather::<4>(source, rows.row_bytes, out),
                 }
                 at += TILE * bytes;
+            }
+            let (words, _) = words.as_chunks_mut::<64>();
+            for (unit, words) in words.chunks_exact_mut(bits).enumerate() {
+                store_planes(l, rows.unit(l, block * units + unit), words);
             }
         }
     }

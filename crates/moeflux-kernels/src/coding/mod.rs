@@ -10,8 +10,9 @@
 //! they are. Word w of a unit stands for all rows before word w + 1.
 //!
 //! A tile takes the bytes that its rows take one after another, so a matrix is rearranged in
-//! place ([`arrange`]): affine codings keep scales and biases in slices of their own, group by
-//! group; GGUF's block codings have them behind the words of the same tile.
+//! place ([`arrange`]). Affine codings keep scales and biases in slices of their own, group by
+//! group. GGUF's block codings have them in the tile, before the words of each block, so that
+//! memory is read in one stream.
 
 mod arrange;
 mod source;
@@ -106,6 +107,16 @@ impl Coding {
             Coding::Q4K => Some((256, 144)),
             Coding::Q5K => Some((256, 176)),
             Coding::Q6K => Some((256, 210)),
+        }
+    }
+
+    /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
+    pub(crate) fn block_parts(self) -> (usize, usize) {
+        match self {
+            Coding::Affine { .. } => (1, 0),
+            Coding::Q4_0 | Coding::Q8_0 => (1, 2),
+            Coding::Q4K | Coding::Q5K => (8, 16),
+            Coding::Q6K => (8, 18),
         }
     }
 

@@ -8,10 +8,8 @@ pub(crate) struct CodedTile<'a> {
     pub coding: Coding,
     pub cols: usize,
     pub lanes: usize,
-    /// Words of the integers, each `lanes` times four bytes.
-    pub words: &'a [u8],
-    /// What block codings keep behind the words.
-    pub block_scales: &'a [u8],
+    /// Block after block: scales of all lanes, then words of all lanes.
+    pub bytes: &'a [u8],
     /// `[groups, lanes]` of affine codings.
     pub scales: &'a [u16],
     pub biases: &'a [u16],
@@ -23,8 +21,6 @@ impl<'a> Coded<'a> {
     pub(crate) fn tile(&self, rows: usize, cols: usize, first: usize) -> CodedTile<'a> {
         let lanes = TILE.min(rows - first);
         let row_bytes = self.coding.row_bytes(cols);
-        let tile = &self.weights[first * row_bytes..(first + lanes) * row_bytes];
-        let (words, block_scales) = tile.split_at(lanes * cols / 8 * self.coding.bits());
         let groups = match self.coding {
             Coding::Affine { group, .. } => cols / group,
             _ => 0,
@@ -34,8 +30,7 @@ impl<'a> Coded<'a> {
             coding: self.coding,
             cols,
             lanes,
-            words,
-            block_scales,
+            bytes: &self.weights[first * row_bytes..(first + lanes) * row_bytes],
             scales: &self.scales[maps.clone()],
             biases: &self.biases[maps],
         }
@@ -47,9 +42,11 @@ impl CodedTile<'_> {
     pub fn integer(&self, lane: usize, j: usize) -> u32 {
         let bits = self.coding.bits();
         let (unit, quad, element) = (j / UNIT, j % UNIT / 4, j % 4);
+        let (units, scale_bytes) = self.coding.block_parts();
+        let words = self.block(unit / units) + scale_bytes * self.lanes;
         let byte = |word: usize| {
-            let at = ((unit * bits + word) * self.lanes + lane) * 4 + element;
-            u32::from(self.words[at])
+            let at = ((unit % units * bits + word) * self.lanes + lane) * 4 + element;
+            u32::from(self.bytes[words + at])
         };
         let four = |base: usize| (byte(base + quad % 4) >> (quad / 4 * 4)) & 15;
         let two = |base: usize| (byte(base + quad / 4) >> (quad % 4 * 2)) & 3;
@@ -64,6 +61,12 @@ impl CodedTile<'_> {
         }
     }
 
+    /// Where a block begins.
+    fn block(&self, block: usize) -> usize {
+        let (units, scale_bytes) = self.coding.block_parts();
+        block * self.lanes * (units * self.coding.bits() * 4 + scale_bytes)
+    }
+
     /// Scale and bias of group g (of [`Coding::rounding`]'s length) in a lane.
     pub fn map(&self, lane: usize, g: usize) -> (f32, f32) {
         match self.coding {
@@ -71,35 +74,34 @@ impl CodedTile<'_> {
                 let at = g * self.lanes + lane;
                 (bf16(self.scales[at]), bf16(self.biases[at]))
             }
-            Coding::Q4_0 | Coding::Q8_0 => (self.half(g * self.lanes + lane), 0.0),
+            Coding::Q4_0 | Coding::Q8_0 => (self.half(self.block(g), lane), 0.0),
             Coding::Q4K | Coding::Q5K => {
-                let block = g / 8 * 8 * self.lanes;
+                let block = self.block(g / 8);
                 let (scale, minimum) = self.six_bits(block, lane, g % 8);
-                let d = self.half(block + 6 * self.lanes + lane);
-                let d_min = self.half(block + 7 * self.lanes + lane);
+                let d = self.half(block + 12 * self.lanes, lane);
+                let d_min = self.half(block + 14 * self.lanes, lane);
                 (d * scale as f32, d_min * -(minimum as i32) as f32)
             }
             Coding::Q6K => {
-                let block = g / 16 * 9 * self.lanes;
-                let at = (block + g % 16 / 4 * 2 * self.lanes) * 2 + lane * 4 + g % 4;
-                let scale = self.block_scales[at] as i8;
-                let d = self.half(block + 8 * self.lanes + lane);
-                (d * f32::from(scale), 0.0)
+                let block = self.block(g / 16);
+                let at = block + g % 16 / 4 * 4 * self.lanes + lane * 4 + g % 4;
+                let d = self.half(block + 16 * self.lanes, lane);
+                (d * f32::from(self.bytes[at] as i8), 0.0)
             }
         }
     }
 
-    /// The binary16 at an index of two bytes.
-    fn half(&self, at: usize) -> f32 {
-        let bits = [self.block_scales[at * 2], self.block_scales[at * 2 + 1]];
-        half::f16::from_bits(u16::from_le_bytes(bits)).to_f32_const()
+    /// A lane's binary16 of those that begin at a byte.
+    fn half(&self, start: usize, lane: usize) -> f32 {
+        let at = start + lane * 2;
+        let bits = u16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]);
+        half::f16::from_bits(bits).to_f32_const()
     }
 
     /// Scale and minimum j of a K block's eight, whose 12 bytes a lane are three words.
     fn six_bits(&self, block: usize, lane: usize, j: usize) -> (u32, u32) {
-        let byte = |i: usize| {
-            u32::from(self.block_scales[(block + i / 4 * 2 * self.lanes) * 2 + lane * 4 + i % 4])
-        };
+        let byte =
+            |i: usize| u32::from(self.bytes[block + i / 4 * 4 * self.lanes + lane * 4 + i % 4]);
         if j < 4 {
             return (byte(j) & 63, byte(j + 4) & 63);
         }

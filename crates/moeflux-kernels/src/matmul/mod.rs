@@ -22,6 +22,8 @@ use crate::{
 
 /// Multiply-adds below which a parallel loop costs more than it saves.
 const SMALL: usize = 1 << 16;
+/// Tiles that a thread takes at once, at most.
+const LONGEST: usize = 32;
 
 /// Working memory of a thread.
 #[derive(Default)]
@@ -157,9 +159,14 @@ impl Cpu {
             tiles += rows.div_ceil(TILE);
             work = work.saturating_add(check::product(&[rows, cols, m]));
         }
-        let grain = if work < SMALL { tiles } else { 1 };
-        self.split(tiles, grain, &|first, end| {
-            self.tiles(&products, first, end)
+        // Short ranges keep the threads' streams close together and their ends even.
+        let range = match work < SMALL {
+            true => tiles.max(1),
+            false => tiles.div_ceil(self.pool.threads() * 8).clamp(1, LONGEST),
+        };
+        self.pool.run(tiles.div_ceil(range), &|index| {
+            let first = index * range;
+            self.tiles(&products, first, (first + range).min(tiles));
         });
         Ok(())
     }
@@ -186,7 +193,14 @@ impl Cpu {
             |scratch| match (product.weights.data(), product.quantized) {
                 (MatrixData::Coded(weights), Some(x)) => {
                     let scratch = &mut scratch.coded;
-                    coded::rows(self.backend, product, &weights, x, first..end, scratch);
+                    coded::rows(
+                        self.backend,
+                        product,
+                        &weights,
+                        x,
+                        first..end,
+                        &mut scratch.tail,
+                    );
                 }
                 (MatrixData::Coded(weights), None) => {
                     let scratch = &mut scratch.coded;

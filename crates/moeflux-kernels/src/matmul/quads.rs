@@ -1,6 +1,6 @@
-//! Where a kernel takes a tile's quads from: the planes of its words, or a panel of quads that
-//! were taken out of them before.
+//! Taking quads out of the planes of a tile's words.
 
+use crate::coding::TILE;
 use crate::lanes::Lanes;
 
 /// Bytes to prefetch ahead of the words in use.
@@ -10,34 +10,43 @@ const AHEAD: usize = 4096;
 pub(super) trait Quads: Copy {
     /// Whether bytes may be 128 or more.
     const WIDE: bool;
-    /// Whether several tokens at once may take quads out of the planes again and again.
-    const CHEAP: bool;
+    /// Whether the coding is in such use that batches of every size deserve their own code.
+    const COMMON: bool;
 
     /// Quads 0 to 3 (or, `HIGH`, 4 to 7) of a unit.
     fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4];
 
     /// Announces that the units after this one will be wanted.
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, _l: L, _unit: usize) {}
+    fn prefetch<L: Lanes>(self, l: L, unit: usize);
 }
 
 /// Quads as bytes, ready for use.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<'a, const WIDE: bool>(pub &'a [[u8; 64]]);
+pub(super) struct Panel<'a>(pub &'a [[u8; 64]]);
 
-impl<const WIDE: bool> Quads for Panel<'_, WIDE> {
-    const WIDE: bool = WIDE;
-    const CHEAP: bool = true;
-
+impl Panel<'_> {
+    /// Quads 0 to 3 (or, `HIGH`, 4 to 7) of a unit.
     #[inline(always)]
-    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
+    pub fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
         bytes::<L, HIGH>(l, &self.0[unit * 8..][..8])
     }
 }
 
-/// Planes of `BITS` bits, as [`crate::coding`] lays them out.
+/// Planes of `BITS` bits, as [`crate::coding`] lays them out, in blocks of `UNITS` units that begin
+/// with `SCALES` bytes a lane.
 #[derive(Clone, Copy)]
-pub(super) struct Planes<'a, const BITS: usize>(pub &'a [[u8; 64]]);
+pub(super) struct Planes<'a, const BITS: usize, const UNITS: usize, const SCALES: usize>(
+    pub &'a [u8],
+);
+
+impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Planes<'_, BITS, UNITS, SCALES> {
+    /// Where a unit's words begin.
+    #[inline(always)]
+    fn start(unit: usize) -> usize {
+        let block = (UNITS * BITS * 4 + SCALES) * TILE;
+        unit / UNITS * block + SCALES * TILE + unit % UNITS * BITS * 64
+    }
+}
 
 /// The bits of one quad in a word: `$mask` after a shift to the right.
 macro_rules! field {
@@ -46,13 +55,15 @@ macro_rules! field {
     };
 }
 
-impl<const BITS: usize> Quads for Planes<'_, BITS> {
+impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Quads
+    for Planes<'_, BITS, UNITS, SCALES>
+{
     const WIDE: bool = BITS == 8;
-    const CHEAP: bool = BITS == 4;
+    const COMMON: bool = BITS >= 4;
 
     #[inline(always)]
     fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
-        let words = &self.0[unit * BITS..][..BITS];
+        let words = self.0[Self::start(unit)..][..BITS * 64].as_chunks().0;
         match BITS {
             8 => bytes::<L, HIGH>(l, words),
             4 => four::<L, HIGH>(l, words),
@@ -72,8 +83,9 @@ impl<const BITS: usize> Quads for Planes<'_, BITS> {
 
     #[inline(always)]
     fn prefetch<L: Lanes>(self, l: L, unit: usize) {
-        for word in 0..BITS {
-            l.prefetch(self.0.as_flattened(), (unit * BITS + word) * 64 + AHEAD);
+        // One line more where scales lie between the words.
+        for line in 0..BITS + SCALES.min(1) {
+            l.prefetch(self.0, Self::start(unit) + line * 64 + AHEAD);
         }
     }
 }

@@ -3,17 +3,6 @@
 use crate::coding::{CodedTile, TILE};
 use crate::lanes::Lanes;
 
-/// Bytes from the scales of a tile to those of the next: too far for the hardware to follow.
-#[derive(Clone, Copy)]
-struct NextTile(usize);
-
-impl NextTile {
-    #[inline(always)]
-    fn of(tile: &CodedTile<'_>) -> Self {
-        NextTile(tile.words.len() + tile.block_scales.len())
-    }
-}
-
 /// Scales of a tile whose 16 lanes all exist.
 pub(super) trait Scales: Copy {
     /// Groups in a unit, where they are shorter than one: 2, else 1.
@@ -30,9 +19,6 @@ pub(super) trait Scales: Copy {
     fn bias<L: Lanes>(self, l: L, _g: usize) -> L::F {
         l.zero()
     }
-    /// Announces that the same group of the next tile will be wanted.
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, _l: L, _g: usize) {}
 }
 
 /// bfloat16 scale and bias a group.
@@ -77,16 +63,16 @@ impl Scales for Affine<'_> {
 
 /// A binary16 scale a unit.
 #[derive(Clone, Copy)]
-pub(super) struct Half<'a>(&'a [[u8; 2 * TILE]], NextTile);
+pub(super) struct Half<'a, const BITS: usize>(&'a [u8]);
 
-impl<'a> Half<'a> {
+impl<'a, const BITS: usize> Half<'a, BITS> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        Half(tile.block_scales.as_chunks().0, NextTile::of(tile))
+        Half(tile.bytes)
     }
 }
 
-impl Scales for Half<'_> {
+impl<const BITS: usize> Scales for Half<'_, BITS> {
     const SPLIT: usize = 1;
     const BIAS: bool = false;
     const ZERO: bool = true;
@@ -98,35 +84,36 @@ impl Scales for Half<'_> {
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        l.load_f16(&halves(&self.0[g]))
-    }
-
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, l: L, g: usize) {
-        l.prefetch(self.0.as_flattened(), self.1.0 + g * 2 * TILE);
+        l.load_f16(&halves(&self.0[g * (BITS * 4 + 2) * TILE..]))
     }
 }
 
 /// Blocks of eight groups with 6-bit scales and minima: three words, then two binary16.
 #[derive(Clone, Copy)]
-pub(super) struct SixBit<'a>(&'a [[u8; 16 * TILE]], NextTile);
+pub(super) struct SixBit<'a, const BITS: usize>(&'a [u8]);
 
-impl<'a> SixBit<'a> {
+impl<'a, const BITS: usize> SixBit<'a, BITS> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        SixBit(tile.block_scales.as_chunks().0, NextTile::of(tile))
+        SixBit(tile.bytes)
+    }
+
+    /// The bytes from a block's scales on.
+    #[inline(always)]
+    fn block(self, block: usize) -> &'a [u8] {
+        &self.0[block * (8 * BITS * 4 + 16) * TILE..][..16 * TILE]
     }
 
     /// Word w of a block's three.
     #[inline(always)]
     fn word<L: Lanes>(self, l: L, block: usize, w: usize) -> L::I {
-        l.load_bytes(&self.0[block].as_chunks().0[w])
+        l.load_bytes(&self.block(block).as_chunks().0[w])
     }
 
     /// The binary16 behind the words.
     #[inline(always)]
     fn half<L: Lanes>(self, l: L, block: usize, at: usize) -> L::F {
-        l.load_f16(&halves(&self.0[block].as_chunks().0[6 + at]))
+        l.load_f16(&halves(&self.block(block)[(12 + 2 * at) * TILE..]))
     }
 
     /// Six bits of group j: from the word `own` for the first four groups, else the low or high
@@ -146,7 +133,7 @@ impl<'a> SixBit<'a> {
     }
 }
 
-impl Scales for SixBit<'_> {
+impl<const BITS: usize> Scales for SixBit<'_, BITS> {
     const SPLIT: usize = 1;
     const BIAS: bool = true;
     const ZERO: bool = false;
@@ -168,25 +155,20 @@ impl Scales for SixBit<'_> {
         let negative = l.sub_i(l.splat_i(0), minimum);
         l.mul(self.half(l, g / 8, 1), l.to_float(negative))
     }
-
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, l: L, g: usize) {
-        l.prefetch(self.0.as_flattened(), self.1.0 + g * 2 * TILE);
-    }
 }
 
 /// Blocks of sixteen groups of half a unit with 8-bit scales: four words, then a binary16.
 #[derive(Clone, Copy)]
-pub(super) struct EightBit<'a>(&'a [[u8; 18 * TILE]], NextTile);
+pub(super) struct EightBit<'a, const BITS: usize>(&'a [u8]);
 
-impl<'a> EightBit<'a> {
+impl<'a, const BITS: usize> EightBit<'a, BITS> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        EightBit(tile.block_scales.as_chunks().0, NextTile::of(tile))
+        EightBit(tile.bytes)
     }
 }
 
-impl Scales for EightBit<'_> {
+impl<const BITS: usize> Scales for EightBit<'_, BITS> {
     const SPLIT: usize = 2;
     const BIAS: bool = false;
     const ZERO: bool = true;
@@ -198,51 +180,23 @@ impl Scales for EightBit<'_> {
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        let (block, j) = (&self.0[g / 16], g % 16);
+        let (at, j) = (g / 16 * (8 * BITS * 4 + 18) * TILE, g % 16);
+        let block = &self.0[at..][..18 * TILE];
         let word = l.load_bytes(&block.as_chunks().0[j / 4]);
         let byte = l.shift_right_by(word, (j % 4 * 8) as u32);
         // The byte's sign: flip its bit, then take off its place.
         let flipped = l.xor_i(l.and_i(byte, l.splat_i(255)), l.splat_i(128));
         let signed = l.sub_i(flipped, l.splat_i(128));
-        let d = l.load_f16(&halves(&block.as_chunks().0[8]));
+        let d = l.load_f16(&halves(&block[16 * TILE..]));
         l.mul(d, l.to_float(signed))
-    }
-
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, l: L, g: usize) {
-        l.prefetch(self.0.as_flattened(), self.1.0 + g / 2 * 36);
     }
 }
 
 /// Scales and biases that were computed before.
 #[derive(Clone, Copy)]
-pub(super) struct Maps<'a, const SPLIT: usize, const BIAS: bool, const ZERO: bool> {
+pub(super) struct Maps<'a> {
     pub scales: &'a [[f32; TILE]],
     pub biases: &'a [[f32; TILE]],
-    pub units: usize,
-}
-
-impl<const SPLIT: usize, const BIAS: bool, const ZERO: bool> Scales
-    for Maps<'_, SPLIT, BIAS, ZERO>
-{
-    const SPLIT: usize = SPLIT;
-    const BIAS: bool = BIAS;
-    const ZERO: bool = ZERO;
-
-    #[inline(always)]
-    fn units(self) -> usize {
-        self.units
-    }
-
-    #[inline(always)]
-    fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        l.load(&self.scales[g])
-    }
-
-    #[inline(always)]
-    fn bias<L: Lanes>(self, l: L, g: usize) -> L::F {
-        l.load(&self.biases[g])
-    }
 }
 
 /// Evaluates `$body` with the quads and the scales of a tile's coding.
@@ -250,25 +204,25 @@ macro_rules! with_coding {
     ($tile:expr, |$quads:ident, $scales:ident| $body:expr) => {{
         use crate::coding::Coding;
         use crate::matmul::{quads::Planes, scales};
-        let words = $tile.words.as_chunks().0;
         macro_rules! with {
-            ($bits:literal, $kind:ident) => {{
-                let ($quads, $scales) = (Planes::<$bits>(words), scales::$kind::of($tile));
+            ($bits:literal, $units:literal, $scale_bytes:literal, $kind:ty) => {{
+                let $quads = Planes::<$bits, $units, $scale_bytes>($tile.bytes);
+                let $scales = <$kind>::of($tile);
                 $body
             }};
         }
         match $tile.coding {
-            Coding::Affine { bits: 2, .. } => with!(2, Affine),
-            Coding::Affine { bits: 3, .. } => with!(3, Affine),
-            Coding::Affine { bits: 4, .. } => with!(4, Affine),
-            Coding::Affine { bits: 5, .. } => with!(5, Affine),
-            Coding::Affine { bits: 6, .. } => with!(6, Affine),
-            Coding::Affine { .. } => with!(8, Affine),
-            Coding::Q4_0 => with!(4, Half),
-            Coding::Q8_0 => with!(8, Half),
-            Coding::Q4K => with!(4, SixBit),
-            Coding::Q5K => with!(5, SixBit),
-            Coding::Q6K => with!(6, EightBit),
+            Coding::Affine { bits: 2, .. } => with!(2, 1, 0, scales::Affine<'_>),
+            Coding::Affine { bits: 3, .. } => with!(3, 1, 0, scales::Affine<'_>),
+            Coding::Affine { bits: 4, .. } => with!(4, 1, 0, scales::Affine<'_>),
+            Coding::Affine { bits: 5, .. } => with!(5, 1, 0, scales::Affine<'_>),
+            Coding::Affine { bits: 6, .. } => with!(6, 1, 0, scales::Affine<'_>),
+            Coding::Affine { .. } => with!(8, 1, 0, scales::Affine<'_>),
+            Coding::Q4_0 => with!(4, 1, 2, scales::Half<'_, 4>),
+            Coding::Q8_0 => with!(8, 1, 2, scales::Half<'_, 8>),
+            Coding::Q4K => with!(4, 8, 16, scales::SixBit<'_, 4>),
+            Coding::Q5K => with!(5, 8, 16, scales::SixBit<'_, 5>),
+            Coding::Q6K => with!(6, 8, 18, scales::EightBit<'_, 6>),
         }
     }};
 }
@@ -276,9 +230,9 @@ pub(super) use with_coding;
 
 /// Sixteen little-endian halves.
 #[inline(always)]
-fn halves(bytes: &[u8; 2 * TILE]) -> [u16; TILE] {
+fn halves(bytes: &[u8]) -> [u16; TILE] {
     let mut out = [0; TILE];
-    for (out, bytes) in out.iter_mut().zip(bytes.as_chunks().0) {
+    for (out, bytes) in out.iter_mut().zip(bytes[..2 * TILE].as_chunks().0) {
         *out = u16::from_le_bytes(*bytes);
     }
     out

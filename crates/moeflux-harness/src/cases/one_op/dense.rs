@@ -4,12 +4,15 @@ use moeflux::formats::Codec;
 use moeflux::graph::{GraphBuilder, Op, WeightId};
 use moeflux::weights::WeightPart;
 
-use super::{graph_of, inputs};
+use super::{graph_of, inputs, least_cols};
 use crate::{Case, HarnessError, Random, coded_matrix};
 
 /// Rows of a table in any codec.
 pub(super) fn embed(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
-    let (vocab, width) = (random.within(2, 70), 128 * random.within(1, 3));
+    let (vocab, width) = (
+        random.within(2, 70),
+        least_cols(&[codec]) * random.within(1, 3),
+    );
     let mut g = GraphBuilder::default();
     let out = g.buffer("out", width);
     let weight = WeightId::new(0);
@@ -38,7 +41,10 @@ pub(super) fn exact_matmul(random: &mut Random, codec: Codec) -> Result<Case, Ha
 }
 
 fn products(random: &mut Random, codecs: &[Codec], exact: bool) -> Result<Case, HarnessError> {
-    let (n, cols) = (random.within(1, 40), 128 * random.within(1, 12));
+    let (n, cols) = (
+        random.within(1, 40),
+        least_cols(codecs) * random.within(1, 8),
+    );
     // Of few outputs in all, the one near zero would be measured by its own size.
     let fewest = if n < 16 { 16 } else { 1 };
     let mut g = GraphBuilder::default();

@@ -6,7 +6,7 @@ use moeflux::formats::Codec;
 use moeflux::graph::{BufferId, GraphBuilder, Op};
 use moeflux::weights::ExpertPart;
 
-use super::{graph_of, inputs};
+use super::{graph_of, inputs, least_cols};
 use crate::{Case, HarnessError, Random, coded_matrix};
 
 /// Random experts of one layer, in room for some of them.
@@ -19,7 +19,8 @@ struct Layer {
 
 impl Layer {
     fn new(random: &mut Random, codec: Codec) -> Result<Layer, HarnessError> {
-        let (hidden, intermediate) = (128 * random.within(1, 3), 128 * random.within(1, 2));
+        let least = least_cols(&[codec]);
+        let (hidden, intermediate) = (least * random.within(1, 3), least * random.within(1, 2));
         let count = random.within(1, 10);
         let mut experts = Vec::with_capacity(count);
         for _ in 0..count {

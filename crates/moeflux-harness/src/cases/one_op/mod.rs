@@ -5,7 +5,7 @@ mod experts;
 mod rowwise;
 mod state;
 
-use moeflux::formats::{AffineCodec, Codec};
+use moeflux::formats::{AffineCodec, BlockCodec, Codec};
 use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
 
 use crate::{Case, HarnessError, Random};
@@ -55,7 +55,14 @@ pub fn codecs() -> Vec<Codec> {
             all.push(Codec::Affine(AffineCodec { bits, group }));
         }
     }
+    all.extend(BlockCodec::ALL.map(Codec::Block));
     all
+}
+
+/// Columns that all of the codecs divide.
+fn least_cols(codecs: &[Codec]) -> usize {
+    let blocks = |codec: &Codec| matches!(codec, Codec::Block(_));
+    if codecs.iter().any(blocks) { 256 } else { 128 }
 }
 
 /// A graph of one operation whose last result is `out`.

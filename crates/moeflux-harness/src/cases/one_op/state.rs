@@ -90,7 +90,7 @@ pub(super) fn gated_delta(random: &mut Random) -> Case {
         value_heads: key_heads * random.within(1, 4),
         key_dim: random.within(1, 70),
         value_dim: random.within(1, 70),
-        head_order: HeadOrder::Grouped,
+        head_order: random.one_of(&[HeadOrder::Grouped, HeadOrder::Tiled]),
     };
     let value_len = shape.value_heads * shape.value_dim;
     let qkv_len = 2 * key_heads * shape.key_dim + value_len;

@@ -70,7 +70,10 @@ pub(super) fn case(name: &str) -> Option<SeedCase> {
         fold: HEADS / KV_HEADS,
         steps: vec![&all],
     };
-    let native = data.case(&format!("{name}, the model's heads in one step"), &native);
+    let native = data.case(
+        &format!("sdpa {shape}, the model's heads in one step"),
+        &native,
+    );
     found = found.with_twin(native, n);
     let products = n * (start + n);
     if products > LARGE || (products > MEDIUM && (tiled || fold > 1)) {
@@ -80,7 +83,7 @@ pub(super) fn case(name: &str) -> Option<SeedCase> {
             steps: rows.chunks(1).collect(),
         };
         found.sample = Some(Twin {
-            case: data.case(&format!("{name}, some rows"), &arrangement),
+            case: data.case(&format!("sdpa {shape}, some rows"), &arrangement),
             twin_rows: (0..rows.len()).collect(),
             rows,
         });

@@ -16,7 +16,8 @@ pub struct SeedCase {
     pub case: Case,
     /// Set where the case is too large for plain code: the same with few of its rows.
     pub sample: Option<Twin>,
-    /// Cases that compute the same in another arrangement.
+    /// Cases that compute the same in another arrangement. Twins and samples of the same name,
+    /// also of different cases, are the same.
     pub twins: Vec<Twin>,
 }
 
