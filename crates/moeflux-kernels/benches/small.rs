@@ -41,15 +41,11 @@ fn rows(criterion: &mut Criterion) {
         bench(&mut group, "add", values(3 * x.len()), || {
             cpu.add(&x, &x, &mut out).unwrap();
         });
-        let (_, affine) = CODECS[0];
-        bench(
-            &mut group,
-            "quantize",
-            values(x.len() + x.len() / 4),
-            || {
-                black_box(affine.quantized(&cpu, &x, HIDDEN));
-            },
-        );
+        let mut quantized = Quantized::default();
+        let work = values(x.len() + x.len() / 4);
+        bench(&mut group, "quantize", work, || {
+            quantized.quantize(&cpu, &x, n, HIDDEN, ROUNDING).unwrap();
+        });
         let (gate, up) = (
             floats(n * TOP_K * INTERMEDIATE),
             floats(n * TOP_K * INTERMEDIATE),

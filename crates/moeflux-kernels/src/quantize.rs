@@ -182,17 +182,17 @@ fn quantize_group<L: Lanes>(l: L, x: &[f32], values: &mut [i8]) -> (f32, i32) {
         return (scale, 0);
     }
     let (most, least, divisor) = (l.splat(127.0), l.splat(-127.0), l.splat(scale));
-    let mut sum = 0i32;
-    for (i, chunk) in chunks.iter().enumerate() {
+    let mut sums = l.splat_i(0);
+    let (values, _) = values.as_chunks_mut::<16>();
+    for (chunk, values) in chunks.iter().zip(values) {
         let q = l.round(l.div(l.load(chunk), divisor));
         let q = l.if_greater(q, most, most, q);
-        let q = l.if_greater(least, q, least, q);
-        let mut integers = [0; 16];
-        l.store_i(l.to_int(q), &mut integers);
-        for j in 0..16 {
-            sum += integers[j];
-            values[i * 16 + j] = integers[j] as i8;
-        }
+        let q = l.to_int(l.if_greater(least, q, least, q));
+        sums = l.add_i(sums, q);
+        l.store_i8(q, values);
     }
+    let mut lanes = [0; 16];
+    l.store_i(sums, &mut lanes);
+    let sum = lanes.iter().sum();
     (scale, sum)
 }

@@ -94,6 +94,13 @@ impl Lanes for Avx2 {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
             _mm256_storeu_si256(out.as_mut_ptr().add(8).cast(), x.1);
         };
+        store_i8(x: I, out: &mut [i8; 16]) -> () = {
+            // Packing works in halves: 0-3 8-11 4-7 12-15, then in order.
+            let words = _mm256_packs_epi32(x.0, x.1);
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packs_epi16(low, high));
+        };
         load_bytes(x: &[u8; 64]) -> I = Pair(
             _mm256_loadu_si256(x.as_ptr().cast()),
             _mm256_loadu_si256(x.as_ptr().add(32).cast()),
@@ -175,7 +182,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn stream(self, x: F, out: &mut [f32; 16]) {
-        if out.as_ptr().addr() % 32 == 0 {
+        if out.as_ptr().addr().is_multiple_of(32) {
             // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
             unsafe {
                 _mm256_stream_ps(out.as_mut_ptr(), x.0);

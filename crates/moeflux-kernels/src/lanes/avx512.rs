@@ -74,6 +74,8 @@ impl Lanes for Avx512 {
         splat_i(x: i32) -> __m512i = _mm512_set1_epi32(x);
         store_i(x: __m512i, out: &mut [i32; 16]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
+        store_i8(x: __m512i, out: &mut [i8; 16]) -> () =
+            _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x));
         load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
         store_bytes(x: __m512i, out: &mut [u8; 64]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
@@ -148,7 +150,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn stream(self, x: __m512, out: &mut [f32; 16]) {
-        if out.as_ptr().addr() % 64 == 0 {
+        if out.as_ptr().addr().is_multiple_of(64) {
             // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
             unsafe { _mm512_stream_ps(out.as_mut_ptr(), x) }
         } else {

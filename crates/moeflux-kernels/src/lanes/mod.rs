@@ -49,6 +49,8 @@ pub(crate) trait Lanes: Copy {
 
     fn splat_i(self, x: i32) -> Self::I;
     fn store_i(self, x: Self::I, out: &mut [i32; 16]);
+    /// Stores values of -128 to 127.
+    fn store_i8(self, x: Self::I, out: &mut [i8; 16]);
     /// From little-endian bytes.
     fn load_bytes(self, x: &[u8; 64]) -> Self::I;
     /// To little-endian bytes.

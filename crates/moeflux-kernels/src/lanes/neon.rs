@@ -106,6 +106,11 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         store_i(x: I, out: &mut [i32; 16]) -> () = {
             each!(R => vst1q_s32(out.as_mut_ptr().add(4 * R), x[R]));
         };
+        store_i8(x: I, out: &mut [i8; 16]) -> () = {
+            let low = vcombine_s16(vmovn_s32(x[0]), vmovn_s32(x[1]));
+            let high = vcombine_s16(vmovn_s32(x[2]), vmovn_s32(x[3]));
+            vst1q_s8(out.as_mut_ptr(), vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
+        };
         load_bytes(x: &[u8; 64]) -> I =
             each!(R => vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * R))));
         store_bytes(x: I, out: &mut [u8; 64]) -> () = {

@@ -120,6 +120,11 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn store_i8(self, x: Self::I, out: &mut [i8; 16]) {
+        *out = map(x, |x| x as i8);
+    }
+
+    #[inline(always)]
     fn load_bytes(self, x: &[u8; 64]) -> Self::I {
         let mut out = [0; 16];
         for (out, bytes) in out.iter_mut().zip(x.as_chunks::<4>().0) {

@@ -3,12 +3,7 @@
 
 use std::ops::Range;
 
-use super::{
-    Product,
-    panel::Scratch,
-    quads::{Panel, Quads},
-    scales::{Maps, Scales},
-};
+use super::{Product, panel::Scratch, quads::Panel, scales::Maps};
 use crate::coding::{Coded, TILE, UNIT};
 use crate::lanes::{Backend, Kernel, Lanes};
 
@@ -21,11 +16,11 @@ pub(super) fn rows(
     scratch: &mut Scratch,
 ) {
     let (all, cols) = (product.weights.rows(), product.weights.cols());
-    let Scratch { tail, panel, .. } = scratch;
+    let Scratch { tail, panel } = scratch;
     let (rounding, end) = (coded.coding.rounding(), rows.end);
     for row in rows.step_by(TILE) {
         let tile = tail.whole(coded, all, cols, row);
-        panel.fill(backend, &tile, 0, cols / UNIT);
+        panel.fill(backend, &tile, cols / UNIT);
         backend.run(Tokens {
             product,
             row,
@@ -33,9 +28,8 @@ pub(super) fn rows(
             units: cols / UNIT,
             half_group: rounding.group / (UNIT / 2),
             zero: rounding.zero,
-            quads: panel.quads::<true>(),
-            maps: panel.maps::<1, true, false>(),
-            bias: rounding.zero == 0,
+            quads: panel.quads(),
+            maps: panel.maps(),
         });
     }
 }
@@ -50,9 +44,8 @@ struct Tokens<'a, 'b> {
     /// Halves of units in a group.
     half_group: usize,
     zero: i32,
-    quads: Panel<'a, true>,
-    maps: Maps<'a, 1, true, false>,
-    bias: bool,
+    quads: Panel<'a>,
+    maps: Maps<'a>,
 }
 
 impl Kernel for Tokens<'_, '_> {
@@ -91,12 +84,8 @@ impl Tokens<'_, '_> {
                 (self.quads.half::<L, false>(l, unit), 0)
             };
             let g = half / self.half_group;
-            let scale = self.maps.scale(l, g);
-            let bias = if self.bias {
-                self.maps.bias(l, g)
-            } else {
-                l.zero()
-            };
+            let scale = l.load(&self.maps.scales[g]);
+            let bias = l.load(&self.maps.biases[g]);
             for q in 0..4 {
                 let weights = self.weights(l, quads[q], scale, bias);
                 for i in 0..T {

@@ -193,7 +193,14 @@ impl Cpu {
             |scratch| match (product.weights.data(), product.quantized) {
                 (MatrixData::Coded(weights), Some(x)) => {
                     let scratch = &mut scratch.coded;
-                    coded::rows(self.backend, product, &weights, x, first..end, scratch);
+                    coded::rows(
+                        self.backend,
+                        product,
+                        &weights,
+                        x,
+                        first..end,
+                        &mut scratch.tail,
+                    );
                 }
                 (MatrixData::Coded(weights), None) => {
                     let scratch = &mut scratch.coded;

@@ -1,5 +1,4 @@
-//! Panels: the quads and scales of some units of a tile, taken out of its planes once for many
-//! tokens.
+//! Panels: the quads and scales of a tile, taken out of its planes once for all tokens.
 
 use super::{
     quads::{Panel, Quads},
@@ -14,8 +13,6 @@ pub(super) struct Scratch {
     /// The last rows of a matrix as a whole tile.
     pub tail: Tail,
     pub panel: PanelMemory,
-    /// Results of a tile by token.
-    pub totals: Vec<[f32; TILE]>,
 }
 
 /// Memory for one tile.
@@ -57,42 +54,34 @@ pub(super) struct PanelMemory {
     quads: Vec<[u8; 64]>,
     scales: Vec<[f32; TILE]>,
     biases: Vec<[f32; TILE]>,
-    /// Units in a group.
-    units: usize,
 }
 
 impl PanelMemory {
-    /// Takes in the units first .. end of a tile.
-    pub fn fill(&mut self, backend: Backend, tile: &CodedTile<'_>, first: usize, end: usize) {
-        let units = end - first;
+    /// Takes in a tile of `units` units.
+    pub fn fill(&mut self, backend: Backend, tile: &CodedTile<'_>, units: usize) {
         if self.quads.len() < units * 8 {
             self.quads.resize(units * 8, [0; 64]);
             self.scales.resize(units * 2, [0.0; TILE]);
             self.biases.resize(units * 2, [0.0; TILE]);
         }
         with_coding!(tile, |quads, scales| {
-            self.units = scales.units();
             backend.run(Fill {
                 quads,
                 scales,
-                first,
-                end,
+                units,
                 panel: self,
             });
         });
     }
 
-    pub fn quads<const WIDE: bool>(&self) -> Panel<'_, WIDE> {
+    pub fn quads(&self) -> Panel<'_> {
         Panel(&self.quads)
     }
 
-    pub fn maps<const SPLIT: usize, const BIAS: bool, const ZERO: bool>(
-        &self,
-    ) -> Maps<'_, SPLIT, BIAS, ZERO> {
+    pub fn maps(&self) -> Maps<'_> {
         Maps {
             scales: &self.scales,
             biases: &self.biases,
-            units: self.units,
         }
     }
 }
@@ -100,8 +89,7 @@ impl PanelMemory {
 struct Fill<'a, Q, S> {
     quads: Q,
     scales: S,
-    first: usize,
-    end: usize,
+    units: usize,
     panel: &'a mut PanelMemory,
 }
 
@@ -113,12 +101,11 @@ impl<Q: Quads, S: Scales> Kernel for Fill<'_, Q, S> {
         let Fill {
             quads,
             scales,
-            first,
-            end,
+            units,
             panel,
         } = self;
         let out = panel.quads.as_chunks_mut::<8>().0;
-        for (unit, out) in (first..end).zip(out) {
+        for (unit, out) in (0..units).zip(out) {
             quads.prefetch(l, unit);
             let (low, high) = (
                 quads.half::<L, false>(l, unit),
@@ -129,12 +116,9 @@ impl<Q: Quads, S: Scales> Kernel for Fill<'_, Q, S> {
                 l.store_bytes(high[q], &mut out[q + 4]);
             }
         }
-        let group = |unit: usize| unit * S::SPLIT / scales.units();
-        for (at, g) in (group(first)..group(end)).enumerate() {
-            l.store(scales.scale(l, g), &mut panel.scales[at]);
-            if S::BIAS {
-                l.store(scales.bias(l, g), &mut panel.biases[at]);
-            }
+        for g in 0..units * S::SPLIT / scales.units() {
+            l.store(scales.scale(l, g), &mut panel.scales[g]);
+            l.store(scales.bias(l, g), &mut panel.biases[g]);
         }
     }
 }

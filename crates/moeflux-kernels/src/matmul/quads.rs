@@ -1,5 +1,4 @@
-//! Where a kernel takes a tile's quads from: the planes of its words, or a panel of quads that
-//! were taken out of them before.
+//! Taking quads out of the planes of a tile's words.
 
 use crate::coding::TILE;
 use crate::lanes::Lanes;
@@ -11,27 +10,24 @@ const AHEAD: usize = 4096;
 pub(super) trait Quads: Copy {
     /// Whether bytes may be 128 or more.
     const WIDE: bool;
-    /// Whether several tokens at once may take quads out of the planes again and again.
-    const CHEAP: bool;
+    /// Whether the coding is in such use that batches of every size deserve their own code.
+    const COMMON: bool;
 
     /// Quads 0 to 3 (or, `HIGH`, 4 to 7) of a unit.
     fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4];
 
     /// Announces that the units after this one will be wanted.
-    #[inline(always)]
-    fn prefetch<L: Lanes>(self, _l: L, _unit: usize) {}
+    fn prefetch<L: Lanes>(self, l: L, unit: usize);
 }
 
 /// Quads as bytes, ready for use.
 #[derive(Clone, Copy)]
-pub(super) struct Panel<'a, const WIDE: bool>(pub &'a [[u8; 64]]);
+pub(super) struct Panel<'a>(pub &'a [[u8; 64]]);
 
-impl<const WIDE: bool> Quads for Panel<'_, WIDE> {
-    const WIDE: bool = WIDE;
-    const CHEAP: bool = true;
-
+impl Panel<'_> {
+    /// Quads 0 to 3 (or, `HIGH`, 4 to 7) of a unit.
     #[inline(always)]
-    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
+    pub fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
         bytes::<L, HIGH>(l, &self.0[unit * 8..][..8])
     }
 }
@@ -63,7 +59,7 @@ impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Quads
     for Planes<'_, BITS, UNITS, SCALES>
 {
     const WIDE: bool = BITS == 8;
-    const CHEAP: bool = BITS == 4;
+    const COMMON: bool = BITS >= 4;
 
     #[inline(always)]
     fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {

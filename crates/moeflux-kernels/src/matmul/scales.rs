@@ -194,33 +194,9 @@ impl<const BITS: usize> Scales for EightBit<'_, BITS> {
 
 /// Scales and biases that were computed before.
 #[derive(Clone, Copy)]
-pub(super) struct Maps<'a, const SPLIT: usize, const BIAS: bool, const ZERO: bool> {
+pub(super) struct Maps<'a> {
     pub scales: &'a [[f32; TILE]],
     pub biases: &'a [[f32; TILE]],
-    pub units: usize,
-}
-
-impl<const SPLIT: usize, const BIAS: bool, const ZERO: bool> Scales
-    for Maps<'_, SPLIT, BIAS, ZERO>
-{
-    const SPLIT: usize = SPLIT;
-    const BIAS: bool = BIAS;
-    const ZERO: bool = ZERO;
-
-    #[inline(always)]
-    fn units(self) -> usize {
-        self.units
-    }
-
-    #[inline(always)]
-    fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        l.load(&self.scales[g])
-    }
-
-    #[inline(always)]
-    fn bias<L: Lanes>(self, l: L, g: usize) -> L::F {
-        l.load(&self.biases[g])
-    }
 }
 
 /// Evaluates `$body` with the quads and the scales of a tile's coding.
