@@ -277,8 +277,8 @@ mod tests {
         };
         assert!(weight_files(dir.path()).is_empty());
         let gguf = touch("model.gguf");
-        assert_eq!(weight_files(dir.path()), [gguf.clone()]);
-        assert_eq!(weight_files(&gguf), [gguf.clone()]);
+        assert_eq!(weight_files(dir.path()), std::slice::from_ref(&gguf));
+        assert_eq!(weight_files(&gguf), std::slice::from_ref(&gguf));
         let (b, a) = (touch("b.safetensors"), touch("a.safetensors"));
         assert_eq!(weight_files(dir.path()), [a, b]);
         std::fs::create_dir(dir.path().join("experts")).expect("makes");

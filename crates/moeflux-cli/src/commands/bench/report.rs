@@ -211,8 +211,8 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         .collect();
     format!(
         "{model} ({}): {}, {} parameters, experts {}\n\
-         {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; loaded \
-         in {:.2} s, first token after {:.2} s\n\
+         {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; \
+         loaded in {:.2} s, first token after {:.2} s\n\
          memory {:.1} GB/s at best, {:.1} in the median; G multiply-adds/s: {}",
         info.model_type,
         size::show(info.dense_bytes + info.expert_bytes),
