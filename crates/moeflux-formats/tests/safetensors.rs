@@ -265,7 +265,7 @@ fn the_writer_checks_what_it_is_given() {
     let mut writer = SafetensorsWriter::create(&path, std::slice::from_ref(&spec), 8).unwrap();
     writer.write(&[0; 3]).unwrap();
     misuse(writer.write(&[0; 2]));
-    misuse(writer.finish());
+    misuse(writer.finish().map(|_| ()));
     misuse(SafetensorsWriter::create(&path, &[spec.clone(), spec], 8).map(|_| ()));
     let huge = TensorSpec::new("t", DType::F32, [usize::MAX, 2]);
     misuse(SafetensorsWriter::create(&path, &[huge], 8).map(|_| ()));

@@ -27,7 +27,7 @@ fn main() {
     bytes.advise(memmap2::Advice::HugePage).unwrap();
     for (i, byte) in bytes.iter_mut().enumerate() {
         // Any two bytes are a small, normal binary16: others would be slow to convert.
-        *byte = (i * 2_654_435_761 >> 16) as u8 & 0x0f | 0x20;
+        *byte = ((i * 2_654_435_761) >> 16) as u8 & 0x0f | 0x20;
     }
     let words = vec![0x3c00u16; ROWS * COLS / 16];
     let wanted = arguments.next();

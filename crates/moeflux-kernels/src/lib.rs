@@ -8,7 +8,8 @@
 //!
 //! The canonical order: 16-lane partial sums with fused multiply-adds and a fixed tree for float
 //! dot products and sums; exact integer dots of groups, added in order within segments of
-//! [`SEGMENT`] elements, for integer-coded weights; in-order recurrences; attention by chunks of
+//! [`SEGMENT`] elements, for integer-coded weights, which lie in tiles of 16 rows ([`arrange`]; four
+//! partial sums along the row where their activations stay f32); in-order recurrences; attention by chunks of
 //! [`KV_CHUNK_TOKENS`] positions; our own exp, sigmoid, softplus, sine and cosine.
 //!
 //! This crate knows nothing of files, models or devices.

@@ -283,7 +283,7 @@ fn without_layer(name: &str) -> &str {
     }
 }
 
-/// `a.q_proj` and `a.k_proj` as `a.{q,k}_proj`.
+/// `a.q_proj` and `a.k_proj` as `a.{q,k}_proj`; words stay whole.
 fn joined(names: &[&str]) -> String {
     let Some((&first, rest)) = names.split_first() else {
         return String::new();
@@ -291,11 +291,14 @@ fn joined(names: &[&str]) -> String {
     if rest.is_empty() {
         return first.to_owned();
     }
+    let is_separator = |byte: &u8| matches!(byte, b'.' | b'_');
     let mut start = first.len();
     for name in rest {
         let pairs = first.bytes().zip(name.bytes());
         start = start.min(pairs.take_while(|(a, b)| a == b).count());
     }
+    let start = first.as_bytes()[..start].iter().rposition(is_separator);
+    let start = start.map_or(0, |at| at + 1);
     let mut end = names
         .iter()
         .map(|name| name.len() - start)
@@ -305,6 +308,11 @@ fn joined(names: &[&str]) -> String {
         let pairs = first.bytes().rev().zip(name.bytes().rev());
         end = end.min(pairs.take_while(|(a, b)| a == b).count());
     }
+    let suffix = &first.as_bytes()[first.len() - end..];
+    let end = suffix
+        .iter()
+        .position(is_separator)
+        .map_or(0, |at| end - at);
     let middles: Vec<&str> = names.iter().map(|n| &n[start..n.len() - end]).collect();
     let (prefix, suffix) = (&first[..start], &first[first.len() - end..]);
     format!("{prefix}{{{}}}{suffix}", middles.join(","))
@@ -324,10 +332,11 @@ mod tests {
             joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
             "self_attn.{q,k,v}_proj"
         );
-        assert_eq!(joined(&["a.b", "a.b"]), "a.b{,}");
+        assert_eq!(joined(&["a.b", "a.b"]), "a.{b,b}");
+        assert_eq!(joined(&["ssm_beta", "ssm_alpha"]), "ssm_{beta,alpha}");
         assert_eq!(
             joined(&["mlp.gate", "mlp.shared_gate"]),
-            "mlp.{,shared_}gate"
+            "mlp.{gate,shared_gate}"
         );
     }
 }

@@ -182,7 +182,7 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn stream(self, x: F, out: &mut [f32; 16]) {
-        if out.as_ptr().addr() % 32 == 0 {
+        if out.as_ptr().addr().is_multiple_of(32) {
             // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
             unsafe {
                 _mm256_stream_ps(out.as_mut_ptr(), x.0);

@@ -150,7 +150,7 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn stream(self, x: __m512, out: &mut [f32; 16]) {
-        if out.as_ptr().addr() % 64 == 0 {
+        if out.as_ptr().addr().is_multiple_of(64) {
             // SAFETY: see `methods`; aligned by the check above, fenced by the caller.
             unsafe { _mm512_stream_ps(out.as_mut_ptr(), x) }
         } else {

@@ -3,9 +3,11 @@
 use moeflux::cost::{OpCost, ProductKind, StepShape, Work};
 use moeflux::{Engine, KernelRate};
 
+use crate::measure::MemoryRate;
+
 /// What the machine can do at best with a number of threads.
 pub struct Machine {
-    pub memory_bytes_per_second: f64,
+    pub memory: MemoryRate,
     /// In f32, from registers alone.
     pub float_multiply_adds_per_second: f64,
     /// Of the engine's matrix kernels.
@@ -13,6 +15,15 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// Takes over rates that were measured again, where they are higher.
+    pub fn raise(&mut self, again: &[KernelRate]) {
+        for (kernel, again) in self.kernels.iter_mut().zip(again) {
+            if again.multiply_adds_per_second > kernel.multiply_adds_per_second {
+                *kernel = *again;
+            }
+        }
+    }
+
     /// Multiply-adds a second of one kind of product; of a kind that could not be measured, those
     /// of the fastest one.
     fn rate(&self, kind: ProductKind) -> f64 {
@@ -54,7 +65,7 @@ impl Floor {
             }
         }
         Floor {
-            memory_seconds: bytes / machine.memory_bytes_per_second,
+            memory_seconds: bytes / machine.memory.best,
             compute_seconds,
             disk_seconds: 0.0,
             bytes,

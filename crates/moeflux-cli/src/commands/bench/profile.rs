@@ -130,9 +130,9 @@ impl Profile {
         ];
         let rate = |rate: Option<f64>| rate.map_or(String::new(), |r| format!("{:.2}", r * 1e-9));
         for op in &self.ops {
-            let [bytes, multiply_adds] = op.rates().map(rate);
+            let [bytes, macs] = op.rates().map(rate);
             lines.push(format!(
-                "| {:<44} | {:<14} | {:>6} | {:>9.3} | {:>4.1} % | {bytes:>7} | {multiply_adds:>7} |",
+                "| {:<44} | {:<14} | {:>6} | {:>9.3} | {:>4.1} % | {bytes:>7} | {macs:>7} |",
                 op.name,
                 op.codec,
                 op.calls,

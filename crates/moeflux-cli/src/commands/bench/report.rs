@@ -211,9 +211,9 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         .collect();
     format!(
         "{model} ({}): {}, {} parameters, experts {}\n\
-         {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; loaded \
-         in {:.2} s, first token after {:.2} s\n\
-         memory {:.1} GB/s; G multiply-adds/s: {}",
+         {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; \
+         loaded in {:.2} s, first token after {:.2} s\n\
+         memory {:.1} GB/s at best, {:.1} in the median; G multiply-adds/s: {}",
         info.model_type,
         size::show(info.dense_bytes + info.expert_bytes),
         count(info.parameters),
@@ -226,7 +226,8 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         info.expert_records,
         loaded.load_seconds,
         loaded.first_token_seconds,
-        machine.memory_bytes_per_second * 1e-9,
+        machine.memory.best * 1e-9,
+        machine.memory.median * 1e-9,
         kernels.join(", "),
     )
 }
@@ -249,7 +250,8 @@ pub fn machine_json(loaded: &Loaded, machine: &Machine) -> Value {
         "threads": stats.threads,
         "activations": stats.activations.to_string(),
         "kv": stats.kv.to_string(),
-        "memory_bytes_per_second": machine.memory_bytes_per_second,
+        "memory_bytes_per_second": machine.memory.best,
+        "memory_median_bytes_per_second": machine.memory.median,
         "multiply_adds_per_second": Value::Object(kernels.collect()),
         "expert_records": loaded.engine.info().expert_records,
         "expert_slots": stats.experts.slots,
