@@ -19,10 +19,10 @@ use super::random::Stream;
 
 /// Size of the embeddings' common direction beside their spread of 1.
 const COMMON: f32 = 0.4;
-/// Spread of router logits around the experts' popularity. With a Gumbel distribution's 1.28 the
-/// shares would be too steep, as a normal one has no long tail: simulated with 2 (top 8 of 256 and
-/// top 10 of 512, exponent 1), 5, 20 and 50 % of the experts get within 5 % of all choices of what
-/// their popularity says.
+/// Spread of router logits around the experts' popularity. With a Gumbel distribution's 1.28 shares
+/// would be too steep, as a normal one has no long tail. With 2, exponent 1 and top 8 of 256, the
+/// first 5, 20 and 50 % of the experts were measured to get 36, 71 and 92 % of the choices; their
+/// popularity says 51, 74 and 89.
 const ROUTER_GAIN: f32 = 2.0;
 /// What all layers' outputs together may come to; the embeddings have size 1.
 const LAYERS_GAIN: f32 = 2.0;
