@@ -74,6 +74,8 @@ fn licences() -> Result<()> {
             "cargo-deny is not installed (cargo install cargo-deny)",
         );
     }
+    // It looks at every target's crates, also those that nothing here has needed yet.
+    cargo("licences", &["fetch", "--locked"])?;
     let mut arguments = vec!["deny", "--offline", "check", "--hide-inclusion-graph"];
     arguments.extend(["licenses", "bans", "sources"]);
     cargo("licences", &arguments)
