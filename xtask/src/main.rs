@@ -3,6 +3,7 @@
 //! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
 //! real shapes.
 
+mod command;
 mod peer;
 mod synth;
 

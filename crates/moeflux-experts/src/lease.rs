@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use crate::catalog::Index;
 use crate::error::ExpertError;
-use crate::pool::Outcome;
+use crate::pool::{Outcome, Urgency};
 use crate::residency::{NO_SLOT, Residency, SlotState};
 
 /// The state of the one lease that can exist. Its memory is kept from lease to lease.
@@ -166,7 +166,7 @@ impl Residency {
             self.policy.admit(slot, key);
             self.work.submitted.push((slot, key));
         }
-        self.pool.submit(&self.work.submitted);
+        self.pool.submit(&self.work.submitted, Urgency::Demand);
         self.work.filling += self.work.submitted.len();
         self.work.submitted.clear();
     }
@@ -230,7 +230,7 @@ impl Residency {
         let work = &mut self.work;
         work.batch.append(&mut work.hits);
         if work.filling > 0 {
-            self.pool.cancel();
+            self.pool.cancel(Urgency::Demand);
         }
         while self.work.filling > 0 {
             // An error here concerns an expert that nobody waits for any more.

@@ -2,7 +2,8 @@
 //! is complete, failed or cancelled.
 //!
 //! A large record is split into pieces, so that a few records keep many threads, and with them
-//! the disk's queue, busy. The pool knows slots and keys; it does not know policies or leases.
+//! the disk's queue, busy. Records that somebody waits for come before those that are read ahead of
+//! use. The pool knows slots and keys; it does not know policies or leases.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,6 +19,15 @@ use crate::reader::{FILE_ALIGN, Reader};
 
 /// Records are read in pieces of at most about this many bytes.
 const PIECE_BYTES: u64 = 1 << 20;
+
+/// How soon a record is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Somebody waits for it.
+    Demand,
+    /// It may be needed later: read when nothing else is to be.
+    Ahead,
+}
 
 /// How the filling of a slot ended.
 pub(crate) enum Outcome {
@@ -66,8 +76,9 @@ struct Piece {
 }
 
 struct State {
-    /// Slots with pieces to hand out, in order.
-    queue: VecDeque<u32>,
+    /// Slots with pieces to hand out, in order: those that somebody waits for, and the others.
+    demand: VecDeque<u32>,
+    ahead: VecDeque<u32>,
     fills: Vec<Fill>,
     outcomes: Vec<(u32, Outcome)>,
     /// By key: the checksum was verified once, or there is none to verify.
@@ -102,7 +113,8 @@ impl Pool {
     ) -> Result<Pool, ExpertError> {
         let skip = |entry: &Entry| !verify || entry.checksum.is_none();
         let state = State {
-            queue: VecDeque::with_capacity(slots),
+            demand: VecDeque::with_capacity(slots),
+            ahead: VecDeque::with_capacity(slots),
             fills: (0..slots).map(|_| Fill::default()).collect(),
             outcomes: Vec::with_capacity(slots),
             verified: index.entries.iter().map(skip).collect(),
@@ -134,20 +146,40 @@ impl Pool {
 
     /// Queues the filling of slots with experts, in order. The caller must not touch these slots
     /// until their outcome is reported.
-    pub fn submit(&self, fills: &[(u32, u32)]) {
+    pub fn submit(&self, fills: &[(u32, u32)], urgency: Urgency) {
         if fills.is_empty() {
             return;
         }
         let mut state = self.shared.lock();
+        let state = &mut *state;
+        let queue = match urgency {
+            Urgency::Demand => &mut state.demand,
+            Urgency::Ahead => &mut state.ahead,
+        };
         for &(slot, key) in fills {
             state.fills[slot as usize] = Fill {
                 key,
                 ..Fill::default()
             };
-            state.queue.push_back(slot);
+            queue.push_back(slot);
         }
-        drop(state);
         self.shared.work.notify_all();
+    }
+
+    /// Somebody waits for these slots now: those still queued to be read ahead go behind what is
+    /// waited for already. Slots that are not queued are left as they are.
+    pub fn promote(&self, slots: &[u32]) {
+        if slots.is_empty() {
+            return;
+        }
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        for &slot in slots {
+            if let Some(at) = state.ahead.iter().position(|&queued| queued == slot) {
+                state.ahead.remove(at);
+                state.demand.push_back(slot);
+            }
+        }
     }
 
     /// Blocks until an outcome is there, then moves all that are to `outcomes`. The caller makes
@@ -170,12 +202,21 @@ impl Pool {
         waited_us
     }
 
-    /// Hands out no further pieces. Fillings that are not handed out completely end as cancelled;
-    /// outcomes of all are still reported.
-    pub fn cancel(&self) {
+    /// Moves all outcomes that are there to `outcomes`, without waiting.
+    pub fn poll(&self, outcomes: &mut Vec<(u32, Outcome)>) {
+        outcomes.append(&mut self.shared.lock().outcomes);
+    }
+
+    /// Hands out no further pieces of this urgency. Fillings that are not handed out completely
+    /// end as cancelled; outcomes of all are still reported.
+    pub fn cancel(&self, urgency: Urgency) {
         let mut state = self.shared.lock();
         let state = &mut *state;
-        while let Some(slot) = state.queue.pop_front() {
+        let queue = match urgency {
+            Urgency::Demand => &mut state.demand,
+            Urgency::Ahead => &mut state.ahead,
+        };
+        while let Some(slot) = queue.pop_front() {
             let fill = &mut state.fills[slot as usize];
             fill.issued = true;
             fill.cancelled = true;
@@ -198,7 +239,8 @@ impl Drop for Pool {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.closing = true;
-        state.queue.clear();
+        state.demand.clear();
+        state.ahead.clear();
         drop(state);
         self.shared.work.notify_all();
         for thread in self.threads.drain(..) {
@@ -302,7 +344,7 @@ impl Shared {
                     ..Fill::default()
                 };
                 state.counters.retries += 1;
-                state.queue.push_front(slot);
+                state.demand.push_front(slot);
                 self.work.notify_all();
                 return state;
             } else {
@@ -355,7 +397,11 @@ impl Shared {
 impl State {
     /// Hands out the next piece in order.
     fn next_piece(&mut self, index: &Index) -> Option<Piece> {
-        let slot = *self.queue.front()?;
+        let queue = match self.demand.is_empty() {
+            true => &mut self.ahead,
+            false => &mut self.demand,
+        };
+        let slot = *queue.front()?;
         let fill = &mut self.fills[slot as usize];
         let segments = &index.entries[fill.key as usize].segments;
         let segment = &segments[fill.segment];
@@ -376,7 +422,7 @@ impl State {
         }
         if fill.segment == segments.len() {
             fill.issued = true;
-            self.queue.pop_front();
+            queue.pop_front();
         }
         Some(piece)
     }
@@ -389,7 +435,9 @@ impl State {
             fill.error.get_or_insert((piece.file, error));
             if !fill.issued {
                 fill.issued = true;
-                self.queue.retain(|&slot| slot != piece.slot);
+                for queue in [&mut self.demand, &mut self.ahead] {
+                    queue.retain(|&slot| slot != piece.slot);
+                }
             }
         }
         let fill = &self.fills[piece.slot as usize];

@@ -23,11 +23,11 @@ mod strings;
 mod types;
 mod value;
 
-pub use header::{Header, MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS, parse_header};
+pub use header::{Header, MAX_HEADER_BYTES, MAX_KEYS, MAX_TENSORS, is_gguf, parse_header};
 pub use metadata::Metadata;
 pub use problem::{GgufProblem, Place};
 pub use strings::StringArray;
 pub use types::TensorType;
 pub use value::{Array, Value};
 
-pub(crate) use header::{MAGIC, read_header};
+pub(crate) use header::read_header;

@@ -71,7 +71,7 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn open(path: &Path) -> Result<Opened, Error> {
         let path = model_path(path)?;
-        let (config, blueprint, files) = if gguf::is_gguf(&path) {
+        let (config, blueprint, files) = if moeflux_formats::gguf::is_gguf(&path) {
             let model = gguf::open(&path)?;
             (model.config, model.blueprint, ModelFiles::gguf(model.files))
         } else {

@@ -13,6 +13,7 @@ mod error;
 pub mod generate;
 mod gguf;
 pub mod graph;
+mod huge_pages;
 mod info;
 pub mod memory;
 pub mod models;

@@ -5,7 +5,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
-use moeflux_kernels::{Isa, KvType};
+use moeflux_kernels::{Cpu, Isa, KvType};
+
+use crate::Error;
+use crate::backend::{Backend, HostBackend, Reference};
+use crate::info::ModelInfo;
 
 /// How activations meet integer-coded weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,6 +86,46 @@ impl Default for EngineOptions {
             max_context: None,
             verify: true,
             reference: false,
+        }
+    }
+}
+
+impl EngineOptions {
+    /// What runs the operations.
+    pub(crate) fn backend(&self, isa: Isa, threads: usize) -> Result<Box<dyn Backend>, Error> {
+        if self.reference {
+            return Ok(Box::new(HostBackend::new(Reference, self.activations)));
+        }
+        let cpu = Cpu::new(isa, threads).map_err(|e| Error::Option {
+            flag: "--isa",
+            problem: e.to_string(),
+        })?;
+        Ok(Box::new(HostBackend::new(cpu, self.activations)))
+    }
+
+    /// The most tokens in a session.
+    pub(crate) fn context_tokens(&self, info: &ModelInfo) -> Result<usize, Error> {
+        let most = info.context_tokens;
+        match self.max_context {
+            None => Ok(most),
+            Some(n) if (1..=most).contains(&n) => Ok(n),
+            Some(n) => Err(Error::Option {
+                flag: "--context",
+                problem: format!("{n} is not between 1 and the model's {most}"),
+            }),
+        }
+    }
+
+    /// Compute threads.
+    pub(crate) fn thread_count(&self) -> Result<usize, Error> {
+        const MOST: usize = 1024;
+        match self.threads {
+            None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+            Some(n) if (1..=MOST).contains(&n) => Ok(n),
+            Some(n) => Err(Error::Option {
+                flag: "--threads",
+                problem: format!("{n} is not between 1 and {MOST}"),
+            }),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 mod runs;
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -68,23 +67,7 @@ struct Test {
 
 /// Runs the command with the arguments after `peer`; `build` makes the moeflux program.
 pub fn run(arguments: &[String], build: &dyn Fn() -> Result<PathBuf>) -> ExitCode {
-    let command = OsString::from("cargo xtask peer");
-    let arguments = arguments.iter().map(OsString::from);
-    let args = match Args::try_parse_from(std::iter::once(command).chain(arguments)) {
-        Ok(args) => args,
-        Err(error) => {
-            // Nothing can be done about a closed terminal.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
-    match compare(&args, build) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask peer: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    crate::command::run("peer", arguments, |args: &Args| compare(args, build))
 }
 
 fn compare(args: &Args, build: &dyn Fn() -> Result<PathBuf>) -> Result<()> {

@@ -12,7 +12,6 @@ mod weights;
 mod write;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -56,23 +55,7 @@ struct Args {
 
 /// Runs the command with the arguments after `synth`.
 pub fn run(arguments: &[String]) -> ExitCode {
-    let command = OsString::from("cargo xtask synth");
-    let arguments = arguments.iter().map(OsString::from);
-    let args = match Args::try_parse_from(std::iter::once(command).chain(arguments)) {
-        Ok(args) => args,
-        Err(error) => {
-            // Nothing can be done about a closed terminal.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
-    };
-    match make(&args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask synth: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    crate::command::run("synth", arguments, |args: &Args| make(args))
 }
 
 fn make(args: &Args) -> Result<()> {

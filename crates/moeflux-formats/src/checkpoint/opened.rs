@@ -1,13 +1,12 @@
 //! One file of a checkpoint with its header read, whatever its format.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::read_header;
-use crate::error::{FormatError, Result, io_error};
+use crate::error::{Result, io_error};
 use crate::gguf::{self, split};
 use crate::header::HeaderTensor;
-use crate::io::read_exact_at;
 
 /// An open file and what its header says.
 pub(super) struct OpenedFile {
@@ -19,11 +18,10 @@ pub(super) struct OpenedFile {
 }
 
 impl OpenedFile {
-    /// Opens a file as what its first bytes say it is: GGUF, else safetensors.
+    /// Opens a file as what it is: GGUF, else safetensors.
     pub(super) fn new(path: PathBuf) -> Result<Self> {
         let handle = File::open(&path).map_err(|error| io_error("read", &path, error))?;
-        let named_gguf = path.extension().is_some_and(|ending| ending == "gguf");
-        let (tensors, metadata) = if named_gguf || starts_as_gguf(&handle, &path)? {
+        let (tensors, metadata) = if gguf::is_gguf(&path) {
             let header = gguf::read_header(&handle, &path)?;
             (header.tensors, Some(header.metadata))
         } else {
@@ -55,14 +53,5 @@ impl OpenedFile {
             .collect();
         split::check_parts(&keys, tensors)?;
         Ok(parts)
-    }
-}
-
-fn starts_as_gguf(file: &File, path: &Path) -> Result<bool> {
-    let mut start = [0; gguf::MAGIC.len()];
-    match read_exact_at(file, path, &mut start, 0) {
-        // A directory, or too short a file, is for the format's reader to refuse.
-        Err(FormatError::Truncated { .. }) => Ok(false),
-        read => read.map(|()| start == gguf::MAGIC),
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Result, io_error};
 use crate::header::HeaderTensor;
 
 /// The first bytes of every GGUF file.
-pub(crate) const MAGIC: [u8; 4] = *b"GGUF";
+const MAGIC: [u8; 4] = *b"GGUF";
 /// The longest header that is read. A vocabulary of 250,000 tokens takes about 16 MB.
 pub const MAX_HEADER_BYTES: u64 = 256 << 20;
 /// The most keys that a file may have.
@@ -48,6 +48,17 @@ struct RawTensor {
     tensor: HeaderTensor,
     /// Place in the data.
     data_offset: u64,
+}
+
+/// Whether `path` is a file to be read as GGUF: by its name, so that a damaged one is told as such,
+/// or by its first bytes.
+pub fn is_gguf(path: &Path) -> bool {
+    let begins_so = || {
+        let mut start = [0; MAGIC.len()];
+        File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && start == MAGIC
+    };
+    let is_named_so = path.extension().is_some_and(|ending| ending == "gguf");
+    path.is_file() && (is_named_so || begins_so())
 }
 
 /// Reads the header of an open file.

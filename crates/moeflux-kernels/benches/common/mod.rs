@@ -7,8 +7,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)] // each bench uses a part
 
 use std::cell::Cell;
-use std::hint::black_box;
-use std::sync::{Barrier, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -16,15 +15,13 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use memmap2::MmapMut;
 use moeflux_kernels::{
     Coded, Coding, Cpu, Isa, KV_PAGE_TOKENS, KvPage, KvType, Matrix, MatrixData, Quantized,
+    memory_rate,
 };
 
 /// Far more than caches hold; operands are taken from it in turn.
 const MEMORY_BYTES: usize = 256 << 20;
 /// Any value that is an ordinary number in every format; times do not depend on it.
 const FILL: u8 = 0x3c;
-/// Walks over the memory that measure its bandwidth, and their length.
-const WALKS: usize = 96;
-const WALK_BYTES: usize = 32 << 20;
 
 /// Short runs: a round of all benches takes two minutes.
 pub fn criterion() -> Criterion {
@@ -116,6 +113,9 @@ fn print_best(seconds: f64, work: Work) {
     println!();
 }
 
+/// Set when the memory is made.
+static RATE: OnceLock<f64> = OnceLock::new();
+
 /// Memory full of ordinary numbers, in huge pages where the system grants them.
 pub fn memory() -> &'static [u8] {
     static MEMORY: OnceLock<MmapMut> = OnceLock::new();
@@ -123,6 +123,9 @@ pub fn memory() -> &'static [u8] {
         let mut map = MmapMut::map_anon(MEMORY_BYTES).unwrap();
         #[cfg(target_os = "linux")]
         let _ = map.advise(memmap2::Advice::HugePage);
+        let threads = threads();
+        let rate = RATE.get_or_init(|| memory_rate(&mut map, threads).best);
+        println!("memory: {:.1} GB/s read by {threads} threads", rate / 1e9);
         map.fill(FILL);
         map
     })
@@ -135,55 +138,10 @@ fn piece(turn: usize, bytes: usize) -> &'static [u8] {
     &memory()[turn % pieces * step..][..bytes]
 }
 
-/// Bytes a second that the processor's threads read from the memory together: the best of many
-/// short walks, each over other bytes than the one before.
-pub fn memory_bytes_per_second() -> f64 {
-    static RATE: OnceLock<f64> = OnceLock::new();
-    *RATE.get_or_init(|| {
-        let threads = threads();
-        let barrier = Barrier::new(threads);
-        let part_bytes = WALK_BYTES / threads / 256 * 256;
-        let walks = |thread: usize| {
-            let mut times = Vec::with_capacity(WALKS);
-            for walk in 0..WALKS {
-                let walk = &memory()[walk * WALK_BYTES % MEMORY_BYTES..][..WALK_BYTES];
-                let part = &walk[thread * part_bytes..][..part_bytes];
-                barrier.wait();
-                let start = Instant::now();
-                black_box(sum(black_box(part)));
-                times.push((start, Instant::now()));
-            }
-            times
-        };
-        let times: Vec<Vec<(Instant, Instant)>> = std::thread::scope(|scope| {
-            let walks = &walks;
-            let started: Vec<_> = (0..threads)
-                .map(|t| scope.spawn(move || walks(t)))
-                .collect();
-            let joined = started.into_iter().map(|thread| thread.join().unwrap());
-            joined.collect()
-        });
-        // A walk lasts from the first thread's start to the last one's end.
-        let seconds = (0..WALKS).map(|walk| {
-            let start = times.iter().map(|times| times[walk].0).min().unwrap();
-            let end = times.iter().map(|times| times[walk].1).max().unwrap();
-            (end - start).as_secs_f64()
-        });
-        let best = seconds.fold(f64::INFINITY, f64::min);
-        let rate = (part_bytes * threads) as f64 / best;
-        println!("memory: {:.1} GB/s read by {threads} threads", rate / 1e9);
-        rate
-    })
-}
-
-fn sum(bytes: &[u8]) -> u64 {
-    let mut lanes = [0_u64; 32];
-    for stride in bytes.as_chunks::<256>().0 {
-        for (lane, word) in lanes.iter_mut().zip(stride.as_chunks::<8>().0) {
-            *lane = lane.wrapping_add(u64::from_ne_bytes(*word));
-        }
-    }
-    lanes.iter().fold(0, |sum, lane| sum.wrapping_add(*lane))
+/// Bytes a second that the processor's threads read from the memory at best.
+fn memory_bytes_per_second() -> f64 {
+    memory();
+    RATE.get().copied().unwrap_or(f64::INFINITY)
 }
 
 /// How a matrix is stored.

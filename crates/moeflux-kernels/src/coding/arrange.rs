@@ -139,13 +139,12 @@ impl Kernel for Arrange<'_> {
         let Arrange { rows, out } = self;
         let bits = rows.coding.bits();
         let (units, scale_bytes) = rows.coding.block_parts();
-        let source_bytes = rows.coding.block().map_or(0, |block| block.1);
-        let tile_bytes = TILE * (units * bits * 4 + scale_bytes);
-        for (block, out) in out.chunks_exact_mut(tile_bytes).enumerate() {
+        let block_bytes = rows.coding.block_bytes();
+        for (block, out) in out.chunks_exact_mut(TILE * block_bytes).enumerate() {
             let (scales, words) = out.split_at_mut(TILE * scale_bytes);
             let mut at = 0;
             for &(place, bytes) in scale_pieces(rows.coding) {
-                let source = &rows.bytes[block * source_bytes + place..];
+                let source = &rows.bytes[block * block_bytes + place..];
                 let out = &mut scales[at..at + TILE * bytes];
                 // Constant lengths become plain moves.
                 match bytes {

@@ -98,18 +98,6 @@ impl Coding {
         Rounding { group, zero }
     }
 
-    /// Elements and bytes of a block, of block codings.
-    pub(crate) fn block(self) -> Option<(usize, usize)> {
-        match self {
-            Coding::Affine { .. } => None,
-            Coding::Q4_0 => Some((32, 18)),
-            Coding::Q8_0 => Some((32, 34)),
-            Coding::Q4K => Some((256, 144)),
-            Coding::Q5K => Some((256, 176)),
-            Coding::Q6K => Some((256, 210)),
-        }
-    }
-
     /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
     pub(crate) fn block_parts(self) -> (usize, usize) {
         match self {
@@ -120,12 +108,16 @@ impl Coding {
         }
     }
 
+    /// Bytes of a block a row, scales and integers.
+    pub(crate) fn block_bytes(self) -> usize {
+        let (units, scale_bytes) = self.block_parts();
+        units * self.bits() * 4 + scale_bytes
+    }
+
     /// Bytes of a row of `cols` weights in the slice `weights`.
     pub(crate) fn row_bytes(self, cols: usize) -> usize {
-        match self.block() {
-            Some((elements, bytes)) => cols / elements * bytes,
-            None => cols / 8 * self.bits(),
-        }
+        let (units, _) = self.block_parts();
+        check::product(&[cols / (units * UNIT), self.block_bytes()])
     }
 
     /// Lengths of a matrix's parts: bytes of weights, number of scales, number of biases.
@@ -133,20 +125,19 @@ impl Coding {
     /// # Errors
     /// Bits, groups or a number of columns that the coding does not have.
     pub fn part_lengths(self, rows: usize, cols: usize) -> Result<[usize; 3], KernelError> {
-        let columns = |of| check::multiple("matrix", "cols", cols, of);
-        let weights = |coding: Self| check::product(&[rows, coding.row_bytes(cols)]);
-        let Coding::Affine { bits, group } = self else {
-            columns(self.block().map_or(1, |block| block.0))?;
-            return Ok([weights(self), 0, 0]);
-        };
-        if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
-            return Err(KernelError::Bits { bits });
+        let (units, _) = self.block_parts();
+        let (mut columns, mut scales) = (units * UNIT, 0);
+        if let Coding::Affine { bits, group } = self {
+            if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
+                return Err(KernelError::Bits { bits });
+            }
+            if !matches!(group, 32 | 64 | 128) {
+                return Err(KernelError::Group { group });
+            }
+            (columns, scales) = (group, check::product(&[rows, cols / group]));
         }
-        if !matches!(group, 32 | 64 | 128) {
-            return Err(KernelError::Group { group });
-        }
-        columns(group)?;
-        let groups = check::product(&[rows, cols / group]);
-        Ok([weights(self), groups, groups])
+        check::multiple("matrix", "cols", cols, columns)?;
+        let weights = check::product(&[rows, self.row_bytes(cols)]);
+        Ok([weights, scales, scales])
     }
 }

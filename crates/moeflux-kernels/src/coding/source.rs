@@ -24,7 +24,7 @@ impl Rows<'_> {
             Coding::Affine { bits: 8, .. } => self.bytes_of_rows(l, unit * UNIT),
             Coding::Affine { bits, .. } => self.bit_stream(l, bits, unit),
             Coding::Q4_0 => {
-                let words = self.words(l, unit * 18 + 2);
+                let words = self.words(l, unit * self.coding.block_bytes() + 2);
                 let mut quads = [l.splat_i(0); 8];
                 for (j, word) in words.into_iter().enumerate() {
                     quads[j] = l.and_i(word, l.splat_i(LOW));
@@ -33,21 +33,26 @@ impl Rows<'_> {
                 quads
             }
             Coding::Q8_0 => {
-                let mut quads = self.bytes_of_rows(l, unit * 34 + 2);
+                let mut quads = self.bytes_of_rows(l, unit * self.coding.block_bytes() + 2);
                 for quad in &mut quads {
                     *quad = l.xor_i(*quad, l.splat_i(0x8080_8080_u32 as i32));
                 }
                 quads
             }
-            Coding::Q4K => self.nibbles(l, unit / 8 * 144 + 16 + unit % 8 / 2 * 32, unit % 2 == 1),
+            Coding::Q4K => self.nibbles(
+                l,
+                unit / 8 * self.coding.block_bytes() + 16 + unit % 8 / 2 * 32,
+                unit % 2 == 1,
+            ),
             Coding::Q5K => {
-                let block = unit / 8 * 176;
+                let block = unit / 8 * self.coding.block_bytes();
                 let low = self.nibbles(l, block + 48 + unit % 8 / 2 * 32, unit % 2 == 1);
                 let high = self.bytes_of_rows(l, block + 16);
                 self.join(l, low, high, unit % 8, 0x0101_0101)
             }
             Coding::Q6K => {
-                let (block, half, part) = (unit / 8 * 210, unit % 8 / 4, unit % 4);
+                let (block, half, part) =
+                    (unit / 8 * self.coding.block_bytes(), unit % 8 / 4, unit % 4);
                 let low = self.nibbles(l, block + half * 64 + part % 2 * 32, part / 2 == 1);
                 let high = self.bytes_of_rows(l, block + 128 + half * 32);
                 self.join(l, low, high, part * 2, 0x0303_0303)

@@ -63,8 +63,7 @@ impl CodedTile<'_> {
 
     /// Where a block begins.
     fn block(&self, block: usize) -> usize {
-        let (units, scale_bytes) = self.coding.block_parts();
-        block * self.lanes * (units * self.coding.bits() * 4 + scale_bytes)
+        block * self.lanes * self.coding.block_bytes()
     }
 
     /// Scale and bias of group g (of [`Coding::rounding`]'s length) in a lane.

@@ -6,16 +6,20 @@ use crate::lanes::Lanes;
 /// Scales of a tile whose 16 lanes all exist.
 pub(super) trait Scales: Copy {
     /// Groups in a unit, where they are shorter than one: 2, else 1.
-    const SPLIT: usize;
+    const SPLIT: usize = 1;
     /// Whether there are biases.
     const BIAS: bool;
     /// Whether the integers have a zero to be taken off.
     const ZERO: bool;
     /// Units in a group (1 where groups are shorter).
-    fn units(self) -> usize;
+    #[inline(always)]
+    fn units(self) -> usize {
+        1
+    }
     /// Scales of group g.
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F;
     /// Biases of group g.
+    #[inline(always)]
     fn bias<L: Lanes>(self, l: L, _g: usize) -> L::F {
         l.zero()
     }
@@ -41,7 +45,6 @@ impl<'a> Affine<'a> {
 }
 
 impl Scales for Affine<'_> {
-    const SPLIT: usize = 1;
     const BIAS: bool = true;
     const ZERO: bool = false;
 
@@ -73,14 +76,8 @@ impl<'a, const BITS: usize> Half<'a, BITS> {
 }
 
 impl<const BITS: usize> Scales for Half<'_, BITS> {
-    const SPLIT: usize = 1;
     const BIAS: bool = false;
     const ZERO: bool = true;
-
-    #[inline(always)]
-    fn units(self) -> usize {
-        1
-    }
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
@@ -134,14 +131,8 @@ impl<'a, const BITS: usize> SixBit<'a, BITS> {
 }
 
 impl<const BITS: usize> Scales for SixBit<'_, BITS> {
-    const SPLIT: usize = 1;
     const BIAS: bool = true;
     const ZERO: bool = false;
-
-    #[inline(always)]
-    fn units(self) -> usize {
-        1
-    }
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
@@ -172,11 +163,6 @@ impl<const BITS: usize> Scales for EightBit<'_, BITS> {
     const SPLIT: usize = 2;
     const BIAS: bool = false;
     const ZERO: bool = true;
-
-    #[inline(always)]
-    fn units(self) -> usize {
-        1
-    }
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {

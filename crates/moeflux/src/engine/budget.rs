@@ -4,7 +4,7 @@
 use moeflux_kernels::{KvPage, KvType};
 
 use crate::backend::ExpertStage;
-use crate::graph::StateDecl;
+use crate::graph::{BufferPool, Rows, StateDecl};
 use crate::info::Opened;
 use crate::{EngineOptions, Error, memory};
 
@@ -150,7 +150,9 @@ fn choose_chunk(
     opened: &Opened,
     options: &EngineOptions,
 ) -> Result<(), Error> {
-    let (token_row, output_row) = super::row_bytes(&opened.blueprint.graph);
+    let graph = &opened.blueprint.graph;
+    let token_row = BufferPool::row_bytes(graph, Rows::Tokens);
+    let output_row = BufferPool::row_bytes(graph, Rows::Outputs);
     let expert_row = opened
         .blueprint
         .experts

@@ -16,11 +16,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use moeflux_experts::{Residency, ResidencyOptions};
-use moeflux_kernels::{Cpu, Isa, KvType};
+use moeflux_kernels::{Isa, KvType};
 
-use crate::backend::{Backend, ExpertStage, HostBackend, Reference};
+use crate::backend::{Backend, ExpertStage};
 use crate::cost::{self, OpCost};
-use crate::graph::{BufferPool, Graph, Op, Rows};
+use crate::graph::{BufferPool, Graph, Op};
 use crate::info::{ModelInfo, Opened};
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
@@ -80,10 +80,10 @@ impl Engine {
     pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
         let opened = Opened::open(path)?;
         let info = opened.info(options.kv);
-        let context_tokens = context_limit(&info, options.max_context)?;
+        let context_tokens = options.context_tokens(&info)?;
         let isa = options.isa.unwrap_or_else(Isa::detect);
-        let threads = thread_count(options.threads)?;
-        let backend = backend(options, isa, threads)?;
+        let threads = options.thread_count()?;
+        let backend = options.backend(isa, threads)?;
         let plan = budget::plan(&opened, options, READ_THREADS)?;
         let shape = Arc::new(SessionShape {
             identity: opened.files.identity(&opened.config)?,
@@ -399,49 +399,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-fn backend(options: &EngineOptions, isa: Isa, threads: usize) -> Result<Box<dyn Backend>, Error> {
-    if options.reference {
-        return Ok(Box::new(HostBackend::new(Reference, options.activations)));
-    }
-    let cpu = Cpu::new(isa, threads).map_err(|e| Error::Option {
-        flag: "--isa",
-        problem: e.to_string(),
-    })?;
-    Ok(Box::new(HostBackend::new(cpu, options.activations)))
-}
-
-fn context_limit(info: &ModelInfo, asked: Option<usize>) -> Result<usize, Error> {
-    match asked {
-        None => Ok(info.context_tokens),
-        Some(n) if (1..=info.context_tokens).contains(&n) => Ok(n),
-        Some(n) => Err(Error::Option {
-            flag: "--context",
-            problem: format!(
-                "{n} is not between 1 and the model's {}",
-                info.context_tokens
-            ),
-        }),
-    }
-}
-
-fn thread_count(asked: Option<usize>) -> Result<usize, Error> {
-    const MOST: usize = 1024;
-    match asked {
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
-        Some(n) if (1..=MOST).contains(&n) => Ok(n),
-        Some(n) => Err(Error::Option {
-            flag: "--threads",
-            problem: format!("{n} is not between 1 and {MOST}"),
-        }),
-    }
-}
-
-/// Bytes of one row of a graph's buffers: for a token, and for a position with logits.
-pub(crate) fn row_bytes(graph: &Graph) -> (u64, u64) {
-    (
-        BufferPool::row_bytes(graph, Rows::Tokens),
-        BufferPool::row_bytes(graph, Rows::Outputs),
-    )
 }

@@ -14,8 +14,6 @@ mod names;
 mod text;
 mod tokenizer;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use moeflux_formats::Checkpoint;
@@ -27,9 +25,6 @@ use crate::models::{self, Blueprint};
 
 pub(crate) use text::{chat_template, generation_config};
 pub(crate) use tokenizer::tokenizer;
-
-/// The first bytes of every GGUF file.
-const MAGIC: &[u8; 4] = b"GGUF";
 
 /// The architectures that open from GGUF.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,14 +175,6 @@ fn is_model(file: &Path) -> bool {
     };
     let beside = ["mmproj", "mtp-"];
     !beside.iter().any(|start| stem.starts_with(start)) && part().is_none_or(|number| number == 1)
-}
-
-/// Whether `path` is a file that begins as GGUF files do.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    let mut start = [0; MAGIC.len()];
-    path.is_file()
-        && File::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
-        && &start == MAGIC
 }
 
 #[cfg(test)]

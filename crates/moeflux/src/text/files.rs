@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use moeflux_formats::Checkpoint;
-use moeflux_formats::gguf::Metadata;
+use moeflux_formats::gguf::{Metadata, is_gguf};
 
 use super::{ChatTemplate, GenerationConfig, TextError, Tokenizer};
 use crate::{Error, gguf};
@@ -27,7 +27,7 @@ impl TextFiles {
     /// A directory with several GGUF files, or a malformed header.
     pub fn open(path: &Path) -> Result<TextFiles, Error> {
         let path = gguf::model_path(path)?;
-        let place = match gguf::is_gguf(&path) {
+        let place = match is_gguf(&path) {
             false => Place::Directory(path),
             true => match Checkpoint::open(&path)?.gguf().cloned() {
                 Some(metadata) => Place::Gguf(Box::new(metadata)),

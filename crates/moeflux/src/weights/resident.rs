@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use memmap2::MmapMut;
 use moeflux_formats::{Codec, TensorInfo};
 use moeflux_kernels::Matrix;
 
@@ -12,6 +11,7 @@ use super::layout::{MatrixLayout, check_shape, find_matrix};
 use super::parts::WeightPart;
 use crate::Error;
 use crate::graph::WeightId;
+use crate::huge_pages::HugePages;
 use crate::models::{Blueprint, MatrixClass, VectorFold, WeightKind};
 
 enum Weight {
@@ -79,7 +79,7 @@ impl Survey {
 /// A model's resident weights, by [`WeightId`].
 pub struct Weights {
     /// All matrices, one after another, in huge pages where the system grants them.
-    memory: MmapMut,
+    memory: HugePages,
     weights: Vec<Weight>,
 }
 
@@ -228,16 +228,11 @@ fn fill(
     })
 }
 
-/// Zeroed memory, in huge pages where the system grants them.
-fn map(bytes: usize) -> Result<MmapMut, Error> {
-    let memory = MmapMut::map_anon(bytes.max(1)).map_err(|source| Error::NoMemory {
+fn map(bytes: usize) -> Result<HugePages, Error> {
+    HugePages::zeros(bytes).map_err(|source| Error::NoMemory {
         bytes_wanted: bytes as u64,
         source,
-    })?;
-    // Small pages cost speed, not correctness.
-    #[cfg(target_os = "linux")]
-    let _ = memory.advise(memmap2::Advice::HugePage);
-    Ok(memory)
+    })
 }
 
 /// The values as the graph wants them, or what is wrong with them.

@@ -1,9 +1,8 @@
 //! The shortest time that the hardware allows for a test, and which part of it sets that.
 
 use moeflux::cost::{OpCost, ProductKind, StepShape, Work};
+use moeflux::kernels::MemoryRate;
 use moeflux::{Engine, KernelRate};
-
-use crate::measure::MemoryRate;
 
 /// What the machine can do at best with a number of threads.
 pub struct Machine {
