@@ -11,7 +11,9 @@ use crate::error::ExpertError;
 use crate::lease::{Lease, Work};
 use crate::policy::{Policy, PolicyKind};
 use crate::pool::Pool;
-use crate::reader::{Reader, ReaderChoice, check_lengths};
+use crate::profile::DiskProfile;
+use crate::reader::{ReaderChoice, check_lengths};
+use crate::source::Source;
 use crate::stats::Stats;
 
 /// How to keep experts.
@@ -23,8 +25,10 @@ pub struct ResidencyOptions {
     pub policy: PolicyKind,
     /// How files are read.
     pub reader: ReaderChoice,
-    /// Reader threads, that is reads in flight; 0 counts as 1.
+    /// Reads in flight, where no profile says it; 0 counts as 1.
     pub read_threads: usize,
+    /// How the disk reads best: which reader `auto` is, how many requests of what size.
+    pub profile: Option<DiskProfile>,
     /// Verify each record's checksum on its first read.
     pub verify: bool,
 }
@@ -38,6 +42,7 @@ impl ResidencyOptions {
             policy: PolicyKind::default(),
             reader: ReaderChoice::default(),
             read_threads: 8,
+            profile: None,
             verify: true,
         }
     }
@@ -86,7 +91,6 @@ pub struct Residency {
     pub(crate) work: Work,
     pub(crate) counters: Counters,
     slot_bytes: u64,
-    reader: Arc<dyn Reader>,
 }
 
 impl Residency {
@@ -98,13 +102,11 @@ impl Residency {
     pub fn open(catalog: Catalog, options: ResidencyOptions) -> Result<Residency, ExpertError> {
         let (slot_bytes, experts) = (catalog.slot_bytes(), catalog.expert_count());
         let index = Arc::new(Index::new(catalog)?);
-        let reader = match options.reader {
-            ReaderChoice::Custom(reader) => reader,
-            ReaderChoice::Kind(kind) => {
-                check_lengths(&index.files, &index.file_ends())?;
-                kind.open(&index.files)?
-            }
-        };
+        if !matches!(options.reader, ReaderChoice::Custom(_)) {
+            check_lengths(&index.files, &index.file_ends())?;
+        }
+        let (depth, profile) = (options.read_threads, options.profile.as_ref());
+        let source = Source::open(options.reader, &index, depth, profile)?;
         if options.arena_bytes < slot_bytes {
             let (needed, given) = (slot_bytes, options.arena_bytes);
             return Err(ExpertError::ArenaTooSmall { needed, given });
@@ -119,9 +121,8 @@ impl Residency {
         let pool = Pool::start(
             Arc::clone(&index),
             Arc::clone(&arena),
-            Arc::clone(&reader),
+            source,
             slots,
-            options.read_threads.max(1),
             options.verify,
         )?;
         Ok(Residency {
@@ -143,7 +144,6 @@ impl Residency {
             work: Work::new(slots, experts),
             counters: Counters::default(),
             slot_bytes,
-            reader,
         })
     }
 
@@ -151,13 +151,15 @@ impl Residency {
     /// others begins; [`Lease::next`] delivers them.
     ///
     /// # Errors
-    /// An unknown layer or expert, or an expert named twice; nothing has changed then.
+    /// An unknown layer or expert, or an expert named twice; [`ExpertError::Changed`] if a file is
+    /// no longer what was opened (looked at once a second). Nothing has changed then.
     pub fn lease<'a>(
         &'a mut self,
         layer: usize,
         experts: &[u32],
     ) -> Result<Lease<'a>, ExpertError> {
         self.settle(); // Only a lease that was leaked leaves anything to settle.
+        self.pool.check_files()?;
         self.work.accept(&self.index, layer, experts)?;
         self.counters.leases += 1;
         self.pin_hits();
@@ -235,7 +237,10 @@ impl Residency {
             slot_bytes: self.slot_bytes,
             resident: self.slots.iter().filter(holds).count(),
             reader: self.reader_name(),
-            direct: self.reader.is_direct(),
+            direct: self.pool.about().direct,
+            depth: self.pool.about().depth,
+            piece_bytes: self.pool.about().piece_bytes,
+            reader_note: self.pool.about().note.clone(),
         }
     }
 
@@ -257,6 +262,6 @@ impl Residency {
 
     /// The reader in use.
     pub fn reader_name(&self) -> String {
-        self.reader.name()
+        self.pool.about().reader.clone()
     }
 }
