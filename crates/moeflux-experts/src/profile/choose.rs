@@ -10,19 +10,25 @@ pub(super) const USUAL_PIECE_BYTES: u64 = 1 << 20;
 /// Rates that differ by less than this part are taken as equal.
 const SAME: f64 = 0.03;
 
-/// A reader's settings: the fewest requests in flight that are as fast as any number; then pieces
-/// of the usual size, unless others are faster.
-pub(super) fn fastest_frugal(points: &[DiskPoint], reader: ReaderKind) -> Option<DiskPoint> {
-    let of_reader = || points.iter().filter(move |point| point.reader == reader);
-    let usual = || of_reader().filter(|point| point.piece_bytes == USUAL_PIECE_BYTES);
+/// Of a reader's settings with pieces of the usual size, the one with the fewest requests in flight
+/// that is as fast as any.
+pub(super) fn frugal(points: &[DiskPoint], reader: ReaderKind) -> Option<DiskPoint> {
+    let usual = || {
+        let of_reader = points.iter().filter(move |point| point.reader == reader);
+        of_reader.filter(|point| point.piece_bytes == USUAL_PIECE_BYTES)
+    };
     let best = fastest(usual())?;
-    let frugal = usual()
-        .filter(|point| nearly(point.bytes_per_second, best.bytes_per_second))
-        .min_by_key(|point| point.depth)?;
-    let same_depth = of_reader().filter(|point| point.depth == frugal.depth);
-    let other = fastest(same_depth)?;
-    match nearly(frugal.bytes_per_second, other.bytes_per_second) {
-        true => Some(*frugal),
+    let as_fast = usual().filter(|point| nearly(point, best));
+    as_fast.min_by_key(|point| point.depth).copied()
+}
+
+/// A reader's settings: those of [`frugal`], unless pieces of another size are faster.
+pub(super) fn best_of(points: &[DiskPoint], reader: ReaderKind) -> Option<DiskPoint> {
+    let frugal = frugal(points, reader)?;
+    let same_depth = |point: &&DiskPoint| (point.reader, point.depth) == (reader, frugal.depth);
+    let other = fastest(points.iter().filter(same_depth))?;
+    match nearly(&frugal, other) {
+        true => Some(frugal),
         false => Some(*other),
     }
 }
@@ -30,15 +36,10 @@ pub(super) fn fastest_frugal(points: &[DiskPoint], reader: ReaderKind) -> Option
 /// The settings to use: io_uring's, which cost the least time of the processor, unless another
 /// reader's are faster.
 pub(super) fn preferred(points: &[DiskPoint]) -> Option<DiskPoint> {
-    let [uring, direct] =
-        [ReaderKind::Uring, ReaderKind::Direct].map(|reader| fastest_frugal(points, reader));
+    let uring = best_of(points, ReaderKind::Uring);
+    let direct = best_of(points, ReaderKind::Direct);
     match (uring, direct) {
-        (Some(uring), Some(direct)) => {
-            match nearly(uring.bytes_per_second, direct.bytes_per_second) {
-                true => Some(uring),
-                false => Some(direct),
-            }
-        }
+        (Some(uring), Some(direct)) if !nearly(&uring, &direct) => Some(direct),
         (uring, direct) => uring.or(direct),
     }
 }
@@ -47,9 +48,9 @@ fn fastest<'a>(points: impl Iterator<Item = &'a DiskPoint>) -> Option<&'a DiskPo
     points.max_by(|a, b| a.bytes_per_second.total_cmp(&b.bytes_per_second))
 }
 
-/// Whether a rate is as high as another, or nearly.
-fn nearly(rate: f64, other: f64) -> bool {
-    rate >= other * (1.0 - SAME)
+/// Whether a setting is as fast as another, or nearly.
+fn nearly(point: &DiskPoint, other: &DiskPoint) -> bool {
+    point.bytes_per_second >= other.bytes_per_second * (1.0 - SAME)
 }
 
 #[cfg(test)]
@@ -76,7 +77,7 @@ mod tests {
         let points = rates.map(|(depth, rate)| point(ReaderKind::Uring, depth, UNIT, rate));
         let chosen = preferred(&points).unwrap();
         assert_eq!((chosen.depth, chosen.piece_bytes), (4, UNIT));
-        assert!(fastest_frugal(&points, ReaderKind::Direct).is_none());
+        assert!(best_of(&points, ReaderKind::Direct).is_none());
         assert!(preferred(&[]).is_none());
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use memmap2::MmapMut;
 
 use super::DiskPoint;
-use super::choose::{USUAL_PIECE_BYTES, fastest_frugal};
+use super::choose::{USUAL_PIECE_BYTES, frugal};
 use crate::reader::{DirectReader, FILE_ALIGN, Reader, ReaderKind};
 
 const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -16,9 +16,11 @@ const OTHER_PIECES_BYTES: [u64; 4] = [256 << 10, 512 << 10, 2 << 20, 4 << 20];
 /// Settings that would have more in flight are not tried.
 const MOST_IN_FLIGHT_BYTES: u64 = 32 << 20;
 /// A disk's rate swings; the best of a few rounds is its limit.
-const ROUNDS: usize = 2;
+const ROUNDS: usize = 4;
+/// In that many of them, pieces of other sizes are tried, too.
+const PIECE_ROUNDS: usize = 2;
 /// How long a setting is measured, once its requests are in flight; longer where few have ended.
-const WINDOW: Duration = Duration::from_millis(28);
+const WINDOW: Duration = Duration::from_millis(12);
 const LONGEST_WINDOW: Duration = Duration::from_millis(150);
 /// After this, nothing more is measured.
 const DEADLINE: Duration = Duration::from_millis(1500);
@@ -58,24 +60,25 @@ pub(super) fn points(
         true => &[ReaderKind::Uring, ReaderKind::Direct],
         false => &[ReaderKind::Direct],
     };
-    for _ in 0..ROUNDS {
-        for &kind in readers {
-            let mut settings: Vec<_> = DEPTHS.map(|depth| (depth, USUAL_PIECE_BYTES)).to_vec();
-            while let Some((depth, piece_bytes)) = settings.pop() {
+    // Readers and rounds alternate, so that a bad moment of the disk does not count against one.
+    for round in 0..ROUNDS {
+        for setting in 0..DEPTHS.len() + OTHER_PIECES_BYTES.len() {
+            for &kind in readers {
+                let (depth, piece_bytes) = match setting.checked_sub(DEPTHS.len()) {
+                    None => (DEPTHS[setting], USUAL_PIECE_BYTES),
+                    Some(_) if round < ROUNDS - PIECE_ROUNDS => continue,
+                    Some(other) => {
+                        let chosen = frugal(&points, kind).map_or(1, |point| point.depth);
+                        (chosen, OTHER_PIECES_BYTES[other])
+                    }
+                };
                 if start.elapsed() > DEADLINE {
                     return points;
                 }
-                let measured = bench.measure(kind, depth, piece_bytes);
-                if let Some(point) = measured.and_then(|point| better(&mut points, point)) {
-                    points.push(point);
+                if let Some(point) = bench.measure(kind, depth, piece_bytes) {
+                    note(&mut points, point);
                 }
                 progress((start.elapsed().as_secs_f64() / DEADLINE.as_secs_f64()).min(1.0));
-                if settings.is_empty() && piece_bytes == USUAL_PIECE_BYTES {
-                    let chosen = fastest_frugal(&points, kind).map_or(1, |point| point.depth);
-                    let fits = |piece: &u64| chosen as u64 * piece <= MOST_IN_FLIGHT_BYTES;
-                    let others = OTHER_PIECES_BYTES.into_iter().filter(fits);
-                    settings.extend(others.map(|piece| (chosen, piece)));
-                }
             }
         }
     }
@@ -83,19 +86,17 @@ pub(super) fn points(
     points
 }
 
-/// Notes a point that was measured before, if it is better now; gives back one that is new.
-fn better(points: &mut [DiskPoint], point: DiskPoint) -> Option<DiskPoint> {
-    let same = |other: &&mut DiskPoint| {
-        (other.reader, other.depth, other.piece_bytes)
-            == (point.reader, point.depth, point.piece_bytes)
-    };
-    let Some(before) = points.iter_mut().find(same) else {
-        return Some(point);
-    };
-    if point.bytes_per_second > before.bytes_per_second {
-        *before = point;
+/// Keeps the better of a setting's rounds.
+fn note(points: &mut Vec<DiskPoint>, point: DiskPoint) {
+    let setting = |point: &DiskPoint| (point.reader, point.depth, point.piece_bytes);
+    let before = points
+        .iter_mut()
+        .find(|before| setting(before) == setting(&point));
+    match before {
+        None => points.push(point),
+        Some(before) if point.bytes_per_second > before.bytes_per_second => *before = point,
+        Some(_) => {}
     }
-    None
 }
 
 impl Bench<'_> {
@@ -116,9 +117,10 @@ impl Bench<'_> {
             reader: kind,
             depth,
             piece_bytes,
-            bytes_per_second,
+            // Whole numbers are the same when read again from the cache.
+            bytes_per_second: bytes_per_second.round(),
             // Requests in flight are rate times time.
-            latency_us: depth as f64 * piece_bytes as f64 / bytes_per_second * 1e6,
+            latency_us: (depth as f64 * piece_bytes as f64 / bytes_per_second * 1e6).round(),
         })
     }
 

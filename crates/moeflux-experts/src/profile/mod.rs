@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use cache::cache_directory;
-use choose::{fastest_frugal, preferred};
+use choose::{best_of, preferred};
 
 use crate::error::ExpertError;
 use crate::reader::{DirectReader, ReaderKind, SMALL_FILES_BYTES};
@@ -123,11 +123,16 @@ impl DiskProfile {
     /// The best settings of one reader; those of the profile for [`ReaderKind::Auto`], none for
     /// readers that were not measured.
     pub fn best_of(&self, reader: ReaderKind) -> Option<DiskPoint> {
-        let reader = match reader {
-            ReaderKind::Auto => self.reader,
-            reader => reader,
-        };
-        fastest_frugal(&self.points, reader)
+        if reader != ReaderKind::Auto && reader != self.reader {
+            return best_of(&self.points, reader);
+        }
+        Some(DiskPoint {
+            reader: self.reader,
+            depth: self.depth,
+            piece_bytes: self.piece_bytes,
+            bytes_per_second: self.bytes_per_second,
+            latency_us: self.latency_us,
+        })
     }
 
     /// The highest rate of all that was measured, in bytes a second: what the disk can give.

@@ -140,7 +140,7 @@ mod tests {
             let total: usize = parts.iter().map(|part| part.len()).sum();
             assert_eq!(total, blocks.bytes - done);
             let from = blocks.start as usize + done;
-            let mut left = &file[from.min(file.len())..file.len().min(from + most)];
+            let mut left = &file[from.min(file.len())..file.len().min(from.saturating_add(most))];
             let read = left.len();
             for part in &mut parts[..count] {
                 assert!(!part.is_empty() && part.len().is_multiple_of(BLOCK));
