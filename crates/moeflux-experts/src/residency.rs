@@ -288,6 +288,11 @@ impl Residency {
         }
     }
 
+    /// Experts that were asked for and not in memory, or only because they were read ahead of use.
+    pub fn absent(&self) -> u64 {
+        self.counters.misses + self.counters.ahead.used
+    }
+
     /// Sets the counters to zero. What is in memory stays.
     pub fn reset_stats(&mut self) {
         self.counters = Counters::default();
@@ -297,6 +302,11 @@ impl Residency {
     /// Whether every expert is in memory or on its way there.
     pub fn is_complete(&self) -> bool {
         self.slots() >= self.index.entries.len() && !self.slot_of.contains(&NO_SLOT)
+    }
+
+    /// Number of experts of a layer; 0 where there are none.
+    pub fn experts(&self, layer: usize) -> u32 {
+        self.index.experts(layer)
     }
 
     /// Slots that can hold an expert now.
