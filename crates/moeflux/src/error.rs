@@ -97,6 +97,21 @@ pub enum Error {
         /// The smallest budget that works, in bytes.
         needed: u64,
     },
+    /// Sessions cannot have more tokens within the memory budget.
+    #[error(
+        "{tokens} more tokens do not fit in the memory budget of {}: there is room for {fit}; \
+         pass --memory {}MiB or more, or end a session", bytes(*given), needed.div_ceil(1 << 20)
+    )]
+    MemoryFull {
+        /// Tokens that were to be added.
+        tokens: usize,
+        /// Tokens that can be added to each session of the step.
+        fit: usize,
+        /// The budget now, in bytes.
+        given: u64,
+        /// A budget that would do, in bytes.
+        needed: u64,
+    },
     /// The system has no memory for the resident weights.
     #[error("the system refuses {} for the resident weights: {source}", bytes(*bytes_wanted))]
     NoMemory {

@@ -1,11 +1,13 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod governor;
 mod graph_runner;
 mod rates;
 mod step;
 
 pub use budget::MemoryPlan;
+use governor::Governor;
 pub use graph_runner::GraphRunner;
 pub use rates::KernelRate;
 use step::Rowset;
@@ -22,6 +24,7 @@ use crate::backend::{Backend, ExpertStage};
 use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op};
 use crate::info::{ModelInfo, Opened};
+use crate::memory::{LimitWatch, Locked};
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
 use crate::{Activations, EngineOptions, Error};
@@ -37,8 +40,12 @@ pub struct Stats {
     pub experts: moeflux_experts::Stats,
     /// How the memory bound is spent.
     pub memory: MemoryPlan,
+    /// The memory bound now: less than the plan's where the system has less.
+    pub limit_bytes: u64,
     /// Bytes of state in all sessions now.
     pub state_bytes: u64,
+    /// Whether the resident weights are locked in memory.
+    pub locked: Locked,
     /// Instruction set in use.
     pub isa: Isa,
     /// Compute threads.
@@ -68,6 +75,7 @@ struct Executor {
     backend: Box<dyn Backend>,
     buffers: BufferPool,
     stage: ExpertStage,
+    governor: Governor,
 }
 
 impl Engine {
@@ -92,7 +100,10 @@ impl Engine {
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
-        let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
+        if options.lock_weights {
+            weights.lock();
+        }
         let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
         let Opened {
             blueprint, table, ..
@@ -108,10 +119,12 @@ impl Engine {
             },
         )?;
         let graph = blueprint.graph;
+        let room = plan.first_room();
         let executor = Mutex::new(Executor {
             backend,
-            buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
+            buffers: BufferPool::new(&graph, room.tokens, room.outputs),
             stage: ExpertStage::new(residency, table.layouts),
+            governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
         });
         let activations = options.activations;
         Ok(Engine {
@@ -204,22 +217,20 @@ impl Engine {
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Logits, Error> {
         self.check(session, tokens)?;
-        let chunk = match want {
-            Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
-            _ => self.plan.chunk_tokens,
-        };
+        self.check_memory(session, tokens.len())?;
         let mut all = Logits {
             rows: 0,
             vocab: self.info.vocab_size,
             values: Vec::new(),
         };
-        let last = tokens.len().div_ceil(chunk).saturating_sub(1);
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let want = if want == Want::Last && index < last {
-                Want::None
-            } else {
-                want
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (tokens, after) = rest.split_at(self.next_chunk(session, rest.len(), want));
+            let want = match want {
+                Want::Last if !after.is_empty() => Want::None,
+                want => want,
             };
+            rest = after;
             let span = Span {
                 session: &mut *session,
                 tokens,
@@ -260,6 +271,7 @@ impl Engine {
             backend,
             buffers,
             stage,
+            ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
@@ -288,10 +300,16 @@ impl Engine {
 
     /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.
     pub fn stats(&self) -> Stats {
+        let executor = self.lock();
+        let experts = executor.stage.residency.stats();
+        let limit_bytes = executor.governor.limit_bytes();
+        drop(executor);
         Stats {
-            experts: self.lock().stage.residency.stats(),
+            experts,
             memory: self.plan.clone(),
+            limit_bytes,
             state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
+            locked: self.weights.locked(),
             isa: self.isa,
             threads: self.threads,
             activations: self.activations,
@@ -323,8 +341,8 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Executor> {
         self.executor.lock().unwrap_or_else(|poisoned| {
             let mut executor = poisoned.into_inner();
-            let (tokens, outputs) = (self.plan.chunk_tokens, self.plan.chunk_outputs);
-            executor.buffers = BufferPool::new(&self.graph, tokens, outputs);
+            let room = executor.governor.room();
+            executor.buffers = BufferPool::new(&self.graph, room.tokens, room.outputs);
             self.executor.clear_poison();
             executor
         })
@@ -367,35 +385,6 @@ impl Engine {
         if rows.outputs.len() > self.plan.chunk_outputs {
             let (tokens, limit) = (rows.outputs.len(), self.plan.chunk_outputs);
             return Err(Error::StepSize { tokens, limit });
-        }
-        Ok(())
-    }
-
-    /// Makes room for the spans' tokens in their sessions; experts give way where the memory
-    /// bound demands it.
-    fn make_room(&self, executor: &mut Executor, spans: &mut [Span<'_>]) -> Result<(), Error> {
-        let growth: u64 = spans
-            .iter()
-            .map(|s| s.session.growth_bytes(s.tokens.len()))
-            .sum();
-        let state = self.shape.state_bytes.load(Ordering::Relaxed) + growth;
-        let residency = &mut executor.stage.residency;
-        let now = residency.slots() as u64 * residency.slot_bytes();
-        let allowed = self
-            .plan
-            .arena_beside_state(state)
-            .min(self.plan.arena_bytes);
-        if allowed < self.plan.smallest_arena_bytes {
-            return Err(self.plan.too_small(state));
-        }
-        if allowed < now {
-            residency.shrink_to(allowed)?;
-        } else if allowed >= now + residency.slot_bytes() {
-            // Other sessions have ended since the arena gave way to them.
-            residency.grow_to(allowed);
-        }
-        for span in spans {
-            span.session.reserve(span.tokens.len());
         }
         Ok(())
     }
