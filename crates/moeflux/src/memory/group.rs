@@ -130,10 +130,10 @@ mod tests {
     #[test]
     fn a_group_leaves_its_limit_less_what_cannot_be_reclaimed() {
         let fake = Fake::new("0::/a/b\n");
-        assert_eq!(fake.left(), [], "no files, no limit");
+        assert_eq!(fake.left(), [0; 0], "no files, no limit");
         fake.write("cgroup/a/b/memory.max", "max\n");
         fake.write("cgroup/a/b/memory.current", "700\n");
-        assert_eq!(fake.left(), [], "no limit");
+        assert_eq!(fake.left(), [0; 0], "no limit");
         fake.write("cgroup/a/b/memory.max", "1000\n");
         assert_eq!(fake.left(), [300]);
         fake.write(
@@ -156,7 +156,7 @@ mod tests {
             "9223372036854771712\n",
         );
         fake.write("cgroup/memory/job/memory.usage_in_bytes", "700\n");
-        assert_eq!(fake.left(), [], "no limit is a huge number there");
+        assert_eq!(fake.left(), [0; 0], "no limit is a huge number there");
         fake.write("cgroup/memory/job/memory.limit_in_bytes", "1000\n");
         fake.write(
             "cgroup/memory/job/memory.stat",

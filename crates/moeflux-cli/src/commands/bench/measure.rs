@@ -5,11 +5,11 @@ use std::time::Instant;
 use moeflux::cost::StepShape;
 use moeflux::{Engine, Session, Want};
 
-use super::floor::{Floor, Machine};
 use super::plan::{Kind, Test};
 use super::profile::{Profile, Recorder};
 use super::progress::Progress;
 use crate::failure::Failure;
+use crate::floor::{Floor, Machine};
 use crate::interrupt::Guard;
 
 /// Repetition 0 makes the context and warms up.

@@ -5,7 +5,6 @@
 //! multiply-adds over the kernels' measured rates, bytes of experts that had to be read over the
 //! disk's measured rate.
 
-mod floor;
 mod measure;
 mod plan;
 mod profile;
@@ -21,7 +20,6 @@ use moeflux::kernels::Cpu;
 use moeflux::{Engine, Isa, Want};
 use serde_json::{Map, Value, json};
 
-use self::floor::Machine;
 use self::measure::Runner;
 use self::plan::Test;
 use self::profile::Profile;
@@ -29,6 +27,7 @@ use self::progress::Progress;
 use self::report::Row;
 use crate::args::ModelArgs;
 use crate::failure::Failure;
+use crate::floor::Machine;
 use crate::interrupt;
 use crate::measure::DiskRate;
 use crate::model;
@@ -258,8 +257,7 @@ impl Bench<'_> {
 
     /// The model's file or directory name.
     fn model_name(&self) -> String {
-        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
-        name.to_string_lossy().into_owned()
+        model::name(self.path)
     }
 
     /// Prints a row as soon as it is there, where the form allows it.

@@ -4,9 +4,9 @@ use moeflux::{Engine, ModelInfo};
 use serde_json::{Map, Value, json};
 
 use super::Loaded;
-use super::floor::Machine;
 use super::measure::Measured;
 use super::plan::Kind;
+use crate::floor::Machine;
 use crate::measure::DiskRate;
 use crate::size;
 
