@@ -48,6 +48,9 @@ pub struct ModelArgs {
     #[arg(long, default_value = "lru", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
+    /// Let the system swap resident weights out
+    #[arg(long)]
+    pub no_lock: bool,
     /// Most tokens computed at once [default: by the memory]
     #[arg(long, value_name = "N")]
     pub chunk_tokens: Option<usize>,
@@ -67,6 +70,7 @@ impl ModelArgs {
             policy: self.policy,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
+            lock_weights: !self.no_lock,
             ..EngineOptions::default()
         }
     }

@@ -87,8 +87,8 @@ pub enum Error {
     },
     /// The memory budget does not hold the model's resident part.
     #[error(
-        "a memory budget of {} is too small for this model: the smallest workable one is {}; \
-         pass --memory {}MiB or more",
+        "a memory budget of {} is too small for this model and its sessions: the smallest workable \
+         one is {}; pass --memory {}MiB or more",
         bytes(*given), bytes(*needed), needed.div_ceil(1 << 20)
     )]
     MemoryBudget {

@@ -16,8 +16,6 @@ const FEWEST_STEPS: usize = 6;
 const MOST_STEPS: usize = 400;
 /// Steps of the same token, whose experts are all in memory.
 const REPEATS: usize = 6;
-/// The answer's first tokens, whose speed a cold start is judged by.
-const FIRST_TOKENS: i32 = 8;
 
 /// Seconds of a decoded token, by the share of its experts that are not in memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,11 +48,13 @@ impl DecodeModel {
         self.resident_seconds + self.layer_seconds * layers + self.expert_seconds * experts
     }
 
-    /// Tokens a second after a cold start, over an answer's first tokens.
-    pub fn cold_rate(&self) -> f64 {
+    /// Tokens a second over the first `tokens` tokens after a cold start, where the share of
+    /// experts in memory grows up to `hit_rate`.
+    pub fn cold_rate(&self, tokens: usize, hit_rate: f64) -> f64 {
         let unseen = 1.0 - self.top_k / self.experts.max(self.top_k);
-        let seconds = (0..FIRST_TOKENS).map(|token| self.seconds(unseen.powi(token)));
-        f64::from(FIRST_TOKENS) / seconds.sum::<f64>()
+        let miss = |token: usize| unseen.powf(token as f64).max(1.0 - hit_rate);
+        let seconds: f64 = (0..tokens).map(|token| self.seconds(miss(token))).sum();
+        tokens as f64 / seconds
     }
 
     /// Layers with a missing expert, and missing experts.
@@ -176,7 +176,7 @@ mod tests {
         assert!((MODEL.seconds(1.0) - (0.05 + 0.02 + 0.04)).abs() < 1e-12);
         let half = 0.05 + 0.02 * (1.0 - 0.0625) + 0.02;
         assert!((MODEL.seconds(0.5) - half).abs() < 1e-12);
-        let cold = MODEL.cold_rate();
+        let cold = MODEL.cold_rate(8, 1.0);
         assert!(cold > 1.0 / MODEL.seconds(1.0) && cold < 1.0 / MODEL.seconds(0.5));
     }
 

@@ -18,22 +18,21 @@ pub struct PrefillModel<'a> {
     pub machine: &'a Machine,
     /// Of experts, in bytes a second.
     pub disk_rate: f64,
-    /// Bytes of an expert over what they are in the engine's model, 1 for the same.
-    pub expert_scale: f64,
 }
 
 impl PrefillModel<'_> {
-    /// Tokens a second of a prompt of `tokens` tokens in steps of at most `chunk`, from a cold start
-    /// with room for `slots` experts.
-    pub fn rate(&self, tokens: usize, chunk: usize, slots: u64) -> f64 {
+    /// Tokens a second of `tokens` tokens after `depth` others, in steps of at most `chunk`. The
+    /// share `held` of the experts is in memory at first, and there is room for `slots`.
+    pub fn rate(&self, depth: usize, tokens: usize, chunk: usize, held: f64, slots: u64) -> f64 {
         let info = self.engine.info();
         let chunk = chunk.max(1);
-        let (mut seconds, mut held) = (0.0, 0.0);
+        let records = info.expert_records.max(1) as f64;
+        let (mut seconds, mut held) = (0.0, held);
         for start in (0..tokens).step_by(chunk) {
             let len = chunk.min(tokens - start);
             let experts = distinct(info, len);
             let step = StepShape {
-                start,
+                start: depth + start,
                 tokens: len,
                 outputs: usize::from(start + len == tokens),
                 experts,
@@ -41,11 +40,11 @@ impl PrefillModel<'_> {
             let floor = Floor::of(self.engine, self.machine, std::iter::once(step));
             let compute = floor.limit().0 / EFFICIENCY;
             let used = experts * info.moe_layers as f64;
-            let bytes = info.expert_bytes as f64 / info.expert_records.max(1) as f64;
-            let read = (used - held).max(0.0) * bytes * self.expert_scale / self.disk_rate;
+            let bytes = info.expert_bytes as f64 / records;
+            let read = used * (1.0 - held) * bytes / self.disk_rate;
             seconds += compute.max(read) + read / info.moe_layers.max(1) as f64;
-            // What the next chunk finds: as many as there is room for.
-            held = used.min(slots as f64) * used / info.expert_records.max(1) as f64;
+            // What the next chunk finds: of what was used, as much as there is room for.
+            held = used.min(slots as f64) / records;
         }
         tokens as f64 / seconds
     }

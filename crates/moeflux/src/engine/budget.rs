@@ -153,8 +153,9 @@ impl MemoryPlan {
     pub(super) fn needed(&self, state: u64, room: Room, arena: u64) -> u64 {
         let overhead = self.overhead_bytes - self.limit_bytes / SLACK_SHARE;
         let all = overhead + self.dense_bytes + self.scratch(room) + state + arena;
-        // A larger bound keeps more back. Budgets that messages suggest are whole MiB.
-        (all + all / (SLACK_SHARE - 1) + 1).next_multiple_of(1 << 20)
+        // A larger bound keeps more back. Budgets that messages suggest are whole MiB, and one more:
+        // what the process occupies at start differs a little from run to run.
+        (all + all / (SLACK_SHARE - 1) + 1).next_multiple_of(1 << 20) + (1 << 20)
     }
 
     /// The error that says how large the bound would have to be.

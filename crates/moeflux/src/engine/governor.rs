@@ -95,7 +95,6 @@ impl Engine {
             tokens: spans.iter().map(|s| s.tokens.len()).sum(),
             outputs: spans.iter().map(Span::outputs).sum(),
         };
-        let sessions: Vec<&Session> = spans.iter().map(|s| &*s.session).collect();
         let growth = spans
             .iter()
             .map(|s| s.session.growth_bytes(s.tokens.len()))
@@ -104,7 +103,10 @@ impl Engine {
         let state = self.state_bytes();
         match executor.governor.change(need, state, growth) {
             Some(change) => executor.apply(change)?,
-            None => return Err(self.memory_full(&executor.governor, &sessions, need)),
+            None => {
+                let sessions: Vec<&Session> = spans.iter().map(|s| &*s.session).collect();
+                return Err(self.memory_full(&executor.governor, &sessions, need));
+            }
         }
         for span in spans {
             span.session.reserve(span.tokens.len());
@@ -161,6 +163,22 @@ impl Engine {
                 let need = Room { tokens, ..need };
                 Err(self.memory_full(governor, &[session], need))
             }
+        }
+    }
+
+    /// Makes room for a session that is restored from `bytes` bytes, which are in memory as well.
+    pub(super) fn make_room_to_restore(&self, bytes: u64) -> Result<(), Error> {
+        let mut executor = self.lock();
+        let (plan, state) = (&self.plan, self.state_bytes());
+        // Recurrent states are kept twice, and pages are whole.
+        let growth = 2 * bytes + plan.state_bytes;
+        let room = executor.governor.room;
+        match executor.governor.change(room, state, growth) {
+            Some(change) => executor.apply(change),
+            None => Err(Error::MemoryBudget {
+                given: executor.governor.limit_bytes,
+                needed: plan.needed(state + growth, room, plan.smallest_arena_bytes),
+            }),
         }
     }
 

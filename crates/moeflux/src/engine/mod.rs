@@ -167,8 +167,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Snapshot`] if the bytes are damaged, of another model, or keep keys and values as
-    /// another type.
+    /// another type; [`Error::MemoryBudget`] if the memory bound does not hold it.
     pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
+        self.make_room_to_restore(bytes.len() as u64)?;
         Session::from_bytes(Arc::clone(&self.shape), bytes)
     }
 

@@ -24,6 +24,9 @@ const CONTEXT_TOKENS: usize = 4096;
 /// Prompts whose speed is given.
 const PROMPTS: [usize; 3] = [512, 2048, 4096];
 
+/// An answer's first tokens, whose speed a cold start is judged by.
+const FIRST_TOKENS: usize = 8;
+
 /// Flags of `plan`.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
@@ -134,7 +137,6 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
             engine: &engine,
             machine: &machine,
             disk_rate: disk.bytes_per_second,
-            expert_scale: 1.0,
         },
         context_seconds: context_seconds(&engine, &machine, context),
     };
@@ -194,7 +196,7 @@ impl Outlook<'_> {
         let rate = |miss: f64| 1.0 / (self.decode.seconds(miss) + self.context_seconds);
         Speeds {
             hit_rate,
-            cold: self.decode.cold_rate(),
+            cold: self.decode.cold_rate(FIRST_TOKENS, hit_rate),
             warm: rate(1.0 - hit_rate),
             best: rate(0.0),
         }

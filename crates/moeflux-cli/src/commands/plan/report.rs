@@ -154,7 +154,8 @@ impl Report<'_> {
 
     fn prefill(&self, budget: &Budget, tokens: usize) -> f64 {
         let chunk = budget.memory.chunk_tokens;
-        self.outlook.prefill.rate(tokens, chunk, budget.slots)
+        let model = &self.outlook.prefill;
+        model.rate(0, tokens, chunk, 0.0, budget.slots)
     }
 
     /// What would help most, for the smallest bound that works.
