@@ -6,7 +6,7 @@ use clap::Args;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
-use moeflux::{Activations, EngineOptions, Isa, KvType};
+use moeflux::{Activations, EngineOptions, Isa, KvType, Lookahead};
 
 use crate::size;
 
@@ -51,6 +51,10 @@ pub struct ModelArgs {
     /// Let the system swap resident weights out
     #[arg(long)]
     pub no_lock: bool,
+    /// Whether experts are guessed a layer ahead and read when the disk is idle: auto (while it helps),
+    /// on or off; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub lookahead: Lookahead,
     /// Most tokens computed at once [default: by the memory]
     #[arg(long, value_name = "N")]
     pub chunk_tokens: Option<usize>,
@@ -68,6 +72,7 @@ impl ModelArgs {
             kv: self.kv,
             reader: self.reader.into(),
             policy: self.policy,
+            lookahead: self.lookahead,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
             lock_weights: !self.no_lock,
