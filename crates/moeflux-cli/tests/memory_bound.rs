@@ -203,7 +203,9 @@ fn within_a_control_group(model: &str, tokens: &str, out: &Path) {
         let mut command = Command::new("sh");
         command.args(["-c", script]).arg(&group.0);
         command.arg(env!("CARGO_BIN_EXE_moeflux"));
-        command.args(["eval", "logits", "-m", model, "--tokens", tokens, "-o"]).arg(out);
+        command
+            .args(["eval", "logits", "-m", model, "--tokens", tokens, "-o"])
+            .arg(out);
         command.args(memory.map(|size| ["--memory", size]).into_iter().flatten());
         let ran = command.stdin(Stdio::null()).output().expect("starts");
         let said = String::from_utf8_lossy(&ran.stderr);

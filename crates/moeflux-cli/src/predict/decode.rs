@@ -38,7 +38,8 @@ pub struct DecodeModel {
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     seconds: f64,
-    misses: f64,
+    /// Experts that were not in memory when the step began.
+    absent: f64,
 }
 
 impl DecodeModel {
@@ -68,7 +69,7 @@ impl DecodeModel {
         let all = self.layers * self.top_k;
         let mut sums = [[0.0_f64; 3]; 2];
         for sample in samples {
-            let [layers, experts] = self.reads((sample.misses / all).min(1.0));
+            let [layers, experts] = self.reads((sample.absent / all).min(1.0));
             let more = sample.seconds - self.resident_seconds;
             sums[0][0] += layers * layers;
             sums[0][1] += layers * experts;
@@ -140,15 +141,21 @@ fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failu
 }
 
 fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<Sample, Failure> {
-    let before = engine.stats().experts.misses;
+    let before = absent(&engine.stats().experts);
     let start = Instant::now();
-    engine.prefill(session, &[token], Want::Last)?;
+    let logits = engine.prefill(session, &[token], Want::Last)?;
     let seconds = start.elapsed().as_secs_f64();
-    let misses = engine.stats().experts.misses - before;
+    engine.recycle(logits);
+    let absent = absent(&engine.stats().experts) - before;
     Ok(Sample {
         seconds,
-        misses: misses as f64,
+        absent: absent as f64,
     })
+}
+
+/// Experts that were asked for and not in memory, or only because they were guessed in time.
+pub fn absent(stats: &moeflux::experts::Stats) -> u64 {
+    stats.misses + stats.ahead_used
 }
 
 /// Tokens over the whole vocabulary, so that experts are chosen as widely.
@@ -182,9 +189,9 @@ mod tests {
 
     #[test]
     fn the_times_are_found_again_from_steps() {
-        let sample = |misses: f64| Sample {
-            seconds: MODEL.seconds(misses / 40.0),
-            misses,
+        let sample = |absent: f64| Sample {
+            seconds: MODEL.seconds(absent / 40.0),
+            absent,
         };
         let samples: Vec<Sample> = [40.0, 38.0, 30.0, 25.0, 12.0, 5.0].map(sample).to_vec();
         let mut fitted = DecodeModel {
@@ -202,7 +209,7 @@ mod tests {
         // Steps that are all faster than with everything in memory do not make reads free of sense.
         let fast = Sample {
             seconds: 0.01,
-            misses: 20.0,
+            absent: 20.0,
         };
         fitted.fit(&[fast, fast]);
         assert_eq!(fitted.seconds(1.0), MODEL.resident_seconds);

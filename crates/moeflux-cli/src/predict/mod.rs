@@ -6,6 +6,6 @@ mod decode;
 mod hits;
 mod prefill;
 
-pub use decode::{DecodeModel, measure};
+pub use decode::{DecodeModel, absent, measure};
 pub use hits::HitModel;
 pub use prefill::PrefillModel;

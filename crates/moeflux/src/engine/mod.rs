@@ -3,6 +3,7 @@
 mod budget;
 mod governor;
 mod graph_runner;
+mod prefill;
 mod rates;
 mod step;
 
@@ -196,65 +197,6 @@ impl Engine {
         })
     }
 
-    /// Runs `tokens` in as many steps as the scratch memory needs; the answer does not depend on
-    /// how many that is.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`]. The session then holds the tokens of the steps before the one that
-    /// failed; [`Session::len`] tells how many.
-    pub fn prefill(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-    ) -> Result<Logits, Error> {
-        self.prefill_observed(session, tokens, want, &mut |_, _| {})
-    }
-
-    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
-    ///
-    /// # Errors
-    /// As [`Engine::prefill`].
-    pub fn prefill_observed(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-        observe: &mut dyn FnMut(&Op, &BufferPool),
-    ) -> Result<Logits, Error> {
-        self.check(session, tokens)?;
-        self.check_memory(session, tokens.len())?;
-        let mut all = Logits {
-            rows: 0,
-            vocab: self.info.vocab_size,
-            values: Vec::new(),
-        };
-        let mut rest = tokens;
-        while !rest.is_empty() {
-            let (tokens, after) = rest.split_at(self.next_chunk(session, rest.len(), want));
-            let want = match want {
-                Want::Last if !after.is_empty() => Want::None,
-                want => want,
-            };
-            rest = after;
-            let span = Span {
-                session: &mut *session,
-                tokens,
-                want,
-            };
-            for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
-                all.rows += logits.rows;
-                if all.values.is_empty() {
-                    all.values = logits.values;
-                } else {
-                    all.values.extend_from_slice(&logits.values);
-                    self.recycle(logits);
-                }
-            }
-        }
-        Ok(all)
-    }
-
     /// Runs one step for all spans; gives each span's logits.
     ///
     /// # Errors
@@ -324,12 +266,14 @@ impl Engine {
     /// Takes logits that are done with, so that the next step need not ask the system for memory;
     /// on a small model that is a tenth of a token's time.
     pub fn recycle(&self, logits: Logits) {
-        const MOST: usize = 8;
+        const MOST_ROWS: usize = 16;
         let mut spare = self
             .spare_logits
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MOST && logits.values.capacity() > 0 {
+        let held: usize = spare.iter().map(Vec::capacity).sum();
+        let more = logits.values.capacity();
+        if more > 0 && held + more <= MOST_ROWS * self.info.vocab_size {
             spare.push(logits.values);
         }
     }

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use crate::failure::Failure;
 use crate::floor::{Floor, Machine};
 use crate::interrupt::Guard;
+use crate::predict::absent;
 
 /// Parts of the vocabulary that repetitions take turns with, where topics change.
 const TOPICS: usize = 8;
@@ -37,6 +38,8 @@ pub struct Measured {
     pub rates: Vec<f64>,
     /// Share of experts that were in memory; `None` if none was asked for.
     pub hit_rate: Option<f64>,
+    /// Share of experts that were in memory before any was guessed; `None` as above.
+    pub held_rate: Option<f64>,
     /// Bytes of experts read in all repetitions together.
     pub bytes_read: u64,
     /// Seconds of all repetitions together.
@@ -81,6 +84,7 @@ impl Runner<'_> {
             cache: self.cache,
             rates,
             hit_rate: (asked > 0).then(|| stats.hit_rate()),
+            held_rate: (asked > 0).then(|| 1.0 - absent(&stats) as f64 / asked as f64),
             bytes_read: stats.bytes_read,
             seconds: total_seconds,
             floor: Floor::of(self.engine, self.machine, steps.into_iter()),

@@ -20,7 +20,7 @@ use moeflux::kernels::Cpu;
 use moeflux::{Engine, Isa, Want};
 use serde_json::{Map, Value, json};
 
-use self::measure::Runner;
+use self::measure::{Measured, Runner};
 use self::plan::{Cache, Kind, Test};
 use self::profile::Profile;
 use self::progress::Progress;
@@ -32,7 +32,7 @@ use crate::interrupt;
 use crate::measure::DiskRate;
 use crate::model;
 use crate::output;
-use crate::predict::{self, DecodeModel, HitModel, PrefillModel};
+use crate::predict::{self, DecodeModel, PrefillModel};
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -154,12 +154,10 @@ struct Forecast {
 }
 
 impl Forecast {
-    /// Tokens a second that a test should reach.
-    fn rate(&self, loaded: &Loaded, machine: &Machine, test: Test, cache: Cache) -> f64 {
+    /// Tokens a second that a test should have reached with the experts that it found in memory.
+    fn rate(&self, loaded: &Loaded, machine: &Machine, measured: &Measured) -> f64 {
         let info = loaded.engine.info();
-        let slots = loaded.engine.stats().experts.slots as u64;
-        let hit_rate = HitModel::Uniform.rate(slots, info.expert_records as u64);
-        let held = if cache == Cache::Cold { 0.0 } else { hit_rate };
+        let (test, held) = (measured.test, measured.held_rate.unwrap_or(1.0));
         match test.kind {
             Kind::Prefill => {
                 let model = PrefillModel {
@@ -167,6 +165,7 @@ impl Forecast {
                     machine,
                     disk_rate: self.disk_rate,
                 };
+                let slots = loaded.engine.stats().experts.slots as u64;
                 model.rate(
                     test.depth,
                     test.tokens,
@@ -177,14 +176,7 @@ impl Forecast {
             }
             Kind::Decode => {
                 let bytes = info.token_state_bytes as f64 * test.depth as f64;
-                let decode = DecodeModel {
-                    resident_seconds: self.decode.resident_seconds + bytes / machine.memory.median,
-                    ..self.decode
-                };
-                match cache {
-                    Cache::Cold => decode.cold_rate(test.tokens, hit_rate),
-                    _ => 1.0 / decode.seconds(1.0 - hit_rate),
-                }
+                1.0 / (self.decode.seconds(1.0 - held) + bytes / machine.memory.median)
             }
         }
     }
@@ -260,7 +252,7 @@ impl Bench<'_> {
             };
             let predicted = forecast
                 .as_ref()
-                .map(|f| f.rate(&loaded, &machine, test, cache));
+                .map(|f| f.rate(&loaded, &machine, &measured));
             let row = Row::new(&name, &loaded, measured, disk, predicted);
             self.print(&row, results.rows.is_empty())?;
             results.rows.push(row);
