@@ -48,6 +48,9 @@ pub struct ModelArgs {
     #[arg(long, default_value = "lru", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
+    /// Let the system swap resident weights out
+    #[arg(long)]
+    pub no_lock: bool,
     /// Whether experts are guessed a layer ahead and read when the disk is idle: auto (while it helps),
     /// on or off; the answer is the same
     #[arg(long, default_value = "auto", value_name = "WHEN")]
@@ -72,6 +75,7 @@ impl ModelArgs {
             lookahead: self.lookahead,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
+            lock_weights: !self.no_lock,
             ..EngineOptions::default()
         }
     }

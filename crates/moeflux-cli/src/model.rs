@@ -46,6 +46,12 @@ impl Model {
     }
 }
 
+/// The name of a model's file or directory.
+pub fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
+}
+
 /// Opens the engine alone, showing that it takes time if it does.
 pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
     let options = args.options();

@@ -1,11 +1,14 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod governor;
 mod graph_runner;
+mod prefill;
 mod rates;
 mod step;
 
 pub use budget::MemoryPlan;
+use governor::Governor;
 pub use graph_runner::GraphRunner;
 pub use rates::KernelRate;
 use step::Rowset;
@@ -22,6 +25,7 @@ use crate::backend::{Backend, ExpertStage};
 use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op};
 use crate::info::{ModelInfo, Opened};
+use crate::memory::{LimitWatch, Locked};
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
 use crate::{Activations, EngineOptions, Error};
@@ -37,8 +41,12 @@ pub struct Stats {
     pub experts: moeflux_experts::Stats,
     /// How the memory bound is spent.
     pub memory: MemoryPlan,
+    /// The memory bound now: less than the plan's where the system has less.
+    pub limit_bytes: u64,
     /// Bytes of state in all sessions now.
     pub state_bytes: u64,
+    /// Whether the resident weights are locked in memory.
+    pub locked: Locked,
     /// Instruction set in use.
     pub isa: Isa,
     /// Compute threads.
@@ -72,6 +80,7 @@ struct Executor {
     backend: Box<dyn Backend>,
     buffers: BufferPool,
     stage: ExpertStage,
+    governor: Governor,
 }
 
 impl Engine {
@@ -96,7 +105,10 @@ impl Engine {
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
-        let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
+        if options.lock_weights {
+            weights.lock();
+        }
         let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
         let Opened {
             blueprint, table, ..
@@ -112,10 +124,12 @@ impl Engine {
             },
         )?;
         let graph = blueprint.graph;
+        let room = plan.first_room();
         let executor = Mutex::new(Executor {
             backend,
-            buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
+            buffers: BufferPool::new(&graph, room.tokens, room.outputs),
             stage: ExpertStage::new(residency, table.layouts, options.lookahead),
+            governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
         });
         let activations = options.activations;
         Ok(Engine {
@@ -157,8 +171,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Snapshot`] if the bytes are damaged, of another model, or keep keys and values as
-    /// another type.
+    /// another type; [`Error::MemoryBudget`] if the memory bound does not hold it.
     pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
+        self.make_room_to_restore(bytes.len() as u64)?;
         Session::from_bytes(Arc::clone(&self.shape), bytes)
     }
 
@@ -180,67 +195,6 @@ impl Engine {
             },
             other => other,
         })
-    }
-
-    /// Runs `tokens` in as many steps as the scratch memory needs; the answer does not depend on
-    /// how many that is.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`]. The session then holds the tokens of the steps before the one that
-    /// failed; [`Session::len`] tells how many.
-    pub fn prefill(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-    ) -> Result<Logits, Error> {
-        self.prefill_observed(session, tokens, want, &mut |_, _| {})
-    }
-
-    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
-    ///
-    /// # Errors
-    /// As [`Engine::prefill`].
-    pub fn prefill_observed(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-        observe: &mut dyn FnMut(&Op, &BufferPool),
-    ) -> Result<Logits, Error> {
-        self.check(session, tokens)?;
-        let chunk = match want {
-            Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
-            _ => self.plan.chunk_tokens,
-        };
-        let mut all = Logits {
-            rows: 0,
-            vocab: self.info.vocab_size,
-            values: Vec::new(),
-        };
-        let last = tokens.len().div_ceil(chunk).saturating_sub(1);
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let want = if want == Want::Last && index < last {
-                Want::None
-            } else {
-                want
-            };
-            let span = Span {
-                session: &mut *session,
-                tokens,
-                want,
-            };
-            for logits in self.step(&mut [span], index < last, observe)? {
-                all.rows += logits.rows;
-                if all.values.is_empty() {
-                    all.values = logits.values;
-                } else {
-                    all.values.extend_from_slice(&logits.values);
-                    self.recycle(logits);
-                }
-            }
-        }
-        Ok(all)
     }
 
     /// Runs one step for all spans; gives each span's logits.
@@ -280,6 +234,7 @@ impl Engine {
             backend,
             buffers,
             stage,
+            ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
@@ -311,12 +266,14 @@ impl Engine {
     /// Takes logits that are done with, so that the next step need not ask the system for memory;
     /// on a small model that is a tenth of a token's time.
     pub fn recycle(&self, logits: Logits) {
-        const MOST: usize = 8;
+        const MOST_ROWS: usize = 16;
         let mut spare = self
             .spare_logits
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if spare.len() < MOST && logits.values.capacity() > 0 {
+        let held: usize = spare.iter().map(Vec::capacity).sum();
+        let more = logits.values.capacity();
+        if more > 0 && held + more <= MOST_ROWS * self.info.vocab_size {
             spare.push(logits.values);
         }
     }
@@ -339,7 +296,9 @@ impl Engine {
             experts: executor.stage.residency.stats(),
             guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
+            limit_bytes: executor.governor.limit_bytes(),
             state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
+            locked: self.weights.locked(),
             isa: self.isa,
             threads: self.threads,
             activations: self.activations,
@@ -371,8 +330,8 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Executor> {
         self.executor.lock().unwrap_or_else(|poisoned| {
             let mut executor = poisoned.into_inner();
-            let (tokens, outputs) = (self.plan.chunk_tokens, self.plan.chunk_outputs);
-            executor.buffers = BufferPool::new(&self.graph, tokens, outputs);
+            let room = executor.governor.room();
+            executor.buffers = BufferPool::new(&self.graph, room.tokens, room.outputs);
             self.executor.clear_poison();
             executor
         })
@@ -415,35 +374,6 @@ impl Engine {
         if rows.outputs.len() > self.plan.chunk_outputs {
             let (tokens, limit) = (rows.outputs.len(), self.plan.chunk_outputs);
             return Err(Error::StepSize { tokens, limit });
-        }
-        Ok(())
-    }
-
-    /// Makes room for the spans' tokens in their sessions; experts give way where the memory
-    /// bound demands it.
-    fn make_room(&self, executor: &mut Executor, spans: &mut [Span<'_>]) -> Result<(), Error> {
-        let growth: u64 = spans
-            .iter()
-            .map(|s| s.session.growth_bytes(s.tokens.len()))
-            .sum();
-        let state = self.shape.state_bytes.load(Ordering::Relaxed) + growth;
-        let residency = &mut executor.stage.residency;
-        let now = residency.slots() as u64 * residency.slot_bytes();
-        let allowed = self
-            .plan
-            .arena_beside_state(state)
-            .min(self.plan.arena_bytes);
-        if allowed < self.plan.smallest_arena_bytes {
-            return Err(self.plan.too_small(state));
-        }
-        if allowed < now {
-            residency.shrink_to(allowed)?;
-        } else if allowed >= now + residency.slot_bytes() {
-            // Other sessions have ended since the arena gave way to them.
-            residency.grow_to(allowed);
-        }
-        for span in spans {
-            span.session.reserve(span.tokens.len());
         }
         Ok(())
     }
