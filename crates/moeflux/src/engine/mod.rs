@@ -4,6 +4,7 @@ mod budget;
 mod graph_runner;
 mod rates;
 mod step;
+mod trial;
 
 pub use budget::MemoryPlan;
 pub use graph_runner::GraphRunner;
