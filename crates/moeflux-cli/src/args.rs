@@ -7,7 +7,7 @@ use moeflux::draft::Speculate;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
-use moeflux::{Activations, EngineOptions, Isa, KvType};
+use moeflux::{Activations, EngineOptions, Isa, KvType, Lookahead};
 
 use crate::size;
 
@@ -49,6 +49,10 @@ pub struct ModelArgs {
     #[arg(long, default_value = "lru", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
+    /// Whether experts are guessed a layer ahead and read when the disk is idle: auto (while it helps),
+    /// on or off; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub lookahead: Lookahead,
     /// Most tokens computed at once [default: by the memory]
     #[arg(long, value_name = "N")]
     pub chunk_tokens: Option<usize>,
@@ -66,6 +70,7 @@ impl ModelArgs {
             kv: self.kv,
             reader: self.reader.into(),
             policy: self.policy,
+            lookahead: self.lookahead,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
             ..EngineOptions::default()

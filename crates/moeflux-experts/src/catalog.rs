@@ -240,6 +240,11 @@ impl Index {
         }
     }
 
+    /// Number of experts of a layer.
+    pub fn experts(&self, layer: usize) -> u32 {
+        self.layers.get(&layer).map_or(0, |&(_, experts)| experts)
+    }
+
     /// Bytes that each file must have at least.
     pub fn file_ends(&self) -> Vec<u64> {
         let mut ends = vec![0; self.files.len()];

@@ -271,6 +271,7 @@ impl<'a> Generation<'a> {
                 break;
             }
         }
+        self.engine.recycle(logits);
         let kept = before + self.sampled.len();
         if let Err(error) = self.engine.retract(self.session, kept) {
             self.sampled.clear();

@@ -6,11 +6,15 @@
 mod frequency;
 mod lru;
 mod queue;
+mod victims;
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::ExpertError;
+
+pub use victims::Pass;
+pub(crate) use victims::Victims;
 
 /// Chooses victims. A slot in use is never one: [`Policy::admit`] and [`Policy::touch`] put a slot
 /// in use, [`Policy::release`] ends it. No call allocates; victims take O(log slots).

@@ -14,7 +14,7 @@ pub use step::{Logits, Span, Want};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Isa, KvType};
@@ -48,6 +48,8 @@ pub struct Stats {
     pub activations: Activations,
     /// What keys and values are kept as.
     pub kv: KvType,
+    /// Whether experts are guessed a layer ahead at present.
+    pub guesses: bool,
 }
 
 /// A loaded model. Shareable between threads; steps run one at a time.
@@ -62,6 +64,8 @@ pub struct Engine {
     threads: usize,
     activations: Activations,
     executor: Mutex<Executor>,
+    /// Memory of earlier logits.
+    spare_logits: Mutex<Vec<Vec<f32>>>,
 }
 
 /// What a step changes besides its sessions.
@@ -112,7 +116,7 @@ impl Engine {
         let executor = Mutex::new(Executor {
             backend,
             buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
-            stage: ExpertStage::new(residency, table.layouts),
+            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
         });
         let activations = options.activations;
         Ok(Engine {
@@ -126,6 +130,7 @@ impl Engine {
             threads,
             activations,
             executor,
+            spare_logits: Mutex::default(),
         })
     }
 
@@ -226,9 +231,14 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.forward_observed(&mut [span], observe)? {
+            for logits in self.step(&mut [span], index < last, observe)? {
                 all.rows += logits.rows;
-                all.values.extend(logits.values);
+                if all.values.is_empty() {
+                    all.values = logits.values;
+                } else {
+                    all.values.extend_from_slice(&logits.values);
+                    self.recycle(logits);
+                }
             }
         }
         Ok(all)
@@ -253,6 +263,16 @@ impl Engine {
         spans: &mut [Span<'_>],
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Vec<Logits>, Error> {
+        self.step(spans, false, observe)
+    }
+
+    /// One step; `again`: another of as many tokens follows.
+    fn step(
+        &self,
+        spans: &mut [Span<'_>],
+        again: bool,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
         let mut executor = self.lock();
@@ -265,11 +285,13 @@ impl Engine {
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
         let _settled = backend.settle();
+        stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);
         }
         drop(step);
+        stage.end_step();
         let vocab = self.info.vocab_size;
         let mut values = buffers.get(self.graph.logits);
         let mut all = Vec::with_capacity(spans.len());
@@ -281,16 +303,42 @@ impl Engine {
             all.push(Logits {
                 rows,
                 vocab,
-                values: mine.to_vec(),
+                values: self.copied(mine),
             });
         }
         Ok(all)
     }
 
+    /// Takes logits that are done with, so that the next step need not ask the system for memory;
+    /// on a small model that is a tenth of a token's time.
+    pub fn recycle(&self, logits: Logits) {
+        const MOST: usize = 8;
+        let mut spare = self
+            .spare_logits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST && logits.values.capacity() > 0 {
+            spare.push(logits.values);
+        }
+    }
+
+    fn copied(&self, values: &[f32]) -> Vec<f32> {
+        let spare = self.spare_logits.lock();
+        let mut copy = spare
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(values);
+        copy
+    }
+
     /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.
     pub fn stats(&self) -> Stats {
+        let executor = self.lock();
         Stats {
-            experts: self.lock().stage.residency.stats(),
+            experts: executor.stage.residency.stats(),
+            guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
             state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
             isa: self.isa,

@@ -119,7 +119,7 @@ impl Runner<'_> {
         };
         let start = Instant::now();
         for tokens in tokens.chunks(piece) {
-            match recorder.as_deref_mut() {
+            let logits = match recorder.as_deref_mut() {
                 None => self.engine.prefill(session, tokens, Want::Last)?,
                 Some(recorder) => {
                     recorder.begin();
@@ -128,6 +128,7 @@ impl Runner<'_> {
                         .prefill_observed(session, tokens, Want::Last, observe)?
                 }
             };
+            self.engine.recycle(logits);
             bar.advance(tokens.len());
             self.check_stopped()?;
         }
