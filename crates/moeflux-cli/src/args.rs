@@ -1,5 +1,6 @@
 //! Flags that several commands share.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -48,6 +49,9 @@ pub struct ModelArgs {
     #[arg(long, default_value = "lru", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
+    /// Record in this file which experts are used, for moeflux trace
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Most tokens computed at once [default: by the memory]
     #[arg(long, value_name = "N")]
     pub chunk_tokens: Option<usize>,
@@ -67,6 +71,7 @@ impl ModelArgs {
             policy: self.policy,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
+            trace: self.trace.clone(),
             ..EngineOptions::default()
         }
     }

@@ -188,6 +188,8 @@ fn in_slot_order(record: &Record) -> Vec<Segment> {
 /// A record as the reader threads use it.
 pub(crate) struct Entry {
     pub layer: usize,
+    /// The layer's number among those with experts.
+    pub turn: u32,
     pub expert: u32,
     /// In order of their place in the slot.
     pub segments: Box<[Segment]>,
@@ -201,7 +203,7 @@ pub(crate) struct Index {
     pub entries: Vec<Entry>,
     pub prepare: Option<Prepare>,
     /// First key and number of experts of each layer.
-    layers: BTreeMap<usize, (u32, u32)>,
+    pub layers: BTreeMap<usize, (u32, u32)>,
 }
 
 impl Index {
@@ -209,10 +211,11 @@ impl Index {
         catalog.validate()?;
         let mut entries = Vec::with_capacity(catalog.expert_count());
         let mut layers = BTreeMap::new();
-        for (&layer, records) in &catalog.layers {
+        for (turn, (&layer, records)) in catalog.layers.iter().enumerate() {
             layers.insert(layer, (entries.len() as u32, records.len() as u32));
             entries.extend(records.iter().enumerate().map(|(expert, record)| Entry {
                 layer,
+                turn: turn as u32,
                 expert: expert as u32,
                 segments: in_slot_order(record).into(),
                 bytes: record.bytes() as usize,

@@ -17,7 +17,7 @@ pub(crate) struct Work {
     /// By key: the last lease that asked for it.
     seen: Vec<u64>,
     /// Keys asked for, in order.
-    wanted: Vec<u32>,
+    pub wanted: Vec<u32>,
     /// Pinned slots not delivered yet.
     hits: Vec<u32>,
     /// Keys that have no slot yet.

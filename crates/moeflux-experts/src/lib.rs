@@ -17,16 +17,22 @@ mod pool;
 mod reader;
 mod residency;
 mod stats;
+mod trace;
+mod usage;
 mod warm;
 
 pub use arena::SLOT_ALIGN;
 pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
-pub use policy::PolicyKind;
+pub use policy::{PolicyKind, Scan};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
     ReaderChoice, ReaderKind,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;
+pub use trace::{
+    Concentration, LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures,
+    TraceHeader, TraceStep, TraceWriter,
+};

@@ -9,10 +9,11 @@ use crate::arena::Arena;
 use crate::catalog::{Catalog, Index};
 use crate::error::ExpertError;
 use crate::lease::{Lease, Work};
-use crate::policy::{Policy, PolicyKind};
+use crate::policy::{Eviction, PolicyKind, Scan};
 use crate::pool::Pool;
 use crate::reader::{Reader, ReaderChoice, check_lengths};
 use crate::stats::Stats;
+use crate::usage::Usage;
 
 /// How to keep experts.
 #[derive(Clone, Debug)]
@@ -77,7 +78,7 @@ pub struct Residency {
     pub(crate) pool: Pool,
     pub(crate) arena: Arc<Arena>,
     pub(crate) index: Arc<Index>,
-    pub(crate) policy: Box<dyn Policy>,
+    pub(crate) policy: Eviction,
     pub(crate) slots: Vec<Slot>,
     /// By key: the slot that holds or will hold it, or `NO_SLOT`.
     pub(crate) slot_of: Vec<u32>,
@@ -85,6 +86,7 @@ pub struct Residency {
     retired: Vec<u32>,
     pub(crate) work: Work,
     pub(crate) counters: Counters,
+    pub(crate) usage: Usage,
     slot_bytes: u64,
     reader: Arc<dyn Reader>,
 }
@@ -98,6 +100,7 @@ impl Residency {
     pub fn open(catalog: Catalog, options: ResidencyOptions) -> Result<Residency, ExpertError> {
         let (slot_bytes, experts) = (catalog.slot_bytes(), catalog.expert_count());
         let index = Arc::new(Index::new(catalog)?);
+        let experts_by_layer: Vec<u32> = index.layers.values().map(|&(_, n)| n).collect();
         let reader = match options.reader {
             ReaderChoice::Custom(reader) => reader,
             ReaderChoice::Kind(kind) => {
@@ -128,7 +131,7 @@ impl Residency {
             pool,
             arena,
             index,
-            policy: options.policy.create(slots, experts),
+            policy: options.policy.create(slots, &experts_by_layer),
             slots: vec![
                 Slot {
                     state: SlotState::Free,
@@ -142,9 +145,15 @@ impl Residency {
             retired: Vec::new(),
             work: Work::new(slots, experts),
             counters: Counters::default(),
+            usage: Usage::new(experts),
             slot_bytes,
             reader,
         })
+    }
+
+    /// Says what use of experts the step that begins now will make; it holds until said otherwise.
+    pub fn scan(&mut self, scan: Scan) {
+        self.policy.scan(scan);
     }
 
     /// Asks for distinct experts of a layer. Those in memory are pinned at once, and reading of the
@@ -160,6 +169,9 @@ impl Residency {
         self.settle(); // Only a lease that was leaked leaves anything to settle.
         self.work.accept(&self.index, layer, experts)?;
         self.counters.leases += 1;
+        if let Some(&key) = self.work.wanted.first() {
+            self.policy.begin(self.index.entries[key as usize].turn);
+        }
         self.pin_hits();
         self.start_reads();
         Ok(Lease::new(self))

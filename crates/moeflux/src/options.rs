@@ -2,6 +2,7 @@
 //! [`Activations`] and [`KvType`], which are named in every report.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
@@ -67,6 +68,8 @@ pub struct EngineOptions {
     pub max_context: Option<usize>,
     /// Check each expert record against its checksum when it is first read.
     pub verify: bool,
+    /// Record which experts are used in this file.
+    pub trace: Option<PathBuf>,
     /// Run on the plain reference kernels instead of the optimized ones.
     pub reference: bool,
 }
@@ -81,10 +84,11 @@ impl Default for EngineOptions {
             activations: Activations::default(),
             kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
-            policy: PolicyKind::Lru,
+            policy: PolicyKind::default(),
             chunk_tokens: None,
             max_context: None,
             verify: true,
+            trace: None,
             reference: false,
         }
     }

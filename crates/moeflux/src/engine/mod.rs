@@ -97,7 +97,7 @@ impl Engine {
         let Opened {
             blueprint, table, ..
         } = opened;
-        let residency = Residency::open(
+        let mut residency = Residency::open(
             table.catalog,
             ResidencyOptions {
                 arena_bytes: plan.arena_bytes,
@@ -107,6 +107,10 @@ impl Engine {
                 verify: options.verify,
             },
         )?;
+        if let Some(trace) = &options.trace {
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            residency.trace_to(trace, &name, shape.identity, info.top_k)?;
+        }
         let graph = blueprint.graph;
         let executor = Mutex::new(Executor {
             backend,

@@ -1,0 +1,3 @@
+//! What a trace shows.
+pub struct Concentration;
+pub struct TraceFigures;

@@ -1,0 +1,268 @@
+//! What a policy would have done: a trace's leases, taken by the very policies that residency
+//! uses, on any number of slots.
+
+use crate::error::ExpertError;
+use crate::policy::{Belady, Eviction, PolicyKind, Scan};
+use crate::residency::NO_SLOT;
+
+use super::{Trace, TraceStep};
+
+/// Who decides in a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReplayPolicy {
+    /// As residency would.
+    Online(PolicyKind),
+    /// Belady's rule: the expert whose next use is farthest goes first. It knows the future, so
+    /// it bounds all others.
+    Belady,
+}
+
+/// Experts asked for, found and not found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Found in memory.
+    pub hits: u64,
+    /// Not found.
+    pub misses: u64,
+}
+
+impl Tally {
+    /// Share found, 0 to 1; 0 when none was asked for.
+    pub fn hit_rate(&self) -> f64 {
+        match self.hits + self.misses {
+            0 => 0.0,
+            all => self.hits as f64 / all as f64,
+        }
+    }
+
+    fn add(&mut self, hits: u64, misses: u64) {
+        self.hits += hits;
+        self.misses += misses;
+    }
+}
+
+/// What a replay counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayResult {
+    /// In all steps.
+    pub all: Tally,
+    /// In steps of one token.
+    pub decode: Tally,
+    /// In the second half of the steps of one token, when memory is warm.
+    pub warm: Tally,
+    /// Misses of experts that had never been used before.
+    pub cold_misses: u64,
+}
+
+/// What residency is asked for at once: the distinct experts of a layer of a step.
+struct Lease {
+    /// For the first of a step: what was said of that step.
+    step: Option<Scan>,
+    decode: bool,
+    warm: bool,
+    turn: u32,
+    /// Range in the keys.
+    start: usize,
+    end: usize,
+}
+
+/// Traces as leases.
+pub struct Replay {
+    /// By layer.
+    experts: Vec<u32>,
+    leases: Vec<Lease>,
+    keys: Vec<u32>,
+}
+
+impl Replay {
+    /// The leases of traces one after another, as if one process had made them. None: no leases.
+    ///
+    /// # Errors
+    /// [`ExpertError::MixedTraces`] unless all are of the same model.
+    pub fn new(traces: &[Trace]) -> Result<Replay, ExpertError> {
+        let header = traces.first().map(|trace| trace.header.clone());
+        let header = header.unwrap_or_default();
+        let same = |trace: &&Trace| {
+            trace.header.identity == header.identity && trace.header.layers == header.layers
+        };
+        if let Some(other) = traces.iter().find(|trace| !same(trace)) {
+            return Err(ExpertError::MixedTraces {
+                first: header.model,
+                other: other.header.model.clone(),
+            });
+        }
+        let mut replay = Replay {
+            experts: header.experts(),
+            leases: Vec::new(),
+            keys: Vec::new(),
+        };
+        let steps = || traces.iter().flat_map(|trace| &trace.steps);
+        let decode_steps = steps().filter(|step| step.tokens == 1).count();
+        let mut decoded = 0;
+        for step in steps() {
+            let decode = step.tokens == 1;
+            let warm = decode && 2 * decoded >= decode_steps;
+            decoded += usize::from(decode);
+            replay.add(step, decode, warm);
+        }
+        Ok(replay)
+    }
+
+    fn add(&mut self, step: &TraceStep, decode: bool, warm: bool) {
+        for (place, layer) in step.layers.iter().enumerate() {
+            let first_key: u32 = self.experts[..layer.turn as usize].iter().sum();
+            let start = self.keys.len();
+            self.keys.extend(layer.ids.iter().map(|id| first_key + id));
+            self.keys[start..].sort_unstable();
+            let mut end = start;
+            for at in start..self.keys.len() {
+                if end == start || self.keys[end - 1] != self.keys[at] {
+                    self.keys[end] = self.keys[at];
+                    end += 1;
+                }
+            }
+            self.keys.truncate(end);
+            self.leases.push(Lease {
+                step: (place == 0).then_some(step.scan),
+                decode,
+                warm,
+                turn: layer.turn,
+                start,
+                end,
+            });
+        }
+    }
+
+    /// Experts of all layers together.
+    pub fn expert_count(&self) -> usize {
+        self.experts.iter().map(|&experts| experts as usize).sum()
+    }
+
+    /// Uses by key in the first half of the leases.
+    pub fn early_uses(&self) -> Vec<f32> {
+        let mut uses = vec![0.0; self.expert_count()];
+        for lease in &self.leases[..self.leases.len() / 2] {
+            for &key in &self.keys[lease.start..lease.end] {
+                uses[key as usize] += 1.0;
+            }
+        }
+        uses
+    }
+
+    /// Runs the trace on `slots` slots (0 counts as 1), empty at first. `seed`, if there is one,
+    /// has a count of earlier uses for each key.
+    pub fn run(&self, policy: ReplayPolicy, slots: usize, seed: Option<&[f32]>) -> ReplayResult {
+        let slots = slots.max(1);
+        let mut eviction = match policy {
+            ReplayPolicy::Online(kind) => kind.create(slots, &self.experts),
+            ReplayPolicy::Belady => {
+                let uses = self.leases.iter().enumerate().flat_map(|(at, lease)| {
+                    let keys = &self.keys[lease.start..lease.end];
+                    keys.iter().map(move |&key| (at as u32, key))
+                });
+                let belady = Belady::new(self.expert_count(), uses);
+                Eviction::new(Box::new(belady), slots, &self.experts)
+            }
+        };
+        if let Some(counts) = seed {
+            eviction.seed(counts);
+        }
+        let mut memory = Memory::new(eviction, slots, self.expert_count());
+        let mut result = ReplayResult::default();
+        for lease in &self.leases {
+            // Belady's rule holds in a scan as elsewhere.
+            if let (Some(scan), ReplayPolicy::Online(_)) = (lease.step, policy) {
+                memory.eviction.scan(scan);
+            }
+            let keys = &self.keys[lease.start..lease.end];
+            let (hits, cold) = memory.lease(lease.turn, keys);
+            let misses = keys.len() as u64 - hits;
+            result.cold_misses += cold;
+            result.all.add(hits, misses);
+            if lease.decode {
+                result.decode.add(hits, misses);
+            }
+            if lease.warm {
+                result.warm.add(hits, misses);
+            }
+        }
+        result
+    }
+}
+
+/// What residency does with slots, without their bytes and as if all reads took equally long.
+struct Memory {
+    eviction: Eviction,
+    free: Vec<u32>,
+    key_of: Vec<u32>,
+    slot_of: Vec<u32>,
+    used: Vec<bool>,
+    in_use: Vec<u32>,
+    missing: Vec<u32>,
+}
+
+impl Memory {
+    fn new(eviction: Eviction, slots: usize, keys: usize) -> Memory {
+        Memory {
+            eviction,
+            free: (0..slots as u32).rev().collect(),
+            key_of: vec![0; slots],
+            slot_of: vec![NO_SLOT; keys],
+            used: vec![false; keys],
+            in_use: Vec::new(),
+            missing: Vec::new(),
+        }
+    }
+
+    /// Returns how many of the keys were found, and how many were wanted for the first time.
+    fn lease(&mut self, turn: u32, keys: &[u32]) -> (u64, u64) {
+        self.eviction.begin(turn);
+        let mut cold = 0;
+        for &key in keys {
+            cold += u64::from(!std::mem::replace(&mut self.used[key as usize], true));
+            match self.slot_of[key as usize] {
+                NO_SLOT => self.missing.push(key),
+                slot => {
+                    self.eviction.touch(slot);
+                    self.in_use.push(slot);
+                }
+            }
+        }
+        let hits = self.in_use.len() as u64;
+        // Where the lease does not fit, what has been used makes room for the rest.
+        self.missing.reverse();
+        let found = self.in_use.len();
+        self.start_reads();
+        let batch: Vec<u32> = self.in_use.drain(..found).collect();
+        batch.iter().for_each(|&slot| self.eviction.release(slot));
+        self.start_reads();
+        while !self.in_use.is_empty() {
+            for slot in self.in_use.drain(..) {
+                self.eviction.release(slot);
+            }
+            self.start_reads();
+        }
+        (hits, cold)
+    }
+
+    fn start_reads(&mut self) {
+        while let Some(&key) = self.missing.last() {
+            let Some(slot) = self.free.pop().or_else(|| self.evict()) else {
+                break;
+            };
+            self.missing.pop();
+            self.key_of[slot as usize] = key;
+            self.slot_of[key as usize] = slot;
+            self.eviction.admit(slot, key);
+            self.in_use.push(slot);
+        }
+    }
+
+    fn evict(&mut self) -> Option<u32> {
+        let slot = self.eviction.victim()?;
+        self.slot_of[self.key_of[slot as usize] as usize] = NO_SLOT;
+        Some(slot)
+    }
+}
