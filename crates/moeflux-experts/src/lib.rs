@@ -33,6 +33,6 @@ pub use reader::{
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;
 pub use trace::{
-    Concentration, LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures,
+    LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures,
     TraceHeader, TraceStep, TraceWriter,
 };

@@ -7,3 +7,4 @@ pub mod eval_logits;
 pub mod inspect;
 pub mod pack;
 pub mod run;
+pub mod trace;

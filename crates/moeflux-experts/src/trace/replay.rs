@@ -1,6 +1,8 @@
 //! What a policy would have done: a trace's leases, taken by the very policies that residency
 //! uses, on any number of slots.
 
+use std::fmt;
+
 use crate::error::ExpertError;
 use crate::policy::{Belady, Eviction, PolicyKind, Scan};
 use crate::residency::NO_SLOT;
@@ -16,6 +18,15 @@ pub enum ReplayPolicy {
     /// Belady's rule: the expert whose next use is farthest goes first. It knows the future, so
     /// it bounds all others.
     Belady,
+}
+
+impl fmt::Display for ReplayPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ReplayPolicy::Online(kind) => kind.fmt(f),
+            ReplayPolicy::Belady => f.pad("belady"),
+        }
+    }
 }
 
 /// Experts asked for, found and not found.
@@ -151,9 +162,8 @@ impl Replay {
         uses
     }
 
-    /// Runs the trace on `slots` slots (0 counts as 1), empty at first. `seed`, if there is one,
-    /// has a count of earlier uses for each key.
-    pub fn run(&self, policy: ReplayPolicy, slots: usize, seed: Option<&[f32]>) -> ReplayResult {
+    /// Runs the trace on `slots` slots (0 counts as 1), empty at first.
+    pub fn run(&self, policy: ReplayPolicy, slots: usize) -> ReplayResult {
         let slots = slots.max(1);
         let mut eviction = match policy {
             ReplayPolicy::Online(kind) => kind.create(slots, &self.experts),
@@ -166,9 +176,6 @@ impl Replay {
                 Eviction::new(Box::new(belady), slots, &self.experts)
             }
         };
-        if let Some(counts) = seed {
-            eviction.seed(counts);
-        }
         let mut memory = Memory::new(eviction, slots, self.expert_count());
         let mut result = ReplayResult::default();
         for lease in &self.leases {
