@@ -188,8 +188,6 @@ fn in_slot_order(record: &Record) -> Vec<Segment> {
 /// A record as the reader threads use it.
 pub(crate) struct Entry {
     pub layer: usize,
-    /// The layer's number among those with experts.
-    pub turn: u32,
     pub expert: u32,
     /// In order of their place in the slot.
     pub segments: Box<[Segment]>,
@@ -203,7 +201,7 @@ pub(crate) struct Index {
     pub entries: Vec<Entry>,
     pub prepare: Option<Prepare>,
     /// First key and number of experts of each layer.
-    pub layers: BTreeMap<usize, (u32, u32)>,
+    layers: BTreeMap<usize, (u32, u32)>,
 }
 
 impl Index {
@@ -211,11 +209,10 @@ impl Index {
         catalog.validate()?;
         let mut entries = Vec::with_capacity(catalog.expert_count());
         let mut layers = BTreeMap::new();
-        for (turn, (&layer, records)) in catalog.layers.iter().enumerate() {
+        for (&layer, records) in &catalog.layers {
             layers.insert(layer, (entries.len() as u32, records.len() as u32));
             entries.extend(records.iter().enumerate().map(|(expert, record)| Entry {
                 layer,
-                turn: turn as u32,
                 expert: expert as u32,
                 segments: in_slot_order(record).into(),
                 bytes: record.bytes() as usize,
@@ -241,6 +238,16 @@ impl Index {
             }),
             Some(&(first, _)) => Ok(first + expert),
         }
+    }
+
+    /// Every layer with its number of experts, in order.
+    pub fn layers(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.layers.iter().map(|(&layer, &(_, experts))| (layer, experts))
+    }
+
+    /// Number of experts of a layer.
+    pub fn experts(&self, layer: usize) -> u32 {
+        self.layers.get(&layer).map_or(0, |&(_, experts)| experts)
     }
 
     /// Bytes that each file must have at least.

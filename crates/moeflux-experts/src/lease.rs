@@ -17,7 +17,11 @@ pub(crate) struct Work {
     /// By key: the last lease that asked for it.
     seen: Vec<u64>,
     /// Keys asked for, in order.
-    pub wanted: Vec<u32>,
+    wanted: Vec<u32>,
+    /// By key: the tokens that use it.
+    tokens: Vec<u32>,
+    /// Nothing was delivered of what was asked for, or cancelled.
+    is_fresh: bool,
     /// Pinned slots not delivered yet.
     hits: Vec<u32>,
     /// Keys that have no slot yet.
@@ -36,6 +40,8 @@ impl Work {
             serial: 0,
             seen: vec![0; experts],
             wanted: Vec::new(),
+            tokens: vec![1; experts],
+            is_fresh: false,
             hits: Vec::with_capacity(slots),
             missing: VecDeque::new(),
             filling: 0,
@@ -51,18 +57,32 @@ impl Work {
         index: &Index,
         layer: usize,
         experts: &[u32],
+        tokens: &[u32],
     ) -> Result<(), ExpertError> {
         self.serial += 1;
         self.wanted.clear();
-        for &expert in experts {
+        for (at, &expert) in experts.iter().enumerate() {
             let key = index.key(layer, expert)?;
+            self.tokens[key as usize] = tokens.get(at).copied().unwrap_or(1);
             let seen = &mut self.seen[key as usize];
             if std::mem::replace(seen, self.serial) == self.serial {
                 return Err(ExpertError::DuplicateExpert { layer, expert });
             }
             self.wanted.push(key);
         }
+        self.is_fresh = true;
         Ok(())
+    }
+
+    /// Whether just these experts were asked for and nothing has become of it yet.
+    pub fn is_open(&self, index: &Index, layer: usize, experts: &[u32]) -> bool {
+        let asked_for = |(&key, &expert): (&u32, &u32)| {
+            index.entries[key as usize].layer == layer
+                && index.entries[key as usize].expert == expert
+        };
+        self.is_fresh
+            && self.wanted.len() == experts.len()
+            && self.wanted.iter().zip(experts).all(asked_for)
     }
 }
 
@@ -135,27 +155,36 @@ impl Drop for Ready<'_> {
 }
 
 impl Residency {
-    /// Pins what is wanted and in memory; the rest is missing.
+    /// Pins what is wanted and in memory; the rest is missing, or on its way already.
     pub(crate) fn pin_hits(&mut self) {
         for at in 0..self.work.wanted.len() {
             let key = self.work.wanted[at];
-            match self.slot_of[key as usize] {
-                NO_SLOT => self.work.missing.push_back(key),
-                slot => {
+            let slot = self.slot_of[key as usize];
+            if slot == NO_SLOT {
+                self.work.missing.push_back(key);
+                continue;
+            }
+            let is_there = match self.slots[slot as usize].state {
+                SlotState::Guess | SlotState::FillingAhead => self.redeem(slot),
+                _ => {
                     self.slots[slot as usize].state = SlotState::Pinned;
-                    self.policy.touch(slot);
-                    self.work.hits.push(slot);
+                    self.victims.touch(slot);
+                    true
                 }
+            };
+            match is_there {
+                true => self.work.hits.push(slot),
+                false => self.work.filling += 1,
             }
         }
         self.counters.hits += self.work.hits.len() as u64;
-        self.counters.misses += self.work.missing.len() as u64;
+        self.counters.misses += (self.work.wanted.len() - self.work.hits.len()) as u64;
     }
 
     /// Begins to read what is missing, as far as there are slots.
     pub(crate) fn start_reads(&mut self) {
         while let Some(&key) = self.work.missing.front() {
-            let Some(slot) = self.free.pop().or_else(|| self.evict()) else {
+            let Some(slot) = self.vacant_slot() else {
                 break;
             };
             self.work.missing.pop_front();
@@ -163,7 +192,7 @@ impl Residency {
             state.state = SlotState::Filling;
             state.key = key;
             self.slot_of[key as usize] = slot;
-            self.policy.admit(slot, key);
+            self.victims.admit(slot, key);
             self.work.submitted.push((slot, key));
         }
         self.pool.submit(&self.work.submitted, Urgency::Demand);
@@ -173,31 +202,53 @@ impl Residency {
 
     /// Moves on to the next batch; false when there is none.
     fn next_batch(&mut self) -> Result<bool, ExpertError> {
+        self.work.is_fresh = false;
         self.release_batch(); // Dropping it did, unless it was leaked.
         if !self.work.hits.is_empty() {
             std::mem::swap(&mut self.work.batch, &mut self.work.hits);
             return Ok(true);
         }
-        // Nothing is pinned now, so if anything is missing, something is being read.
-        if self.work.filling == 0 {
-            return Ok(false);
-        }
-        match self.collect_outcomes() {
-            None => Ok(true),
-            Some(error) => {
-                self.settle();
-                Err(error)
+        // Nothing is pinned now, so if anything is missing, something is being read: for this lease,
+        // or as a guess whose slot is needed.
+        while self.work.batch.is_empty() {
+            if self.work.filling == 0 {
+                if self.work.missing.is_empty() {
+                    return Ok(false);
+                }
+                self.stop_guessing();
+                self.start_reads();
             }
+            if let Some(error) = self.collect_outcomes(true) {
+                self.settle();
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes note of what has been read, without waiting.
+    pub(crate) fn poll(&mut self) {
+        if self.ahead.filling > 0 {
+            // What nobody waits for cannot fail anybody.
+            let _ = self.collect_outcomes(false);
         }
     }
 
-    /// Waits for records and pins those that arrived, as part of the batch. Slots of others become
-    /// free; returns the first error.
-    fn collect_outcomes(&mut self) -> Option<ExpertError> {
+    /// Takes note of what has been read, waiting for something if told to: pins what the lease
+    /// waits for, as part of the batch. Slots of others become free; returns the first error.
+    pub(crate) fn collect_outcomes(&mut self, wait: bool) -> Option<ExpertError> {
         let mut outcomes = std::mem::take(&mut self.work.outcomes);
-        self.counters.wait_us_total += self.pool.wait(&mut outcomes);
+        if wait {
+            self.counters.wait_us_total += self.pool.wait(&mut outcomes);
+        } else {
+            self.pool.poll(&mut outcomes);
+        }
         let mut first_error = None;
         for (slot, outcome) in outcomes.drain(..) {
+            if self.slots[slot as usize].state == SlotState::FillingAhead {
+                self.guess_ended(slot, matches!(outcome, Outcome::Done));
+                continue;
+            }
             self.work.filling -= 1;
             match outcome {
                 Outcome::Done => {
@@ -218,14 +269,17 @@ impl Residency {
     /// Unpins the last batch and uses the room for what is missing.
     pub(crate) fn release_batch(&mut self) {
         while let Some(slot) = self.work.batch.pop() {
-            self.slots[slot as usize].state = SlotState::Ready;
-            self.policy.release(slot);
+            let state = &mut self.slots[slot as usize];
+            state.state = SlotState::Ready;
+            let tokens = self.work.tokens[state.key as usize];
+            self.victims.release(slot, tokens);
         }
         self.start_reads();
     }
 
     /// Ends a lease: cancels what is queued, waits for reads in flight, unpins everything.
     pub(crate) fn settle(&mut self) {
+        self.work.is_fresh = false;
         self.work.missing.clear();
         let work = &mut self.work;
         work.batch.append(&mut work.hits);
@@ -234,14 +288,22 @@ impl Residency {
         }
         while self.work.filling > 0 {
             // An error here concerns an expert that nobody waits for any more.
-            let _ = self.collect_outcomes();
+            let _ = self.collect_outcomes(true);
         }
         self.release_batch();
     }
 
-    /// Makes the policy's victim an empty slot, in no list.
-    pub(crate) fn evict(&mut self) -> Option<u32> {
-        let slot = self.policy.victim()?;
+    /// An empty slot, in no list: a free one, or what can be spared first.
+    pub(crate) fn vacant_slot(&mut self) -> Option<u32> {
+        self.free.pop().or_else(|| self.occupied_slot())
+    }
+
+    /// Empties the slot that can be spared first: of a wrong guess, or the policy's victim.
+    pub(crate) fn occupied_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.wrong_guess() {
+            return Some(slot);
+        }
+        let slot = self.victims.victim()?;
         debug_assert_eq!(self.slots[slot as usize].state, SlotState::Ready);
         self.slot_of[self.slots[slot as usize].key as usize] = NO_SLOT;
         self.counters.evictions += 1;
@@ -253,7 +315,7 @@ impl Residency {
         let state = &mut self.slots[slot as usize];
         state.state = SlotState::Free;
         self.slot_of[state.key as usize] = NO_SLOT;
-        self.policy.forget(slot);
+        self.victims.forget(slot);
         self.free.push(slot);
     }
 }

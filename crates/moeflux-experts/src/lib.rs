@@ -8,6 +8,7 @@
 //!
 //! It does not know what an expert computes, what a tensor or a model is, or who asks.
 
+mod ahead;
 mod arena;
 mod catalog;
 mod error;
@@ -25,7 +26,7 @@ pub use arena::SLOT_ALIGN;
 pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
-pub use policy::{PolicyKind, Scan};
+pub use policy::{Pass, PolicyKind};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
     ReaderChoice, ReaderKind,
@@ -33,6 +34,6 @@ pub use reader::{
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;
 pub use trace::{
-    LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures,
-    TraceHeader, TraceStep, TraceWriter,
+    LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures, TraceHeader,
+    TraceStep, TraceWriter,
 };

@@ -1,15 +1,16 @@
 //! Which experts are in memory: the slots' states, the budget, and the start of a lease.
 //!
-//! A slot is free, filling (the reader threads own it), ready (may be evicted), pinned (a lease
-//! holds it) or retired (its memory is given back to the system).
+//! A slot is free, filling (the readers own it), ready (may be evicted), pinned (a lease holds it),
+//! a guess (read ahead of use, see `ahead.rs`) or retired (its memory is given back to the system).
 
 use std::sync::Arc;
 
+use crate::ahead::{Ahead, AheadCounters};
 use crate::arena::Arena;
 use crate::catalog::{Catalog, Index};
 use crate::error::ExpertError;
 use crate::lease::{Lease, Work};
-use crate::policy::{Eviction, PolicyKind, Scan};
+use crate::policy::{Pass, PolicyKind, Victims};
 use crate::pool::Pool;
 use crate::reader::{Reader, ReaderChoice, check_lengths};
 use crate::stats::Stats;
@@ -47,7 +48,11 @@ impl ResidencyOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotState {
     Free,
+    /// A lease waits for it.
     Filling,
+    /// Nobody waits for it yet.
+    FillingAhead,
+    Guess,
     Ready,
     Pinned,
     Retired,
@@ -58,6 +63,8 @@ pub(crate) struct Slot {
     pub state: SlotState,
     /// What it holds, unless free or retired.
     pub key: u32,
+    /// Of a guess: its time has passed.
+    pub expired: bool,
 }
 
 pub(crate) const NO_SLOT: u32 = u32::MAX;
@@ -70,6 +77,7 @@ pub(crate) struct Counters {
     pub misses: u64,
     pub evictions: u64,
     pub wait_us_total: u64,
+    pub ahead: AheadCounters,
 }
 
 /// The experts of one model and the memory that holds some of them.
@@ -78,13 +86,14 @@ pub struct Residency {
     pub(crate) pool: Pool,
     pub(crate) arena: Arc<Arena>,
     pub(crate) index: Arc<Index>,
-    pub(crate) policy: Eviction,
+    pub(crate) victims: Victims,
     pub(crate) slots: Vec<Slot>,
     /// By key: the slot that holds or will hold it, or `NO_SLOT`.
     pub(crate) slot_of: Vec<u32>,
     pub(crate) free: Vec<u32>,
     retired: Vec<u32>,
     pub(crate) work: Work,
+    pub(crate) ahead: Ahead,
     pub(crate) counters: Counters,
     pub(crate) usage: Usage,
     slot_bytes: u64,
@@ -100,7 +109,6 @@ impl Residency {
     pub fn open(catalog: Catalog, options: ResidencyOptions) -> Result<Residency, ExpertError> {
         let (slot_bytes, experts) = (catalog.slot_bytes(), catalog.expert_count());
         let index = Arc::new(Index::new(catalog)?);
-        let experts_by_layer: Vec<u32> = index.layers.values().map(|&(_, n)| n).collect();
         let reader = match options.reader {
             ReaderChoice::Custom(reader) => reader,
             ReaderChoice::Kind(kind) => {
@@ -119,6 +127,8 @@ impl Residency {
                 source,
             })?;
         let arena = Arc::new(arena);
+        let by_layer: Vec<u32> = index.layers().map(|(_, experts)| experts).collect();
+        let policy = options.policy.create(slots, &by_layer);
         let pool = Pool::start(
             Arc::clone(&index),
             Arc::clone(&arena),
@@ -131,11 +141,12 @@ impl Residency {
             pool,
             arena,
             index,
-            policy: options.policy.create(slots, &experts_by_layer),
+            victims: Victims::new(policy, slots),
             slots: vec![
                 Slot {
                     state: SlotState::Free,
-                    key: 0
+                    key: 0,
+                    expired: false,
                 };
                 slots
             ],
@@ -144,6 +155,7 @@ impl Residency {
             free: (0..slots as u32).rev().collect(),
             retired: Vec::new(),
             work: Work::new(slots, experts),
+            ahead: Ahead::new(slots),
             counters: Counters::default(),
             usage: Usage::new(experts),
             slot_bytes,
@@ -151,29 +163,48 @@ impl Residency {
         })
     }
 
-    /// Says what use of experts the step that begins now will make; it holds until said otherwise.
-    pub fn scan(&mut self, scan: Scan) {
-        self.policy.scan(scan);
+    /// What the following leases belong to, until it is called again.
+    pub fn begin_pass(&mut self, pass: Pass) {
+        self.settle();
+        self.victims.begin(pass);
     }
 
-    /// Asks for distinct experts of a layer. Those in memory are pinned at once, and reading of the
-    /// others begins; [`Lease::next`] delivers them.
+    /// Asks for distinct experts of a layer, with the number of tokens that use each. Those in
+    /// memory are pinned at once, and reading of the others begins; a [`Residency::lease`] of the
+    /// same experts delivers them, while any other call lets go of them.
     ///
     /// # Errors
-    /// An unknown layer or expert, or an expert named twice; nothing has changed then.
+    /// An unknown layer or expert, or an expert named twice; nothing is asked for then.
+    pub fn request(
+        &mut self,
+        layer: usize,
+        experts: &[u32],
+        tokens: &[u32],
+    ) -> Result<(), ExpertError> {
+        self.settle();
+        self.poll();
+        self.work.accept(&self.index, layer, experts, tokens)?;
+        self.counters.leases += 1;
+        self.pin_hits();
+        self.expire(|guessed| guessed == layer);
+        self.promote();
+        self.start_reads();
+        Ok(())
+    }
+
+    /// Delivers distinct experts of a layer by [`Lease::next`]: those that were requested, if
+    /// [`Residency::request`] was the last call; else it requests them, for one token each.
+    ///
+    /// # Errors
+    /// As [`Residency::request`].
     pub fn lease<'a>(
         &'a mut self,
         layer: usize,
         experts: &[u32],
     ) -> Result<Lease<'a>, ExpertError> {
-        self.settle(); // Only a lease that was leaked leaves anything to settle.
-        self.work.accept(&self.index, layer, experts)?;
-        self.counters.leases += 1;
-        if let Some(&key) = self.work.wanted.first() {
-            self.policy.begin(self.index.entries[key as usize].turn);
+        if !self.work.is_open(&self.index, layer, experts) {
+            self.request(layer, experts, &[])?;
         }
-        self.pin_hits();
-        self.start_reads();
         Ok(Lease::new(self))
     }
 
@@ -184,13 +215,16 @@ impl Residency {
     /// None at present.
     pub fn shrink_to(&mut self, arena_bytes: u64) -> Result<u64, ExpertError> {
         self.settle();
+        self.stop_guessing();
         let keep = (arena_bytes / self.slot_bytes).max(1);
         let surplus = (self.slots() as u64).saturating_sub(keep) as usize;
         let from_free = surplus.min(self.free.len());
         // The front of the free list is the arena's end, which was never touched if any was not.
         let mut slots: Vec<u32> = self.free.drain(..from_free).collect();
         while slots.len() < surplus {
-            let Some(slot) = self.evict() else { break };
+            let Some(slot) = self.occupied_slot() else {
+                break;
+            };
             slots.push(slot);
         }
         for slot in slots {
@@ -221,6 +255,7 @@ impl Residency {
     /// Forgets every expert in memory, as after a cold start. Counters stay.
     pub fn clear(&mut self) {
         self.settle();
+        self.stop_guessing();
         for slot in 0..self.slots.len() as u32 {
             if self.slots[slot as usize].state == SlotState::Ready {
                 self.free_slot(slot);
@@ -231,7 +266,10 @@ impl Residency {
     /// What happened since the start or the last reset, and the present sizes.
     pub fn stats(&self) -> Stats {
         let pool = self.pool.counters();
-        let holds = |slot: &&Slot| matches!(slot.state, SlotState::Ready | SlotState::Pinned);
+        let holds = |slot: &&Slot| {
+            use SlotState::{Guess, Pinned, Ready};
+            matches!(slot.state, Ready | Pinned | Guess)
+        };
         Stats {
             leases: self.counters.leases,
             hits: self.counters.hits,
@@ -239,6 +277,10 @@ impl Residency {
             evictions: self.counters.evictions,
             reads: pool.reads,
             bytes_read: pool.bytes_read,
+            ahead_reads: self.counters.ahead.begun,
+            ahead_used: self.counters.ahead.used,
+            ahead_late: self.counters.ahead.late,
+            ahead_wasted: self.counters.ahead.wasted,
             retries: pool.retries,
             read_us_total: pool.read_us_total,
             wait_us_total: self.counters.wait_us_total,
@@ -251,10 +293,25 @@ impl Residency {
         }
     }
 
+    /// Experts that were asked for and not in memory, or only because they were read ahead of use.
+    pub fn absent(&self) -> u64 {
+        self.counters.misses + self.counters.ahead.used
+    }
+
     /// Sets the counters to zero. What is in memory stays.
     pub fn reset_stats(&mut self) {
         self.counters = Counters::default();
         self.pool.reset_counters();
+    }
+
+    /// Whether every expert is in memory or on its way there.
+    pub fn is_complete(&self) -> bool {
+        self.slots() >= self.index.entries.len() && !self.slot_of.contains(&NO_SLOT)
+    }
+
+    /// Number of experts of a layer; 0 where there are none.
+    pub fn experts(&self, layer: usize) -> u32 {
+        self.index.experts(layer)
     }
 
     /// Slots that can hold an expert now.

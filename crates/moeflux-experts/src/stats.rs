@@ -10,6 +10,14 @@ pub struct Stats {
     pub hits: u64,
     /// Experts asked for and not found.
     pub misses: u64,
+    /// Reads begun ahead of use.
+    pub ahead_reads: u64,
+    /// Experts read ahead of use and there when they were asked for (counted as hits too).
+    pub ahead_used: u64,
+    /// Experts asked for while they were being read ahead of use (counted as misses too).
+    pub ahead_late: u64,
+    /// Experts read ahead of use and thrown out without having been asked for.
+    pub ahead_wasted: u64,
     /// Experts thrown out to make room.
     pub evictions: u64,
     /// Requests to the reader, repeated ones included (a record is one or several).

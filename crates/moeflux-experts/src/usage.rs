@@ -35,13 +35,13 @@ impl Residency {
         identity: u64,
         top_k: usize,
     ) -> Result<(), ExpertError> {
-        let layers = self.index.layers.iter();
+        let layers = self.index.layers();
         let header = TraceHeader {
             model: model.to_owned(),
             identity,
             slot_bytes: self.slot_bytes(),
             top_k: top_k as u32,
-            layers: layers.map(|(&layer, &(_, n))| (layer as u32, n)).collect(),
+            layers: layers.map(|(layer, n)| (layer as u32, n)).collect(),
         };
         self.usage.trace = Some(TraceWriter::create(path, &header)?);
         Ok(())
@@ -58,9 +58,9 @@ impl Residency {
             let key = self.index.key(layer, expert)?;
             self.usage.counts[key as usize] += 1.0;
         }
-        let scan = self.policy.scanning();
+        let pass = self.victims.pass();
         if let Some(trace) = &mut self.usage.trace {
-            if let Err(error) = trace.record(scan, layer, ids, weights) {
+            if let Err(error) = trace.record(pass, layer, ids, weights) {
                 self.usage.trace = None;
                 return Err(error);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{Fixture, Layout, LruModel, Random};
 use moeflux_experts::{
-    FaultPlan, FaultyReader, PolicyKind, Reader, ReaderChoice, ReaderKind, Residency,
+    FaultPlan, FaultyReader, Pass, PolicyKind, Reader, ReaderChoice, ReaderKind, Residency,
 };
 use proptest::prelude::*;
 
@@ -109,10 +109,19 @@ proptest! {
             asked += experts.len() as u64;
             // Waves (more experts than slots) evict by arrival, which the model does not know.
             exact &= count <= residency.slots();
+            if random.below(0..4) == 0 {
+                // Neither guesses, passes nor requests change what is delivered.
+                exact = false;
+                let layer = 2 * random.below(0..setup.layers as u64) as usize + 1;
+                residency.ahead(layer, random.distinct(setup.experts, setup.experts as usize / 2));
+                let again = random.below(0..2) == 0;
+                residency.begin_pass([Pass::Sparse, Pass::Scan { again }][turn % 2]);
+                residency.request(layer, &experts, &[]).unwrap();
+            }
             let hits_before = residency.stats().hits;
             let batches = fixture.take(&mut residency, layer, &experts);
             let hits = (residency.stats().hits - hits_before) as usize;
-            if hits > 0 {
+            if exact && hits > 0 {
                 prop_assert_eq!(batches[0].len(), hits, "hits are the first batch");
             }
             if exact {
@@ -135,7 +144,7 @@ proptest! {
             }
         }
         let stats = residency.stats();
-        prop_assert_eq!(stats.hits + stats.misses, asked);
+        prop_assert!(stats.hits + stats.misses >= asked);
         prop_assert!(stats.resident <= stats.slots);
         prop_assert!(setup.faulty || stats.retries == 0);
     }

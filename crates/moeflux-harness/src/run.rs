@@ -6,7 +6,7 @@ use moeflux::backend::{Backend, ExpertStage};
 use moeflux::experts::{MemoryReader, ReaderChoice, Residency, ResidencyOptions};
 use moeflux::formats::{Codec, Encoded};
 use moeflux::weights::{ExpertPart, ExpertTable, MatrixPart, Weights};
-use moeflux::{GraphRunner, Session, Span};
+use moeflux::{GraphRunner, Lookahead, Session, Span};
 
 use crate::case::Case;
 use crate::trace::Trace;
@@ -108,5 +108,5 @@ fn stage(case: &Case) -> Result<ExpertStage, HarnessError> {
         ..ResidencyOptions::new(arena_bytes)
     };
     let residency = Residency::open(table.catalog, options)?;
-    Ok(ExpertStage::new(residency, table.layouts))
+    Ok(ExpertStage::new(residency, table.layouts, Lookahead::On))
 }

@@ -82,7 +82,9 @@ impl Timeline {
 /// The buffers of a graph that hold expert ids, not numbers.
 pub(crate) fn id_buffers(graph: &Graph) -> Vec<BufferId> {
     let ids = |op: &Op| match op {
-        Op::Router { ids, .. } | Op::Experts { ids, .. } => Some(*ids),
+        Op::Router { ids, .. } | Op::RequestExperts { ids, .. } | Op::Experts { ids, .. } => {
+            Some(*ids)
+        }
         _ => None,
     };
     graph.ops.iter().filter_map(ids).collect()

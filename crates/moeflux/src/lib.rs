@@ -28,7 +28,7 @@ pub use engine::{Engine, GraphRunner, KernelRate, Logits, Span, Stats, Want};
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
-pub use options::{Activations, EngineOptions};
+pub use options::{Activations, EngineOptions, Lookahead};
 pub use pack::{PackOptions, note_codec, pack};
 pub use session::Session;
 

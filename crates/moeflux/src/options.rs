@@ -43,6 +43,41 @@ impl FromStr for Activations {
     }
 }
 
+/// Whether the next layer's experts are guessed and read while the disk has nothing else to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lookahead {
+    /// While the clock says that it helps.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl fmt::Display for Lookahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Lookahead::Auto => "auto",
+            Lookahead::On => "on",
+            Lookahead::Off => "off",
+        })
+    }
+}
+
+impl FromStr for Lookahead {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(Lookahead::Auto),
+            "on" => Ok(Lookahead::On),
+            "off" => Ok(Lookahead::Off),
+            _ => Err(format!("`{s}` is not one of auto, on, off")),
+        }
+    }
+}
+
 /// Options of [`Engine::open`](crate::Engine::open). The defaults suit a machine of one's own.
 #[derive(Clone)]
 pub struct EngineOptions {
@@ -62,6 +97,8 @@ pub struct EngineOptions {
     pub reader: ReaderChoice,
     /// Which expert makes room for another.
     pub policy: PolicyKind,
+    /// Whether experts are guessed a layer ahead.
+    pub lookahead: Lookahead,
     /// The most tokens in one step; default as many as an eighth of the memory bound can hold.
     pub chunk_tokens: Option<usize>,
     /// The most tokens in a session; default what the model was made for.
@@ -85,6 +122,7 @@ impl Default for EngineOptions {
             kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
             policy: PolicyKind::default(),
+            lookahead: Lookahead::default(),
             chunk_tokens: None,
             max_context: None,
             verify: true,

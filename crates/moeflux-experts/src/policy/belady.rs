@@ -1,58 +1,48 @@
 //! Belady's rule, for replays: the expert goes whose next use is farthest.
 
-use super::{Policy, Rank};
+use super::ranked::{Rank, Ranking};
 
-/// Knows every use beforehand. Leases are counted from 0 as they begin.
-pub(crate) struct Belady {
-    /// Leases begun.
-    begun: u32,
-    /// The leases that use each key, in order, key by key.
-    uses: Vec<u32>,
+/// Knows every use beforehand.
+pub(super) struct Belady {
+    /// The times at which each key is used, in order, key by key.
+    times: Vec<u32>,
     /// By key: the first of its uses that is yet to come, and the end of its uses.
     next: Vec<(u32, u32)>,
 }
 
 impl Belady {
-    /// `uses` are (lease, key), in order of leases.
-    pub fn new(keys: usize, uses: impl Iterator<Item = (u32, u32)> + Clone) -> Belady {
+    /// `uses` are (time, key), in order of time.
+    pub fn new(keys: usize, uses: &[(u32, u32)]) -> Belady {
         let mut next = vec![(0, 0); keys];
-        for (_, key) in uses.clone() {
+        for &(_, key) in uses {
             next[key as usize].1 += 1;
         }
         let mut start = 0;
-        for (first, count) in &mut next {
-            (*first, *count, start) = (start, start, start + *count);
+        for (first, end) in &mut next {
+            let count = *end;
+            (*first, *end) = (start, start);
+            start += count;
         }
-        let mut leases = vec![0; start as usize];
-        for (lease, key) in uses {
+        let mut times = vec![0; uses.len()];
+        for &(time, key) in uses {
             let end = &mut next[key as usize].1;
-            leases[*end as usize] = lease;
+            times[*end as usize] = time;
             *end += 1;
         }
-        Belady {
-            begun: 0,
-            uses: leases,
-            next,
-        }
+        Belady { times, next }
     }
 }
 
-impl Policy for Belady {
-    fn begin(&mut self, _layer: u32) {
-        self.begun += 1;
-    }
-
+impl Ranking for Belady {
     fn used(&mut self, key: u32) {
         let (first, end) = &mut self.next[key as usize];
-        while first < end && self.uses[*first as usize] < self.begun {
-            *first += 1;
-        }
+        *first = (*first + 1).min(*end);
     }
 
     fn rank(&self, key: u32) -> Rank {
         let (first, end) = self.next[key as usize];
         let score = match first < end {
-            true => -f64::from(self.uses[first as usize]),
+            true => -f64::from(self.times[first as usize]),
             false => f64::NEG_INFINITY,
         };
         Rank { score, last_use: 0 }

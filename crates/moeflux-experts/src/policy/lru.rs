@@ -1,9 +1,10 @@
 //! Least recently used.
 
-use super::{Policy, Rank};
+use super::ranked::{Rank, Ranking};
 
 pub(super) struct Lru {
     clock: u64,
+    /// By key. By use, not by release: experts of one lease are released in order of arrival.
     last_use: Vec<u64>,
 }
 
@@ -16,7 +17,7 @@ impl Lru {
     }
 }
 
-impl Policy for Lru {
+impl Ranking for Lru {
     fn used(&mut self, key: u32) {
         self.clock += 1;
         self.last_use[key as usize] = self.clock;
@@ -29,14 +30,34 @@ impl Policy for Lru {
         }
     }
 
-    /// As if the experts had been used in order of popularity, the most popular last.
-    fn seed(&mut self, counts: &[f32]) {
-        let mut keys: Vec<u32> = (0..counts.len().min(self.last_use.len()) as u32).collect();
-        keys.sort_by(|&a, &b| counts[a as usize].total_cmp(&counts[b as usize]));
-        for (place, &key) in keys.iter().enumerate() {
-            if counts[key as usize] > 0.0 {
-                self.last_use[key as usize] = place as u64;
-            }
+    /// As if they had been used in order of popularity, the most popular last.
+    fn seed(&mut self, uses: &[f32]) {
+        let mut keys: Vec<usize> = (0..self.last_use.len().min(uses.len())).collect();
+        keys.sort_by(|&a, &b| uses[a].total_cmp(&uses[b]));
+        for (place, key) in keys.into_iter().enumerate() {
+            self.last_use[key] = place as u64;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Policy;
+    use super::super::ranked::Ranked;
+    use super::*;
+
+    #[test]
+    fn evicts_by_use_and_never_what_is_in_use() {
+        let mut policy = Ranked::new(Lru::new(10), 3);
+        (0..3).for_each(|slot| policy.admit(slot, slot));
+        assert_eq!(policy.victim(), None);
+        [2, 0, 1].into_iter().for_each(|slot| policy.release(slot));
+        policy.touch(0);
+        assert_eq!(policy.victim(), Some(1));
+        assert_eq!(policy.victim(), Some(2));
+        assert_eq!(policy.victim(), None);
+        policy.release(0);
+        policy.forget(0);
+        assert_eq!(policy.victim(), None);
     }
 }

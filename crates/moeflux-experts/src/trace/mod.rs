@@ -23,7 +23,7 @@
 //!
 //! | field | type |
 //! |---|---|
-//! | what it was said to be ([`Scan`]): 0 off, 1 more, 2 last | u8 |
+//! | what it was ([`Pass`]): 0 sparse, 1 a scan, 2 a scan before another | u8 |
 //! | tokens, `n`: 1 in decode | u32 |
 //! | for each layer in order: its place among those with experts | u32 |
 //! | experts `[n, k]` | u8 where no layer has more than 256 experts, else u16 |
@@ -40,7 +40,7 @@ pub use figures::{TraceFigures};
 pub use replay::{Replay, ReplayPolicy, ReplayResult, Tally};
 pub use write::TraceWriter;
 
-use crate::policy::Scan;
+use crate::policy::Pass;
 
 const MAGIC: &[u8; 8] = b"moetrace";
 const VERSION: u32 = 1;
@@ -109,8 +109,8 @@ pub struct LayerUse {
 /// One step of the engine.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TraceStep {
-    /// What the step was said to be.
-    pub scan: Scan,
+    /// What it was.
+    pub pass: Pass,
     /// Tokens; 1 in decode.
     pub tokens: u32,
     /// Its layers in order; fewer than the model has if the step failed.

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{LayerUse, MAGIC, Trace, TraceHeader, TraceStep, VERSION};
 use crate::error::ExpertError;
-use crate::policy::Scan;
+use crate::policy::Pass;
 
 impl Trace {
     /// Reads a trace up to its last whole step.
@@ -188,10 +188,9 @@ fn header(payload: &[u8]) -> Result<TraceHeader, String> {
 
 fn step(payload: &[u8], header: &TraceHeader) -> Result<TraceStep, String> {
     let mut fields = Fields(payload);
-    let scan = match fields.array()? {
-        [0] => Scan::Off,
-        [1] => Scan::More,
-        [2] => Scan::Last,
+    let pass = match fields.array()? {
+        [0] => Pass::Sparse,
+        [kind @ 1..=2] => Pass::Scan { again: kind == 2 },
         [other] => return Err(format!("is of unknown kind {other}")),
     };
     let tokens = fields.u32()?;
@@ -200,7 +199,7 @@ fn step(payload: &[u8], header: &TraceHeader) -> Result<TraceStep, String> {
         .filter(|&uses| uses > 0 && uses <= payload.len())
         .ok_or("has an impossible number of tokens")?;
     let mut step = TraceStep {
-        scan,
+        pass,
         tokens,
         ..TraceStep::default()
     };

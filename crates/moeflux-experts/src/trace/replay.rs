@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::error::ExpertError;
-use crate::policy::{Belady, Eviction, PolicyKind, Scan};
+use crate::policy::{Pass, PolicyKind, Victims, belady};
 use crate::residency::NO_SLOT;
 
 use super::{Trace, TraceStep};
@@ -70,10 +70,9 @@ pub struct ReplayResult {
 /// What residency is asked for at once: the distinct experts of a layer of a step.
 struct Lease {
     /// For the first of a step: what was said of that step.
-    step: Option<Scan>,
+    step: Option<Pass>,
     decode: bool,
     warm: bool,
-    turn: u32,
     /// Range in the keys.
     start: usize,
     end: usize,
@@ -85,6 +84,8 @@ pub struct Replay {
     experts: Vec<u32>,
     leases: Vec<Lease>,
     keys: Vec<u32>,
+    /// Tokens that use each of the keys.
+    tokens: Vec<u32>,
 }
 
 impl Replay {
@@ -108,6 +109,7 @@ impl Replay {
             experts: header.experts(),
             leases: Vec::new(),
             keys: Vec::new(),
+            tokens: Vec::new(),
         };
         let steps = || traces.iter().flat_map(|trace| &trace.steps);
         let decode_steps = steps().filter(|step| step.tokens == 1).count();
@@ -127,6 +129,9 @@ impl Replay {
             let start = self.keys.len();
             self.keys.extend(layer.ids.iter().map(|id| first_key + id));
             self.keys[start..].sort_unstable();
+            for uses in self.keys[start..].chunk_by(|a, b| a == b) {
+                self.tokens.push(uses.len() as u32);
+            }
             let mut end = start;
             for at in start..self.keys.len() {
                 if end == start || self.keys[end - 1] != self.keys[at] {
@@ -136,10 +141,9 @@ impl Replay {
             }
             self.keys.truncate(end);
             self.leases.push(Lease {
-                step: (place == 0).then_some(step.scan),
+                step: (place == 0).then_some(step.pass),
                 decode,
                 warm,
-                turn: layer.turn,
                 start,
                 end,
             });
@@ -151,40 +155,29 @@ impl Replay {
         self.experts.iter().map(|&experts| experts as usize).sum()
     }
 
-    /// Uses by key in the first half of the leases.
-    pub fn early_uses(&self) -> Vec<f32> {
-        let mut uses = vec![0.0; self.expert_count()];
-        for lease in &self.leases[..self.leases.len() / 2] {
-            for &key in &self.keys[lease.start..lease.end] {
-                uses[key as usize] += 1.0;
-            }
-        }
-        uses
-    }
-
     /// Runs the trace on `slots` slots (0 counts as 1), empty at first.
     pub fn run(&self, policy: ReplayPolicy, slots: usize) -> ReplayResult {
         let slots = slots.max(1);
-        let mut eviction = match policy {
+        let policy_box = match policy {
             ReplayPolicy::Online(kind) => kind.create(slots, &self.experts),
             ReplayPolicy::Belady => {
-                let uses = self.leases.iter().enumerate().flat_map(|(at, lease)| {
+                let uses = self.leases.iter().zip(0..).flat_map(|(lease, time)| {
                     let keys = &self.keys[lease.start..lease.end];
-                    keys.iter().map(move |&key| (at as u32, key))
+                    keys.iter().map(move |&key| (time, key))
                 });
-                let belady = Belady::new(self.expert_count(), uses);
-                Eviction::new(Box::new(belady), slots, &self.experts)
+                belady(slots, self.expert_count(), &uses.collect::<Vec<_>>())
             }
         };
-        let mut memory = Memory::new(eviction, slots, self.expert_count());
+        let victims = Victims::new(policy_box, slots);
+        let mut memory = Memory::new(victims, slots, self.expert_count());
         let mut result = ReplayResult::default();
         for lease in &self.leases {
             // Belady's rule holds in a scan as elsewhere.
-            if let (Some(scan), ReplayPolicy::Online(_)) = (lease.step, policy) {
-                memory.eviction.scan(scan);
+            if let (Some(pass), ReplayPolicy::Online(_)) = (lease.step, policy) {
+                memory.victims.begin(pass);
             }
             let keys = &self.keys[lease.start..lease.end];
-            let (hits, cold) = memory.lease(lease.turn, keys);
+            let (hits, cold) = memory.lease(keys, &self.tokens[lease.start..lease.end]);
             let misses = keys.len() as u64 - hits;
             result.cold_misses += cold;
             result.all.add(hits, misses);
@@ -201,38 +194,43 @@ impl Replay {
 
 /// What residency does with slots, without their bytes and as if all reads took equally long.
 struct Memory {
-    eviction: Eviction,
+    victims: Victims,
     free: Vec<u32>,
     key_of: Vec<u32>,
     slot_of: Vec<u32>,
     used: Vec<bool>,
+    /// By key: tokens of the lease that use it.
+    tokens: Vec<u32>,
     in_use: Vec<u32>,
     missing: Vec<u32>,
 }
 
 impl Memory {
-    fn new(eviction: Eviction, slots: usize, keys: usize) -> Memory {
+    fn new(victims: Victims, slots: usize, keys: usize) -> Memory {
         Memory {
-            eviction,
+            victims,
             free: (0..slots as u32).rev().collect(),
             key_of: vec![0; slots],
             slot_of: vec![NO_SLOT; keys],
             used: vec![false; keys],
+            tokens: vec![1; keys],
             in_use: Vec::new(),
             missing: Vec::new(),
         }
     }
 
     /// Returns how many of the keys were found, and how many were wanted for the first time.
-    fn lease(&mut self, turn: u32, keys: &[u32]) -> (u64, u64) {
-        self.eviction.begin(turn);
+    fn lease(&mut self, keys: &[u32], tokens: &[u32]) -> (u64, u64) {
+        for (&key, &tokens) in keys.iter().zip(tokens) {
+            self.tokens[key as usize] = tokens;
+        }
         let mut cold = 0;
         for &key in keys {
             cold += u64::from(!std::mem::replace(&mut self.used[key as usize], true));
             match self.slot_of[key as usize] {
                 NO_SLOT => self.missing.push(key),
                 slot => {
-                    self.eviction.touch(slot);
+                    self.victims.touch(slot);
                     self.in_use.push(slot);
                 }
             }
@@ -240,18 +238,23 @@ impl Memory {
         let hits = self.in_use.len() as u64;
         // Where the lease does not fit, what has been used makes room for the rest.
         self.missing.reverse();
-        let found = self.in_use.len();
+        let mut batch = std::mem::take(&mut self.in_use);
         self.start_reads();
-        let batch: Vec<u32> = self.in_use.drain(..found).collect();
-        batch.iter().for_each(|&slot| self.eviction.release(slot));
-        self.start_reads();
-        while !self.in_use.is_empty() {
-            for slot in self.in_use.drain(..) {
-                self.eviction.release(slot);
-            }
+        while !batch.is_empty() {
+            self.release(&batch);
             self.start_reads();
+            batch.clear();
+            std::mem::swap(&mut batch, &mut self.in_use);
         }
+        self.in_use = batch;
         (hits, cold)
+    }
+
+    fn release(&mut self, batch: &[u32]) {
+        for &slot in batch.iter().rev() {
+            let tokens = self.tokens[self.key_of[slot as usize] as usize];
+            self.victims.release(slot, tokens);
+        }
     }
 
     fn start_reads(&mut self) {
@@ -262,13 +265,13 @@ impl Memory {
             self.missing.pop();
             self.key_of[slot as usize] = key;
             self.slot_of[key as usize] = slot;
-            self.eviction.admit(slot, key);
+            self.victims.admit(slot, key);
             self.in_use.push(slot);
         }
     }
 
     fn evict(&mut self) -> Option<u32> {
-        let slot = self.eviction.victim()?;
+        let slot = self.victims.victim()?;
         self.slot_of[self.key_of[slot as usize] as usize] = NO_SLOT;
         Some(slot)
     }

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{MAGIC, TraceHeader, VERSION};
 use crate::error::ExpertError;
-use crate::policy::Scan;
+use crate::policy::Pass;
 
 /// A trace being written.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl TraceWriter {
     /// [`ExpertError::TraceFile`] if a step cannot be written; [`ExpertError::UnknownLayer`].
     pub fn record(
         &mut self,
-        scan: Scan,
+        pass: Pass,
         layer: usize,
         ids: &[u32],
         weights: &[f32],
@@ -90,10 +90,9 @@ impl TraceWriter {
         }
         if self.frame.is_empty() {
             self.begin_frame();
-            self.frame.push(match scan {
-                Scan::Off => 0,
-                Scan::More => 1,
-                Scan::Last => 2,
+            self.frame.push(match pass {
+                Pass::Sparse => 0,
+                Pass::Scan { again } => 1 + u8::from(again),
             });
             self.frame.extend((tokens as u32).to_le_bytes());
             self.tokens = tokens;

@@ -198,6 +198,8 @@ impl<'a> Oracle<'a> {
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),
+            // Nothing is computed from what they read ahead.
+            Op::RequestExperts { .. } | Op::Lookahead { .. } => Ok(()),
             Op::Experts { .. } => self.routed_experts(op),
             _ => self.rowwise(op),
         }

@@ -27,6 +27,8 @@ pub struct Buckets {
     experts: Vec<(u32, usize, usize)>,
     /// Experts in use, ascending.
     ids: Vec<u32>,
+    /// Tokens of each expert in use.
+    counts: Vec<u32>,
     /// For each token the start of its entries; one more at the end.
     offsets: Vec<u32>,
     /// `(assignment, weight)` by token, in ascending expert id.
@@ -60,6 +62,12 @@ impl Buckets {
                 }
             }
         }
+        self.counts.clear();
+        self.counts.extend(
+            self.experts
+                .iter()
+                .map(|&(_, start, end)| (end - start) as u32),
+        );
         // Every token has k entries; going through the assignments in order keeps each token's
         // in ascending expert id.
         self.offsets.clear();
@@ -79,6 +87,11 @@ impl Buckets {
     /// The experts in use, ascending.
     pub fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// How many tokens use each of them.
+    pub fn counts(&self) -> &[u32] {
+        &self.counts
     }
 
     /// Token of each assignment, ascending within an expert.

@@ -2,12 +2,15 @@
 //! its tokens as soon as its bytes are there, results added in ascending expert id.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
-use moeflux_experts::{Ready, Residency};
+use moeflux_experts::{Pass, Ready, Residency};
 use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
 
 use super::buckets::{Buckets, RoutedTokens};
 use super::kernel_set::KernelSet;
+use super::lookahead::Trial;
+use crate::options::Lookahead;
 use crate::weights::ExpertLayout;
 use crate::{Activations, Error};
 
@@ -17,7 +20,30 @@ pub struct ExpertStage {
     pub residency: Residency,
     layouts: BTreeMap<usize, ExpertLayout>,
     buckets: Buckets,
+    /// The layer whose choice of this step `buckets` holds.
+    requested: Option<usize>,
     scratch: Scratch,
+    guesses: Guesses,
+    step: StepKind,
+    trial: Trial,
+}
+
+/// A step as far as it matters to the experts.
+#[derive(Clone, Copy)]
+struct StepKind {
+    started: Instant,
+    /// Whether most experts of every layer are used.
+    is_scan: bool,
+    /// Whether another such step follows.
+    again: bool,
+    /// Experts that were not in memory before the step, or only by a guess.
+    absent_before: u64,
+}
+
+#[derive(Default)]
+struct Guesses {
+    /// `(weight, expert)`, largest weight first.
+    order: Vec<(f32, u32)>,
 }
 
 #[derive(Default)]
@@ -33,14 +59,105 @@ struct Scratch {
 
 impl ExpertStage {
     /// A stage over `residency`, whose records hold what `layouts` says.
-    pub fn new(residency: Residency, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertStage {
-        let (buckets, scratch) = (Buckets::default(), Scratch::default());
+    pub fn new(
+        residency: Residency,
+        layouts: BTreeMap<usize, ExpertLayout>,
+        lookahead: Lookahead,
+    ) -> ExpertStage {
         ExpertStage {
             residency,
             layouts,
-            buckets,
-            scratch,
+            buckets: Buckets::default(),
+            requested: None,
+            scratch: Scratch::default(),
+            guesses: Guesses::default(),
+            step: StepKind {
+                started: Instant::now(),
+                is_scan: false,
+                again: false,
+                absent_before: 0,
+            },
+            trial: Trial::new(lookahead),
         }
+    }
+
+    /// A step of `choices` choices of experts in each layer begins; `again`: the next one will
+    /// have as many.
+    pub fn begin_step(&mut self, choices: usize, again: bool) {
+        let largest = self
+            .layouts
+            .keys()
+            .map(|&l| self.residency.experts(l))
+            .max();
+        let is_scan = choices >= largest.unwrap_or(0) as usize;
+        self.step = StepKind {
+            started: Instant::now(),
+            is_scan,
+            again,
+            absent_before: self.absent(),
+        };
+        self.requested = None;
+        self.residency.begin_pass(match is_scan {
+            true => Pass::Scan { again },
+            false => Pass::Sparse,
+        });
+    }
+
+    /// The step has ended.
+    pub fn end_step(&mut self) {
+        if !self.step.is_scan {
+            let absent = self.absent().saturating_sub(self.step.absent_before);
+            self.trial.note(self.step.started.elapsed(), absent);
+        }
+    }
+
+    fn absent(&self) -> u64 {
+        self.residency.absent()
+    }
+
+    /// Asks for the experts that the layer's tokens chose, so that [`ExpertStage::run`] finds them
+    /// read or being read. `tokens.x` is not used.
+    ///
+    /// # Errors
+    /// If a choice is not one of the layer's experts.
+    pub fn request(&mut self, layer: usize, tokens: RoutedTokens<'_>) -> Result<(), Error> {
+        self.buckets.sort(&tokens);
+        let (ids, counts) = (self.buckets.ids(), self.buckets.counts());
+        self.residency.request(layer, ids, counts)?;
+        self.requested = Some(layer);
+        // Where all experts of this layer are used, those of the next will be too: the disk goes
+        // on while this layer computes.
+        let used = ids.len() as u32;
+        if self.step.is_scan && used * 10 >= self.residency.experts(layer) * 9 {
+            let mut next = self.layouts.range(layer + 1..).map(|(&layer, _)| layer);
+            let first = self.layouts.keys().next().copied();
+            let first = first.filter(|_| self.step.again);
+            if let Some(next) = next.next().or(first) {
+                self.residency.ahead(next, 0..self.residency.experts(next));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`ExpertStage::guess`] would make use of a guess now.
+    pub fn wants_guesses(&self) -> bool {
+        !self.step.is_scan && self.trial.is_on() && !self.residency.is_complete()
+    }
+
+    /// Whether guesses are made at present.
+    pub fn guesses(&self) -> bool {
+        self.trial.is_on()
+    }
+
+    /// The layer's tokens may choose these experts, with these weights: they are read ahead of use,
+    /// the likeliest first.
+    pub fn guess(&mut self, layer: usize, ids: &[u32], weights: &[f32]) {
+        let order = &mut self.guesses.order;
+        order.clear();
+        order.extend(weights.iter().copied().zip(ids.iter().copied()));
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        self.residency
+            .ahead(layer, order.iter().map(|guess| guess.1));
     }
 
     /// Bytes of scratch memory for one token that uses `top_k` experts.
@@ -66,7 +183,9 @@ impl ExpertStage {
             .layouts
             .get(&layer)
             .ok_or_else(|| Error::Internal(format!("layer {layer} has no experts")))?;
-        self.buckets.sort(&tokens);
+        if self.requested.take() != Some(layer) {
+            self.buckets.sort(&tokens);
+        }
         let n = tokens.ids.len() / tokens.top_k;
         let hidden = tokens.x.len() / n;
         let scratch = &mut self.scratch;

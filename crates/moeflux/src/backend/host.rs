@@ -6,6 +6,7 @@ use moeflux_kernels::{MatmulJob, Matrix, Quantized, Settled};
 use super::buckets::RoutedTokens;
 use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
+use super::lookahead::Guesser;
 use super::{Backend, Step};
 use crate::graph::{BufferId, BufferPool, Op, WeightId};
 use crate::weights::Weights;
@@ -16,6 +17,7 @@ pub struct HostBackend<K> {
     pub(super) kernels: K,
     activations: Activations,
     quantized: Quantized,
+    pub(super) guesser: Guesser,
 }
 
 impl<K: KernelSet> HostBackend<K> {
@@ -25,6 +27,7 @@ impl<K: KernelSet> HostBackend<K> {
             kernels,
             activations,
             quantized: Quantized::default(),
+            guesser: Guesser::default(),
         }
     }
 
@@ -189,6 +192,30 @@ impl<K: KernelSet> HostBackend<K> {
         })
     }
 
+    fn request_experts(
+        &self,
+        op: &Op,
+        buffers: &BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        let Op::RequestExperts {
+            ids,
+            weights,
+            top_k,
+            layer,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let tokens = RoutedTokens {
+            x: &[],
+            ids: buffers.get_u32(*ids),
+            weights: buffers.get(*weights),
+            top_k: *top_k,
+        };
+        stage.request(*layer, tokens)
+    }
+
     /// Operations that read buffers (and a weight) and write one buffer, row by row.
     fn elementwise(
         &self,
@@ -290,6 +317,8 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
             Op::Router { .. } => self.router(op, buffers),
+            Op::RequestExperts { .. } => self.request_experts(op, buffers, experts),
+            Op::Lookahead { .. } => self.lookahead(op, weights, buffers, experts),
             Op::Experts { .. } => self.experts(op, buffers, experts),
             _ => self.elementwise(op, step, weights, buffers),
         }

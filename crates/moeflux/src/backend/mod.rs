@@ -5,6 +5,7 @@ mod buckets;
 mod experts;
 mod host;
 mod kernel_set;
+mod lookahead;
 mod state_ops;
 
 pub use buckets::{Buckets, RoutedTokens};

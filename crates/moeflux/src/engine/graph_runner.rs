@@ -93,6 +93,7 @@ impl GraphRunner {
         for span in spans.iter_mut() {
             span.session.reserve(span.tokens.len());
         }
+        self.stage.begin_step(tokens, false);
         let mut step = rows.step(spans);
         for (op, index) in chosen.iter().zip(ops) {
             let (weights, stage) = (&self.weights, &mut self.stage);

@@ -47,6 +47,8 @@ pub struct Stats {
     pub activations: Activations,
     /// What keys and values are kept as.
     pub kv: KvType,
+    /// Whether experts are guessed a layer ahead at present.
+    pub guesses: bool,
 }
 
 /// A loaded model. Shareable between threads; steps run one at a time.
@@ -115,7 +117,7 @@ impl Engine {
         let executor = Mutex::new(Executor {
             backend,
             buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
-            stage: ExpertStage::new(residency, table.layouts),
+            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
         });
         let activations = options.activations;
         Ok(Engine {
@@ -229,7 +231,7 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.forward_observed(&mut [span], observe)? {
+            for logits in self.step(&mut [span], index < last, observe)? {
                 all.rows += logits.rows;
                 all.values.extend(logits.values);
             }
@@ -256,6 +258,16 @@ impl Engine {
         spans: &mut [Span<'_>],
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Vec<Logits>, Error> {
+        self.step(spans, false, observe)
+    }
+
+    /// One step; `again`: another of as many tokens follows.
+    fn step(
+        &self,
+        spans: &mut [Span<'_>],
+        again: bool,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
         let mut executor = self.lock();
@@ -268,11 +280,13 @@ impl Engine {
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
         let _settled = backend.settle();
+        stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
             observe(op, buffers);
         }
         drop(step);
+        stage.end_step();
         let vocab = self.info.vocab_size;
         let mut values = buffers.get(self.graph.logits);
         let mut all = Vec::with_capacity(spans.len());
@@ -292,8 +306,10 @@ impl Engine {
 
     /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.
     pub fn stats(&self) -> Stats {
+        let executor = self.lock();
         Stats {
-            experts: self.lock().stage.residency.stats(),
+            experts: executor.stage.residency.stats(),
+            guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
             state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
             isa: self.isa,

@@ -147,6 +147,36 @@ pub enum Op {
         /// Their weights, `[top_k]`.
         weights: BufferId,
     },
+    /// Asks for the experts that the tokens chose, so that they are read while other operations
+    /// run. Without it [`Op::Experts`] asks.
+    RequestExperts {
+        /// Chosen experts, `[top_k]` of u32.
+        ids: BufferId,
+        /// Their weights, `[top_k]`.
+        weights: BufferId,
+        /// Experts that a token uses.
+        top_k: usize,
+        /// The layer whose experts these are.
+        layer: usize,
+    },
+    /// Guesses which experts a layer will choose, by its router on what the layer begins with, and
+    /// has them read when nothing else is to be read. No result depends on it.
+    Lookahead {
+        /// The residual stream at the layer's start, `[hidden]`.
+        x: BufferId,
+        /// Weight of the norm before the router, `[hidden]`.
+        norm: WeightId,
+        /// The norm's epsilon.
+        eps: f32,
+        /// The router, `[experts, hidden]`.
+        router: WeightId,
+        /// Number of experts.
+        experts: usize,
+        /// Experts that a token uses.
+        top_k: usize,
+        /// The layer.
+        layer: usize,
+    },
     /// The routed experts: each token's, summed with their weights in ascending expert id.
     Experts {
         /// `[hidden]`.
@@ -222,6 +252,8 @@ impl Op {
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { .. } => "gated_delta",
             Op::Router { .. } => "router",
+            Op::RequestExperts { .. } => "request_experts",
+            Op::Lookahead { .. } => "lookahead",
             Op::Experts { .. } => "experts",
             Op::Swiglu { .. } => "swiglu",
             Op::SigmoidMul { .. } => "sigmoid_mul",
@@ -231,7 +263,7 @@ impl Op {
         }
     }
 
-    /// The resident weights it reads.
+    /// The resident weights that its results need.
     pub fn weights(&self) -> Vec<WeightId> {
         match self {
             Op::Embed { weight, .. }
@@ -245,6 +277,8 @@ impl Op {
             | Op::KvAppend { .. }
             | Op::Attention { .. }
             | Op::Router { .. }
+            | Op::RequestExperts { .. }
+            | Op::Lookahead { .. }
             | Op::Experts { .. }
             | Op::Swiglu { .. }
             | Op::SigmoidMul { .. }
@@ -263,6 +297,7 @@ impl Op {
             | Op::SplitPairs { x, .. }
             | Op::Rope { x, .. }
             | Op::Conv1dSilu { x, .. }
+            | Op::Lookahead { x, .. }
             | Op::SelectOutputs { x, .. } => vec![*x],
             Op::RmsNormGated { x, gate, .. }
             | Op::SigmoidMul { x, gate, .. }
@@ -271,6 +306,7 @@ impl Op {
             Op::Attention { q, .. } => vec![*q],
             Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
             Op::Router { logits, .. } => vec![*logits],
+            Op::RequestExperts { ids, weights, .. } => vec![*ids, *weights],
             Op::Experts {
                 x, ids, weights, ..
             } => vec![*x, *ids, *weights],
@@ -285,7 +321,7 @@ impl Op {
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(_, out)| out).collect(),
             Op::SplitPairs { first, second, .. } => vec![*first, *second],
             Op::Router { ids, weights, .. } => vec![*ids, *weights],
-            Op::KvAppend { .. } => vec![],
+            Op::KvAppend { .. } | Op::RequestExperts { .. } | Op::Lookahead { .. } => vec![],
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
             | Op::RmsNormGated { out, .. }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use moeflux_kernels::{AttentionShape, RopeStyle};
 
+use super::lookahead;
 use crate::graph::{BufferId, Graph, GraphBuilder, Op, StateDecl, StateId, WeightId};
 
 /// What a matrix does, which decides how many bits it keeps when packed.
@@ -298,15 +299,10 @@ impl BlueprintBuilder {
         down
     }
 
-    /// Router and routed experts of a layer, their names beginning with `name`
-    /// (`layers.3.mlp`): softmax over all experts, top k, weights renormalized if asked.
-    pub fn routed_experts(
-        &mut self,
-        x: BufferId,
-        layer: usize,
-        name: &str,
-        shape: RoutedShape,
-    ) -> BufferId {
+    /// Router of a layer with routed experts, their names beginning with `name` (`layers.3.mlp`):
+    /// softmax over all experts, top k, weights renormalized if asked. The chosen experts are
+    /// asked for; whatever does not need them comes best before [`BlueprintBuilder::experts`].
+    pub fn route(&mut self, x: BufferId, layer: usize, name: &str, shape: RoutedShape) -> Routed {
         let RoutedShape {
             experts,
             top_k,
@@ -328,6 +324,37 @@ impl BlueprintBuilder {
             ids,
             weights,
         });
+        self.graph.push(Op::RequestExperts {
+            ids,
+            weights,
+            top_k,
+            layer,
+        });
+        self.experts.push(ExpertLayer {
+            layer,
+            name: format!("{name}.experts"),
+            experts,
+            hidden: self.hidden,
+            intermediate,
+        });
+        Routed {
+            x,
+            ids,
+            weights,
+            top_k,
+            layer,
+        }
+    }
+
+    /// The routed experts of a layer.
+    pub fn experts(&mut self, routed: Routed) -> BufferId {
+        let Routed {
+            x,
+            ids,
+            weights,
+            top_k,
+            layer,
+        } = routed;
         let out = self.graph.buffer("experts out", self.hidden);
         self.graph.push(Op::Experts {
             x,
@@ -336,13 +363,6 @@ impl BlueprintBuilder {
             top_k,
             layer,
             out,
-        });
-        self.experts.push(ExpertLayer {
-            layer,
-            name: format!("{name}.experts"),
-            experts,
-            hidden: self.hidden,
-            intermediate,
         });
         out
     }
@@ -379,8 +399,20 @@ impl BlueprintBuilder {
 
     /// The parts: graph, weights and expert layers.
     pub fn finish(self, logits: BufferId) -> (Graph, Vec<WeightDecl>, Vec<ExpertLayer>) {
-        (self.graph.finish(logits), self.weights, self.experts)
+        let mut graph = self.graph.finish(logits);
+        lookahead::insert(&mut graph);
+        (graph, self.weights, self.experts)
     }
+}
+
+/// What a layer's router has chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Routed {
+    x: BufferId,
+    ids: BufferId,
+    weights: BufferId,
+    top_k: usize,
+    layer: usize,
 }
 
 /// Sizes of a layer's routed experts.
@@ -394,15 +426,4 @@ pub struct RoutedShape {
     pub intermediate: usize,
     /// Whether the chosen weights are divided by their sum.
     pub renormalize: bool,
-}
-
-/// `1 / theta^(2i / rotary_dim)` for each rotated pair, in f32 steps as the reference
-/// implementation takes them.
-pub fn inverse_frequencies(theta: f64, rotary_dim: usize) -> Arc<[f32]> {
-    (0..rotary_dim / 2)
-        .map(|i| {
-            let exponent = (2 * i) as f32 / rotary_dim as f32;
-            (1.0 / theta.powf(f64::from(exponent))) as f32
-        })
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::blueprint::{RoutedShape, inverse_frequencies};
+use super::blueprint::RoutedShape;
 use crate::Error;
 use crate::config::Config;
 
@@ -105,4 +105,15 @@ pub(super) fn refuse_true(c: &Config, field: &str) -> Result<(), Error> {
         return Err(c.error(field, "is true, which is not supported"));
     }
     Ok(())
+}
+
+/// `1 / theta^(2i / rotary_dim)` for each rotated pair, in f32 steps as the reference
+/// implementation takes them.
+fn inverse_frequencies(theta: f64, rotary_dim: usize) -> Arc<[f32]> {
+    (0..rotary_dim / 2)
+        .map(|i| {
+            let exponent = (2 * i) as f32 / rotary_dim as f32;
+            (1.0 / theta.powf(f64::from(exponent))) as f32
+        })
+        .collect()
 }

@@ -3,6 +3,7 @@
 
 mod blueprint;
 mod fields;
+mod lookahead;
 mod qwen3_5_moe;
 mod qwen3_moe;
 

@@ -264,7 +264,7 @@ fn sparse_moe(
     layer: usize,
     name: &str,
 ) -> BufferId {
-    let routed = b.routed_experts(x, layer, name, m.routed);
+    let routed = b.route(x, layer, name, m.routed);
     let shared = b.mlp(x, &format!("{name}.shared_expert"), m.shared_intermediate);
     let [gate] = b.project(
         x,
@@ -277,7 +277,8 @@ fn sparse_moe(
         gate,
         out: scaled,
     });
-    b.add(routed, scaled, "moe out")
+    let experts = b.experts(routed);
+    b.add(experts, scaled, "moe out")
 }
 
 /// For each layer whether it is one of full attention.

@@ -70,7 +70,8 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         );
         let sparse = !dense_layers.contains(&layer) && (layer + 1).is_multiple_of(step);
         let mlp = if sparse {
-            b.routed_experts(normed, layer, &format!("{name}.mlp"), routed)
+            let routed = b.route(normed, layer, &format!("{name}.mlp"), routed);
+            b.experts(routed)
         } else {
             b.mlp(normed, &format!("{name}.mlp"), c.size("intermediate_size")?)
         };

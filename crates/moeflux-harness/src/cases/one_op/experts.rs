@@ -109,6 +109,12 @@ pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessE
         ids,
         weights,
     });
+    g.push(Op::RequestExperts {
+        ids,
+        weights,
+        top_k,
+        layer: 3,
+    });
     let op = experts_op((x, ids, weights, out), top_k);
     let name = format!("router and experts {}", layer.codec);
     let mut case = Case::new(name, graph_of(g, op, out));
