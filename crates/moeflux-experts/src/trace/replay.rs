@@ -239,11 +239,14 @@ impl Memory {
         // Where the lease does not fit, what has been used makes room for the rest.
         self.missing.reverse();
         let mut batch = std::mem::take(&mut self.in_use);
-        self.start_reads();
-        while !batch.is_empty() {
-            self.release(&batch);
+        loop {
             self.start_reads();
+            self.release(&batch);
             batch.clear();
+            self.start_reads();
+            if self.in_use.is_empty() {
+                break;
+            }
             std::mem::swap(&mut batch, &mut self.in_use);
         }
         self.in_use = batch;
