@@ -7,7 +7,7 @@ use clap::Args;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
-use moeflux::{Activations, EngineOptions, Isa, KvType};
+use moeflux::{Activations, EngineOptions, Isa, KvType, Lookahead};
 
 use crate::size;
 
@@ -45,13 +45,17 @@ pub struct ModelArgs {
     #[arg(long, default_value = "auto", value_name = "KIND",
           value_parser = |name: &str| name.parse::<ReaderKind>())]
     pub reader: ReaderKind,
-    /// Which expert makes room for another: lru or frequency
-    #[arg(long, default_value = "lru", value_name = "KIND",
+    /// Which expert makes room for another: frequency, lru, least-stale or pinned
+    #[arg(long, default_value = "frequency", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
     /// Record in this file which experts are used, for moeflux trace
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
+    /// Whether experts are guessed a layer ahead and read when the disk is idle: auto (while it helps),
+    /// on or off; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub lookahead: Lookahead,
     /// Most tokens computed at once [default: by the memory]
     #[arg(long, value_name = "N")]
     pub chunk_tokens: Option<usize>,
@@ -69,6 +73,7 @@ impl ModelArgs {
             kv: self.kv,
             reader: self.reader.into(),
             policy: self.policy,
+            lookahead: self.lookahead,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
             trace: self.trace.clone(),

@@ -242,7 +242,9 @@ impl Index {
 
     /// Every layer with its number of experts, in order.
     pub fn layers(&self) -> impl Iterator<Item = (usize, u32)> {
-        self.layers.iter().map(|(&layer, &(_, experts))| (layer, experts))
+        self.layers
+            .iter()
+            .map(|(&layer, &(_, experts))| (layer, experts))
     }
 
     /// Number of experts of a layer.

@@ -32,7 +32,7 @@ pub struct ResidencyOptions {
 }
 
 impl ResidencyOptions {
-    /// The defaults with an arena of this size: least recently used, reader chosen by file system,
+    /// The defaults with an arena of this size: the default policy, reader chosen by file system,
     /// 8 reads in flight, checksums verified.
     pub fn new(arena_bytes: u64) -> ResidencyOptions {
         ResidencyOptions {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use common::{assert_rows, logits, open, options, packed, prompt, run};
 use moeflux::experts::{BufferedReader, FaultPlan, FaultyReader};
-use moeflux::{Activations, EngineOptions, Isa, PolicyKind, ReaderChoice, ReaderKind, Span, Want};
+use moeflux::{
+    Activations, EngineOptions, Isa, Lookahead, PolicyKind, ReaderChoice, ReaderKind, Span, Want,
+};
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
 const MODELS: [(&str, u32); 4] = [
@@ -136,13 +138,16 @@ fn e3_budget_policy_and_reader_change_nothing() {
         let resident = open(&model.path(), &options());
         let expected = logits(&resident, tokens);
         let slot = resident.stats().experts.slot_bytes;
-        for slots in [1, 2, 3, 5, 9, 1000] {
-            for policy in [PolicyKind::Lru, PolicyKind::Frequency] {
+        for slots in [1, 2, 3, 5, 9, 16, 1000] {
+            for policy in PolicyKind::ALL {
                 for reader in [ReaderKind::Direct, ReaderKind::Buffered] {
                     let options = EngineOptions {
                         expert_cache_bytes: Some(slots * slot),
                         policy,
                         reader: ReaderChoice::Kind(reader),
+                        lookahead: [Lookahead::On, Lookahead::Off][slots as usize % 2],
+                        // A prompt of several passes where the arena holds a part of a layer.
+                        chunk_tokens: Some(24),
                         ..options()
                     };
                     let engine = open(&model.path(), &options);
@@ -150,7 +155,9 @@ fn e3_budget_policy_and_reader_change_nothing() {
                     // Once cold, once with whatever the first run left in the arena, and once
                     // token by token.
                     for _ in 0..2 {
-                        assert_rows(&expected, 0, &logits(&engine, tokens), &what);
+                        let mut session = engine.session();
+                        let found = engine.prefill(&mut session, tokens, Want::All);
+                        assert_rows(&expected, 0, &found.expect("prefills"), &what);
                     }
                     let mut session = engine.session();
                     for (at, token) in tokens[..8].iter().enumerate() {

@@ -5,7 +5,9 @@
 
 mod belady;
 mod frequency;
+mod least_stale;
 mod lru;
+mod pinned;
 mod queue;
 mod ranked;
 mod victims;
@@ -17,15 +19,13 @@ use crate::error::ExpertError;
 
 use belady::Belady;
 use frequency::Frequency;
+use least_stale::LeastStale;
 use lru::Lru;
+use pinned::Pinned;
 use ranked::Ranked;
 
 pub use victims::Pass;
 pub(crate) use victims::Victims;
-
-/// Uses, as a multiple of the slots, after which a use counts half. Long enough that an expert's
-/// rank rests on several uses of it, short enough that a new topic shows within some answers.
-const HALF_LIFE_PER_SLOT: f64 = 8.0;
 
 /// Chooses victims. A slot in use is never one: [`Policy::admit`] and [`Policy::touch`] put a slot
 /// in use, [`Policy::release`] ends it. No call allocates; victims take O(log slots).
@@ -49,25 +49,35 @@ pub(crate) trait Policy: Send + Sync {
 #[non_exhaustive]
 pub enum PolicyKind {
     /// `lru`: the least recently used expert goes first.
-    #[default]
     Lru,
     /// `frequency`: the expert least used goes first, where older uses count less.
+    #[default]
     Frequency,
+    /// `least-stale`: what its layer did not use in its last turn goes first, and of that what is
+    /// farthest from its next turn.
+    LeastStale,
+    /// `pinned`: the experts that were most popular before the start stay, of the others the least
+    /// recently used goes.
+    Pinned,
 }
 
 impl PolicyKind {
     /// All of them.
-    pub const ALL: [PolicyKind; 2] = [PolicyKind::Lru, PolicyKind::Frequency];
+    pub const ALL: [PolicyKind; 4] = [
+        PolicyKind::Lru,
+        PolicyKind::Frequency,
+        PolicyKind::LeastStale,
+        PolicyKind::Pinned,
+    ];
 
     /// For layers of so many `experts`, whose keys go through them in order.
     pub(crate) fn create(self, slots: usize, experts: &[u32]) -> Box<dyn Policy> {
         let keys = experts.iter().map(|&n| n as usize).sum();
         match self {
             PolicyKind::Lru => Box::new(Ranked::new(Lru::new(keys), slots)),
-            PolicyKind::Frequency => {
-                let half_life = HALF_LIFE_PER_SLOT * slots as f64;
-                Box::new(Ranked::new(Frequency::new(keys, half_life), slots))
-            }
+            PolicyKind::Frequency => Box::new(Ranked::new(Frequency::new(keys), slots)),
+            PolicyKind::LeastStale => Box::new(LeastStale::new(slots, experts)),
+            PolicyKind::Pinned => Box::new(Ranked::new(Pinned::new(slots, keys), slots)),
         }
     }
 }
@@ -82,6 +92,8 @@ impl fmt::Display for PolicyKind {
         f.pad(match self {
             PolicyKind::Lru => "lru",
             PolicyKind::Frequency => "frequency",
+            PolicyKind::LeastStale => "least-stale",
+            PolicyKind::Pinned => "pinned",
         })
     }
 }
@@ -90,14 +102,13 @@ impl FromStr for PolicyKind {
     type Err = ExpertError;
 
     fn from_str(name: &str) -> Result<PolicyKind, ExpertError> {
-        match name {
-            "lru" => Ok(PolicyKind::Lru),
-            "frequency" => Ok(PolicyKind::Frequency),
-            _ => Err(ExpertError::UnknownName {
-                what: "policy",
-                given: name.into(),
-                known: "lru, frequency",
-            }),
-        }
+        let found = PolicyKind::ALL
+            .into_iter()
+            .find(|kind| kind.to_string() == name);
+        found.ok_or_else(|| ExpertError::UnknownName {
+            what: "policy",
+            given: name.into(),
+            known: "lru, frequency, least-stale, pinned",
+        })
     }
 }

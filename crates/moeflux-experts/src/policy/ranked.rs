@@ -2,8 +2,8 @@
 //! the slots that are not in use.
 
 use super::Policy;
-use super::queue::VictimQueue;
 pub(super) use super::queue::Rank;
+use super::queue::VictimQueue;
 
 /// Ranks experts; the lower goes first. An expert's rank must not change unless it is used.
 pub(super) trait Ranking: Send + Sync {

@@ -9,8 +9,8 @@
 //!   away (Belady's rule, for once with a known future);
 //! - in the last pass, the one that the fewest tokens used, since the answer will resemble them.
 
-use super::queue::{Rank, VictimQueue};
 use super::Policy;
+use super::queue::{Rank, VictimQueue};
 
 /// How a step uses the experts of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

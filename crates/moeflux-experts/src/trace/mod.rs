@@ -36,7 +36,7 @@ mod read;
 mod replay;
 mod write;
 
-pub use figures::{TraceFigures};
+pub use figures::TraceFigures;
 pub use replay::{Replay, ReplayPolicy, ReplayResult, Tally};
 pub use write::TraceWriter;
 

@@ -213,13 +213,23 @@ fn step(payload: &[u8], header: &TraceHeader) -> Result<TraceStep, String> {
         let ids: Vec<u32> = fields
             .bytes(uses * width)?
             .chunks_exact(width)
-            .map(|id| id.iter().rev().fold(0, |id, &byte| id << 8 | u32::from(byte)))
+            .map(|id| {
+                id.iter()
+                    .rev()
+                    .fold(0, |id, &byte| id << 8 | u32::from(byte))
+            })
             .collect();
         if let Some(id) = ids.iter().find(|&&id| id >= experts) {
-            return Err(format!("uses expert {id} of layer {layer}, which has {experts}"));
+            return Err(format!(
+                "uses expert {id} of layer {layer}, which has {experts}"
+            ));
         }
         let weight = |bytes: &[u8]| f32::from_bits(u32::from_le_bytes([0, 0, bytes[0], bytes[1]]));
-        let weights = fields.bytes(uses * 2)?.chunks_exact(2).map(weight).collect();
+        let weights = fields
+            .bytes(uses * 2)?
+            .chunks_exact(2)
+            .map(weight)
+            .collect();
         step.layers.push(LayerUse { turn, ids, weights });
     }
     Ok(step)

@@ -155,10 +155,22 @@ impl Replay {
         self.experts.iter().map(|&experts| experts as usize).sum()
     }
 
-    /// Runs the trace on `slots` slots (0 counts as 1), empty at first.
+    /// Uses of each expert in the first half of the leases.
+    fn early_uses(&self) -> Vec<f32> {
+        let mut uses = vec![0.0; self.expert_count()];
+        for lease in &self.leases[..self.leases.len() / 2] {
+            for &key in &self.keys[lease.start..lease.end] {
+                uses[key as usize] += 1.0;
+            }
+        }
+        uses
+    }
+
+    /// Runs the trace on `slots` slots (0 counts as 1), empty at first. The pinned set is of the
+    /// experts most used in the first half of the trace, as a popularity record would say.
     pub fn run(&self, policy: ReplayPolicy, slots: usize) -> ReplayResult {
         let slots = slots.max(1);
-        let policy_box = match policy {
+        let chosen = match policy {
             ReplayPolicy::Online(kind) => kind.create(slots, &self.experts),
             ReplayPolicy::Belady => {
                 let uses = self.leases.iter().zip(0..).flat_map(|(lease, time)| {
@@ -168,7 +180,10 @@ impl Replay {
                 belady(slots, self.expert_count(), &uses.collect::<Vec<_>>())
             }
         };
-        let victims = Victims::new(policy_box, slots);
+        let mut victims = Victims::new(chosen, slots);
+        if policy == ReplayPolicy::Online(PolicyKind::Pinned) {
+            victims.seed(&self.early_uses());
+        }
         let mut memory = Memory::new(victims, slots, self.expert_count());
         let mut result = ReplayResult::default();
         for lease in &self.leases {

@@ -100,9 +100,13 @@ impl TraceWriter {
         self.last_turn = turn;
         self.frame.extend(turn.to_le_bytes());
         let width = self.id_bytes;
-        self.frame
-            .extend(ids.iter().flat_map(|id| id.to_le_bytes().into_iter().take(width)));
-        let weights = weights.iter().flat_map(|&weight| to_bf16(weight).to_le_bytes());
+        self.frame.extend(
+            ids.iter()
+                .flat_map(|id| id.to_le_bytes().into_iter().take(width)),
+        );
+        let weights = weights
+            .iter()
+            .flat_map(|&weight| to_bf16(weight).to_le_bytes());
         self.frame.extend(weights);
         if turn as usize + 1 == self.turns.len() {
             self.end_frame()?;

@@ -58,9 +58,13 @@ pub fn arrange(
 /// `[lanes, groups]` of two bytes to `[groups, lanes]`.
 fn transpose_halves(rows: &[u8], groups: usize, out: &mut [u8]) {
     let lanes = rows.len() / 2 / groups;
-    for (at, half) in out.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-        let from = ((at % lanes) * groups + at / lanes) * 2;
-        *half = [rows[from], rows[from + 1]];
+    let rows = rows.as_chunks::<2>().0;
+    let out = out.as_chunks_mut::<2>().0;
+    for (group, out) in out.chunks_exact_mut(lanes).enumerate() {
+        let halves = rows[group..].iter().step_by(groups);
+        out.iter_mut()
+            .zip(halves)
+            .for_each(|(out, half)| *out = *half);
     }
 }
 

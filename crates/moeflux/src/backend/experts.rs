@@ -40,10 +40,13 @@ struct StepKind {
     absent_before: u64,
 }
 
+/// What a layer's tokens may choose.
 #[derive(Default)]
 struct Guesses {
-    /// `(weight, expert)`, largest weight first.
-    order: Vec<(f32, u32)>,
+    /// By expert: the weights that it may have, added up.
+    weight: Vec<f32>,
+    /// Experts of some weight, the largest first.
+    order: Vec<u32>,
 }
 
 #[derive(Default)]
@@ -128,7 +131,10 @@ impl ExpertStage {
         // Where all experts of this layer are used, those of the next will be too: the disk goes
         // on while this layer computes.
         let used = ids.len() as u32;
-        if self.step.is_scan && used * 10 >= self.residency.experts(layer) * 9 {
+        if self.step.is_scan
+            && self.trial.is_allowed()
+            && used * 10 >= self.residency.experts(layer) * 9
+        {
             let mut next = self.layouts.range(layer + 1..).map(|(&layer, _)| layer);
             let first = self.layouts.keys().next().copied();
             let first = first.filter(|_| self.step.again);
@@ -139,9 +145,14 @@ impl ExpertStage {
         Ok(())
     }
 
-    /// Whether [`ExpertStage::guess`] would make use of a guess now.
+    /// Whether [`ExpertStage::guess`] would make use of a guess now. In a prompt, guesses about many
+    /// tokens together are nearly always right.
     pub fn wants_guesses(&self) -> bool {
-        !self.step.is_scan && self.trial.is_on() && !self.residency.is_complete()
+        let wants = match self.step.is_scan {
+            true => self.trial.is_allowed(),
+            false => self.trial.is_on(),
+        };
+        wants && !self.residency.is_complete()
     }
 
     /// Whether guesses are made at present.
@@ -152,12 +163,16 @@ impl ExpertStage {
     /// The layer's tokens may choose these experts, with these weights: they are read ahead of use,
     /// the likeliest first.
     pub fn guess(&mut self, layer: usize, ids: &[u32], weights: &[f32]) {
-        let order = &mut self.guesses.order;
+        let Guesses { weight, order } = &mut self.guesses;
+        weight.clear();
+        weight.resize(self.residency.experts(layer) as usize, 0.0);
+        for (&id, share) in ids.iter().zip(weights) {
+            weight[id as usize] += share;
+        }
         order.clear();
-        order.extend(weights.iter().copied().zip(ids.iter().copied()));
-        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        self.residency
-            .ahead(layer, order.iter().map(|guess| guess.1));
+        order.extend((0..weight.len() as u32).filter(|&id| weight[id as usize] > 0.0));
+        order.sort_unstable_by(|&a, &b| weight[b as usize].total_cmp(&weight[a as usize]));
+        self.residency.ahead(layer, order.iter().copied());
     }
 
     /// Bytes of scratch memory for one token that uses `top_k` experts.

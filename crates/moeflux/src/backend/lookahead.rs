@@ -108,6 +108,11 @@ impl Trial {
         self.is_on
     }
 
+    /// Whether guesses may be made at all.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.mode != Lookahead::Off
+    }
+
     /// A step took so long, and `absent` experts were not in memory or only by a guess.
     pub(super) fn note(&mut self, time: Duration, absent: u64) {
         if self.mode != Lookahead::Auto || absent == 0 {

@@ -110,7 +110,10 @@ impl Engine {
             },
         )?;
         if let Some(trace) = &options.trace {
-            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            let name = path
+                .file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy();
             residency.trace_to(trace, &name, shape.identity, info.top_k)?;
         }
         let graph = blueprint.graph;

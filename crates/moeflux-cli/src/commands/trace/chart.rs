@@ -60,7 +60,9 @@ impl Chart {
                 true => ("l b", None),
                 false => ("l", colours.next()),
             };
-            let stroke = colour.map(|c| format!(" style=\"stroke:{c}\"")).unwrap_or_default();
+            let stroke = colour
+                .map(|c| format!(" style=\"stroke:{c}\""))
+                .unwrap_or_default();
             push(
                 &mut out,
                 format_args!(
@@ -69,7 +71,9 @@ impl Chart {
                 ),
             );
             if let Some(&(_, rate)) = line.points.last() {
-                let fill = colour.map(|c| format!(" style=\"fill:{c}\"")).unwrap_or_default();
+                let fill = colour
+                    .map(|c| format!(" style=\"fill:{c}\""))
+                    .unwrap_or_default();
                 names.push((y(rate), escape(&line.name), fill));
             }
         }
@@ -160,7 +164,9 @@ fn spread(names: &mut [(f64, String, String)]) {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 fn push(out: &mut String, what: std::fmt::Arguments<'_>) {
@@ -190,18 +196,33 @@ mod tests {
         assert_eq!(svg.matches("<polyline").count(), 3);
         assert_eq!(svg.matches("policy &lt;").count(), 3);
         assert!(svg.contains("<title>a &amp; b</title>"), "{svg}");
-        assert!(!svg.contains("http") || svg.matches("http").count() == 1, "only the namespace");
+        assert!(
+            !svg.contains("http") || svg.matches("http").count() == 1,
+            "only the namespace"
+        );
     }
 
     #[test]
     fn names_never_overlap_nor_leave_the_picture() {
-        for rates in [vec![1.0; 6], vec![99.0; 6], vec![50.0, 50.1, 50.2, 80.0, 0.0, 0.1]] {
-            let mut names: Vec<(f64, String, String)> =
-                rates.iter().map(|&r| (y(r), String::new(), String::new())).collect();
+        for rates in [
+            vec![1.0; 6],
+            vec![99.0; 6],
+            vec![50.0, 50.1, 50.2, 80.0, 0.0, 0.1],
+        ] {
+            let mut names: Vec<(f64, String, String)> = rates
+                .iter()
+                .map(|&r| (y(r), String::new(), String::new()))
+                .collect();
             names.sort_by(|a, b| a.0.total_cmp(&b.0));
             spread(&mut names);
-            assert!(names.windows(2).all(|n| n[1].0 - n[0].0 >= NAME_GAP - 1e-9), "{names:?}");
-            assert!(names.iter().all(|n| (0.0..=HEIGHT - BOTTOM).contains(&n.0)), "{names:?}");
+            assert!(
+                names.windows(2).all(|n| n[1].0 - n[0].0 >= NAME_GAP - 1e-9),
+                "{names:?}"
+            );
+            assert!(
+                names.iter().all(|n| (0.0..=HEIGHT - BOTTOM).contains(&n.0)),
+                "{names:?}"
+            );
         }
     }
 }

@@ -88,7 +88,10 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let replay = Replay::new(&traces)?;
     let mut budgets = args.budgets.clone();
     budgets.sort_by(f64::total_cmp);
-    let slots: Vec<usize> = budgets.iter().map(|&p| slots(p, replay.expert_count())).collect();
+    let slots: Vec<usize> = budgets
+        .iter()
+        .map(|&p| slots(p, replay.expert_count()))
+        .collect();
     let online = PolicyKind::ALL.into_iter().map(ReplayPolicy::Online);
     let policies: Vec<ReplayPolicy> = online.chain([ReplayPolicy::Belady]).collect();
     let bar = output::count_bar((policies.len() * slots.len()) as u64, "replays");
@@ -128,7 +131,10 @@ fn slots(percent: f64, experts: usize) -> usize {
 
 fn as_text(count: Count, budgets: &[f64], rows: &[Row]) -> String {
     let mut lines = vec![format!("hit rate in % {}", count.title())];
-    let heads: String = budgets.iter().map(|b| format!("{:>8}", format!("{b} %"))).collect();
+    let heads: String = budgets
+        .iter()
+        .map(|b| format!("{:>8}", format!("{b} %")))
+        .collect();
     lines.push(format!("{:<14}{heads}", "memory"));
     for row in rows {
         let rate = |result: &ReplayResult| format!("{:>8.1}", count.of(result).hit_rate() * 100.0);
@@ -147,9 +153,7 @@ fn as_text(count: Count, budgets: &[f64], rows: &[Row]) -> String {
 }
 
 fn as_json(model: &str, budgets: &[f64], slots: &[usize], rows: &[Row]) -> Value {
-    let tally = |tally: Tally| {
-        json!({"hits": tally.hits, "misses": tally.misses, "hit_rate": tally.hit_rate()})
-    };
+    let tally = |tally: Tally| json!({"hits": tally.hits, "misses": tally.misses, "hit_rate": tally.hit_rate()});
     let mut results = Vec::new();
     for row in rows {
         for ((result, percent), slots) in row.results.iter().zip(budgets).zip(slots) {

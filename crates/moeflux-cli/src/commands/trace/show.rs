@@ -36,7 +36,11 @@ fn as_text(trace: &Trace, figures: &TraceFigures) -> String {
     let (layers, all) = (header.layers.len(), header.expert_count());
     let percent = |share: f64| format!("{:.1} %", share * 100.0);
     let distinct: usize = figures.distinct.iter().sum();
-    let range = figures.distinct.iter().min().zip(figures.distinct.iter().max());
+    let range = figures
+        .distinct
+        .iter()
+        .min()
+        .zip(figures.distinct.iter().max());
     let (fewest, most) = range.unwrap_or((&0, &0));
     let distances: Vec<String> = TraceFigures::QUANTILES
         .iter()
@@ -83,7 +87,10 @@ fn as_text(trace: &Trace, figures: &TraceFigures) -> String {
         ),
     ];
     if trace.truncated {
-        rows.push(("note", "the file ends within a step, which was left out".into()));
+        rows.push((
+            "note",
+            "the file ends within a step, which was left out".into(),
+        ));
     }
     let rows: Vec<String> = rows
         .iter()
@@ -94,10 +101,13 @@ fn as_text(trace: &Trace, figures: &TraceFigures) -> String {
 
 fn as_json(trace: &Trace, figures: &TraceFigures) -> Value {
     let header = &trace.header;
-    let layer = |(&(layer, experts), &used): (&(u32, u32), &usize)| {
-        json!({"layer": layer, "experts": experts, "used": used})
-    };
-    let layers: Vec<Value> = header.layers.iter().zip(&figures.distinct).map(layer).collect();
+    let layer = |(&(layer, experts), &used): (&(u32, u32), &usize)| json!({"layer": layer, "experts": experts, "used": used});
+    let layers: Vec<Value> = header
+        .layers
+        .iter()
+        .zip(&figures.distinct)
+        .map(layer)
+        .collect();
     json!({
         "model": header.model,
         "identity": format!("{:016x}", header.identity),
