@@ -49,6 +49,14 @@ pub struct ModelArgs {
     #[arg(long, default_value = "frequency", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
+    /// Let the system swap resident weights out
+    #[arg(long)]
+    pub no_lock: bool,
+    /// Do not begin by reading the experts that were used most by earlier runs, nor write down what
+    /// this one uses (FILE.gguf.popularity, or .moeflux-popularity in the model's directory); only
+    /// run, chat and eval answers do that at all
+    #[arg(long)]
+    pub no_warm: bool,
     /// Record in this file which experts are used, for moeflux trace
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -76,6 +84,7 @@ impl ModelArgs {
             lookahead: self.lookahead,
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
+            lock_weights: !self.no_lock,
             trace: self.trace.clone(),
             ..EngineOptions::default()
         }

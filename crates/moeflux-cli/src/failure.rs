@@ -138,7 +138,7 @@ fn engine_code(error: &Error) -> u8 {
         | Error::NotAModel { .. }
         | Error::SeveralModels { .. } => INPUT,
         Error::Weight { .. } => CORRUPT,
-        Error::MemoryBudget { .. } | Error::NoMemory { .. } => MEMORY,
+        Error::MemoryBudget { .. } | Error::MemoryFull { .. } | Error::NoMemory { .. } => MEMORY,
         Error::Token { .. } | Error::ContextExceeded { .. } => TOKENS,
         Error::Snapshot { .. } | Error::ForeignSession => CORRUPT,
         Error::Option { .. } | Error::Kernel(KernelError::IsaUnavailable { .. }) => USAGE,

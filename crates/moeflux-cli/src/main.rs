@@ -5,10 +5,12 @@ mod args;
 mod commands;
 mod conversation;
 mod failure;
+mod floor;
 mod interrupt;
 mod measure;
 mod model;
 mod output;
+mod predict;
 mod session_file;
 mod size;
 
@@ -39,6 +41,8 @@ enum Command {
     Inspect(commands::inspect::InspectArgs),
     /// Measure prefill and decode, with the hardware's floor beside
     Bench(commands::bench::BenchArgs),
+    /// Say what fits in memory, what speed to expect and what would help
+    Plan(commands::plan::PlanArgs),
     /// Evaluate a model: its logits, or its answers to prompts with known ones
     #[command(subcommand)]
     Eval(EvalCommand),
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Plan(args) => commands::plan::run(args),
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
         Command::Trace(command) => commands::trace::run(command),

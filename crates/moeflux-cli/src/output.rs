@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use moeflux::generate::{End, Timings};
+use moeflux::memory::Locked;
 use moeflux::sampling::SamplingParams;
 use moeflux::{Engine, Stats};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::size;
 
 /// Work shorter than this shows no progress.
 const QUIET: Duration = Duration::from_secs(1);
@@ -158,6 +160,13 @@ impl Summary<'_> {
         if !self.sampling.is_greedy() {
             text += &format!(", seed {}", self.sampling.seed);
         }
+        if self.stats.limit_bytes < self.stats.memory.limit_bytes {
+            let limit = size::show(self.stats.limit_bytes);
+            text += &format!("; the system leaves {limit} of memory now");
+        }
+        if let Some(note) = self.stats.locked.note() {
+            text += &format!("; {note}");
+        }
         match self.end {
             Some(End::MaxTokens) => text += "; cut at --max-tokens",
             Some(End::ContextFull) => text += "; cut where the context was full",
@@ -182,6 +191,9 @@ impl Summary<'_> {
             "disk_wait_share": self.disk_share(),
             "limited_by": if self.disk_share() > 0.5 { "disk" } else { "compute" },
             "reader": experts.reader,
+            "memory_limit_bytes": self.stats.limit_bytes,
+            "expert_slots": experts.slots,
+            "weights_locked": self.stats.locked == Locked::Yes,
             "isa": self.stats.isa.to_string(),
             "threads": self.stats.threads,
             "activations": self.stats.activations.to_string(),

@@ -1,7 +1,9 @@
-//! The process stays within `--memory` while it streams a model several times as large.
+//! The process stays within `--memory`, and within its control group whatever `--memory` says,
+//! while it streams a model several times as large.
 #![cfg(target_os = "linux")]
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use moeflux_formats::{DType, SafetensorsWriter, TensorSpec};
@@ -121,7 +123,8 @@ fn peak_memory_stays_within_the_bound() {
     write_model(&model);
     let packed = dir.path().join("packed");
     let out = dir.path().join("logits.safetensors");
-    let tokens: Vec<String> = (0..96).map(|i| (i * 37 % VOCAB).to_string()).collect();
+    // More than half of them are one step, with scratch memory that is given back afterwards.
+    let tokens: Vec<String> = (0..600).map(|i| (i * 37 % VOCAB).to_string()).collect();
     let (model, packed) = (
         model.to_str().expect("UTF-8"),
         packed.to_str().expect("UTF-8"),
@@ -135,7 +138,7 @@ fn peak_memory_stays_within_the_bound() {
     let mut answers = Vec::new();
     for (dir, reader) in [(model, "direct"), (packed, "direct"), (packed, "buffered")] {
         for stepwise in [false, true] {
-            let tokens = tokens[..if stepwise { 12 } else { 96 }].join(",");
+            let tokens = tokens[..if stepwise { 12 } else { 600 }].join(",");
             let mut arguments = vec!["eval", "logits", "-m", dir, "--tokens", &tokens];
             arguments.extend(["-o", out.to_str().expect("UTF-8"), "--reader", reader]);
             arguments.extend(["--memory", "512MiB"]);
@@ -158,4 +161,56 @@ fn peak_memory_stays_within_the_bound() {
         answers.windows(2).all(|w| w[0] == w[1]),
         "the answers differ"
     );
+    within_a_control_group(packed, &tokens[..96].join(","), &out);
+}
+
+/// A control group with a limit of its own; removed in the end.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None` where the test may not make one.
+    fn new(limit_bytes: u64) -> Option<Group> {
+        let places = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ];
+        places.iter().find_map(|(root, limit)| {
+            let dir = Path::new(root).join(format!("moeflux-test-{}", std::process::id()));
+            std::fs::create_dir(&dir).ok()?;
+            let group = Group(dir);
+            std::fs::write(group.0.join(limit), limit_bytes.to_string()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // What is left of it is empty and harmless.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// A bound that the group does not have would end the process, were it not noticed.
+fn within_a_control_group(model: &str, tokens: &str, out: &Path) {
+    let Some(group) = Group::new(LIMIT_BYTES) else {
+        eprintln!("skipped: no control group with a memory limit can be made here");
+        return;
+    };
+    let mut answers = Vec::new();
+    for memory in [None, Some("8GiB")] {
+        let script = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(&group.0);
+        command.arg(env!("CARGO_BIN_EXE_moeflux"));
+        command
+            .args(["eval", "logits", "-m", model, "--tokens", tokens, "-o"])
+            .arg(out);
+        command.args(memory.map(|size| ["--memory", size]).into_iter().flatten());
+        let ran = command.stdin(Stdio::null()).output().expect("starts");
+        let said = String::from_utf8_lossy(&ran.stderr);
+        assert!(ran.status.success(), "{memory:?}: {} {said}", ran.status);
+        answers.push(std::fs::read(out).expect("reads"));
+    }
+    assert_eq!(answers[0], answers[1]);
 }

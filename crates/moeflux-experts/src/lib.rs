@@ -15,21 +15,27 @@ mod error;
 mod lease;
 mod policy;
 mod pool;
+mod popularity;
+mod profile;
 mod reader;
 mod residency;
+mod source;
 mod stats;
 mod trace;
 mod usage;
 mod warm;
+mod watch;
 
 pub use arena::SLOT_ALIGN;
 pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::{Pass, PolicyKind};
+pub use popularity::Popularity;
+pub use profile::{DiskPoint, DiskProfile, cache_directory};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
-    ReaderChoice, ReaderKind,
+    ReaderChoice, ReaderKind, SMALL_FILES_BYTES,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;

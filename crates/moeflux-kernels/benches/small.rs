@@ -9,7 +9,7 @@ use std::hint::black_box;
 
 use common::{Work, bench, cpu, criterion, floats, group};
 use criterion::{Criterion, criterion_group, criterion_main};
-use moeflux_kernels::{Quantized, RopeStyle, Rounding};
+use moeflux_kernels::{Coding, Quantized, RopeStyle, Rounding, arrange};
 
 const HIDDEN: usize = 2048;
 const HEADS: usize = 16;
@@ -25,6 +25,42 @@ fn values(count: usize) -> Work {
     Work {
         bytes: 4 * count,
         multiply_adds: 0,
+    }
+}
+
+/// From rows as files have them to tiles: what every expert that is read goes through.
+fn arranging(criterion: &mut Criterion) {
+    let mut group = group(criterion, "arrange");
+    for (name, coding) in [
+        ("affine, 4 bits", Coding::Affine { bits: 4, group: 64 }),
+        ("Q4_0", Coding::Q4_0),
+        ("Q4_K", Coding::Q4K),
+        ("Q6_K", Coding::Q6K),
+    ] {
+        let lengths = coding.part_lengths(INTERMEDIATE, HIDDEN).unwrap();
+        let [mut weights, mut scales, mut biases] = [1, 2, 2]
+            .iter()
+            .zip(lengths)
+            .map(|(bytes, count)| vec![0x3c_u8; bytes * count])
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let bytes = weights.len() + scales.len() + biases.len();
+        let work = Work {
+            bytes,
+            multiply_adds: 0,
+        };
+        bench(&mut group, name, work, || {
+            arrange(
+                coding,
+                INTERMEDIATE,
+                HIDDEN,
+                &mut weights,
+                &mut scales,
+                &mut biases,
+            )
+            .unwrap();
+        });
     }
 }
 
@@ -122,6 +158,6 @@ fn dispatch(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = criterion();
-    targets = rows, experts, dispatch
+    targets = arranging, rows, experts, dispatch
 }
 criterion_main!(benches);

@@ -87,14 +87,29 @@ pub enum Error {
     },
     /// The memory budget does not hold the model's resident part.
     #[error(
-        "a memory budget of {} is too small for this model: the smallest workable one is {}; \
-         pass --memory {}MiB or more",
+        "a memory budget of {} is too small for this model and its sessions: the smallest workable \
+         one is {}; pass --memory {}MiB or more",
         bytes(*given), bytes(*needed), needed.div_ceil(1 << 20)
     )]
     MemoryBudget {
         /// The budget, in bytes.
         given: u64,
         /// The smallest budget that works, in bytes.
+        needed: u64,
+    },
+    /// Sessions cannot have more tokens within the memory budget.
+    #[error(
+        "{tokens} more tokens do not fit in the memory budget of {}: there is room for {fit}; \
+         pass --memory {}MiB or more, or end a session", bytes(*given), needed.div_ceil(1 << 20)
+    )]
+    MemoryFull {
+        /// Tokens that were to be added.
+        tokens: usize,
+        /// Tokens that can be added to each session of the step.
+        fit: usize,
+        /// The budget now, in bytes.
+        given: u64,
+        /// A budget that would do, in bytes.
         needed: u64,
     },
     /// The system has no memory for the resident weights.

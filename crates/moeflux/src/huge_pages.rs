@@ -6,6 +6,8 @@ use std::ops::{Deref, DerefMut};
 
 use memmap2::MmapMut;
 
+use crate::memory::{self, Locked};
+
 /// Size and alignment of a huge page.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
@@ -40,6 +42,13 @@ impl HugePages {
             start,
             bytes,
         })
+    }
+}
+
+impl HugePages {
+    /// Keeps the system from swapping the memory out; all of it is then taken.
+    pub(crate) fn lock(&self) -> Locked {
+        memory::lock(&self.memory)
     }
 }
 

@@ -11,6 +11,7 @@ use moeflux_kernels::{Cpu, Isa, KvType};
 use crate::Error;
 use crate::backend::{Backend, HostBackend, Reference};
 use crate::info::ModelInfo;
+use crate::memory::System;
 
 /// How activations meet integer-coded weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,12 +100,20 @@ pub struct EngineOptions {
     pub policy: PolicyKind,
     /// Whether experts are guessed a layer ahead.
     pub lookahead: Lookahead,
-    /// The most tokens in one step; default as many as an eighth of the memory bound can hold.
+    /// The most tokens in one step; default up to 4,096, as many as an eighth of the memory bound
+    /// can hold.
     pub chunk_tokens: Option<usize>,
     /// The most tokens in a session; default what the model was made for.
     pub max_context: Option<usize>,
     /// Check each expert record against its checksum when it is first read.
     pub verify: bool,
+    /// Keep the system from swapping resident weights out, where it allows that.
+    pub lock_weights: bool,
+    /// Where the system tells how much memory there is.
+    pub system: System,
+    /// Read the experts that were used most by earlier processes before anybody asks, and write
+    /// down what this one used; off unless asked for, since it leaves a file beside the model.
+    pub warm_start: bool,
     /// Record which experts are used in this file.
     pub trace: Option<PathBuf>,
     /// Run on the plain reference kernels instead of the optimized ones.
@@ -126,6 +135,9 @@ impl Default for EngineOptions {
             chunk_tokens: None,
             max_context: None,
             verify: true,
+            lock_weights: true,
+            system: System::default(),
+            warm_start: false,
             trace: None,
             reference: false,
         }

@@ -79,7 +79,7 @@ fn the_memory_bound_is_kept_by_giving_up_experts() {
             }
         }
     };
-    assert!(matches!(error, Error::MemoryBudget { .. }), "{error}");
+    assert!(matches!(error, Error::MemoryFull { .. }), "{error}");
     let slots = engine.stats().experts.slots;
     assert!(slots < before, "{slots} of {before} slots");
     let held = session.len();

@@ -6,5 +6,6 @@ pub mod eval_answers;
 pub mod eval_logits;
 pub mod inspect;
 pub mod pack;
+pub mod plan;
 pub mod run;
 pub mod trace;

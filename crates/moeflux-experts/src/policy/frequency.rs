@@ -52,8 +52,11 @@ impl Ranking for Frequency {
     }
 
     fn seed(&mut self, uses: &[f32]) {
+        // However many they are, they count no more than as many uses as fade within half a life.
+        let all: f64 = uses.iter().map(|&uses| f64::from(uses)).sum();
+        let factor = (self.half_life / all).min(1.0);
         for (score, &uses) in self.score.iter_mut().zip(uses) {
-            *score = f64::from(uses).log2();
+            *score = (f64::from(uses) * factor).log2();
         }
     }
 }

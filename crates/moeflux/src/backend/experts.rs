@@ -182,6 +182,11 @@ impl ExpertStage {
         (floats * 4 + quantized * 2 + top_k * 64) as u64
     }
 
+    /// Gives back the scratch memory that large steps need; a step takes what it needs.
+    pub fn give_back_scratch(&mut self) {
+        (self.buckets, self.scratch) = (Buckets::default(), Scratch::default());
+    }
+
     /// Computes the layer's routed experts: `out` `[n, hidden]` is each token's weighted sum.
     ///
     /// # Errors
@@ -376,6 +381,7 @@ impl<K: KernelSet> Compute<'_, K> {
 /// Grows `buffer` to at least `len`; never shrinks.
 fn resize(buffer: &mut Vec<f32>, len: usize) {
     if buffer.len() < len {
+        buffer.reserve_exact(len - buffer.len());
         buffer.resize(len, 0.0);
     }
 }

@@ -281,6 +281,10 @@ impl<K: KernelSet> Backend for HostBackend<K> {
         self.kernels.settle()
     }
 
+    fn give_back_scratch(&mut self) {
+        self.quantized = Quantized::default();
+    }
+
     fn run(
         &mut self,
         op: &Op,

@@ -51,6 +51,9 @@ pub trait Backend: Send {
         Settled::free()
     }
 
+    /// Gives back the scratch memory that large steps need; a step takes what it needs.
+    fn give_back_scratch(&mut self) {}
+
     /// Runs one operation of a step.
     ///
     /// # Errors

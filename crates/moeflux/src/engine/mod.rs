@@ -1,11 +1,15 @@
 //! The engine: a loaded model that runs steps of tokens for any number of sessions.
 
 mod budget;
+mod governor;
 mod graph_runner;
+mod prefill;
 mod rates;
 mod step;
+mod warm_start;
 
 pub use budget::MemoryPlan;
+use governor::Governor;
 pub use graph_runner::GraphRunner;
 pub use rates::KernelRate;
 use step::Rowset;
@@ -13,15 +17,17 @@ pub use step::{Logits, Span, Want};
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Isa, KvType};
 
+use self::warm_start::{Record, WarmStart};
 use crate::backend::{Backend, ExpertStage};
 use crate::cost::{self, OpCost};
 use crate::graph::{BufferPool, Graph, Op};
 use crate::info::{ModelInfo, Opened};
+use crate::memory::{LimitWatch, Locked};
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
 use crate::{Activations, EngineOptions, Error};
@@ -37,8 +43,12 @@ pub struct Stats {
     pub experts: moeflux_experts::Stats,
     /// How the memory bound is spent.
     pub memory: MemoryPlan,
+    /// The memory bound now: less than the plan's where the system has less.
+    pub limit_bytes: u64,
     /// Bytes of state in all sessions now.
     pub state_bytes: u64,
+    /// Whether the resident weights are locked in memory.
+    pub locked: Locked,
     /// Instruction set in use.
     pub isa: Isa,
     /// Compute threads.
@@ -62,7 +72,10 @@ pub struct Engine {
     isa: Isa,
     threads: usize,
     activations: Activations,
-    executor: Mutex<Executor>,
+    executor: Arc<Mutex<Executor>>,
+    warm_start: Option<WarmStart>,
+    /// Memory of earlier logits.
+    spare_logits: Mutex<Vec<Vec<f32>>>,
 }
 
 /// What a step changes besides its sessions.
@@ -70,6 +83,7 @@ struct Executor {
     backend: Box<dyn Backend>,
     buffers: BufferPool,
     stage: ExpertStage,
+    governor: Governor,
 }
 
 impl Engine {
@@ -94,7 +108,10 @@ impl Engine {
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
         });
-        let weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
+        if options.lock_weights {
+            weights.lock();
+        }
         let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
         let Opened {
             blueprint, table, ..
@@ -106,6 +123,7 @@ impl Engine {
                 policy: options.policy,
                 reader: options.reader.clone(),
                 read_threads: READ_THREADS,
+                profile: None,
                 verify: options.verify,
             },
         )?;
@@ -117,11 +135,18 @@ impl Engine {
             residency.trace_to(trace, &name, shape.identity, info.top_k)?;
         }
         let graph = blueprint.graph;
-        let executor = Mutex::new(Executor {
-            backend,
-            buffers: BufferPool::new(&graph, plan.chunk_tokens, plan.chunk_outputs),
-            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
+        let room = plan.first_room();
+        let record = options.warm_start.then(|| {
+            let token_uses = info.moe_layers * info.top_k;
+            Record::open(path, shape.identity, token_uses, &mut residency)
         });
+        let executor = Arc::new(Mutex::new(Executor {
+            backend,
+            buffers: BufferPool::new(&graph, room.tokens, room.outputs),
+            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
+            governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
+        }));
+        let warm_start = record.map(|record| WarmStart::begin(record, &executor));
         let activations = options.activations;
         Ok(Engine {
             info,
@@ -134,6 +159,8 @@ impl Engine {
             threads,
             activations,
             executor,
+            warm_start,
+            spare_logits: Mutex::default(),
         })
     }
 
@@ -161,8 +188,9 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Snapshot`] if the bytes are damaged, of another model, or keep keys and values as
-    /// another type.
+    /// another type; [`Error::MemoryBudget`] if the memory bound does not hold it.
     pub fn restore(&self, bytes: &[u8]) -> Result<Session, Error> {
+        self.make_room_to_restore(bytes.len() as u64)?;
         Session::from_bytes(Arc::clone(&self.shape), bytes)
     }
 
@@ -184,62 +212,6 @@ impl Engine {
             },
             other => other,
         })
-    }
-
-    /// Runs `tokens` in as many steps as the scratch memory needs; the answer does not depend on
-    /// how many that is.
-    ///
-    /// # Errors
-    /// As [`Engine::forward`]. The session then holds the tokens of the steps before the one that
-    /// failed; [`Session::len`] tells how many.
-    pub fn prefill(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-    ) -> Result<Logits, Error> {
-        self.prefill_observed(session, tokens, want, &mut |_, _| {})
-    }
-
-    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
-    ///
-    /// # Errors
-    /// As [`Engine::prefill`].
-    pub fn prefill_observed(
-        &self,
-        session: &mut Session,
-        tokens: &[u32],
-        want: Want,
-        observe: &mut dyn FnMut(&Op, &BufferPool),
-    ) -> Result<Logits, Error> {
-        self.check(session, tokens)?;
-        let chunk = match want {
-            Want::All => self.plan.chunk_outputs.min(self.plan.chunk_tokens),
-            _ => self.plan.chunk_tokens,
-        };
-        let mut all = Logits {
-            rows: 0,
-            vocab: self.info.vocab_size,
-            values: Vec::new(),
-        };
-        let last = tokens.len().div_ceil(chunk).saturating_sub(1);
-        for (index, tokens) in tokens.chunks(chunk).enumerate() {
-            let want = if want == Want::Last && index < last {
-                Want::None
-            } else {
-                want
-            };
-            let span = Span {
-                session: &mut *session,
-                tokens,
-                want,
-            };
-            for logits in self.step(&mut [span], index < last, observe)? {
-                all.rows += logits.rows;
-                all.values.extend(logits.values);
-            }
-        }
-        Ok(all)
     }
 
     /// Runs one step for all spans; gives each span's logits.
@@ -273,12 +245,14 @@ impl Engine {
     ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
+        let _demand = self.warm_start.as_ref().map(WarmStart::demand);
         let mut executor = self.lock();
         self.make_room(&mut executor, spans)?;
         let Executor {
             backend,
             buffers,
             stage,
+            ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
         let mut step = rows.step(spans);
@@ -301,10 +275,41 @@ impl Engine {
             all.push(Logits {
                 rows,
                 vocab,
-                values: mine.to_vec(),
+                values: self.copied(mine),
             });
         }
         Ok(all)
+    }
+
+    /// Takes logits that are done with, so that the next step need not ask the system for memory;
+    /// on a small model that is a tenth of a token's time.
+    pub fn recycle(&self, logits: Logits) {
+        const MOST_ROWS: usize = 16;
+        let mut spare = self
+            .spare_logits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let held: usize = spare.iter().map(Vec::capacity).sum();
+        let more = logits.values.capacity();
+        if more > 0 && held + more <= MOST_ROWS * self.info.vocab_size {
+            spare.push(logits.values);
+        }
+    }
+
+    fn copied(&self, values: &[f32]) -> Vec<f32> {
+        let spare = self.spare_logits.lock();
+        let mut copy = spare
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+            .unwrap_or_default();
+        copy.clear();
+        copy.extend_from_slice(values);
+        copy
+    }
+
+    /// What a user may want to know of how the engine was opened.
+    pub fn notes(&self) -> &[String] {
+        self.warm_start.as_ref().map_or(&[], WarmStart::notes)
     }
 
     /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.
@@ -314,7 +319,9 @@ impl Engine {
             experts: executor.stage.residency.stats(),
             guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
+            limit_bytes: executor.governor.limit_bytes(),
             state_bytes: self.shape.state_bytes.load(Ordering::Relaxed),
+            locked: self.weights.locked(),
             isa: self.isa,
             threads: self.threads,
             activations: self.activations,
@@ -346,8 +353,8 @@ impl Engine {
     fn lock(&self) -> MutexGuard<'_, Executor> {
         self.executor.lock().unwrap_or_else(|poisoned| {
             let mut executor = poisoned.into_inner();
-            let (tokens, outputs) = (self.plan.chunk_tokens, self.plan.chunk_outputs);
-            executor.buffers = BufferPool::new(&self.graph, tokens, outputs);
+            let room = executor.governor.room();
+            executor.buffers = BufferPool::new(&self.graph, room.tokens, room.outputs);
             self.executor.clear_poison();
             executor
         })
@@ -390,35 +397,6 @@ impl Engine {
         if rows.outputs.len() > self.plan.chunk_outputs {
             let (tokens, limit) = (rows.outputs.len(), self.plan.chunk_outputs);
             return Err(Error::StepSize { tokens, limit });
-        }
-        Ok(())
-    }
-
-    /// Makes room for the spans' tokens in their sessions; experts give way where the memory
-    /// bound demands it.
-    fn make_room(&self, executor: &mut Executor, spans: &mut [Span<'_>]) -> Result<(), Error> {
-        let growth: u64 = spans
-            .iter()
-            .map(|s| s.session.growth_bytes(s.tokens.len()))
-            .sum();
-        let state = self.shape.state_bytes.load(Ordering::Relaxed) + growth;
-        let residency = &mut executor.stage.residency;
-        let now = residency.slots() as u64 * residency.slot_bytes();
-        let allowed = self
-            .plan
-            .arena_beside_state(state)
-            .min(self.plan.arena_bytes);
-        if allowed < self.plan.smallest_arena_bytes {
-            return Err(self.plan.too_small(state));
-        }
-        if allowed < now {
-            residency.shrink_to(allowed)?;
-        } else if allowed >= now + residency.slot_bytes() {
-            // Other sessions have ended since the arena gave way to them.
-            residency.grow_to(allowed);
-        }
-        for span in spans {
-            span.session.reserve(span.tokens.len());
         }
         Ok(())
     }

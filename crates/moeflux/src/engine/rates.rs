@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::budget::Room;
 use super::{Engine, Executor};
 use crate::Error;
 use crate::backend::Step;
@@ -66,10 +67,16 @@ impl Engine {
         };
         let most = most.clamp(1, MOST_ROWS);
         let mut executor = self.lock();
+        let room = Room {
+            tokens: most,
+            outputs: most.min(self.plan.chunk_outputs),
+        };
+        self.make_scratch(&mut executor, room)?;
         let Executor {
             backend,
             buffers,
             stage,
+            ..
         } = &mut *executor;
         let (mut rows, mut best, mut passes) = (FIRST_ROWS.min(most), 0.0_f64, 0);
         while passes < PASSES {

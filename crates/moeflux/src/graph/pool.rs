@@ -13,6 +13,7 @@ pub struct BufferPool {
     assigned: Vec<usize>,
     widths: Vec<usize>,
     rows: Vec<Rows>,
+    plan: Vec<SlotPlan>,
     slots: Vec<Vec<f32>>,
     n_tokens: usize,
     n_outputs: usize,
@@ -128,18 +129,30 @@ impl BufferPool {
     /// Allocates slots for steps of up to `max_tokens` tokens and `max_outputs` rows of logits.
     pub fn new(graph: &Graph, max_tokens: usize, max_outputs: usize) -> BufferPool {
         let Plan { assigned, slots } = plan(graph);
+        let mut pool = BufferPool {
+            assigned,
+            widths: graph.buffers.iter().map(|b| b.width).collect(),
+            rows: graph.buffers.iter().map(|b| b.rows).collect(),
+            plan: slots,
+            slots: Vec::new(),
+            n_tokens: 0,
+            n_outputs: 0,
+        };
+        pool.fit(max_tokens, max_outputs);
+        pool
+    }
+
+    /// Makes the slots fit steps of up to `max_tokens` tokens and `max_outputs` rows of logits;
+    /// what they held is lost.
+    pub fn fit(&mut self, max_tokens: usize, max_outputs: usize) {
+        // The old ones go first, so that both are never there together.
+        self.slots.clear();
         let len = |slot: &SlotPlan| match slot.rows {
             Rows::Tokens => slot.width * max_tokens,
             Rows::Outputs => slot.width * max_outputs,
         };
-        BufferPool {
-            assigned,
-            widths: graph.buffers.iter().map(|b| b.width).collect(),
-            rows: graph.buffers.iter().map(|b| b.rows).collect(),
-            slots: slots.iter().map(|s| vec![0.0; len(s)]).collect(),
-            n_tokens: 0,
-            n_outputs: 0,
-        }
+        self.slots
+            .extend(self.plan.iter().map(|s| vec![0.0; len(s)]));
     }
 
     /// Starts a step of `n_tokens` tokens, `n_outputs` of which want logits; both within what

@@ -12,6 +12,7 @@ use super::parts::WeightPart;
 use crate::Error;
 use crate::graph::WeightId;
 use crate::huge_pages::HugePages;
+use crate::memory::Locked;
 use crate::models::{Blueprint, MatrixClass, VectorFold, WeightKind};
 
 enum Weight {
@@ -81,6 +82,7 @@ pub struct Weights {
     /// All matrices, one after another, in huge pages where the system grants them.
     memory: HugePages,
     weights: Vec<Weight>,
+    locked: Locked,
 }
 
 impl Weights {
@@ -115,7 +117,21 @@ impl Weights {
         }
         let mut memory = map(end)?;
         fill(&mut memory, files, &weights, &reads)?;
-        Ok(Weights { memory, weights })
+        Ok(Weights {
+            memory,
+            weights,
+            locked: Locked::NotAsked,
+        })
+    }
+
+    /// Keeps the system from swapping the matrices out, if it allows that.
+    pub fn lock(&mut self) {
+        self.locked = self.memory.lock();
+    }
+
+    /// Whether the matrices are locked in memory.
+    pub fn locked(&self) -> Locked {
+        self.locked
     }
 
     /// Weights given as bytes, by their [`WeightId`].
@@ -142,7 +158,11 @@ impl Weights {
                 layout.arrange(&mut memory)?;
             }
         }
-        Ok(Weights { memory, weights })
+        Ok(Weights {
+            memory,
+            weights,
+            locked: Locked::NotAsked,
+        })
     }
 
     /// The matrix `id`.

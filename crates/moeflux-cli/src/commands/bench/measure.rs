@@ -5,13 +5,16 @@ use std::time::Instant;
 use moeflux::cost::StepShape;
 use moeflux::{Engine, Session, Want};
 
-use super::floor::{Floor, Machine};
-use super::plan::{Kind, Test};
+use super::plan::{Cache, Kind, Test};
 use super::profile::{Profile, Recorder};
 use super::progress::Progress;
 use crate::failure::Failure;
+use crate::floor::{Floor, Machine};
 use crate::interrupt::Guard;
+use crate::predict::absent;
 
+/// Parts of the vocabulary that repetitions take turns with, where topics change.
+const TOPICS: usize = 8;
 /// Repetition 0 makes the context and warms up.
 const WARM_UP: usize = 0;
 
@@ -20,8 +23,8 @@ pub struct Runner<'a> {
     pub engine: &'a Engine,
     pub machine: &'a Machine,
     pub repetitions: usize,
-    /// Forget cached experts before each repetition, instead of one run to warm up.
-    pub cold: bool,
+    /// What is in memory when a repetition begins.
+    pub cache: Cache,
     /// Run once more, taking the time of every operation.
     pub profile: bool,
     pub guard: &'a Guard,
@@ -30,12 +33,17 @@ pub struct Runner<'a> {
 /// What came of a test.
 pub struct Measured {
     pub test: Test,
+    pub cache: Cache,
     /// Tokens a second, one for each repetition.
     pub rates: Vec<f64>,
     /// Share of experts that were in memory; `None` if none was asked for.
     pub hit_rate: Option<f64>,
+    /// Share of experts that were in memory before any was guessed; `None` as above.
+    pub held_rate: Option<f64>,
     /// Bytes of experts read in all repetitions together.
     pub bytes_read: u64,
+    /// Seconds of all repetitions together.
+    pub seconds: f64,
     /// Without the disk, whose rate the caller knows.
     pub floor: Floor,
     pub profile: Option<Profile>,
@@ -46,7 +54,7 @@ impl Runner<'_> {
     /// and left there.
     pub fn run(&self, test: Test, session: &mut Session) -> Result<Measured, Failure> {
         self.deepen(session, test.depth)?;
-        let warm_up = usize::from(!self.cold);
+        let warm_up = usize::from(self.cache != Cache::Cold);
         let passes = warm_up + self.repetitions + usize::from(self.profile);
         let mut bar = Progress::new(passes * test.tokens, format!("tokens of {}", test.name()));
         if warm_up > 0 {
@@ -54,9 +62,11 @@ impl Runner<'_> {
         }
         self.engine.reset_stats();
         let mut rates = Vec::with_capacity(self.repetitions);
+        let mut total_seconds = 0.0;
         for repetition in 1..=self.repetitions {
             let seconds = self.pass(test, session, repetition, &mut bar, None)?;
             rates.push(test.tokens as f64 / seconds);
+            total_seconds += seconds;
         }
         let stats = self.engine.stats().experts;
         let asked = stats.hits + stats.misses;
@@ -71,9 +81,12 @@ impl Runner<'_> {
         }
         Ok(Measured {
             test,
+            cache: self.cache,
             rates,
             hit_rate: (asked > 0).then(|| stats.hit_rate()),
+            held_rate: (asked > 0).then(|| 1.0 - absent(&stats) as f64 / asked as f64),
             bytes_read: stats.bytes_read,
+            seconds: total_seconds,
             floor: Floor::of(self.engine, self.machine, steps.into_iter()),
             profile,
         })
@@ -108,10 +121,16 @@ impl Runner<'_> {
         bar: &mut Progress,
         mut recorder: Option<&mut Recorder>,
     ) -> Result<f64, Failure> {
-        if self.cold {
+        if self.cache == Cache::Cold {
             self.engine.cool();
         }
-        let tokens = (0..test.tokens).map(|at| token(self.engine, repetition, test.depth + at));
+        let tokens = (0..test.tokens).map(|at| {
+            let token = token(self.engine, repetition, test.depth + at);
+            match self.cache {
+                Cache::Rotating => of_topic(token, self.engine.info().vocab_size, repetition),
+                _ => token,
+            }
+        });
         let tokens: Vec<u32> = tokens.collect();
         let piece = match test.kind {
             Kind::Prefill => tokens.len(),
@@ -119,7 +138,7 @@ impl Runner<'_> {
         };
         let start = Instant::now();
         for tokens in tokens.chunks(piece) {
-            match recorder.as_deref_mut() {
+            let logits = match recorder.as_deref_mut() {
                 None => self.engine.prefill(session, tokens, Want::Last)?,
                 Some(recorder) => {
                     recorder.begin();
@@ -128,6 +147,7 @@ impl Runner<'_> {
                         .prefill_observed(session, tokens, Want::Last, observe)?
                 }
             };
+            self.engine.recycle(logits);
             bar.advance(tokens.len());
             self.check_stopped()?;
         }
@@ -149,4 +169,34 @@ impl Runner<'_> {
 pub fn token(engine: &Engine, repetition: usize, position: usize) -> u32 {
     let number = moeflux::sampling::uniform(repetition as u64, position as u64);
     (number * engine.info().vocab_size as f64) as u32
+}
+
+/// A token of the part of the vocabulary that a repetition has.
+fn of_topic(token: u32, vocabulary: usize, repetition: usize) -> u32 {
+    let part = (vocabulary / TOPICS).max(1);
+    let start = repetition % TOPICS * part % vocabulary;
+    (start + token as usize % part) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repetitions_have_parts_of_the_vocabulary_of_their_own() {
+        for (vocabulary, token) in [(1000, 999), (1001, 1000), (8, 7), (3, 2), (1, 0)] {
+            let tokens: Vec<u32> = (0..=TOPICS)
+                .map(|repetition| of_topic(token, vocabulary, repetition))
+                .collect();
+            assert!(
+                tokens.iter().all(|&t| (t as usize) < vocabulary),
+                "{tokens:?}"
+            );
+            assert_eq!(tokens[0], tokens[TOPICS]);
+            let mut distinct = tokens;
+            distinct.sort_unstable();
+            distinct.dedup();
+            assert_eq!(distinct.len(), vocabulary.min(TOPICS));
+        }
+    }
 }

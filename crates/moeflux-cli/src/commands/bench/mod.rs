@@ -5,7 +5,6 @@
 //! multiply-adds over the kernels' measured rates, bytes of experts that had to be read over the
 //! disk's measured rate.
 
-mod floor;
 mod measure;
 mod plan;
 mod profile;
@@ -21,18 +20,19 @@ use moeflux::kernels::Cpu;
 use moeflux::{Engine, Isa, Want};
 use serde_json::{Map, Value, json};
 
-use self::floor::Machine;
-use self::measure::Runner;
-use self::plan::Test;
+use self::measure::{Measured, Runner};
+use self::plan::{Cache, Kind, Test};
 use self::profile::Profile;
 use self::progress::Progress;
 use self::report::Row;
 use crate::args::ModelArgs;
 use crate::failure::Failure;
+use crate::floor::Machine;
 use crate::interrupt;
 use crate::measure::DiskRate;
 use crate::model;
 use crate::output;
+use crate::predict::{self, DecodeModel, PrefillModel};
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -147,6 +147,41 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     bench.finish(&results)
 }
 
+/// What speeds are predicted from.
+struct Forecast {
+    decode: DecodeModel,
+    disk_rate: f64,
+}
+
+impl Forecast {
+    /// Tokens a second that a test should have reached with the experts that it found in memory.
+    fn rate(&self, loaded: &Loaded, machine: &Machine, measured: &Measured) -> f64 {
+        let info = loaded.engine.info();
+        let (test, held) = (measured.test, measured.held_rate.unwrap_or(1.0));
+        match test.kind {
+            Kind::Prefill => {
+                let model = PrefillModel {
+                    engine: &loaded.engine,
+                    machine,
+                    disk_rate: self.disk_rate,
+                };
+                let slots = loaded.engine.stats().experts.slots as u64;
+                model.rate(
+                    test.depth,
+                    test.tokens,
+                    loaded.engine.chunk_tokens(),
+                    held,
+                    slots,
+                )
+            }
+            Kind::Decode => {
+                let bytes = info.token_state_bytes as f64 * test.depth as f64;
+                1.0 / (self.decode.seconds(1.0 - held) + bytes / machine.memory.median)
+            }
+        }
+    }
+}
+
 struct Bench<'a> {
     args: &'a BenchArgs,
     form: Form,
@@ -180,7 +215,7 @@ impl Bench<'_> {
         };
         let loaded = self.load(&model_args)?;
         machine.kernels = loaded.engine.kernel_rates()?;
-        let name = self.model_name();
+        let name = model::name(self.path);
         if self.form == Form::Table {
             let heading = report::heading(&name, &loaded, &machine);
             output::line(&format!("{heading}\n\n{}", report::table_header()))?;
@@ -191,16 +226,21 @@ impl Bench<'_> {
         results
             .machines
             .push(report::machine_json(&loaded, &machine));
+        let forecast = self.forecast(&loaded)?;
         let mut session = loaded.engine.session();
         let mut profiles = Vec::new();
-        for &test in tests {
+        let caches = Cache::all(self.args.cold, loaded.all_resident);
+        for (&test, &cache) in tests
+            .iter()
+            .flat_map(|t| caches.iter().map(move |c| (t, c)))
+        {
             // Other programs slow a measurement, nothing speeds it up: the best of several counts.
             machine.raise(&loaded.engine.kernel_rates()?);
             let runner = Runner {
                 engine: &loaded.engine,
                 machine: &machine,
                 repetitions: usize::from(self.args.repetitions),
-                cold: self.args.cold,
+                cache,
                 profile: self.args.profile,
                 guard: &self.guard,
             };
@@ -210,7 +250,10 @@ impl Bench<'_> {
                 0 => None,
                 _ => Some(self.disk()?),
             };
-            let row = Row::new(&name, &loaded, measured, disk);
+            let predicted = forecast
+                .as_ref()
+                .map(|f| f.rate(&loaded, &machine, &measured));
+            let row = Row::new(&name, &loaded, measured, disk, predicted);
             self.print(&row, results.rows.is_empty())?;
             results.rows.push(row);
         }
@@ -248,18 +291,23 @@ impl Bench<'_> {
         })
     }
 
+    /// What `moeflux plan` would say of this engine, if experts have to be read.
+    fn forecast(&self, loaded: &Loaded) -> Result<Option<Forecast>, Failure> {
+        if loaded.all_resident {
+            return Ok(None);
+        }
+        Ok(Some(Forecast {
+            decode: predict::measure(&loaded.engine)?,
+            disk_rate: self.disk()?.bytes_per_second,
+        }))
+    }
+
     fn disk(&self) -> Result<&DiskRate, Failure> {
         if let Some(disk) = self.disk.get() {
             return Ok(disk);
         }
         let disk = crate::measure::disk(self.path, self.args.model.reader)?;
         Ok(self.disk.get_or_init(|| disk))
-    }
-
-    /// The model's file or directory name.
-    fn model_name(&self) -> String {
-        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
-        name.to_string_lossy().into_owned()
     }
 
     /// Prints a row as soon as it is there, where the form allows it.

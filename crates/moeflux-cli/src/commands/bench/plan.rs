@@ -14,6 +14,40 @@ pub enum Kind {
     Decode,
 }
 
+/// What is in memory when a repetition begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Every expert, as all fit.
+    Resident,
+    /// No expert.
+    Cold,
+    /// What other tokens of the same kind left.
+    Warm,
+    /// What tokens of another part of the vocabulary left, as after a change of topic.
+    Rotating,
+}
+
+impl Cache {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cache::Resident => "resident",
+            Cache::Cold => "cold",
+            Cache::Warm => "warm",
+            Cache::Rotating => "rotating",
+        }
+    }
+
+    /// The states to measure a test in.
+    pub fn all(is_cold: bool, all_resident: bool) -> &'static [Cache] {
+        match (is_cold, all_resident) {
+            (true, _) => &[Cache::Cold],
+            (false, true) => &[Cache::Resident],
+            (false, false) => &[Cache::Cold, Cache::Warm, Cache::Rotating],
+        }
+    }
+}
+
 /// One test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Test {

@@ -4,9 +4,9 @@ use moeflux::{Engine, ModelInfo};
 use serde_json::{Map, Value, json};
 
 use super::Loaded;
-use super::floor::Machine;
 use super::measure::Measured;
 use super::plan::Kind;
+use crate::floor::Machine;
 use crate::measure::DiskRate;
 use crate::size;
 
@@ -22,6 +22,7 @@ impl Row {
         loaded: &Loaded,
         mut measured: Measured,
         disk: Option<&DiskRate>,
+        predicted: Option<f64>,
     ) -> Row {
         let test = measured.test;
         let repetitions = measured.rates.len();
@@ -30,6 +31,10 @@ impl Row {
         if let Some(disk) = disk {
             measured.floor.disk_seconds = read / disk.bytes_per_second.max(1.0);
         }
+        let disk_share = disk.map(|disk| {
+            let rate = measured.bytes_read as f64 / measured.seconds.max(1e-9);
+            rate / disk.bytes_per_second.max(1.0)
+        });
         let floor = measured.floor;
         let rates = Rates::of(&measured.rates);
         let (floor_seconds, limit) = floor.limit();
@@ -75,6 +80,13 @@ impl Row {
             ("read_bytes_per_token", json!(read / tokens)),
             ("load_s", json!(loaded.load_seconds)),
             ("first_token_s", json!(loaded.first_token_seconds)),
+            ("cache", json!(measured.cache.name())),
+            ("disk_share", json!(disk_share)),
+            ("predicted_tok_s", json!(predicted)),
+            (
+                "predicted_share",
+                json!(predicted.map(|predicted| rates.mean / predicted)),
+            ),
         ];
         Row { fields }
     }
@@ -106,6 +118,7 @@ impl Row {
         let cells = [
             get("threads").to_string(),
             get("test").as_str().unwrap_or_default().to_owned(),
+            get("cache").as_str().unwrap_or_default().to_owned(),
             format!("{:.2} ± {:.2}", number("tok_s"), number("tok_s_stddev")),
             format!("{:.2}", number("tok_s_min")),
             format!("{:.2}", number("tok_s_median")),
@@ -119,6 +132,14 @@ impl Row {
                 None => String::new(),
             },
             format!("{:.3}", number("read_bytes_per_token") * 1e-6),
+            match get("disk_share").as_f64() {
+                Some(share) => format!("{:.1} %", share * 100.0),
+                None => String::new(),
+            },
+            match get("predicted_tok_s").as_f64() {
+                Some(rate) => format!("{rate:.2}"),
+                None => String::new(),
+            },
         ];
         line(&cells)
     }
@@ -163,10 +184,11 @@ fn csv(value: &Value) -> String {
     }
 }
 
-/// Titles and widths of the table's columns; the second and the ninth are words.
-const COLUMNS: [(&str, usize); 12] = [
+/// Titles and widths of the table's columns; the second, third and tenth are words.
+const COLUMNS: [(&str, usize); 15] = [
     ("threads", 7),
     ("test", 16),
+    ("cache", 8),
     ("tok/s", 18),
     ("min", 8),
     ("median", 8),
@@ -177,8 +199,10 @@ const COLUMNS: [(&str, usize); 12] = [
     ("GB/s", 6),
     ("hits", 7),
     ("MB read/token", 13),
+    ("disk", 7),
+    ("predicted", 9),
 ];
-const WORDS: [usize; 2] = [1, 8];
+const WORDS: [usize; 3] = [1, 2, 9];
 
 /// The table's first two lines.
 pub fn table_header() -> String {

@@ -1,0 +1,217 @@
+//! The time of a decoded token.
+//!
+//! A step takes the time of its arithmetic, and waits for the disk in each layer in which an expert
+//! is missing: once for the disk's latency, and for each expert's bytes. All three are taken from
+//! steps of the engine itself, so that whatever it does to hide reads is counted.
+
+use std::time::{Duration, Instant};
+
+use moeflux::{Engine, ModelInfo, Session, Want};
+
+use crate::failure::Failure;
+
+/// How long steps are taken, after the first few.
+const TIME: Duration = Duration::from_millis(2500);
+const FEWEST_STEPS: usize = 6;
+const MOST_STEPS: usize = 400;
+/// Steps of the same token, whose experts are all in memory.
+const REPEATS: usize = 6;
+
+/// Seconds of a decoded token, by the share of its experts that are not in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecodeModel {
+    /// Layers with experts.
+    pub layers: f64,
+    /// Experts that a token uses in a layer.
+    pub top_k: f64,
+    /// Experts of a layer.
+    pub experts: f64,
+    /// With all experts in memory.
+    pub resident_seconds: f64,
+    /// More for each layer in which any expert is missing.
+    pub layer_seconds: f64,
+    /// More for each missing expert.
+    pub expert_seconds: f64,
+}
+
+/// A step that was taken.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    seconds: f64,
+    /// Experts that were not in memory when the step began.
+    absent: f64,
+}
+
+impl DecodeModel {
+    /// Seconds of a token of whose experts the share `miss` is not in memory.
+    pub fn seconds(&self, miss: f64) -> f64 {
+        let [layers, experts] = self.reads(miss);
+        self.resident_seconds + self.layer_seconds * layers + self.expert_seconds * experts
+    }
+
+    /// Tokens a second over the first `tokens` tokens after a cold start, where the share of
+    /// experts in memory grows up to `hit_rate`.
+    pub fn cold_rate(&self, tokens: usize, hit_rate: f64) -> f64 {
+        let unseen = 1.0 - self.top_k / self.experts.max(self.top_k);
+        let miss = |token: usize| unseen.powf(token as f64).max(1.0 - hit_rate);
+        let seconds: f64 = (0..tokens).map(|token| self.seconds(miss(token))).sum();
+        tokens as f64 / seconds
+    }
+
+    /// Layers with a missing expert, and missing experts.
+    fn reads(&self, miss: f64) -> [f64; 2] {
+        let any = 1.0 - (1.0 - miss).powf(self.top_k);
+        [self.layers * any, self.layers * self.top_k * miss]
+    }
+
+    /// The two times that bring the samples nearest, in least squares, neither below zero.
+    fn fit(&mut self, samples: &[Sample]) {
+        let all = self.layers * self.top_k;
+        let mut sums = [[0.0_f64; 3]; 2];
+        for sample in samples {
+            let [layers, experts] = self.reads((sample.absent / all).min(1.0));
+            let more = sample.seconds - self.resident_seconds;
+            sums[0][0] += layers * layers;
+            sums[0][1] += layers * experts;
+            sums[0][2] += layers * more;
+            sums[1][1] += experts * experts;
+            sums[1][2] += experts * more;
+        }
+        let [[aa, ab, ay], [_, bb, by]] = sums;
+        let determinant = aa * bb - ab * ab;
+        let alone = |square: f64, product: f64| match square > 0.0 {
+            true => (product / square).max(0.0),
+            false => 0.0,
+        };
+        (self.layer_seconds, self.expert_seconds) = if determinant > 1e-6 * aa * bb {
+            let layer = (ay * bb - by * ab) / determinant;
+            let expert = (by * aa - ay * ab) / determinant;
+            match (layer >= 0.0, expert >= 0.0) {
+                (true, true) => (layer, expert),
+                (false, _) => (0.0, alone(bb, by)),
+                (true, false) => (alone(aa, ay), 0.0),
+            }
+        } else {
+            (0.0, alone(bb, by))
+        };
+    }
+}
+
+/// Measures an engine that has just been opened, for a few seconds: steps after a cold start, which
+/// fill its arena, and steps that find all in memory.
+pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
+    let info = engine.info();
+    let mut session = engine.session();
+    engine.cool();
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    let room = session.context_tokens().min(MOST_STEPS);
+    while samples.len() < room && (samples.len() < FEWEST_STEPS || start.elapsed() < TIME) {
+        samples.push(step(engine, &mut session, token(info, samples.len()))?);
+    }
+    // The first step also touches its buffers for the first time.
+    samples.remove(0);
+    let mut model = DecodeModel {
+        layers: info.moe_layers as f64,
+        top_k: info.top_k as f64,
+        experts: info.experts as f64,
+        resident_seconds: resident_seconds(engine, &mut session)?,
+        layer_seconds: 0.0,
+        expert_seconds: 0.0,
+    };
+    model.fit(&samples);
+    Ok(model)
+}
+
+/// Seconds of a step whose experts are all in memory; or, where the arena holds too few for that, of
+/// one without its waiting.
+fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failure> {
+    session.rewind(0)?;
+    let mut best = f64::INFINITY;
+    for repeat in 0..=REPEATS {
+        let before = engine.stats().experts.wait_us_total;
+        let sample = step(engine, session, 0)?;
+        let waited = engine.stats().experts.wait_us_total - before;
+        session.rewind(0)?;
+        if repeat > 0 {
+            best = best.min(sample.seconds - waited as f64 * 1e-6);
+        }
+    }
+    Ok(best)
+}
+
+fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<Sample, Failure> {
+    let before = absent(&engine.stats().experts);
+    let start = Instant::now();
+    let logits = engine.prefill(session, &[token], Want::Last)?;
+    let seconds = start.elapsed().as_secs_f64();
+    engine.recycle(logits);
+    let absent = absent(&engine.stats().experts) - before;
+    Ok(Sample {
+        seconds,
+        absent: absent as f64,
+    })
+}
+
+/// Experts that were asked for and not in memory, or only because they were guessed in time.
+pub fn absent(stats: &moeflux::experts::Stats) -> u64 {
+    stats.misses + stats.ahead_used
+}
+
+/// Tokens over the whole vocabulary, so that experts are chosen as widely.
+fn token(info: &ModelInfo, step: usize) -> u32 {
+    let number = moeflux::sampling::uniform(u64::MAX, step as u64);
+    (number * info.vocab_size as f64) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: DecodeModel = DecodeModel {
+        layers: 10.0,
+        top_k: 4.0,
+        experts: 64.0,
+        resident_seconds: 0.05,
+        layer_seconds: 0.002,
+        expert_seconds: 0.001,
+    };
+
+    #[test]
+    fn a_token_waits_for_layers_and_experts() {
+        assert_eq!(MODEL.seconds(0.0), 0.05);
+        assert!((MODEL.seconds(1.0) - (0.05 + 0.02 + 0.04)).abs() < 1e-12);
+        let half = 0.05 + 0.02 * (1.0 - 0.0625) + 0.02;
+        assert!((MODEL.seconds(0.5) - half).abs() < 1e-12);
+        let cold = MODEL.cold_rate(8, 1.0);
+        assert!(cold > 1.0 / MODEL.seconds(1.0) && cold < 1.0 / MODEL.seconds(0.5));
+    }
+
+    #[test]
+    fn the_times_are_found_again_from_steps() {
+        let sample = |absent: f64| Sample {
+            seconds: MODEL.seconds(absent / 40.0),
+            absent,
+        };
+        let samples: Vec<Sample> = [40.0, 38.0, 30.0, 25.0, 12.0, 5.0].map(sample).to_vec();
+        let mut fitted = DecodeModel {
+            layer_seconds: 0.0,
+            expert_seconds: 0.0,
+            ..MODEL
+        };
+        fitted.fit(&samples);
+        assert!((fitted.layer_seconds / MODEL.layer_seconds - 1.0).abs() < 1e-6);
+        assert!((fitted.expert_seconds / MODEL.expert_seconds - 1.0).abs() < 1e-6);
+        // One kind of step cannot tell the two apart: all goes to the experts.
+        fitted.fit(&samples[..1]);
+        assert_eq!(fitted.layer_seconds, 0.0);
+        assert!((fitted.seconds(1.0) / MODEL.seconds(1.0) - 1.0).abs() < 1e-6);
+        // Steps that are all faster than with everything in memory do not make reads free of sense.
+        let fast = Sample {
+            seconds: 0.01,
+            absent: 20.0,
+        };
+        fitted.fit(&[fast, fast]);
+        assert_eq!(fitted.seconds(1.0), MODEL.resident_seconds);
+    }
+}

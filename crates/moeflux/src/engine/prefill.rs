@@ -1,0 +1,67 @@
+//! Prompts: many tokens of one session, in as many steps as memory asks for.
+
+use super::{Engine, Logits, Span, Want};
+use crate::Error;
+use crate::graph::{BufferPool, Op};
+use crate::session::Session;
+
+impl Engine {
+    /// Runs `tokens` in as many steps as the scratch memory needs; the answer does not depend on
+    /// how many that is.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`]. The session then holds the tokens of the steps before the one that
+    /// failed; [`Session::len`] tells how many.
+    pub fn prefill(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+    ) -> Result<Logits, Error> {
+        self.prefill_observed(session, tokens, want, &mut |_, _| {})
+    }
+
+    /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::prefill`].
+    pub fn prefill_observed(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
+        self.check(session, tokens)?;
+        self.check_memory(session, tokens.len())?;
+        let mut all = Logits {
+            rows: 0,
+            vocab: self.info.vocab_size,
+            values: Vec::new(),
+        };
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let (tokens, after) = rest.split_at(self.next_chunk(session, rest.len(), want));
+            let want = match want {
+                Want::Last if !after.is_empty() => Want::None,
+                want => want,
+            };
+            rest = after;
+            let span = Span {
+                session: &mut *session,
+                tokens,
+                want,
+            };
+            for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
+                all.rows += logits.rows;
+                if all.values.is_empty() {
+                    all.values = logits.values;
+                } else {
+                    all.values.extend_from_slice(&logits.values);
+                    self.recycle(logits);
+                }
+            }
+        }
+        Ok(all)
+    }
+}
