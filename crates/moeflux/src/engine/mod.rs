@@ -6,6 +6,7 @@ mod graph_runner;
 mod prefill;
 mod rates;
 mod step;
+mod trial;
 mod warm_start;
 
 pub use budget::MemoryPlan;
@@ -123,7 +124,7 @@ impl Engine {
                 policy: options.policy,
                 reader: options.reader.clone(),
                 read_threads: READ_THREADS,
-                profile: None,
+                profile: options.disk_profile.clone(),
                 verify: options.verify,
             },
         )?;
