@@ -104,11 +104,11 @@ impl Engine {
         let residency = Residency::open(
             table.catalog,
             ResidencyOptions {
-                arena_bytes: plan.arena_bytes,
                 policy: options.policy,
                 reader: options.reader.clone(),
                 read_threads: READ_THREADS,
                 verify: options.verify,
+                ..ResidencyOptions::new(plan.arena_bytes)
             },
         )?;
         let graph = blueprint.graph;
