@@ -62,16 +62,17 @@ pub(super) fn points(
     };
     // Readers and rounds alternate, so that a bad moment of the disk does not count against one.
     for round in 0..ROUNDS {
-        for setting in 0..DEPTHS.len() + OTHER_PIECES_BYTES.len() {
+        let others = match round >= ROUNDS - PIECE_ROUNDS {
+            true => &OTHER_PIECES_BYTES[..],
+            false => &[],
+        };
+        let depths = DEPTHS.map(|depth| (Some(depth), USUAL_PIECE_BYTES));
+        let pieces = others.iter().map(|&piece_bytes| (None, piece_bytes));
+        for (depth, piece_bytes) in depths.into_iter().chain(pieces) {
             for &kind in readers {
-                let (depth, piece_bytes) = match setting.checked_sub(DEPTHS.len()) {
-                    None => (DEPTHS[setting], USUAL_PIECE_BYTES),
-                    Some(_) if round < ROUNDS - PIECE_ROUNDS => continue,
-                    Some(other) => {
-                        let points = all_points(&tallies);
-                        let chosen = frugal(&points, kind).map_or(1, |point| point.depth);
-                        (chosen, OTHER_PIECES_BYTES[other])
-                    }
+                let chosen = || frugal(&all_points(&tallies), kind).map(|point| point.depth);
+                let Some(depth) = depth.or_else(chosen) else {
+                    continue;
                 };
                 if start.elapsed() > DEADLINE {
                     return all_points(&tallies);
