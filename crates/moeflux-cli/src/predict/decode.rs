@@ -120,6 +120,8 @@ pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
         expert_seconds: 0.0,
     };
     model.fit(&samples);
+    for s in &samples { eprintln!("S {:.2} {}", s.seconds*1e3, s.absent); }
+    eprintln!("{model:?}");
     Ok(model)
 }
 
