@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use moeflux::draft::Speculate;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
@@ -115,6 +116,10 @@ pub struct GenerationArgs {
     /// Take sampling values that no flag sets from the model's generation_config.json
     #[arg(long)]
     pub suggested: bool,
+    /// Guess tokens from the text so far and check several in one step: auto (while it pays), off
+    /// or always; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub speculate: Speculate,
 }
 
 impl GenerationArgs {

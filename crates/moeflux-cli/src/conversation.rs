@@ -5,6 +5,7 @@
 //! (a template that drops earlier thinking, say), the session is rewound as far as it can be, or
 //! started anew: slower, never wrong.
 
+use moeflux::draft::{DraftStats, Speculation};
 use moeflux::generate::{End, Generation, Limits, Timings};
 use moeflux::sampling::Sampler;
 use moeflux::text::{ChatTemplate, Message, RenderOptions, TextStream};
@@ -26,6 +27,7 @@ pub struct Conversation<'m> {
     session: Session,
     talk: Talk,
     sampler: Sampler,
+    speculation: Speculation,
     max_tokens: usize,
     /// Whether to remember where each answer began, so that it can be taken back.
     checkpoints: bool,
@@ -35,6 +37,7 @@ pub struct Conversation<'m> {
 pub struct Answer {
     pub text: String,
     pub timings: Timings,
+    pub drafts: DraftStats,
     /// `None` if the user stopped it.
     pub end: Option<End>,
     pub stats: moeflux::Stats,
@@ -51,6 +54,7 @@ impl<'m> Conversation<'m> {
             session,
             talk,
             sampler,
+            speculation: Speculation::new(args.speculate),
             max_tokens,
             checkpoints: false,
         })
@@ -108,6 +112,8 @@ impl<'m> Conversation<'m> {
             engine: &self.model.engine,
             stats: answer.stats.clone(),
             timings: answer.timings,
+            speculate: self.speculation.mode(),
+            drafts: answer.drafts,
             sampling: self.sampler.params(),
             end: answer.end,
         }
@@ -232,6 +238,7 @@ impl<'m> Conversation<'m> {
         self.talk.answer_start = answer_start.unwrap_or(self.session.len() + tokens.len());
         let engine = &self.model.engine;
         engine.reset_stats();
+        self.speculation.reset_stats();
         let limits = Limits {
             max_tokens: Some(self.max_tokens),
             stop_tokens: self.model.generation.stop_tokens.clone(),
@@ -239,10 +246,11 @@ impl<'m> Conversation<'m> {
         };
         let guard = interrupt::listen();
         let mut generation =
-            Generation::new(engine, &mut self.session, tokens, &mut self.sampler, limits)?;
+            Generation::new(engine, &mut self.session, tokens, &mut self.sampler, limits)?
+                .speculate(&mut self.speculation);
         prefill(&mut generation, tokens.len(), &guard)?;
         if self.checkpoints && answer_start.is_none() {
-            generation.session().checkpoint();
+            generation.session()?.checkpoint();
         }
         let mut stream = TextStream::new(&self.model.tokenizer, true);
         let (mut text, mut generated) = (String::new(), Vec::new());
@@ -260,12 +268,14 @@ impl<'m> Conversation<'m> {
         show(&rest)?;
         let (timings, end) = (generation.timings(), generation.end());
         self.talk.pending = generation.pending();
+        drop(generation);
         if !self.talk.raw && !before.is_empty() {
             self.talk.text = before + &self.model.tokenizer.decode(&generated, false)?;
         }
         Ok(Answer {
             text,
             timings,
+            drafts: self.speculation.stats(),
             end,
             stats: engine.stats(),
         })

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use moeflux::draft::{DraftStats, Speculate};
 use moeflux::generate::{End, Timings};
 use moeflux::memory::Locked;
 use moeflux::sampling::SamplingParams;
@@ -103,6 +104,8 @@ pub struct Summary<'a> {
     /// The engine's statistics of this generation alone.
     pub stats: Stats,
     pub timings: Timings,
+    pub speculate: Speculate,
+    pub drafts: DraftStats,
     pub sampling: &'a SamplingParams,
     pub end: Option<End>,
 }
@@ -157,6 +160,7 @@ impl Summary<'_> {
             self.stats.activations,
             self.stats.kv,
         );
+        text += &self.drafts_text();
         if !self.sampling.is_greedy() {
             text += &format!(", seed {}", self.sampling.seed);
         }
@@ -173,6 +177,28 @@ impl Summary<'_> {
             _ => {}
         }
         text
+    }
+
+    /// What speculation did, if anything.
+    fn drafts_text(&self) -> String {
+        let DraftStats {
+            steps,
+            drafted,
+            accepted,
+            saved_seconds,
+            ..
+        } = self.drafts;
+        if steps == 0 {
+            return String::new();
+        }
+        let (saved, by) = match saved_seconds < 0.0 {
+            true => ("lost", -saved_seconds),
+            false => ("saved", saved_seconds),
+        };
+        format!(
+            "; {accepted} of {drafted} drafted tokens accepted in {steps} steps, {saved} about \
+             {by:.2} s"
+        )
     }
 
     /// The same for programs.
@@ -194,6 +220,11 @@ impl Summary<'_> {
             "memory_limit_bytes": self.stats.limit_bytes,
             "expert_slots": experts.slots,
             "weights_locked": self.stats.locked == Locked::Yes,
+            "speculate": self.speculate.to_string(),
+            "draft_steps": self.drafts.steps,
+            "drafted_tokens": self.drafts.drafted,
+            "accepted_tokens": self.drafts.accepted,
+            "draft_saved_seconds": self.drafts.saved_seconds,
             "isa": self.stats.isa.to_string(),
             "threads": self.stats.threads,
             "activations": self.stats.activations.to_string(),

@@ -1,111 +1,120 @@
-//! Measures what the reader threads get out of a disk, through leases as an engine takes them.
+//! Measures what a disk gives, and how much of it records get through leases as an engine takes
+//! them.
 //!
-//! `cargo run --release -p moeflux-experts --example read_bandwidth [DIRECTORY [MEGABYTES]]`
-//! writes a file of that size there, and reads it with every reader and 1 to 16 threads: 8 random
-//! records a lease (decode), and all records in one lease (prefill).
+//! `cargo run --release -p moeflux-experts --example read_bandwidth FILE [MEGABYTES [SHIFT]]` takes
+//! the disk's profile on a large file, then reads records of 3 segments of 576 KiB scattered over it
+//! with every reader and several depths, about so many megabytes each: 8 records a lease (decode),
+//! and all of them in one (prefill). Segments begin SHIFT bytes into a block (default 0).
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::fs::File;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use moeflux_experts::{Catalog, ReaderKind, Record, Residency, ResidencyOptions, Segment};
+use moeflux_experts::{
+    Catalog, DiskProfile, ReaderKind, Record, Residency, ResidencyOptions, Segment,
+};
 
-/// An expert of 3 x 512 x 2048 weights at 4.5 bits.
-const RECORD_BYTES: u64 = 3 * 512 * 2048 * 9 / 16;
+/// A matrix of 512 x 2048 weights at 4.5 bits.
+const SEGMENT_BYTES: u64 = 512 * 2048 * 9 / 16;
+const RECORD_BYTES: u64 = 3 * SEGMENT_BYTES;
 const SLOTS: u64 = 48;
+const A_LEASE: [usize; 2] = [8, usize::MAX];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args_os().skip(1);
-    let directory = arguments
-        .next()
-        .map_or_else(std::env::temp_dir, PathBuf::from);
-    let megabytes = match arguments.next() {
-        Some(text) => text.to_string_lossy().parse()?,
-        None => 1000u64,
-    };
-    let records = (megabytes * 1_000_000 / RECORD_BYTES).max(8);
-    let file = tempfile::NamedTempFile::new_in(&directory)?;
-    fill(file.as_file(), records)?;
-    let catalog = catalog(file.path().into(), records);
+    let mut arguments = std::env::args().skip(1);
+    let file = PathBuf::from(arguments.next().ok_or("which file?")?);
+    let megabytes: u64 = arguments.next().map_or(Ok(600), |text| text.parse())?;
+    let shift: u64 = arguments.next().map_or(Ok(0), |text| text.parse())?;
+    let profile = DiskProfile::measure(std::slice::from_ref(&file), &mut |_| ())?;
+    if let Some(profile) = &profile {
+        show(profile);
+    }
+    let records = std::fs::metadata(&file)?.len() / (2 * RECORD_BYTES);
+    let catalog = catalog(file, records.saturating_sub(1), shift);
+    let used = (megabytes * 1_000_000 / RECORD_BYTES).min(records - 1) as u32;
+    println!("\nGB/s (seconds of processor a GB)");
     println!(
-        "{records} records of {RECORD_BYTES} bytes in {}, GB/s",
-        directory.display()
+        "{:<9} {:>6} {:>15} {:>15}",
+        "reader", "depth", "8 a lease", "all at once"
     );
-    println!(
-        "{:<10} {:>7} {:>12} {:>12}",
-        "reader", "threads", "8 a lease", "all at once"
-    );
-    for kind in [ReaderKind::Direct, ReaderKind::Buffered] {
-        for read_threads in [1, 2, 4, 8, 16] {
+    let depths = [1, 2, 4, 8, 16].map(Some);
+    for kind in [ReaderKind::Uring, ReaderKind::Direct] {
+        for depth in depths.into_iter().chain([None]) {
             let mut options = ResidencyOptions::new(SLOTS * RECORD_BYTES);
             options.reader = kind.into();
-            options.read_threads = read_threads;
-            let mut rates = [0.0; 2];
-            for (rate, records_a_lease) in rates.iter_mut().zip([8, records]) {
-                forget_cached_pages(file.as_file());
-                let mut residency = Residency::open(catalog.clone(), options.clone())?;
-                *rate = measure(&mut residency, records, records_a_lease)?;
+            match depth {
+                Some(depth) => options.read_threads = depth,
+                None => options.profile = profile.clone(),
             }
-            println!(
-                "{kind:<10} {read_threads:>7} {:>12.2} {:>12.2}",
-                rates[0], rates[1]
-            );
+            let mut cells = Vec::new();
+            let mut at_work = String::new();
+            for a_lease in A_LEASE {
+                let mut residency = Residency::open(catalog.clone(), options.clone())?;
+                let stats = residency.stats();
+                at_work = format!("{:<9} {:>6}", stats.reader, stats.depth);
+                let (rate, cpu) = measure(&mut residency, used, a_lease)?;
+                cells.push(format!("{rate:>7.2} ({cpu:.3})"));
+            }
+            println!("{at_work} {:>15} {:>15}", cells[0], cells[1]);
         }
     }
     Ok(())
 }
 
-/// Reads every record once, in a scattered order. Returns GB/s.
-fn measure(residency: &mut Residency, records: u64, a_lease: u64) -> Result<f64, Box<dyn Error>> {
-    // Steps by a number that shares no factor with the count visit every record.
-    let step = (records * 3 / 8..)
-        .find(|&step| gcd(step, records) == 1)
-        .unwrap_or(1);
-    let order: Vec<u32> = (0..records)
-        .map(|at| (at * step % records) as u32)
-        .collect();
-    let start = Instant::now();
-    for experts in order.chunks(a_lease as usize) {
+fn show(profile: &DiskProfile) {
+    println!(
+        "{}: {} with {} in flight of {} KiB, {:.2} GB/s",
+        profile.device,
+        profile.reader,
+        profile.depth,
+        profile.piece_bytes >> 10,
+        profile.bytes_per_second / 1e9
+    );
+    for point in &profile.points {
+        println!(
+            "  {:<7} {:>2} of {:>4} KiB: {:.2} GB/s, {:.0} us",
+            point.reader,
+            point.depth,
+            point.piece_bytes >> 10,
+            point.bytes_per_second / 1e9,
+            point.latency_us
+        );
+    }
+}
+
+/// Reads some records, each once, in a scattered order. Returns GB/s and seconds of processor a GB.
+fn measure(
+    residency: &mut Residency,
+    used: u32,
+    a_lease: usize,
+) -> Result<(f64, f64), Box<dyn Error>> {
+    // An odd step that shares no factor with a power of two visits every record below it.
+    let all = used.next_power_of_two();
+    let scattered = (0..all).map(|at| at.wrapping_mul(2_654_435_761) % all);
+    let order: Vec<u32> = scattered.filter(|&record| record < used).collect();
+    let (start, cpu) = (Instant::now(), cpu_seconds());
+    for experts in order.chunks(a_lease.min(order.len())) {
         let mut lease = residency.lease(0, experts)?;
         while lease.next()?.is_some() {}
     }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(residency.stats().bytes_read as f64 / seconds / 1e9)
+    let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let gigabytes = residency.stats().bytes_read as f64 / 1e9;
+    Ok((gigabytes / seconds, cpu / gigabytes))
 }
 
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-fn fill(mut file: &File, records: u64) -> std::io::Result<()> {
-    let mut state = 1u64;
-    for _ in 0..records {
-        let words = (0..RECORD_BYTES / 8).flat_map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            state.to_le_bytes()
-        });
-        file.write_all(&words.collect::<Vec<u8>>())?;
-    }
-    file.sync_all()
-}
-
-fn catalog(file: PathBuf, records: u64) -> Catalog {
+/// Records of three segments from three parts of the file, as stacked tensors have them.
+fn catalog(file: PathBuf, records: u64, shift: u64) -> Catalog {
     let record = |number: u64| {
-        let offset = number * RECORD_BYTES;
-        let segment = Segment {
+        let segment = |part: u64| Segment {
             file: 0,
-            offset,
-            bytes: RECORD_BYTES,
-            slot_offset: 0,
+            offset: (part * records + number) * 2 * SEGMENT_BYTES + shift,
+            bytes: SEGMENT_BYTES,
+            slot_offset: part * SEGMENT_BYTES,
         };
         Record {
-            segments: vec![segment],
+            segments: (0..3).map(segment).collect(),
             checksum: None,
         }
     };
@@ -117,14 +126,19 @@ fn catalog(file: PathBuf, records: u64) -> Catalog {
     }
 }
 
-/// Makes the next buffered reads come from the disk.
-fn forget_cached_pages(file: &File) {
-    #[cfg(target_os = "linux")]
+/// Processor time of this process so far.
+fn cpu_seconds() -> f64 {
+    #[cfg(unix)]
     {
-        use std::os::fd::AsRawFd;
-        // SAFETY: the descriptor is open; the call only advises.
-        unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
+        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: the call writes one rusage; zeroes are one, too.
+        let usage = unsafe {
+            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+            usage.assume_init()
+        };
+        let seconds = |time: libc::timeval| time.tv_sec as f64 + time.tv_usec as f64 / 1e6;
+        seconds(usage.ru_utime) + seconds(usage.ru_stime)
     }
-    #[cfg(not(target_os = "linux"))]
-    let _ = file;
+    #[cfg(not(unix))]
+    0.0
 }

@@ -32,6 +32,31 @@ pub enum ExpertError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The system lets this process open no more files.
+    #[error(
+        "cannot open the expert file {}: this process may have {limit} files open at once, and \
+         has; allow more with `ulimit -n {}`, then run again",
+        file.display(), limit.saturating_mul(4).max(1024)
+    )]
+    TooManyFiles {
+        /// The file.
+        file: PathBuf,
+        /// The limit in force (`RLIMIT_NOFILE`).
+        limit: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file was replaced, cut or written to since it was opened.
+    #[error(
+        "the expert file {} has changed since it was opened ({what}); load the model again",
+        file.display()
+    )]
+    Changed {
+        /// The file.
+        file: PathBuf,
+        /// What about it changed.
+        what: &'static str,
+    },
     /// A file ends before the last record that the catalog places in it.
     #[error(
         "the expert file {} is truncated: it has {found} bytes, but its records end at byte \

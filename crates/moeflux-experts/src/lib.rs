@@ -15,19 +15,23 @@ mod error;
 mod lease;
 mod policy;
 mod pool;
+mod profile;
 mod reader;
 mod residency;
+mod source;
 mod stats;
 mod warm;
+mod watch;
 
 pub use arena::SLOT_ALIGN;
 pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::{Pass, PolicyKind};
+pub use profile::{DiskPoint, DiskProfile, cache_directory};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
-    ReaderChoice, ReaderKind,
+    ReaderChoice, ReaderKind, SMALL_FILES_BYTES,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;

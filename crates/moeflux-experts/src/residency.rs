@@ -12,7 +12,9 @@ use crate::error::ExpertError;
 use crate::lease::{Lease, Work};
 use crate::policy::{Pass, PolicyKind, Victims};
 use crate::pool::Pool;
-use crate::reader::{Reader, ReaderChoice, check_lengths};
+use crate::profile::DiskProfile;
+use crate::reader::{ReaderChoice, check_lengths};
+use crate::source::Source;
 use crate::stats::Stats;
 
 /// How to keep experts.
@@ -24,8 +26,10 @@ pub struct ResidencyOptions {
     pub policy: PolicyKind,
     /// How files are read.
     pub reader: ReaderChoice,
-    /// Reader threads, that is reads in flight; 0 counts as 1.
+    /// Reads in flight, where no profile says it; 0 counts as 1.
     pub read_threads: usize,
+    /// How the disk reads best: which reader `auto` is, how many requests of what size.
+    pub profile: Option<DiskProfile>,
     /// Verify each record's checksum on its first read.
     pub verify: bool,
 }
@@ -39,6 +43,7 @@ impl ResidencyOptions {
             policy: PolicyKind::default(),
             reader: ReaderChoice::default(),
             read_threads: 8,
+            profile: None,
             verify: true,
         }
     }
@@ -95,7 +100,6 @@ pub struct Residency {
     pub(crate) ahead: Ahead,
     pub(crate) counters: Counters,
     slot_bytes: u64,
-    reader: Arc<dyn Reader>,
 }
 
 impl Residency {
@@ -107,13 +111,11 @@ impl Residency {
     pub fn open(catalog: Catalog, options: ResidencyOptions) -> Result<Residency, ExpertError> {
         let (slot_bytes, experts) = (catalog.slot_bytes(), catalog.expert_count());
         let index = Arc::new(Index::new(catalog)?);
-        let reader = match options.reader {
-            ReaderChoice::Custom(reader) => reader,
-            ReaderChoice::Kind(kind) => {
-                check_lengths(&index.files, &index.file_ends())?;
-                kind.open(&index.files)?
-            }
-        };
+        if !matches!(options.reader, ReaderChoice::Custom(_)) {
+            check_lengths(&index.files, &index.file_ends())?;
+        }
+        let (depth, profile) = (options.read_threads, options.profile.as_ref());
+        let source = Source::open(options.reader, &index, depth, profile)?;
         if options.arena_bytes < slot_bytes {
             let (needed, given) = (slot_bytes, options.arena_bytes);
             return Err(ExpertError::ArenaTooSmall { needed, given });
@@ -128,9 +130,8 @@ impl Residency {
         let pool = Pool::start(
             Arc::clone(&index),
             Arc::clone(&arena),
-            Arc::clone(&reader),
+            source,
             slots,
-            options.read_threads.max(1),
             options.verify,
         )?;
         Ok(Residency {
@@ -154,7 +155,6 @@ impl Residency {
             ahead: Ahead::new(slots),
             counters: Counters::default(),
             slot_bytes,
-            reader,
         })
     }
 
@@ -169,7 +169,8 @@ impl Residency {
     /// same experts delivers them, while any other call lets go of them.
     ///
     /// # Errors
-    /// An unknown layer or expert, or an expert named twice; nothing is asked for then.
+    /// An unknown layer or expert, or an expert named twice; [`ExpertError::Changed`] if a file is
+    /// no longer what was opened (looked at once a second). Nothing is asked for then.
     pub fn request(
         &mut self,
         layer: usize,
@@ -178,6 +179,7 @@ impl Residency {
     ) -> Result<(), ExpertError> {
         self.settle();
         self.poll();
+        self.pool.check_files()?;
         self.work.accept(&self.index, layer, experts, tokens)?;
         self.counters.leases += 1;
         self.pin_hits();
@@ -284,7 +286,10 @@ impl Residency {
             slot_bytes: self.slot_bytes,
             resident: self.slots.iter().filter(holds).count(),
             reader: self.reader_name(),
-            direct: self.reader.is_direct(),
+            direct: self.pool.about().direct,
+            depth: self.pool.about().depth,
+            piece_bytes: self.pool.about().piece_bytes,
+            reader_note: self.pool.about().note.clone(),
         }
     }
 
@@ -321,6 +326,6 @@ impl Residency {
 
     /// The reader in use.
     pub fn reader_name(&self) -> String {
-        self.reader.name()
+        self.pool.about().reader.clone()
     }
 }

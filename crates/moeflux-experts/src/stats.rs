@@ -26,7 +26,7 @@ pub struct Stats {
     pub bytes_read: u64,
     /// Requests repeated after an error, and records read again after a wrong checksum.
     pub retries: u64,
-    /// Time in the reader, summed over its threads.
+    /// Time of requests in the reader, summed over those in flight at once.
     pub read_us_total: u64,
     /// Time that the lease holder was blocked waiting for a record.
     pub wait_us_total: u64,
@@ -42,6 +42,12 @@ pub struct Stats {
     pub reader: String,
     /// Whether the reader goes around the page cache.
     pub direct: bool,
+    /// Requests that somebody waits for, in flight at most.
+    pub depth: usize,
+    /// Records are read in pieces of at most about this many bytes.
+    pub piece_bytes: u64,
+    /// Why the reader is not the one asked for, or not the usual one; `None`: it is.
+    pub reader_note: Option<String>,
 }
 
 impl Stats {

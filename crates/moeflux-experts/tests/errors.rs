@@ -154,30 +154,13 @@ fn read_errors_are_retried_once_and_then_typed() {
 }
 
 #[test]
-fn a_file_cut_while_in_use_fails_the_lease_only() {
-    for kind in [ReaderKind::Direct, ReaderKind::Buffered] {
-        let fixture = Fixture::small(6);
-        let mut options = fixture.options(6);
-        options.reader = kind.into();
-        let mut residency = fixture.open(options);
-        let (_, range) = fixture.range(1, 4);
-        let file = fs::File::options()
-            .write(true)
-            .open(&fixture.catalog.files[1])
-            .unwrap();
-        file.set_len(range.start + 100).unwrap();
-        let error = lease_error(&mut residency, &[4]);
-        let ExpertError::Read { source, .. } = error else {
-            panic!("{error}")
-        };
-        assert_eq!(source.kind(), io::ErrorKind::UnexpectedEof);
-        fixture.take(&mut residency, 1, &[0, 1, 2, 3]);
-    }
-}
-
-#[test]
 fn missing_and_truncated_files_are_named_on_opening() {
-    for kind in [ReaderKind::Auto, ReaderKind::Direct, ReaderKind::Buffered] {
+    for kind in [
+        ReaderKind::Auto,
+        ReaderKind::Uring,
+        ReaderKind::Direct,
+        ReaderKind::Buffered,
+    ] {
         let fixture = Fixture::small(6);
         let mut options = fixture.options(6);
         options.reader = kind.into();
@@ -318,7 +301,7 @@ fn bad_catalogs_are_refused() {
 
 #[test]
 fn names_round_trip_and_unknown_ones_list_the_known() {
-    for name in ["auto", "direct", "buffered"] {
+    for name in ["auto", "uring", "direct", "buffered"] {
         assert_eq!(name.parse::<ReaderKind>().unwrap().to_string(), name);
     }
     for name in ["lru", "frequency"] {
@@ -327,7 +310,7 @@ fn names_round_trip_and_unknown_ones_list_the_known() {
     let message = "mmap".parse::<ReaderKind>().unwrap_err().to_string();
     assert_eq!(
         message,
-        "there is no reader `mmap`; known: auto, direct, buffered"
+        "there is no reader `mmap`; known: auto, uring, direct, buffered"
     );
     assert!(
         "fifo"

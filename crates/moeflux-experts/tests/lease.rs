@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Fixture, Gate, Layout};
+use common::{Fixture, Gate, Layout, name_here};
 use moeflux_experts::{FaultPlan, FaultyReader, Reader, ReaderChoice, ReaderKind};
 
 #[test]
@@ -243,7 +243,7 @@ fn a_reader_that_panics_is_an_error() {
 #[test]
 fn readers_agree_on_unaligned_records() {
     let fixture = Fixture::new(11, 2, 6, 1..2_500_000, Layout::Scattered);
-    for kind in [ReaderKind::Direct, ReaderKind::Buffered] {
+    for kind in [ReaderKind::Uring, ReaderKind::Direct, ReaderKind::Buffered] {
         let mut options = fixture.options(5);
         options.reader = kind.into();
         let mut residency = fixture.open(options);
@@ -252,9 +252,9 @@ fn readers_agree_on_unaligned_records() {
         let stats = residency.stats();
         assert_eq!(
             (stats.reader.as_str(), stats.verified),
-            (kind.to_string().as_str(), 12)
+            (name_here(kind).as_str(), 12)
         );
-        assert_eq!(stats.direct, kind == ReaderKind::Direct);
+        assert_eq!(stats.direct, kind != ReaderKind::Buffered);
         assert_eq!(stats.bytes_read, fixture.catalog.total_bytes());
     }
 }

@@ -3,13 +3,10 @@
 
 mod common;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Fixture, Layout, LruModel, Random};
-use moeflux_experts::{
-    FaultPlan, FaultyReader, Pass, PolicyKind, Reader, ReaderChoice, ReaderKind, Residency,
-};
+use moeflux_experts::{FaultPlan, Pass, PolicyKind, ReaderChoice, ReaderKind, Residency};
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
@@ -31,6 +28,7 @@ fn setup() -> impl Strategy<Value = Setup> {
     let policy = prop_oneof![Just(PolicyKind::Lru), Just(PolicyKind::Frequency)];
     let reader = prop_oneof![
         Just(ReaderKind::Auto),
+        Just(ReaderKind::Uring),
         Just(ReaderKind::Direct),
         Just(ReaderKind::Buffered)
     ];
@@ -73,7 +71,6 @@ fn open(setup: &Setup, fixture: &Fixture) -> Residency {
     options.read_threads = setup.threads;
     options.reader = ReaderChoice::Kind(setup.reader);
     if setup.faulty {
-        let inner: Arc<dyn Reader> = setup.reader.open(&fixture.catalog.files).unwrap();
         let plan = FaultPlan {
             seed: setup.seed,
             errors: 0.1,
@@ -82,7 +79,7 @@ fn open(setup: &Setup, fixture: &Fixture) -> Residency {
             max_delay: Duration::from_micros(300),
             ..FaultPlan::default()
         };
-        options.reader = ReaderChoice::Custom(Arc::new(FaultyReader::new(inner, plan)));
+        options.reader = ReaderChoice::Faulty(setup.reader, plan);
     }
     fixture.open(options)
 }

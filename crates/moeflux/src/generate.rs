@@ -6,9 +6,16 @@
 //! [`Generation::pending`]. Both are a prefix of what a chat template renders for the finished turn,
 //! so a chat goes on with the rest of the rendering, and a saved generation goes on by feeding the
 //! pending token.
+//!
+//! **With speculation** ([`Generation::speculate`]) a step may give several tokens; the session then
+//! runs ahead of what was returned. Whoever looks at it sees it as it would be without: it is taken
+//! back to the last token returned when the generation is dropped or [`Generation::session`] is
+//! called.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::draft::{Draft, Speculation};
 use crate::sampling::Sampler;
 use crate::{Engine, Error, Logits, Session, Want};
 
@@ -45,8 +52,8 @@ pub struct Timings {
     pub prefill: Duration,
     /// Tokens returned.
     pub generated_tokens: usize,
-    /// Tokens computed one by one: one fewer than were sampled, the first comes from the prompt.
-    pub decode_steps: usize,
+    /// Tokens that came from steps after the prompt's: the first comes from the prompt.
+    pub decode_tokens: usize,
     /// Time of those steps with their sampling.
     pub decode: Duration,
 }
@@ -59,7 +66,7 @@ impl Timings {
 
     /// Generated tokens a second; 0 when there were none.
     pub fn decode_tokens_per_second(&self) -> f64 {
-        rate(self.decode_steps, self.decode)
+        rate(self.decode_tokens, self.decode)
     }
 }
 
@@ -76,11 +83,15 @@ pub struct Generation<'a> {
     engine: &'a Engine,
     session: &'a mut Session,
     sampler: &'a mut Sampler,
+    speculation: Option<&'a mut Speculation>,
     limits: Limits,
     /// Prompt tokens not computed yet, last first.
     prompt: Vec<u32>,
     /// Logits of the session's last token, once the prompt is computed.
     logits: Logits,
+    /// Tokens sampled and not returned yet; the session holds all returned ones and all of these
+    /// but the last.
+    sampled: VecDeque<u32>,
     pending: Option<u32>,
     end: Option<End>,
     timings: Timings,
@@ -122,13 +133,22 @@ impl<'a> Generation<'a> {
             engine,
             session,
             sampler,
+            speculation: None,
             limits,
             prompt: prompt.iter().rev().copied().collect(),
             logits: Logits::default(),
+            sampled: VecDeque::new(),
             pending: None,
             end: None,
             timings: Timings::default(),
         })
+    }
+
+    /// Drafts tokens with `speculation` from now on. The tokens stay the same.
+    #[must_use]
+    pub fn speculate(mut self, speculation: &'a mut Speculation) -> Self {
+        self.speculation = Some(speculation);
+        self
     }
 
     /// Computes the next part of the prompt and returns how many of its tokens are left; 0 when
@@ -168,31 +188,118 @@ impl<'a> Generation<'a> {
         {
             return Ok(self.finish(End::MaxTokens));
         }
-        let start = Instant::now();
-        if let Some(token) = self.pending {
-            if self.session.len() >= self.session.context_tokens() {
+        if self.sampled.is_empty() {
+            if self.pending.is_some() && self.session.len() >= self.session.context_tokens() {
                 return Ok(self.finish(End::ContextFull));
             }
-            self.logits = self.engine.prefill(self.session, &[token], Want::Last)?;
-            self.pending = None;
-            self.timings.decode_steps += 1;
+            self.step()?;
         }
-        let position = self.session.len();
-        let token = self
-            .sampler
-            .sample(self.logits.last(), self.session.tokens(), position)?;
-        if self.timings.decode_steps > 0 {
-            self.timings.decode += start.elapsed();
-        }
-        if self.limits.stop_tokens.contains(&token) {
+        let next = self.sampled.pop_front();
+        if let Some(token) = next.filter(|token| self.limits.stop_tokens.contains(token)) {
             return Ok(self.finish(End::Stop(token)));
         }
-        self.pending = Some(token);
-        self.timings.generated_tokens += 1;
-        Ok(Some(token))
+        self.pending = next;
+        self.timings.generated_tokens += usize::from(next.is_some());
+        Ok(next)
+    }
+
+    /// Samples at least one token, computing what that takes.
+    fn step(&mut self) -> Result<(), Error> {
+        let start = Instant::now();
+        let Some(token) = self.pending else {
+            // The prompt's logits, or those of a step whose sampling failed.
+            return self.sample();
+        };
+        if let Some(draft) = self.draft(token) {
+            self.try_draft(token, &draft)?;
+        }
+        if self.sampled.is_empty() {
+            let start = Instant::now();
+            self.logits = self.engine.prefill(self.session, &[token], Want::Last)?;
+            self.pending = None;
+            self.sample()?;
+            if let Some(speculation) = &mut self.speculation {
+                speculation.single_step(start.elapsed());
+            }
+        }
+        self.timings.decode += start.elapsed();
+        self.timings.decode_tokens += self.sampled.len();
+        Ok(())
+    }
+
+    fn sample(&mut self) -> Result<(), Error> {
+        let (logits, tokens) = (self.logits.last(), self.session.tokens());
+        let token = self.sampler.sample(logits, tokens, tokens.len())?;
+        self.sampled.push_back(token);
+        Ok(())
+    }
+
+    /// What may follow `token`, as far as context and limits allow.
+    fn draft(&mut self, token: u32) -> Option<Draft> {
+        let speculation = self.speculation.as_deref_mut()?;
+        if self.timings.decode_tokens == 0 {
+            speculation.start(self.session.tokens());
+        }
+        let room = self.session.context_tokens() - self.session.len();
+        let generated = self.timings.generated_tokens;
+        let wanted = self.limits.max_tokens.map_or(usize::MAX, |m| m - generated);
+        // One row is for `token`, which gives one more token than is drafted.
+        let rows = self.engine.trial_tokens().min(room).min(wanted);
+        speculation.draft(self.session.tokens(), token, rows.saturating_sub(1))
+    }
+
+    /// Computes `token` and what may follow it in one step, samples as far as the draft is right, and
+    /// takes the rest back. Samples nothing where that fails: a step without draft may still do.
+    fn try_draft(&mut self, token: u32, draft: &Draft) -> Result<(), Error> {
+        let Some(speculation) = self.speculation.as_deref_mut() else {
+            return Ok(());
+        };
+        let (start, before) = (Instant::now(), self.session.len());
+        let rows = [&[token], &draft.tokens[..]].concat();
+        let Ok(logits) = self.engine.forward_trial(self.session, &rows) else {
+            speculation.failed_step();
+            return Ok(());
+        };
+        for row in 0..rows.len() {
+            let tokens = &self.session.tokens()[..before + row + 1];
+            // A failure belongs to the single step that comes to the same place.
+            let Ok(next) = self.sampler.sample(logits.row(row), tokens, tokens.len()) else {
+                break;
+            };
+            self.sampled.push_back(next);
+            if rows.get(row + 1) != Some(&next) || self.limits.stop_tokens.contains(&next) {
+                break;
+            }
+        }
+        self.engine.recycle(logits);
+        let kept = before + self.sampled.len();
+        if let Err(error) = self.engine.retract(self.session, kept) {
+            self.sampled.clear();
+            return Err(error);
+        }
+        let right = self.sampled.len().saturating_sub(1);
+        speculation.drafted_step(draft, right, start.elapsed());
+        Ok(())
+    }
+
+    /// Takes the session back to the token returned last. Tokens sampled beyond it are forgotten;
+    /// they would be sampled again.
+    fn settle(&mut self) -> Result<(), Error> {
+        let ahead = self.sampled.len();
+        self.timings.decode_tokens -= ahead;
+        self.sampled.clear();
+        if ahead > 0 {
+            self.engine
+                .retract(self.session, self.session.len() - ahead)?;
+        }
+        self.session.end_trial();
+        Ok(())
     }
 
     fn finish(&mut self, end: End) -> Option<u32> {
+        if let End::Stop(_) = end {
+            self.pending = None;
+        }
         self.end = Some(end);
         None
     }
@@ -213,7 +320,18 @@ impl<'a> Generation<'a> {
     }
 
     /// The session, for example to set a checkpoint when the prompt is done.
-    pub fn session(&mut self) -> &mut Session {
-        self.session
+    ///
+    /// # Errors
+    /// Only by a defect: the session ran ahead of the tokens returned and cannot be taken back.
+    pub fn session(&mut self) -> Result<&mut Session, Error> {
+        self.settle()?;
+        Ok(self.session)
+    }
+}
+
+impl Drop for Generation<'_> {
+    fn drop(&mut self) {
+        // It fails by a defect only, and leaves a session that is whole, but shorter.
+        let _ = self.settle();
     }
 }

@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod config;
 pub mod cost;
+pub mod draft;
 mod engine;
 mod error;
 pub mod generate;

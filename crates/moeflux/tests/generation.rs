@@ -180,6 +180,7 @@ fn after_an_answer_the_session_is_a_prefix_of_the_next_rendering() {
         tokens.push(token);
     }
     assert!(matches!(generation.end(), Some(End::Stop(_))));
+    drop(generation);
     let answer = tokenizer.decode(&tokens, true).unwrap();
     assert_eq!(answer, "October comes after September.");
     messages.push(Message::new("assistant", &answer));

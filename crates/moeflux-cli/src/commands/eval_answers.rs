@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use moeflux::draft::Speculate;
 use moeflux::text::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -81,6 +82,7 @@ pub fn run(args: &AnswersArgs) -> Result<(), Failure> {
         frequency_penalty: None,
         seed: Some(0),
         suggested: false,
+        speculate: Speculate::default(),
     };
     let bar = output::count_bar(prompts.len() as u64, "answers");
     let mut skills: BTreeMap<String, Score> = BTreeMap::new();

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use super::{Reader, end_of_file, read_at, unknown_file};
+use super::open::open;
+use super::positioned::read_at;
+use super::{Reader, end_of_file, unknown_file};
 use crate::error::ExpertError;
 
 /// Reads through the page cache: right where all files fit in free memory, or where direct reads
@@ -17,16 +19,11 @@ impl BufferedReader {
     /// Opens all files.
     ///
     /// # Errors
-    /// [`ExpertError::Open`] naming the first that cannot be.
+    /// [`ExpertError::Open`] or [`ExpertError::TooManyFiles`], naming the first that cannot be.
     pub fn open(files: &[PathBuf]) -> Result<BufferedReader, ExpertError> {
-        let open = |file: &PathBuf| {
-            File::open(file).map_err(|source| ExpertError::Open {
-                file: file.clone(),
-                source,
-            })
-        };
+        let files = files.iter().map(|path| open(path));
         Ok(BufferedReader {
-            files: files.iter().map(open).collect::<Result<_, _>>()?,
+            files: files.collect::<Result<_, _>>()?,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! A reader that goes wrong on purpose, by a seeded plan: for tests of everything above it.
+//! Reads that go wrong on purpose, by a seeded plan: for tests of everything above them.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,37 +20,82 @@ pub struct FaultPlan {
     pub short_reads: f64,
     /// Share of places that flip one bit and report success.
     pub flipped_bits: f64,
+    /// Share of places whose reads take `stall` longer, and then succeed.
+    pub stalls: f64,
+    /// How long a stall is.
+    pub stall: Duration,
     /// False: a faulty place fails on its first read only. True: on every read.
     pub persistent: bool,
     /// Faults strike only reads that touch these bytes of this file. None: all.
     pub only: Option<(u32, Range<u64>)>,
+    /// The disk is away, and every read fails, for these reads: numbers counted from 0 at the
+    /// start.
+    pub away: Range<u64>,
     /// Every read sleeps for a random time below this, so that reads overtake each other.
     pub max_delay: Duration,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Fault {
     Error,
     ShortRead,
     FlippedBit(u64),
+    Stall,
 }
 
-/// Wraps another reader and applies a [`FaultPlan`].
-pub struct FaultyReader {
-    inner: Arc<dyn Reader>,
+/// What is to happen to one read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Fate {
+    /// It begins that much later.
+    pub delay: Duration,
+    fault: Option<Fault>,
+}
+
+/// A plan at work.
+pub(crate) struct Faults {
     plan: FaultPlan,
-    /// How often each place was read.
-    reads: Mutex<HashMap<(u32, u64), u64>>,
+    counts: Mutex<Counts>,
 }
 
-impl FaultyReader {
-    /// A reader that reads as `inner` does, except for what the plan says.
-    pub fn new(inner: Arc<dyn Reader>, plan: FaultPlan) -> FaultyReader {
-        FaultyReader {
-            inner,
+#[derive(Default)]
+struct Counts {
+    reads: u64,
+    /// How often each place was read.
+    by_place: HashMap<(u32, u64), u64>,
+}
+
+impl Faults {
+    pub fn new(plan: FaultPlan) -> Faults {
+        Faults {
             plan,
-            reads: Mutex::new(HashMap::new()),
+            counts: Mutex::default(),
         }
+    }
+
+    /// Decides about the next read of a place.
+    pub fn draw(&self, file: u32, offset: u64, bytes: usize) -> Fate {
+        let plan = &self.plan;
+        let (number, earlier) = {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.reads += 1;
+            let number = counts.reads - 1;
+            let count = counts.by_place.entry((file, offset)).or_default();
+            *count += 1;
+            (number, *count - 1)
+        };
+        let fault = match plan.away.contains(&number) {
+            true => Some(Fault::Error),
+            false => self.fault(file, offset, bytes, earlier),
+        };
+        let mut delay = Duration::ZERO;
+        if let most @ 1.. = plan.max_delay.as_nanos() as u64 {
+            let draw = mix(plan.seed, file, offset, 2 + earlier);
+            delay = Duration::from_nanos(draw % most);
+        }
+        if let Some(Fault::Stall) = fault {
+            delay += plan.stall;
+        }
+        Fate { delay, fault }
     }
 
     fn fault(&self, file: u32, offset: u64, bytes: usize, earlier_reads: u64) -> Option<Fault> {
@@ -65,52 +110,85 @@ impl FaultyReader {
             }
         }
         let draw = mix(plan.seed, file, offset, 0);
-        let share = (draw >> 11) as f64 / (1u64 << 53) as f64;
-        if share < plan.errors {
-            Some(Fault::Error)
-        } else if share < plan.errors + plan.short_reads {
-            Some(Fault::ShortRead)
-        } else if share < plan.errors + plan.short_reads + plan.flipped_bits {
-            Some(Fault::FlippedBit(mix(plan.seed, file, offset, 1)))
-        } else {
-            None
+        let mut share = (draw >> 11) as f64 / (1u64 << 53) as f64;
+        let flip = Fault::FlippedBit(mix(plan.seed, file, offset, 1));
+        let kinds = [
+            (plan.errors, Fault::Error),
+            (plan.short_reads, Fault::ShortRead),
+            (plan.flipped_bits, flip),
+            (plan.stalls, Fault::Stall),
+        ];
+        for (kind_share, fault) in kinds {
+            if share < kind_share {
+                return Some(fault);
+            }
+            share -= kind_share;
+        }
+        None
+    }
+}
+
+impl Fate {
+    /// How a read that went well ends.
+    pub fn result(self) -> io::Result<()> {
+        match self.fault {
+            None | Some(Fault::Stall | Fault::FlippedBit(_)) => Ok(()),
+            Some(Fault::Error) => Err(io::Error::other("planned read error")),
+            Some(Fault::ShortRead) => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "planned short read",
+            )),
+        }
+    }
+
+    /// Whether [`Fate::spoil`] changes bytes that are then used.
+    pub fn spoils(self) -> bool {
+        matches!(self.fault, Some(Fault::FlippedBit(_)))
+    }
+
+    /// What becomes of the bytes.
+    pub fn spoil(self, out: &mut [u8]) {
+        match self.fault {
+            Some(Fault::FlippedBit(draw)) => {
+                if let Some(bit) = draw.checked_rem(out.len() as u64 * 8) {
+                    out[(bit / 8) as usize] ^= 1 << (bit % 8);
+                }
+            }
+            Some(Fault::ShortRead) => {
+                let half = out.len() / 2;
+                out[half..].fill(0xdd);
+            }
+            None | Some(Fault::Error | Fault::Stall) => {}
+        }
+    }
+}
+
+/// Wraps another reader and applies a [`FaultPlan`]. For io_uring see
+/// [`ReaderChoice::Faulty`](super::ReaderChoice::Faulty).
+pub struct FaultyReader {
+    inner: Arc<dyn Reader>,
+    faults: Faults,
+}
+
+impl FaultyReader {
+    /// A reader that reads as `inner` does, except for what the plan says.
+    pub fn new(inner: Arc<dyn Reader>, plan: FaultPlan) -> FaultyReader {
+        FaultyReader {
+            inner,
+            faults: Faults::new(plan),
         }
     }
 }
 
 impl Reader for FaultyReader {
     fn read(&self, file: u32, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let earlier_reads = {
-            let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = reads.entry((file, offset)).or_default();
-            *count += 1;
-            *count - 1
-        };
-        let most = self.plan.max_delay.as_nanos() as u64;
-        if most > 0 {
-            let delay = mix(self.plan.seed, file, offset, 2 + earlier_reads) % most;
-            std::thread::sleep(Duration::from_nanos(delay));
+        let fate = self.faults.draw(file, offset, out.len());
+        if !fate.delay.is_zero() {
+            std::thread::sleep(fate.delay);
         }
-        match self.fault(file, offset, out.len(), earlier_reads) {
-            None => self.inner.read(file, offset, out),
-            Some(Fault::Error) => Err(io::Error::other("planned read error")),
-            Some(Fault::ShortRead) => {
-                let half = out.len() / 2;
-                self.inner.read(file, offset, &mut out[..half])?;
-                Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "planned short read",
-                ))
-            }
-            Some(Fault::FlippedBit(draw)) => {
-                self.inner.read(file, offset, out)?;
-                let bits = out.len() as u64 * 8;
-                if let Some(bit) = draw.checked_rem(bits) {
-                    out[(bit / 8) as usize] ^= 1 << (bit % 8);
-                }
-                Ok(())
-            }
-        }
+        self.inner.read(file, offset, out)?;
+        fate.spoil(out);
+        fate.result()
     }
 
     fn name(&self) -> String {

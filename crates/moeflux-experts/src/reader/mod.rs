@@ -2,20 +2,29 @@
 //!
 //! A reader knows files and offsets; it does not know experts, slots or who waits.
 
+mod blocks;
 mod buffered;
 mod direct;
 mod faulty;
 mod memory;
+mod open;
+mod positioned;
+#[cfg(target_os = "linux")]
+pub(crate) mod ring;
 
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
+pub use blocks::FILE_ALIGN;
+pub(crate) use blocks::{Blocks, MAX_PIECE_BYTES, new_bounce};
 pub use buffered::BufferedReader;
-pub use direct::{DirectReader, FILE_ALIGN};
+pub use direct::DirectReader;
+pub(crate) use faulty::{Fate, Faults};
 pub use faulty::{FaultPlan, FaultyReader};
 pub use memory::MemoryReader;
 
@@ -38,22 +47,32 @@ pub trait Reader: Send + Sync {
 }
 
 /// The readers by name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ReaderKind {
-    /// `auto`: direct where every file allows it, else buffered.
+    /// `auto`: what the disk's profile found best; without one, io_uring where the system has it,
+    /// else direct reads, else buffered ones. Files that fit the page cache many times over (below
+    /// [`SMALL_FILES_BYTES`]) are read through it.
     #[default]
     Auto,
-    /// `direct`: around the page cache.
+    /// `uring`: around the page cache, many requests from one thread; `direct` where the system
+    /// refuses it.
+    Uring,
+    /// `direct`: around the page cache, one request a thread.
     Direct,
     /// `buffered`: through the page cache.
     Buffered,
 }
 
+/// Files of fewer bytes in all are read through the page cache, and need no profile of the disk.
+pub const SMALL_FILES_BYTES: u64 = 64 << 20;
+
 impl fmt::Display for ReaderKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             ReaderKind::Auto => "auto",
+            ReaderKind::Uring => "uring",
             ReaderKind::Direct => "direct",
             ReaderKind::Buffered => "buffered",
         })
@@ -66,26 +85,29 @@ impl FromStr for ReaderKind {
     fn from_str(name: &str) -> Result<ReaderKind, ExpertError> {
         match name {
             "auto" => Ok(ReaderKind::Auto),
+            "uring" => Ok(ReaderKind::Uring),
             "direct" => Ok(ReaderKind::Direct),
             "buffered" => Ok(ReaderKind::Buffered),
             _ => Err(ExpertError::UnknownName {
                 what: "reader",
                 given: name.into(),
-                known: "auto, direct, buffered",
+                known: "auto, uring, direct, buffered",
             }),
         }
     }
 }
 
 impl ReaderKind {
-    /// Opens the files with this reader.
+    /// Opens the files for reads that block: `uring` gives what it falls back to.
     ///
     /// # Errors
-    /// [`ExpertError::Open`] where a file is missing or may not be read;
-    /// [`ExpertError::DirectUnsupported`] where `direct` was asked for and is not to be had.
+    /// [`ExpertError::Open`] where a file is missing or may not be read,
+    /// [`ExpertError::TooManyFiles`] where the system lets this process open no more,
+    /// [`ExpertError::DirectUnsupported`] where reads around the page cache were asked for and are
+    /// not to be had.
     pub fn open(self, files: &[PathBuf]) -> Result<Arc<dyn Reader>, ExpertError> {
         match self {
-            ReaderKind::Direct => Ok(Arc::new(DirectReader::open(files)?)),
+            ReaderKind::Uring | ReaderKind::Direct => Ok(Arc::new(DirectReader::open(files)?)),
             ReaderKind::Buffered => Ok(Arc::new(BufferedReader::open(files)?)),
             ReaderKind::Auto => match DirectReader::open(files) {
                 Ok(reader) => Ok(Arc::new(reader)),
@@ -101,6 +123,8 @@ impl ReaderKind {
 pub enum ReaderChoice {
     /// One of ours; opening checks that every file is there and long enough.
     Kind(ReaderKind),
+    /// One of ours that goes wrong as planned.
+    Faulty(ReaderKind, FaultPlan),
     /// Any other; the catalog's paths are then used in messages only.
     Custom(Arc<dyn Reader>),
 }
@@ -121,6 +145,7 @@ impl fmt::Debug for ReaderChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReaderChoice::Kind(kind) => write!(f, "Kind({kind:?})"),
+            ReaderChoice::Faulty(kind, plan) => write!(f, "Faulty({kind:?}, {plan:?})"),
             ReaderChoice::Custom(reader) => write!(f, "Custom({})", reader.name()),
         }
     }
@@ -149,24 +174,7 @@ pub(crate) fn check_lengths(files: &[PathBuf], ends: &[u64]) -> Result<(), Exper
     Ok(())
 }
 
-/// One positioned read; may be short, and is 0 only at the end of the file.
-fn read_at(file: &File, offset: u64, out: &mut [u8]) -> io::Result<usize> {
-    loop {
-        #[cfg(unix)]
-        let result = std::os::unix::fs::FileExt::read_at(file, out, offset);
-        #[cfg(windows)]
-        let result = std::os::windows::fs::FileExt::seek_read(file, out, offset);
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Windows reports a read at the end as an error.
-            #[cfg(windows)]
-            Err(error) if error.raw_os_error() == Some(38) => return Ok(0),
-            result => return result,
-        }
-    }
-}
-
-fn end_of_file() -> io::Error {
+pub(crate) fn end_of_file() -> io::Error {
     io::Error::new(
         io::ErrorKind::UnexpectedEof,
         "the file ends before the record does",

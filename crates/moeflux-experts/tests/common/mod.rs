@@ -7,8 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::{fs, io};
 
 use moeflux_experts::{
-    BufferedReader, Catalog, Reader, ReaderChoice, Ready, Record, Residency, ResidencyOptions,
-    Segment, record_checksum,
+    BufferedReader, Catalog, Reader, ReaderChoice, ReaderKind, Ready, Record, Residency,
+    ResidencyOptions, Segment, record_checksum,
 };
 use tempfile::TempDir;
 
@@ -216,6 +216,22 @@ impl LruModel {
         self.misses += misses.len() as u64;
         hits
     }
+}
+
+/// The name that a reader of ours has here: io_uring may be refused, then threads take its place.
+pub fn name_here(kind: ReaderKind) -> String {
+    match kind {
+        ReaderKind::Uring if !uring_works() => "direct".into(),
+        kind => kind.to_string(),
+    }
+}
+
+/// Whether this system has io_uring for us.
+pub fn uring_works() -> bool {
+    let fixture = Fixture::small(1);
+    let mut options = fixture.options(1);
+    options.reader = ReaderKind::Uring.into();
+    fixture.open(options).stats().reader_note.is_none()
 }
 
 /// A reader that waits while its gate is closed.

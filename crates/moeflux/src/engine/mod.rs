@@ -6,6 +6,7 @@ mod graph_runner;
 mod prefill;
 mod rates;
 mod step;
+mod trial;
 
 pub use budget::MemoryPlan;
 use governor::Governor;
@@ -120,6 +121,7 @@ impl Engine {
                 policy: options.policy,
                 reader: options.reader.clone(),
                 read_threads: READ_THREADS,
+                profile: options.disk_profile.clone(),
                 verify: options.verify,
             },
         )?;

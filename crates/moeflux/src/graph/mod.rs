@@ -5,9 +5,11 @@
 
 mod op;
 mod pool;
+mod recurrence;
 
 pub use op::Op;
 pub use pool::BufferPool;
+pub use recurrence::Recurrence;
 
 /// A buffer of a graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

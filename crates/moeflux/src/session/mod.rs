@@ -7,6 +7,7 @@
 mod memory;
 mod snapshot;
 mod state;
+mod trial;
 mod values;
 
 pub use state::{KeyValueCache, LayerState, Recurrent};
@@ -19,6 +20,7 @@ use moeflux_kernels::KvType;
 
 use crate::Error;
 use crate::graph::StateDecl;
+use trial::Trial;
 
 /// The most checkpoints that a session keeps; the oldest goes first.
 const MAX_CHECKPOINTS: usize = 8;
@@ -52,6 +54,8 @@ pub struct Session {
     tokens: Vec<u32>,
     states: Vec<LayerState>,
     checkpoints: Vec<Checkpoint>,
+    /// What the last step kept so that its last tokens can be taken back.
+    trial: Option<Trial>,
     /// Bytes that this session has added to the engine's count.
     counted_bytes: u64,
 }
@@ -65,6 +69,7 @@ impl Session {
             tokens: Vec::new(),
             states,
             checkpoints: Vec::new(),
+            trial: None,
             counted_bytes: 0,
         };
         session.recount();
@@ -151,6 +156,7 @@ impl Session {
         }
         self.tokens.truncate(position);
         self.checkpoints.retain(|c| c.position <= position);
+        self.trial = None;
         self.recount();
         Ok(())
     }
@@ -202,6 +208,7 @@ impl Session {
     pub(crate) fn commit(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
         self.states.iter_mut().for_each(LayerState::commit);
+        self.end_trial();
     }
 
     fn has_recurrent_state(&self) -> bool {
@@ -219,7 +226,8 @@ impl Session {
     fn recount(&mut self) {
         let states: u64 = self.states.iter().map(LayerState::bytes).sum();
         let checkpoints = self.checkpoints.iter().flat_map(|c| &c.recurrent);
-        let now = states + checkpoints.map(|r| r.len() as u64 * 4).sum::<u64>();
+        let trial = self.trial.as_ref().map_or(0, Trial::bytes);
+        let now = states + trial + checkpoints.map(|r| r.len() as u64 * 4).sum::<u64>();
         self.shape.state_bytes.fetch_add(now, Ordering::Relaxed);
         self.shape
             .state_bytes

@@ -55,6 +55,18 @@ impl LayerState {
         }
     }
 
+    /// Takes the last committed step back: its recurrent state becomes the one before it, and what
+    /// it wrote behind position `end` no longer counts.
+    pub(super) fn undo(&mut self, end: usize) {
+        match self {
+            LayerState::KeyValue(cache) => cache.truncate(end),
+            LayerState::Recurrent(r) => {
+                std::mem::swap(&mut r.current, &mut r.next);
+                r.written = false;
+            }
+        }
+    }
+
     pub(super) fn commit(&mut self) {
         if let LayerState::Recurrent(r) = self
             && r.written
