@@ -120,8 +120,6 @@ pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
         expert_seconds: 0.0,
     };
     model.fit(&samples);
-    for s in &samples { eprintln!("S {:.2} {}", s.seconds*1e3, s.absent); }
-    eprintln!("{model:?}");
     Ok(model)
 }
 
