@@ -19,7 +19,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moeflux_experts::{Residency, ResidencyOptions};
+use moeflux_experts::{DiskProfile, ReaderChoice, ReaderKind, Residency, ResidencyOptions};
 use moeflux_kernels::{Isa, KvType};
 
 use crate::backend::{Backend, ExpertStage};
@@ -114,6 +114,12 @@ impl Engine {
         let Opened {
             blueprint, table, ..
         } = opened;
+        let profile = match (&options.reader, options.measure_disk) {
+            (ReaderChoice::Kind(kind), true) if *kind != ReaderKind::Buffered => {
+                DiskProfile::load_or_measure(&table.catalog.files, &mut |_| {})?
+            }
+            _ => None,
+        };
         let residency = Residency::open(
             table.catalog,
             ResidencyOptions {
@@ -121,7 +127,7 @@ impl Engine {
                 policy: options.policy,
                 reader: options.reader.clone(),
                 read_threads: READ_THREADS,
-                profile: options.disk_profile.clone(),
+                profile,
                 verify: options.verify,
             },
         )?;
