@@ -4,6 +4,7 @@ mod budget;
 mod governor;
 mod graph_runner;
 mod open;
+mod pace;
 mod prefill;
 mod rates;
 mod step;
@@ -13,6 +14,7 @@ mod warm_start;
 pub use budget::MemoryPlan;
 use governor::Governor;
 pub use graph_runner::GraphRunner;
+use pace::Pace;
 pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
@@ -82,6 +84,7 @@ struct Executor {
     buffers: BufferPool,
     stage: ExpertStage,
     governor: Governor,
+    pace: Pace,
 }
 
 impl Engine {
@@ -173,6 +176,7 @@ impl Engine {
             backend,
             buffers,
             stage,
+            pace,
             ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
@@ -184,7 +188,8 @@ impl Engine {
             observe(op, buffers);
         }
         drop(step);
-        stage.end_step();
+        let (time, waited) = stage.end_step();
+        pace.note(rows.tokens.len(), time, waited);
         let vocab = self.info.vocab_size;
         let mut values = buffers.get(self.graph.logits);
         let mut all = Vec::with_capacity(spans.len());

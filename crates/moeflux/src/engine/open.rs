@@ -10,6 +10,7 @@ use moeflux_experts::{
 use moeflux_kernels::Isa;
 
 use super::governor::Governor;
+use super::pace::Pace;
 use super::warm_start::{Record, WarmStart};
 use super::{Engine, Executor, budget};
 use crate::backend::ExpertStage;
@@ -73,6 +74,7 @@ impl Engine {
             buffers: BufferPool::new(&graph, room.tokens, room.outputs),
             stage: ExpertStage::new(residency, layouts, options.lookahead),
             governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
+            pace: Pace::new(plan.chunk_tokens),
         }));
         let warm_start = record.map(|record| WarmStart::begin(record, &executor));
         let activations = options.activations;
