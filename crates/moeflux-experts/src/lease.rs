@@ -255,7 +255,12 @@ impl Residency {
                     self.slots[slot as usize].state = SlotState::Pinned;
                     self.work.batch.push(slot);
                 }
-                Outcome::Cancelled => self.free_slot(slot),
+                Outcome::Cancelled => {
+                    // By the lease's end, which clears this; or as a guess, when half of it had been
+                    // read, before the lease asked for it.
+                    self.work.missing.push_back(self.slots[slot as usize].key);
+                    self.free_slot(slot);
+                }
                 Outcome::Failed(error) => {
                     self.free_slot(slot);
                     first_error.get_or_insert(error);
@@ -280,7 +285,6 @@ impl Residency {
     /// Ends a lease: cancels what is queued, waits for reads in flight, unpins everything.
     pub(crate) fn settle(&mut self) {
         self.work.is_fresh = false;
-        self.work.missing.clear();
         let work = &mut self.work;
         work.batch.append(&mut work.hits);
         if work.filling > 0 {
@@ -290,6 +294,7 @@ impl Residency {
             // An error here concerns an expert that nobody waits for any more.
             let _ = self.collect_outcomes(true);
         }
+        self.work.missing.clear();
         self.release_batch();
     }
 

@@ -40,6 +40,22 @@ fn a_right_guess_is_a_hit() {
 }
 
 #[test]
+fn a_guess_given_up_half_read_and_then_asked_for_is_delivered() {
+    let fixture = Fixture::new(4, 2, 6, 3_000_000..3_000_001, Layout::Packed);
+    let gate = Gate::new(fixture.buffered());
+    let mut residency = fixture.open_with(9, 1, Arc::clone(&gate) as Arc<dyn Reader>);
+    gate.set(false);
+    residency.ahead(3, [0]);
+    gate.wait_for(1);
+    // Its first piece is being read. Another layer's turn gives it up; then its own comes.
+    residency.request(1, &[], &[]).unwrap();
+    residency.request(3, &[0], &[1]).unwrap();
+    gate.set(true);
+    assert_eq!(fixture.take(&mut residency, 3, &[0]), [[0]]);
+    fixture.take(&mut residency, 1, &[0, 1, 2]);
+}
+
+#[test]
 fn a_guess_on_its_way_is_not_read_twice() {
     let fixture = Fixture::small(16);
     let gate = Gate::new(fixture.buffered());

@@ -8,7 +8,11 @@ use std::time::{Duration, Instant};
 use super::{BELL, Engine, Landed, Request};
 use crate::pool::queue::Piece;
 use crate::reader::ring::Ring;
-use crate::reader::{Blocks, end_of_file};
+use crate::reader::{Blocks, FILE_ALIGN, end_of_file};
+
+/// So little is copied sooner than another thread is told to: the ends of a range whose blocks
+/// went straight to their place.
+const COPIED_AT_ONCE_BYTES: usize = 2 * FILE_ALIGN as usize;
 
 impl Engine {
     /// The life of the ring's thread. `said` hears whether it began.
@@ -152,14 +156,19 @@ impl Engine {
         true
     }
 
-    /// A request has ended for good: what is left to do goes to the other threads.
+    /// A request has ended for good: what is left to do goes to the other threads, but for a few
+    /// bytes.
     fn land(&self, number: usize, request: &Request, piece: Piece, result: io::Result<()>) {
+        let placed = request.blocks.copied_bytes() <= COPIED_AT_ONCE_BYTES;
+        if placed && result.is_ok() {
+            self.put_in_place(request, piece);
+        }
         let mut state = self.shared.lock();
         state.counters.reads += request.turns;
         state.counters.retries += request.turns - 1;
         state.counters.read_us_total += request.start.elapsed().as_micros() as u64;
         state.landed(&piece);
-        let to_finish = result.is_ok() && (request.blocks.copies() || request.fate.spoils());
+        let to_finish = result.is_ok() && !placed;
         let last = !to_finish && state.end_piece(&piece, result);
         drop(state);
         let mut hands = self.hands();

@@ -196,16 +196,14 @@ impl Engine {
             drop(hands);
             match landed {
                 Landed::Record(slot, key) => self.shared.finish_record(slot, key),
-                Landed::Request(number) => self.put_in_place(number),
+                Landed::Request(number) => self.finish_request(number),
             }
             hands = self.hands();
         }
     }
 
-    /// Puts bytes in their place; finishes the record if they were the last.
-    fn put_in_place(&self, number: usize) {
-        let request = self.request(number);
-        let Some(piece) = request.piece else { return };
+    /// Puts the bytes of a request whose completion was taken in their place.
+    fn put_in_place(&self, request: &Request, piece: Piece) {
         // SAFETY: as when the request was handed over; its completion was taken since.
         let out = unsafe {
             self.shared
@@ -216,6 +214,14 @@ impl Engine {
             request.blocks.finish(out, &request.bounce);
         }
         request.fate.spoil(out);
+    }
+
+    /// Ends a request whose bytes are not in their place yet; finishes the record if it was the
+    /// last.
+    fn finish_request(&self, number: usize) {
+        let request = self.request(number);
+        let Some(piece) = request.piece else { return };
+        self.put_in_place(&request, piece);
         drop(request);
         let mut hands = self.hands();
         let all_were_busy = hands.idle.is_empty();
