@@ -42,7 +42,7 @@ pub struct ModelArgs {
     #[arg(long, default_value = "f16", value_name = "TYPE",
           value_parser = |name: &str| name.parse::<KvType>())]
     pub kv: KvType,
-    /// How experts are read: auto, direct (around the page cache) or buffered
+    /// How experts are read: auto, uring or direct (around the page cache), or buffered
     #[arg(long, default_value = "auto", value_name = "KIND",
           value_parser = |name: &str| name.parse::<ReaderKind>())]
     pub reader: ReaderKind,

@@ -4,6 +4,7 @@
 //! a guess (read ahead of use, see `ahead.rs`) or retired (its memory is given back to the system).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ahead::{Ahead, AheadCounters};
 use crate::arena::Arena;
@@ -296,6 +297,11 @@ impl Residency {
             piece_bytes: self.pool.about().piece_bytes,
             reader_note: self.pool.about().note.clone(),
         }
+    }
+
+    /// How long leases have waited for records.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.counters.wait_us_total)
     }
 
     /// Experts that were asked for and not in memory, or only because they were read ahead of use.

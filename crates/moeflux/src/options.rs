@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use moeflux_experts::{DiskProfile, PolicyKind, ReaderChoice, ReaderKind};
+use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
 use moeflux_kernels::{Cpu, Isa, KvType};
 
 use crate::Error;
@@ -96,8 +96,8 @@ pub struct EngineOptions {
     pub kv: KvType,
     /// How expert bytes are read.
     pub reader: ReaderChoice,
-    /// How the model's disk reads best; default the reader's own settings.
-    pub disk_profile: Option<DiskProfile>,
+    /// Measure at the first use of a disk how it reads best, about a second, and remember it.
+    pub measure_disk: bool,
     /// Which expert makes room for another.
     pub policy: PolicyKind,
     /// Whether experts are guessed a layer ahead.
@@ -132,7 +132,7 @@ impl Default for EngineOptions {
             activations: Activations::default(),
             kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
-            disk_profile: None,
+            measure_disk: true,
             policy: PolicyKind::default(),
             lookahead: Lookahead::default(),
             chunk_tokens: None,

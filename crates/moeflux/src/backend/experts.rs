@@ -2,7 +2,7 @@
 //! its tokens as soon as its bytes are there, results added in ascending expert id.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moeflux_experts::{Pass, Ready, Residency};
 use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
@@ -38,6 +38,8 @@ struct StepKind {
     again: bool,
     /// Experts that were not in memory before the step, or only by a guess.
     absent_before: u64,
+    /// How long steps had waited for the disk before the step.
+    waited_before: Duration,
 }
 
 /// What a layer's tokens may choose.
@@ -79,6 +81,7 @@ impl ExpertStage {
                 is_scan: false,
                 again: false,
                 absent_before: 0,
+                waited_before: Duration::ZERO,
             },
             trial: Trial::new(lookahead),
         }
@@ -97,7 +100,8 @@ impl ExpertStage {
             started: Instant::now(),
             is_scan,
             again,
-            absent_before: self.absent(),
+            absent_before: self.residency.absent(),
+            waited_before: self.residency.waited(),
         };
         self.requested = None;
         self.residency.begin_pass(match is_scan {
@@ -106,16 +110,16 @@ impl ExpertStage {
         });
     }
 
-    /// The step has ended.
-    pub fn end_step(&mut self) {
+    /// The step has ended: how long it took, and how much of that it waited for the disk.
+    pub fn end_step(&mut self) -> (Duration, Duration) {
+        let time = self.step.started.elapsed();
         if !self.step.is_scan {
-            let absent = self.absent().saturating_sub(self.step.absent_before);
-            self.trial.note(self.step.started.elapsed(), absent);
+            let absent = self.residency.absent();
+            self.trial
+                .note(time, absent.saturating_sub(self.step.absent_before));
         }
-    }
-
-    fn absent(&self) -> u64 {
-        self.residency.absent()
+        let waited = self.residency.waited();
+        (time, waited.saturating_sub(self.step.waited_before))
     }
 
     /// Asks for the experts that the layer's tokens chose, so that [`ExpertStage::run`] finds them

@@ -3,6 +3,8 @@
 mod budget;
 mod governor;
 mod graph_runner;
+mod open;
+mod pace;
 mod prefill;
 mod rates;
 mod step;
@@ -12,29 +14,26 @@ mod warm_start;
 pub use budget::MemoryPlan;
 use governor::Governor;
 pub use graph_runner::GraphRunner;
+use pace::Pace;
 pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Isa, KvType};
 
-use self::warm_start::{Record, WarmStart};
+use self::warm_start::WarmStart;
 use crate::backend::{Backend, ExpertStage};
-use crate::cost::{self, OpCost};
+use crate::cost::OpCost;
 use crate::graph::{BufferPool, Graph, Op};
-use crate::info::{ModelInfo, Opened};
-use crate::memory::{LimitWatch, Locked};
+use crate::info::ModelInfo;
+use crate::memory::Locked;
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
-use crate::{Activations, EngineOptions, Error};
-
-/// Threads that read experts; they wait for the disk, so there may be more than cores.
-const READ_THREADS: usize = 8;
+use crate::{Activations, Error};
 
 /// What the engine has done and what it occupies.
 #[derive(Clone, Debug)]
@@ -85,86 +84,10 @@ struct Executor {
     buffers: BufferPool,
     stage: ExpertStage,
     governor: Governor,
+    pace: Pace,
 }
 
 impl Engine {
-    /// Opens the model at `path`: a packed directory, a Hugging Face one, or a GGUF file (its first
-    /// part, or a directory that holds just one).
-    ///
-    /// # Errors
-    /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
-    /// small; the message names the file, field or flag.
-    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
-        let opened = Opened::open(path)?;
-        let info = opened.info(options.kv);
-        let context_tokens = options.context_tokens(&info)?;
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let threads = options.thread_count()?;
-        let backend = options.backend(isa, threads)?;
-        let plan = budget::plan(&opened, options, READ_THREADS)?;
-        let shape = Arc::new(SessionShape {
-            identity: opened.files.identity(&opened.config)?,
-            states: opened.blueprint.graph.states.clone(),
-            kv_type: options.kv,
-            context_tokens,
-            state_bytes: Arc::new(AtomicU64::new(0)),
-        });
-        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
-        if options.lock_weights {
-            weights.lock();
-        }
-        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
-        let Opened {
-            blueprint, table, ..
-        } = opened;
-        let mut residency = Residency::open(
-            table.catalog,
-            ResidencyOptions {
-                arena_bytes: plan.arena_bytes,
-                policy: options.policy,
-                reader: options.reader.clone(),
-                read_threads: READ_THREADS,
-                profile: options.disk_profile.clone(),
-                verify: options.verify,
-            },
-        )?;
-        if let Some(trace) = &options.trace {
-            let name = path
-                .file_name()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy();
-            residency.trace_to(trace, &name, shape.identity, info.top_k)?;
-        }
-        let graph = blueprint.graph;
-        let room = plan.first_room();
-        let record = options.warm_start.then(|| {
-            let token_uses = info.moe_layers * info.top_k;
-            Record::open(path, shape.identity, token_uses, &mut residency)
-        });
-        let executor = Arc::new(Mutex::new(Executor {
-            backend,
-            buffers: BufferPool::new(&graph, room.tokens, room.outputs),
-            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
-            governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
-        }));
-        let warm_start = record.map(|record| WarmStart::begin(record, &executor));
-        let activations = options.activations;
-        Ok(Engine {
-            info,
-            shape,
-            graph,
-            costs,
-            weights,
-            plan,
-            isa,
-            threads,
-            activations,
-            executor,
-            warm_start,
-            spare_logits: Mutex::default(),
-        })
-    }
-
     /// The model in figures.
     pub fn info(&self) -> &ModelInfo {
         &self.info
@@ -253,6 +176,7 @@ impl Engine {
             backend,
             buffers,
             stage,
+            pace,
             ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
@@ -264,7 +188,8 @@ impl Engine {
             observe(op, buffers);
         }
         drop(step);
-        stage.end_step();
+        let (time, waited) = stage.end_step();
+        pace.note(rows.tokens.len(), time, waited);
         let vocab = self.info.vocab_size;
         let mut values = buffers.get(self.graph.logits);
         let mut all = Vec::with_capacity(spans.len());
