@@ -16,6 +16,7 @@ use crate::profile::DiskProfile;
 use crate::reader::{ReaderChoice, check_lengths};
 use crate::source::Source;
 use crate::stats::Stats;
+use crate::usage::Usage;
 
 /// How to keep experts.
 #[derive(Clone, Debug)]
@@ -35,7 +36,7 @@ pub struct ResidencyOptions {
 }
 
 impl ResidencyOptions {
-    /// The defaults with an arena of this size: least recently used, reader chosen by file system,
+    /// The defaults with an arena of this size: the default policy, reader chosen by file system,
     /// 8 reads in flight, checksums verified.
     pub fn new(arena_bytes: u64) -> ResidencyOptions {
         ResidencyOptions {
@@ -99,6 +100,7 @@ pub struct Residency {
     pub(crate) work: Work,
     pub(crate) ahead: Ahead,
     pub(crate) counters: Counters,
+    pub(crate) usage: Usage,
     slot_bytes: u64,
 }
 
@@ -127,6 +129,8 @@ impl Residency {
                 source,
             })?;
         let arena = Arc::new(arena);
+        let by_layer: Vec<u32> = index.layers().map(|(_, experts)| experts).collect();
+        let policy = options.policy.create(slots, &by_layer);
         let pool = Pool::start(
             Arc::clone(&index),
             Arc::clone(&arena),
@@ -138,7 +142,7 @@ impl Residency {
             pool,
             arena,
             index,
-            victims: Victims::new(options.policy, slots, experts),
+            victims: Victims::new(policy, slots),
             slots: vec![
                 Slot {
                     state: SlotState::Free,
@@ -154,6 +158,7 @@ impl Residency {
             work: Work::new(slots, experts),
             ahead: Ahead::new(slots),
             counters: Counters::default(),
+            usage: Usage::new(experts),
             slot_bytes,
         })
     }

@@ -2,6 +2,7 @@
 //! [`Activations`] and [`KvType`], which are named in every report.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
@@ -112,6 +113,11 @@ pub struct EngineOptions {
     pub lock_weights: bool,
     /// Where the system tells how much memory there is.
     pub system: System,
+    /// Read the experts that were used most by earlier processes before anybody asks, and write
+    /// down what this one used; off unless asked for, since it leaves a file beside the model.
+    pub warm_start: bool,
+    /// Record which experts are used in this file.
+    pub trace: Option<PathBuf>,
     /// Run on the plain reference kernels instead of the optimized ones.
     pub reference: bool,
 }
@@ -127,13 +133,15 @@ impl Default for EngineOptions {
             kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
             measure_disk: true,
-            policy: PolicyKind::Lru,
+            policy: PolicyKind::default(),
             lookahead: Lookahead::default(),
             chunk_tokens: None,
             max_context: None,
             verify: true,
             lock_weights: true,
             system: System::default(),
+            warm_start: false,
+            trace: None,
             reference: false,
         }
     }

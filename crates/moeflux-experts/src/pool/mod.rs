@@ -96,6 +96,10 @@ impl Pool {
     ) -> Result<Pool, ExpertError> {
         let limits = Limits::new(source.depth);
         let state = State::new(&index, slots, limits, source.piece_bytes, verify);
+        #[cfg_attr(
+            not(target_os = "linux"),
+            allow(unused_mut, reason = "io_uring changes it")
+        )]
         let mut about = About {
             reader: source.reader.name(),
             direct: source.reader.is_direct(),
@@ -127,7 +131,7 @@ impl Pool {
                 }
                 ring::Started::Refused(shared, reason) => {
                     about.note = Some(format!("{reason}; reading with threads instead"));
-                    shared
+                    *shared
                 }
             },
         };

@@ -63,15 +63,6 @@ pub(super) struct Piece {
     pub urgency: Urgency,
 }
 
-/// What a thread of a ring hands to those that finish.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Landed {
-    /// A request whose bytes are not all in their place yet.
-    Request(usize),
-    /// A record all of whose pieces have ended: slot and key.
-    Record(u32, u32),
-}
-
 pub(super) struct State {
     /// Slots with pieces to hand out, in order: those that somebody waits for, and the others.
     demand: VecDeque<u32>,
@@ -89,11 +80,6 @@ pub(super) struct State {
     pub counters: Counters,
     /// Nothing more is to be read.
     pub closing: bool,
-    /// For a ring: what is to be finished, requests that are idle, and whether that thread has
-    /// ended, so that nothing more will land.
-    pub landed: VecDeque<Landed>,
-    pub idle: Vec<usize>,
-    pub landed_all: bool,
 }
 
 impl State {
@@ -118,9 +104,6 @@ impl State {
             verified: index.entries.iter().map(skip).collect(),
             counters: Counters::default(),
             closing: false,
-            landed: VecDeque::new(),
-            idle: Vec::new(),
-            landed_all: false,
         }
     }
 

@@ -142,6 +142,7 @@ impl Fate {
     }
 
     /// Whether [`Fate::spoil`] changes bytes that are then used.
+    #[cfg(target_os = "linux")]
     pub fn spoils(self) -> bool {
         matches!(self.fault, Some(Fault::FlippedBit(_)))
     }

@@ -217,6 +217,7 @@ impl ExpertStage {
             hidden,
             roundings: Roundings::default(),
         };
+        self.residency.note(layer, tokens.ids, tokens.weights)?;
         let mut lease = self.residency.lease(layer, self.buckets.ids())?;
         if activations == Activations::Int8 {
             compute.roundings = layout.roundings();
