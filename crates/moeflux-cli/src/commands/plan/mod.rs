@@ -145,7 +145,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         .zip(memory_args)
         .map(|(plan, given)| match plan {
             Ok(plan) => Ok(Budget::new(plan, engine.info(), context)),
-            Err(problem) => Err((given, problem)),
+            Err(problem) => Err(Box::new((given, problem))),
         });
     let report = Report {
         name: model::name(&path),
