@@ -229,10 +229,16 @@ impl ExpertStage {
         if let Some(rounding) = compute.roundings.input {
             kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, rounding)?;
         }
+        let mut missing = self.buckets.ids().len();
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
+            missing -= ready.len();
         }
         drop(lease);
+        if missing > 0 {
+            let message = format!("layer {layer}: {missing} experts asked for did not come");
+            return Err(Error::Internal(message));
+        }
         let results = &scratch.results[..tokens.ids.len() * hidden];
         let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
         Ok(kernels.combine(results, offsets, entries, hidden, out)?)
