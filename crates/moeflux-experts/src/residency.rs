@@ -286,6 +286,7 @@ impl Residency {
             ahead_wasted: self.counters.ahead.wasted,
             retries: pool.retries,
             read_us_total: pool.read_us_total,
+            busy_us_total: pool.busy_us_total,
             wait_us_total: self.counters.wait_us_total,
             verified: pool.verified,
             slots: self.slots(),

@@ -57,11 +57,12 @@ impl Residency {
     /// later steps go on without. An unknown layer or expert.
     pub fn note(&mut self, layer: usize, ids: &[u32], weights: &[f32]) -> Result<(), ExpertError> {
         let pass = self.victims.pass();
+        let largest = ids.iter().copied().max().unwrap_or(0);
+        let first = self.index.key(layer, largest)? - largest;
         // What a prompt uses says little of what answers use, and would outnumber it.
         if pass == Pass::Sparse {
             for &expert in ids {
-                let key = self.index.key(layer, expert)?;
-                self.usage.uses[key as usize] += 1.0;
+                self.usage.uses[(first + expert) as usize] += 1.0;
             }
         }
         if let Some(trace) = &mut self.usage.trace

@@ -41,10 +41,10 @@ fn choices(random: &mut Random, experts: u32, tokens: usize) -> (Vec<u32>, Vec<f
     (ids, weights)
 }
 
-/// Steps as they are given to a writer: pass, and for each layer ids and weights.
-type Steps = Vec<(Pass, Vec<(Vec<u32>, Vec<f32>)>)>;
+/// A step as it is given to a writer: pass, and for each layer ids and weights.
+type Step = (Pass, Vec<(Vec<u32>, Vec<f32>)>);
 
-fn steps(experts: u32) -> Steps {
+fn steps(experts: u32) -> Vec<Step> {
     let mut random = Random(5);
     let mut step = |(pass, tokens, layers): (Pass, usize, usize)| {
         let layers = (0..layers).map(|_| choices(&mut random, experts, tokens));
@@ -62,7 +62,7 @@ fn steps(experts: u32) -> Steps {
     shapes.into_iter().map(&mut step).collect()
 }
 
-fn write(path: &Path, experts: u32, steps: &Steps) {
+fn write(path: &Path, experts: u32, steps: &[Step]) {
     let mut writer = TraceWriter::create(path, &header(experts)).unwrap();
     for (pass, layers) in steps {
         for ((ids, weights), layer) in layers.iter().zip(LAYERS) {
@@ -71,7 +71,7 @@ fn write(path: &Path, experts: u32, steps: &Steps) {
     }
 }
 
-fn assert_holds(trace: &Trace, steps: &[(Pass, Vec<(Vec<u32>, Vec<f32>)>)]) {
+fn assert_holds(trace: &Trace, steps: &[Step]) {
     assert_eq!(trace.steps.len(), steps.len());
     for (found, (pass, layers)) in trace.steps.iter().zip(steps) {
         assert_eq!(found.pass, *pass);
@@ -105,7 +105,7 @@ fn a_torn_end_loses_one_step_and_no_more() {
     let steps = steps(EXPERTS);
     let mut ends = Vec::new();
     for count in 0..=steps.len() {
-        write(&path, EXPERTS, &steps[..count].to_vec());
+        write(&path, EXPERTS, &steps[..count]);
         ends.push(fs::metadata(&path).unwrap().len() as usize);
     }
     let whole = fs::read(&path).unwrap();
@@ -124,7 +124,7 @@ fn a_torn_end_loses_one_step_and_no_more() {
         assert_holds(&trace, &steps[..kept]);
         assert_eq!(trace.truncated, !ends.contains(&len));
     }
-    // A page of zeros after the end, as a crash may leave, is a torn step as well.
+    // So does a last step whose bytes did not all reach the disk.
     let mut longer = whole.clone();
     *longer.last_mut().unwrap() ^= 1;
     fs::write(&path, &longer).unwrap();

@@ -48,6 +48,7 @@ pub(crate) struct Counters {
     pub bytes_read: u64,
     pub retries: u64,
     pub read_us_total: u64,
+    pub busy_us_total: u64,
     pub verified: u64,
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 use super::{Counters, Outcome, Urgency};
 use crate::catalog::{Entry, Index, Segment};
@@ -70,6 +71,8 @@ pub(super) struct State {
     limits: Limits,
     demand_in_flight: usize,
     ahead_in_flight: usize,
+    /// Since when any piece is in flight.
+    busy_since: Option<Instant>,
     piece_bytes: u64,
     pub outcomes: Vec<(u32, Outcome)>,
     /// By key: the checksum was verified once, or there is none to verify.
@@ -95,6 +98,7 @@ impl State {
             limits,
             demand_in_flight: 0,
             ahead_in_flight: 0,
+            busy_since: None,
             piece_bytes,
             outcomes: Vec::with_capacity(slots),
             verified: index.entries.iter().map(skip).collect(),
@@ -185,6 +189,7 @@ impl State {
             self.queue(urgency).pop_front();
         }
         *self.in_flight(urgency) += 1;
+        self.busy_since.get_or_insert_with(Instant::now);
         Some(piece)
     }
 
@@ -202,6 +207,11 @@ impl State {
     /// A piece is no longer in flight.
     pub fn landed(&mut self, piece: &Piece) {
         *self.in_flight(piece.urgency) -= 1;
+        if self.demand_in_flight + self.ahead_in_flight == 0
+            && let Some(since) = self.busy_since.take()
+        {
+            self.counters.busy_us_total += since.elapsed().as_micros() as u64;
+        }
     }
 
     /// A piece has ended, its bytes in place if all went well. Returns whether it was the record's

@@ -54,7 +54,7 @@ pub struct PlanArgs {
           value_parser = |name: &str| name.parse::<ReaderKind>())]
     reader: ReaderKind,
     /// Which expert makes room for another, as for the other commands
-    #[arg(long, default_value = "lru", value_name = "KIND",
+    #[arg(long, default_value = "frequency", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     policy: PolicyKind,
     /// Print one JSON object

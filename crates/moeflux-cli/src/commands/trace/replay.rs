@@ -153,7 +153,10 @@ fn as_text(count: Count, budgets: &[f64], rows: &[Row]) -> String {
 }
 
 fn as_json(model: &str, budgets: &[f64], slots: &[usize], rows: &[Row]) -> Value {
-    let tally = |tally: Tally| json!({"hits": tally.hits, "misses": tally.misses, "hit_rate": tally.hit_rate()});
+    let tally = |tally: Tally| {
+        let rate = tally.hit_rate();
+        json!({"hits": tally.hits, "misses": tally.misses, "hit_rate": rate})
+    };
     let mut results = Vec::new();
     for row in rows {
         for ((result, percent), slots) in row.results.iter().zip(budgets).zip(slots) {

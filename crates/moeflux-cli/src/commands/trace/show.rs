@@ -101,7 +101,10 @@ fn as_text(trace: &Trace, figures: &TraceFigures) -> String {
 
 fn as_json(trace: &Trace, figures: &TraceFigures) -> Value {
     let header = &trace.header;
-    let layer = |(&(layer, experts), &used): (&(u32, u32), &usize)| json!({"layer": layer, "experts": experts, "used": used});
+    let layer = |(layer, used): (&(u32, u32), &usize)| {
+        let (number, experts) = layer;
+        json!({"layer": number, "experts": experts, "used": used})
+    };
     let layers: Vec<Value> = header
         .layers
         .iter()
