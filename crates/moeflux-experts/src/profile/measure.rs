@@ -43,11 +43,13 @@ pub(super) fn points(
     progress: &mut dyn FnMut(f64),
 ) -> Vec<DiskPoint> {
     let length = |file: &PathBuf| std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-    let Ok(memory) = MmapMut::map_anon(MOST_IN_FLIGHT_BYTES as usize) else {
+    let Ok(mut memory) = MmapMut::map_anon(MOST_IN_FLIGHT_BYTES as usize) else {
         return Vec::new();
     };
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
+    // The arena's pages are there when it is read into, but for the first time.
+    memory.fill(0);
     let mut bench = Bench {
         reader,
         blocks: files.iter().map(|file| length(file) / FILE_ALIGN).collect(),
