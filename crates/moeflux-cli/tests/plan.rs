@@ -14,11 +14,11 @@ fn json(flags: &[&str]) -> Value {
 
 /// A budget between what the demo needs and what all its experts need.
 fn tight() -> String {
-    let refused = common::run(&["run", "--memory", "1MiB", "hello"]);
+    let refused = common::run(&["plan", "--memory", "1MiB", "--context", "512"]);
     let words: Vec<&str> = refused.stderr.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "--memory").unwrap();
     let smallest: u64 = words[at + 1].trim_end_matches("MiB").parse().unwrap();
-    format!("{}MiB", smallest + 8)
+    format!("{}MiB", smallest + 3)
 }
 
 #[test]
