@@ -25,7 +25,7 @@ pub(crate) use blocks::{Blocks, MAX_PIECE_BYTES, new_bounce};
 pub use buffered::BufferedReader;
 pub use direct::DirectReader;
 pub(crate) use faulty::{Fate, Faults};
-pub use faulty::{FaultPlan, FaultyReader};
+pub use faulty::{FaultPlan, FaultTally, FaultyReader};
 pub use memory::MemoryReader;
 
 use crate::error::ExpertError;
