@@ -1,5 +1,6 @@
 //! Flags that several commands share.
 
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -41,17 +42,25 @@ pub struct ModelArgs {
     #[arg(long, default_value = "f16", value_name = "TYPE",
           value_parser = |name: &str| name.parse::<KvType>())]
     pub kv: KvType,
-    /// How experts are read: auto, direct (around the page cache) or buffered
+    /// How experts are read: auto, uring or direct (around the page cache), or buffered
     #[arg(long, default_value = "auto", value_name = "KIND",
           value_parser = |name: &str| name.parse::<ReaderKind>())]
     pub reader: ReaderKind,
-    /// Which expert makes room for another: lru or frequency
-    #[arg(long, default_value = "lru", value_name = "KIND",
+    /// Which expert makes room for another: frequency, lru, least-stale or pinned
+    #[arg(long, default_value = "frequency", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     pub policy: PolicyKind,
     /// Let the system swap resident weights out
     #[arg(long)]
     pub no_lock: bool,
+    /// Do not begin by reading the experts that were used most by earlier runs, nor write down what
+    /// this one uses (FILE.gguf.popularity, or .moeflux-popularity in the model's directory); only
+    /// run, chat and eval answers do that at all
+    #[arg(long)]
+    pub no_warm: bool,
+    /// Record in this file which experts are used, for moeflux trace
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Whether experts are guessed a layer ahead and read when the disk is idle: auto (while it helps),
     /// on or off; the answer is the same
     #[arg(long, default_value = "auto", value_name = "WHEN")]
@@ -77,6 +86,7 @@ impl ModelArgs {
             chunk_tokens: self.chunk_tokens,
             max_context: self.context,
             lock_weights: !self.no_lock,
+            trace: self.trace.clone(),
             ..EngineOptions::default()
         }
     }

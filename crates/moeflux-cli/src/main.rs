@@ -46,6 +46,9 @@ enum Command {
     /// Evaluate a model: its logits, or its answers to prompts with known ones
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Study recorded uses of experts (--trace)
+    #[command(subcommand)]
+    Trace(commands::trace::TraceCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
+        Command::Trace(command) => commands::trace::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,8 +3,8 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use moeflux::Engine;
 use moeflux::text::{ChatTemplate, GenerationConfig, TextError, TextFiles, Tokenizer};
+use moeflux::{Engine, EngineOptions};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -35,7 +35,11 @@ impl Model {
             Err(error) => return Err(error.into()),
         };
         let generation = files.generation_config(&tokenizer)?;
-        let engine = open_engine(&dir, args)?;
+        let options = EngineOptions {
+            warm_start: !args.no_warm,
+            ..args.options()
+        };
+        let engine = open_with(&dir, &options)?;
         Ok(Self {
             dir,
             engine,
@@ -52,12 +56,16 @@ pub fn name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// Opens the engine alone, showing that it takes time if it does.
+/// Opens the engine alone, without what earlier processes know.
 pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
-    let options = args.options();
-    Ok(output::with_spinner("loading the model", || {
-        Engine::open(dir, &options)
-    })?)
+    open_with(dir, &args.options())
+}
+
+/// Opens the engine, showing that it takes time if it does.
+fn open_with(dir: &Path, options: &EngineOptions) -> Result<Engine, Failure> {
+    let engine = output::with_spinner("loading the model", || Engine::open(dir, options))?;
+    engine.notes().iter().for_each(|note| output::note(note));
+    Ok(engine)
 }
 
 /// The directory or GGUF file of a model given by path or name.

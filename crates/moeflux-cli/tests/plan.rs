@@ -81,6 +81,43 @@ fn a_plan_says_how_memory_is_spent_and_what_speed_it_gives() {
 }
 
 #[test]
+fn a_trace_says_which_experts_are_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("trace");
+    let run = [
+        "run",
+        "--max-tokens",
+        "40",
+        "--trace",
+        text(&file),
+        common::QUESTION,
+    ];
+    output_of(&run);
+    let tight = tight();
+    let flags = [
+        "--memory",
+        &tight,
+        "--context",
+        "64",
+        "--trace",
+        text(&file),
+    ];
+    let plan = json(&flags);
+    let from = plan["hit_rate_from"].as_str().unwrap();
+    assert_eq!(from, format!("trace {}", file.display()));
+    let budget = &plan["budgets"][0];
+    let slots = budget["expert_slots"].as_u64().unwrap();
+    assert!(slots < 256, "{budget}");
+    let rate = budget["hit_rate"].as_f64().unwrap();
+    assert!(rate > 0.0 && rate <= 1.0, "{budget}");
+
+    let fixture = fixture("qwen3_moe");
+    let other = ["plan", "-m", text(&fixture), "--trace", text(&file)];
+    fails(&other, 3, &["another model", "--trace"]);
+    fails(&["plan", "--trace", "no-such-file"], 3, &["no-such-file"]);
+}
+
+#[test]
 fn the_table_has_a_line_a_budget() {
     let tight = tight();
     let table = output_of(&["plan", "--memory", &format!("{tight},1GiB")]);

@@ -1,10 +1,11 @@
 //! Measures what a disk gives, and how much of it records get through leases as an engine takes
 //! them.
 //!
-//! `cargo run --release -p moeflux-experts --example read_bandwidth FILE [MEGABYTES [SHIFT]]` takes
-//! the disk's profile on a large file, then reads records of 3 segments of 576 KiB scattered over it
-//! with every reader and several depths, about so many megabytes each: 8 records a lease (decode),
-//! and all of them in one (prefill). Segments begin SHIFT bytes into a block (default 0).
+//! `cargo run --release -p moeflux-experts --example read_bandwidth FILE [MEGABYTES [SHIFT [PLACE]]]`
+//! takes the disk's profile on a large file, then reads records of 3 segments of 576 KiB scattered
+//! over it with every reader and several depths, about so many megabytes each: 8 records a lease
+//! (decode), and all of them in one (prefill). Segments begin SHIFT bytes into a block of the file
+//! (default 0), and PLACE bytes into one of memory (default: where no copy is needed).
 #![allow(clippy::print_stdout, reason = "the table is the result")]
 
 use std::collections::BTreeMap;
@@ -27,12 +28,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = PathBuf::from(arguments.next().ok_or("which file?")?);
     let megabytes: u64 = arguments.next().map_or(Ok(600), |text| text.parse())?;
     let shift: u64 = arguments.next().map_or(Ok(0), |text| text.parse())?;
+    let place: u64 = arguments
+        .next()
+        .map_or(Ok(shift % 512), |text| text.parse())?;
     let profile = DiskProfile::measure(std::slice::from_ref(&file), &mut |_| ())?;
     if let Some(profile) = &profile {
         show(profile);
     }
     let records = std::fs::metadata(&file)?.len() / (2 * RECORD_BYTES);
-    let catalog = catalog(file, records.saturating_sub(1), shift);
+    let catalog = catalog(file, records.saturating_sub(1), shift, place);
     let used = (megabytes * 1_000_000 / RECORD_BYTES).min(records - 1) as u32;
     println!("\nGB/s (seconds of processor a GB)");
     println!(
@@ -42,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let depths = [1, 2, 4, 8, 16].map(Some);
     for kind in [ReaderKind::Uring, ReaderKind::Direct] {
         for depth in depths.into_iter().chain([None]) {
-            let mut options = ResidencyOptions::new(SLOTS * RECORD_BYTES);
+            let mut options = ResidencyOptions::new(catalog.slot_bytes() * SLOTS);
             options.reader = kind.into();
             match depth {
                 Some(depth) => options.read_threads = depth,
@@ -105,13 +109,13 @@ fn measure(
 }
 
 /// Records of three segments from three parts of the file, as stacked tensors have them.
-fn catalog(file: PathBuf, records: u64, shift: u64) -> Catalog {
+fn catalog(file: PathBuf, records: u64, shift: u64, place: u64) -> Catalog {
     let record = |number: u64| {
         let segment = |part: u64| Segment {
             file: 0,
             offset: (part * records + number) * 2 * SEGMENT_BYTES + shift,
             bytes: SEGMENT_BYTES,
-            slot_offset: part * SEGMENT_BYTES,
+            slot_offset: part * SEGMENT_BYTES + place,
         };
         Record {
             segments: (0..3).map(segment).collect(),

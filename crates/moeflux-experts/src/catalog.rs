@@ -240,6 +240,13 @@ impl Index {
         }
     }
 
+    /// Every layer with its number of experts, in order.
+    pub fn layers(&self) -> impl Iterator<Item = (usize, u32)> {
+        self.layers
+            .iter()
+            .map(|(&layer, &(_, experts))| (layer, experts))
+    }
+
     /// Number of experts of a layer.
     pub fn experts(&self, layer: usize) -> u32 {
         self.layers.get(&layer).map_or(0, |&(_, experts)| experts)

@@ -153,6 +153,40 @@ pub enum ExpertError {
         /// The checksum of what was read.
         found: u64,
     },
+    /// A trace could not be read or written.
+    #[error("cannot {action} the trace {}: {source}", file.display())]
+    TraceFile {
+        /// What was tried: "create", "write" or "read".
+        action: &'static str,
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file is not a trace that this version can use.
+    #[error("{} is not a usable trace: {problem}; record it again with --trace", file.display())]
+    Trace {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Traces to be replayed together are of different models.
+    #[error("the traces are of different models, {first} and {other}; replay them one by one")]
+    MixedTraces {
+        /// The model of the first.
+        first: String,
+        /// The other model.
+        other: String,
+    },
+    /// A popularity record cannot be read or written.
+    #[error("the popularity record {} cannot be used: {problem}", file.display())]
+    Popularity {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A name that is none of the known ones.
     #[error("there is no {what} `{given}`; known: {known}")]
     UnknownName {

@@ -23,7 +23,7 @@ pub(crate) struct Work {
     /// Nothing was delivered of what was asked for, or cancelled.
     is_fresh: bool,
     /// Pinned slots not delivered yet.
-    hits: Vec<u32>,
+    arrived: Vec<u32>,
     /// Keys that have no slot yet.
     missing: VecDeque<u32>,
     /// Slots being filled.
@@ -42,7 +42,7 @@ impl Work {
             wanted: Vec::new(),
             tokens: vec![1; experts],
             is_fresh: false,
-            hits: Vec::with_capacity(slots),
+            arrived: Vec::with_capacity(slots),
             missing: VecDeque::new(),
             filling: 0,
             batch: Vec::with_capacity(slots),
@@ -173,12 +173,13 @@ impl Residency {
                 }
             };
             match is_there {
-                true => self.work.hits.push(slot),
+                true => self.work.arrived.push(slot),
                 false => self.work.filling += 1,
             }
         }
-        self.counters.hits += self.work.hits.len() as u64;
-        self.counters.misses += (self.work.wanted.len() - self.work.hits.len()) as u64;
+        let hits = self.work.arrived.len();
+        self.counters.hits += hits as u64;
+        self.counters.misses += (self.work.wanted.len() - hits) as u64;
     }
 
     /// Begins to read what is missing, as far as there are slots.
@@ -204,13 +205,9 @@ impl Residency {
     fn next_batch(&mut self) -> Result<bool, ExpertError> {
         self.work.is_fresh = false;
         self.release_batch(); // Dropping it did, unless it was leaked.
-        if !self.work.hits.is_empty() {
-            std::mem::swap(&mut self.work.batch, &mut self.work.hits);
-            return Ok(true);
-        }
-        // Nothing is pinned now, so if anything is missing, something is being read: for this lease,
-        // or as a guess whose slot is needed.
-        while self.work.batch.is_empty() {
+        // With nothing pinned, if anything is missing, something is being read: for this lease, or as
+        // a guess whose slot is needed.
+        while self.work.arrived.is_empty() {
             if self.work.filling == 0 {
                 if self.work.missing.is_empty() {
                     return Ok(false);
@@ -223,6 +220,7 @@ impl Residency {
                 return Err(error);
             }
         }
+        std::mem::swap(&mut self.work.batch, &mut self.work.arrived);
         Ok(true)
     }
 
@@ -235,7 +233,7 @@ impl Residency {
     }
 
     /// Takes note of what has been read, waiting for something if told to: pins what the lease
-    /// waits for, as part of the batch. Slots of others become free; returns the first error.
+    /// waits for, for its next batch. Slots of others become free; returns the first error.
     pub(crate) fn collect_outcomes(&mut self, wait: bool) -> Option<ExpertError> {
         let mut outcomes = std::mem::take(&mut self.work.outcomes);
         if wait {
@@ -253,9 +251,14 @@ impl Residency {
             match outcome {
                 Outcome::Done => {
                     self.slots[slot as usize].state = SlotState::Pinned;
-                    self.work.batch.push(slot);
+                    self.work.arrived.push(slot);
                 }
-                Outcome::Cancelled => self.free_slot(slot),
+                Outcome::Cancelled => {
+                    // By the lease's end, which clears this; or as a guess, when half of it had been
+                    // read, before the lease asked for it.
+                    self.work.missing.push_back(self.slots[slot as usize].key);
+                    self.free_slot(slot);
+                }
                 Outcome::Failed(error) => {
                     self.free_slot(slot);
                     first_error.get_or_insert(error);
@@ -280,16 +283,15 @@ impl Residency {
     /// Ends a lease: cancels what is queued, waits for reads in flight, unpins everything.
     pub(crate) fn settle(&mut self) {
         self.work.is_fresh = false;
-        self.work.missing.clear();
-        let work = &mut self.work;
-        work.batch.append(&mut work.hits);
-        if work.filling > 0 {
+        if self.work.filling > 0 {
             self.pool.cancel(Urgency::Demand);
         }
         while self.work.filling > 0 {
             // An error here concerns an expert that nobody waits for any more.
             let _ = self.collect_outcomes(true);
         }
+        self.work.missing.clear();
+        self.work.batch.append(&mut self.work.arrived);
         self.release_batch();
     }
 

@@ -15,11 +15,14 @@ mod error;
 mod lease;
 mod policy;
 mod pool;
+mod popularity;
 mod profile;
 mod reader;
 mod residency;
 mod source;
 mod stats;
+mod trace;
+mod usage;
 mod warm;
 mod watch;
 
@@ -28,6 +31,7 @@ pub use catalog::{Catalog, Prepare, Record, Segment, record_checksum};
 pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::{Pass, PolicyKind};
+pub use popularity::Popularity;
 pub use profile::{DiskPoint, DiskProfile, cache_directory};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultTally, FaultyReader, MemoryReader,
@@ -35,3 +39,7 @@ pub use reader::{
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;
+pub use trace::{
+    LayerUse, Replay, ReplayPolicy, ReplayResult, Tally, Trace, TraceFigures, TraceHeader,
+    TraceStep, TraceWriter,
+};

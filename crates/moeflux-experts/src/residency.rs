@@ -4,6 +4,7 @@
 //! a guess (read ahead of use, see `ahead.rs`) or retired (its memory is given back to the system).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::ahead::{Ahead, AheadCounters};
 use crate::arena::Arena;
@@ -16,6 +17,7 @@ use crate::profile::DiskProfile;
 use crate::reader::{ReaderChoice, check_lengths};
 use crate::source::Source;
 use crate::stats::Stats;
+use crate::usage::Usage;
 
 /// How to keep experts.
 #[derive(Clone, Debug)]
@@ -35,7 +37,7 @@ pub struct ResidencyOptions {
 }
 
 impl ResidencyOptions {
-    /// The defaults with an arena of this size: least recently used, reader chosen by file system,
+    /// The defaults with an arena of this size: the default policy, reader chosen by file system,
     /// 8 reads in flight, checksums verified.
     pub fn new(arena_bytes: u64) -> ResidencyOptions {
         ResidencyOptions {
@@ -99,6 +101,7 @@ pub struct Residency {
     pub(crate) work: Work,
     pub(crate) ahead: Ahead,
     pub(crate) counters: Counters,
+    pub(crate) usage: Usage,
     slot_bytes: u64,
 }
 
@@ -127,6 +130,8 @@ impl Residency {
                 source,
             })?;
         let arena = Arc::new(arena);
+        let by_layer: Vec<u32> = index.layers().map(|(_, experts)| experts).collect();
+        let policy = options.policy.create(slots, &by_layer);
         let pool = Pool::start(
             Arc::clone(&index),
             Arc::clone(&arena),
@@ -138,7 +143,7 @@ impl Residency {
             pool,
             arena,
             index,
-            victims: Victims::new(options.policy, slots, experts),
+            victims: Victims::new(policy, slots),
             slots: vec![
                 Slot {
                     state: SlotState::Free,
@@ -154,6 +159,7 @@ impl Residency {
             work: Work::new(slots, experts),
             ahead: Ahead::new(slots),
             counters: Counters::default(),
+            usage: Usage::new(experts),
             slot_bytes,
         })
     }
@@ -280,6 +286,7 @@ impl Residency {
             ahead_wasted: self.counters.ahead.wasted,
             retries: pool.retries,
             read_us_total: pool.read_us_total,
+            busy_us_total: pool.busy_us_total,
             wait_us_total: self.counters.wait_us_total,
             verified: pool.verified,
             slots: self.slots(),
@@ -291,6 +298,11 @@ impl Residency {
             piece_bytes: self.pool.about().piece_bytes,
             reader_note: self.pool.about().note.clone(),
         }
+    }
+
+    /// How long leases have waited for records.
+    pub fn waited(&self) -> Duration {
+        Duration::from_micros(self.counters.wait_us_total)
     }
 
     /// Experts that were asked for and not in memory, or only because they were read ahead of use.

@@ -28,6 +28,8 @@ pub struct Stats {
     pub retries: u64,
     /// Time of requests in the reader, summed over those in flight at once.
     pub read_us_total: u64,
+    /// Time during which at least one request was in flight.
+    pub busy_us_total: u64,
     /// Time that the lease holder was blocked waiting for a record.
     pub wait_us_total: u64,
     /// Records whose checksum was verified.

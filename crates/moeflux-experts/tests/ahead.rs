@@ -40,6 +40,38 @@ fn a_right_guess_is_a_hit() {
 }
 
 #[test]
+fn a_guess_given_up_half_read_and_then_asked_for_is_delivered() {
+    let fixture = Fixture::new(4, 2, 6, 3_000_000..3_000_001, Layout::Packed);
+    let gate = Gate::new(fixture.buffered());
+    let mut residency = fixture.open_with(9, 1, Arc::clone(&gate) as Arc<dyn Reader>);
+    gate.set(false);
+    residency.ahead(3, [0]);
+    gate.wait_for(1);
+    // Its first piece is being read. Another layer's turn gives it up; then its own comes.
+    residency.request(1, &[], &[]).unwrap();
+    residency.request(3, &[0], &[1]).unwrap();
+    gate.set(true);
+    assert_eq!(fixture.take(&mut residency, 3, &[0]), [[0]]);
+    fixture.take(&mut residency, 1, &[0, 1, 2]);
+}
+
+#[test]
+fn what_arrives_while_guesses_are_made_is_delivered() {
+    let fixture = Fixture::new(4, 2, 16, 4000..4001, Layout::Packed);
+    for _ in 0..20 {
+        let mut residency = fixture.open_with(12, 1, fixture.buffered());
+        residency.request(1, &[0, 4, 9], &[1, 1, 1]).unwrap();
+        residency.ahead(3, [2]);
+        while residency.stats().reads < 4 {
+            residency.ahead(3, []);
+        }
+        fixture.take(&mut residency, 1, &[0, 4, 9]);
+        fixture.take(&mut residency, 3, &[2]);
+        assert_eq!(residency.stats().reads, 4, "nothing was read twice");
+    }
+}
+
+#[test]
 fn a_guess_on_its_way_is_not_read_twice() {
     let fixture = Fixture::small(16);
     let gate = Gate::new(fixture.buffered());

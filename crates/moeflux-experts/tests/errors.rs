@@ -304,8 +304,8 @@ fn names_round_trip_and_unknown_ones_list_the_known() {
     for name in ["auto", "uring", "direct", "buffered"] {
         assert_eq!(name.parse::<ReaderKind>().unwrap().to_string(), name);
     }
-    for name in ["lru", "frequency"] {
-        assert_eq!(name.parse::<PolicyKind>().unwrap().to_string(), name);
+    for kind in PolicyKind::ALL {
+        assert_eq!(kind.to_string().parse::<PolicyKind>().unwrap(), kind);
     }
     let message = "mmap".parse::<ReaderKind>().unwrap_err().to_string();
     assert_eq!(
@@ -317,7 +317,7 @@ fn names_round_trip_and_unknown_ones_list_the_known() {
             .parse::<PolicyKind>()
             .unwrap_err()
             .to_string()
-            .contains("lru, frequency")
+            .contains("lru, frequency, least-stale, pinned")
     );
     assert_eq!(format!("{:?}", ReaderChoice::default()), "Kind(Auto)");
 }

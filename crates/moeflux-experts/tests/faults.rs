@@ -140,6 +140,31 @@ fn a_stalled_record_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_stalled_read_ahead_of_use_does_not_hold_up_who_waits() {
+    // Layer 3 is guessed, and its expert 0 stalls; one request in flight is all that leases get.
+    let fixture = Fixture::new(6, 2, 6, 500_000..500_001, Layout::Packed);
+    for kind in KINDS {
+        let plan = FaultPlan {
+            stalls: 1.0,
+            stall: Duration::from_millis(1500),
+            only: Some(fixture.range(3, 0)),
+            ..FaultPlan::default()
+        };
+        let mut options = fixture.options(9);
+        options.reader = ReaderChoice::Faulty(kind, plan);
+        options.read_threads = 1;
+        let mut residency = fixture.open(options);
+        residency.ahead(3, [0]);
+        std::thread::sleep(Duration::from_millis(50));
+        fixture.take(&mut residency, 1, &[0, 1, 2, 3]);
+        let stats = residency.stats();
+        assert_eq!(stats.resident, 4, "{kind}: the guess is still on its way");
+        fixture.take(&mut residency, 3, &[0]);
+        assert_eq!(residency.stats().resident, 5);
+    }
+}
+
+#[test]
 fn a_disk_that_goes_away_is_an_error_until_it_is_back() {
     let fixture = Fixture::new(9, 1, 6, 500_000..500_001, Layout::Packed);
     for kind in KINDS {

@@ -40,7 +40,7 @@ fn resident_bytes() -> u64 {
 
 fn no_allocation_once_warm() {
     let fixture = Fixture::new(8, 2, 32, 1..40_000, Layout::Scattered);
-    for policy in [PolicyKind::Lru, PolicyKind::Frequency] {
+    for policy in PolicyKind::ALL {
         let mut options = fixture.options(12);
         options.policy = policy;
         let mut residency = fixture.open(options);

@@ -10,6 +10,12 @@ use std::os::fd::AsRawFd;
 use common::Fixture;
 use moeflux_experts::{ExpertError, ReaderKind, Residency};
 
+fn set(limit: &libc::rlimit) {
+    // SAFETY: the call reads one rlimit.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
+    assert_eq!(set, 0);
+}
+
 #[test]
 fn too_many_open_files_name_the_limit_and_how_to_raise_it() {
     let fixture = Fixture::small(6);
@@ -20,14 +26,11 @@ fn too_many_open_files_name_the_limit_and_how_to_raise_it() {
         rlim_max: 0,
     };
     // SAFETY: the call writes one rlimit.
-    assert_eq!(
-        unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) },
-        0
-    );
+    let read = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) };
+    assert_eq!(read, 0);
     let before = limit.rlim_cur;
     limit.rlim_cur = open_now;
-    // SAFETY: the call reads one rlimit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    set(&limit);
     for kind in [
         ReaderKind::Auto,
         ReaderKind::Uring,
@@ -49,8 +52,7 @@ fn too_many_open_files_name_the_limit_and_how_to_raise_it() {
         }
     }
     limit.rlim_cur = before;
-    // SAFETY: the call reads one rlimit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    set(&limit);
     let mut residency = fixture.open(fixture.options(6));
     fixture.take(&mut residency, 1, &[0, 1, 2, 3, 4, 5]);
 }

@@ -25,7 +25,7 @@ struct Setup {
 
 fn setup() -> impl Strategy<Value = Setup> {
     let layout = prop_oneof![Just(Layout::Packed), Just(Layout::Scattered)];
-    let policy = prop_oneof![Just(PolicyKind::Lru), Just(PolicyKind::Frequency)];
+    let policy = prop::sample::select(PolicyKind::ALL.to_vec());
     let reader = prop_oneof![
         Just(ReaderKind::Auto),
         Just(ReaderKind::Uring),
@@ -151,7 +151,9 @@ proptest! {
 fn hits_equal_a_least_recently_used_cache() {
     let fixture = Fixture::new(3, 4, 32, 100..2000, Layout::Scattered);
     for slots in [8, 20, 64, 127, 128] {
-        let mut residency = fixture.open(fixture.options(slots));
+        let mut options = fixture.options(slots);
+        options.policy = PolicyKind::Lru;
+        let mut residency = fixture.open(options);
         let (mut model, mut random) = (LruModel::default(), Random(slots as u64));
         for turn in 0..400 {
             // Skewed, as routers are: half of the draws come from a quarter of the experts.

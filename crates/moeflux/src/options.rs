@@ -2,9 +2,10 @@
 //! [`Activations`] and [`KvType`], which are named in every report.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use moeflux_experts::{DiskProfile, PolicyKind, ReaderChoice, ReaderKind};
+use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
 use moeflux_kernels::{Cpu, Isa, KvType};
 
 use crate::Error;
@@ -95,8 +96,8 @@ pub struct EngineOptions {
     pub kv: KvType,
     /// How expert bytes are read.
     pub reader: ReaderChoice,
-    /// How the model's disk reads best; default the reader's own settings.
-    pub disk_profile: Option<DiskProfile>,
+    /// Measure at the first use of a disk how it reads best, about a second, and remember it.
+    pub measure_disk: bool,
     /// Which expert makes room for another.
     pub policy: PolicyKind,
     /// Whether experts are guessed a layer ahead.
@@ -112,6 +113,11 @@ pub struct EngineOptions {
     pub lock_weights: bool,
     /// Where the system tells how much memory there is.
     pub system: System,
+    /// Read the experts that were used most by earlier processes before anybody asks, and write
+    /// down what this one used; off unless asked for, since it leaves a file beside the model.
+    pub warm_start: bool,
+    /// Record which experts are used in this file.
+    pub trace: Option<PathBuf>,
     /// Run on the plain reference kernels instead of the optimized ones.
     pub reference: bool,
 }
@@ -126,14 +132,16 @@ impl Default for EngineOptions {
             activations: Activations::default(),
             kv: KvType::default(),
             reader: ReaderChoice::Kind(ReaderKind::Auto),
-            disk_profile: None,
-            policy: PolicyKind::Lru,
+            measure_disk: true,
+            policy: PolicyKind::default(),
             lookahead: Lookahead::default(),
             chunk_tokens: None,
             max_context: None,
             verify: true,
             lock_weights: true,
             system: System::default(),
+            warm_start: false,
+            trace: None,
             reference: false,
         }
     }

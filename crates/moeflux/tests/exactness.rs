@@ -139,8 +139,8 @@ fn e3_budget_policy_and_reader_change_nothing() {
         let expected = logits(&resident, tokens);
         let slot = resident.stats().experts.slot_bytes;
         for slots in [1, 2, 3, 5, 9, 16, 1000] {
-            for policy in [PolicyKind::Lru, PolicyKind::Frequency] {
-                for reader in [ReaderKind::Direct, ReaderKind::Buffered] {
+            for policy in PolicyKind::ALL {
+                for reader in [ReaderKind::Uring, ReaderKind::Direct, ReaderKind::Buffered] {
                     let options = EngineOptions {
                         expert_cache_bytes: Some(slots * slot),
                         policy,

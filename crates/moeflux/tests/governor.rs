@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::{assert_rows, logits, open, options, packed, prompt};
 use machine::{Machine, RESIDENT_BYTES};
-use moeflux::memory::{Locked, System};
+use moeflux::memory::Locked;
 use moeflux::{Engine, EngineOptions, Error, Logits, Session, Want};
 
 const MODEL: &str = "qwen3_5_moe_text";

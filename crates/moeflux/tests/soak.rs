@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{open, options};
+use common::open;
 use demo::{Answered, Demo, Request};
 use machine::{Machine, RESIDENT_BYTES};
 use moeflux::draft::Speculate;
@@ -219,11 +219,12 @@ impl Soak {
             (0..count).map(|_| one()).collect::<Vec<_>>()
         };
         let users = [user(), user()];
+        let engine = &engine;
         std::thread::scope(|scope| {
             for requests in &users {
-                scope.spawn(|| {
+                scope.spawn(move || {
                     for &(index, speculate) in requests {
-                        self.answer(&engine, index, speculate, what, &mut |_, _| {});
+                        self.answer(engine, index, speculate, what, &mut |_, _| {});
                     }
                 });
             }

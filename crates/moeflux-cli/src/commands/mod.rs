@@ -8,3 +8,4 @@ pub mod inspect;
 pub mod pack;
 pub mod plan;
 pub mod run;
+pub mod trace;

@@ -1,101 +1,79 @@
-//! Least frequently used, where the weight of a use halves every few uses of anything.
+//! Least frequently used, where the weight of a use halves every so many uses of anything.
 //!
 //! Counts belong to experts, not to slots: an expert that comes back has not lost its past.
 
-use super::Policy;
-use super::queue::{Rank, VictimQueue};
+use super::ranked::{Rank, Ranking};
 
-/// Uses, as a multiple of the slots, after which a use counts half. Long enough that an expert's
-/// rank rests on several uses of it, short enough that a new topic shows within some answers.
-const HALF_LIFE_PER_SLOT: u64 = 8;
+/// Uses, for each expert that there is, after which a use counts half. Long enough that an
+/// expert's rank rests on several uses of it, short enough that a new topic shows within some
+/// answers: for 256 experts of which a token uses 8, after 256 tokens.
+const USES_PER_HALF_LIFE: f64 = 8.0;
 
-/// Scores are scaled down when a use weighs this much.
-const WEIGHT_LIMIT: f64 = 1e100;
-
-/// Rather than decay all counts, later uses weigh more: the order is the same, and a use touches
-/// one count only.
 pub(super) struct Frequency {
     clock: u64,
-    half_life: u64,
-    /// What a use weighs now.
-    weight: f64,
+    half_life: f64,
+    /// By key: the logarithm, to base 2, of the sum of 2^(clock / half-life) over its uses. Rather
+    /// than older uses weigh less, later ones weigh more: the order is the same, and a use changes
+    /// one score only.
     score: Vec<f64>,
-    key: Vec<u32>,
     last_use: Vec<u64>,
-    queue: VictimQueue,
 }
 
 impl Frequency {
-    pub fn new(slots: usize, keys: usize) -> Frequency {
+    pub fn new(keys: usize) -> Frequency {
         Frequency {
             clock: 0,
-            half_life: HALF_LIFE_PER_SLOT * slots as u64,
-            weight: 1.0,
-            score: vec![0.0; keys],
-            key: vec![0; slots],
-            last_use: vec![0; slots],
-            queue: VictimQueue::new(slots),
-        }
-    }
-
-    fn age(&mut self) {
-        self.clock += 1;
-        if self.clock.is_multiple_of(self.half_life) {
-            self.weight *= 2.0;
-        }
-        if self.weight > WEIGHT_LIMIT {
-            let factor = 1.0 / self.weight;
-            self.score.iter_mut().for_each(|score| *score *= factor);
-            self.queue.scale(factor);
-            self.weight = 1.0;
+            half_life: USES_PER_HALF_LIFE * keys as f64,
+            score: vec![f64::NEG_INFINITY; keys],
+            last_use: vec![0; keys],
         }
     }
 }
 
-impl Policy for Frequency {
-    fn admit(&mut self, slot: u32, key: u32) {
-        self.key[slot as usize] = key;
-        self.touch(slot);
+/// log2(2^a + 2^b), b finite.
+fn log_sum(a: f64, b: f64) -> f64 {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    high + (low - high).exp2().ln_1p() * std::f64::consts::LOG2_E
+}
+
+impl Ranking for Frequency {
+    fn used(&mut self, key: u32) {
+        self.clock += 1;
+        let score = &mut self.score[key as usize];
+        *score = log_sum(*score, self.clock as f64 / self.half_life);
+        self.last_use[key as usize] = self.clock;
     }
 
-    fn touch(&mut self, slot: u32) {
-        self.age();
-        self.last_use[slot as usize] = self.clock;
-        self.score[self.key[slot as usize] as usize] += self.weight;
-        self.queue.remove(slot);
+    fn rank(&self, key: u32) -> Rank {
+        Rank {
+            score: self.score[key as usize],
+            last_use: self.last_use[key as usize],
+        }
     }
 
-    fn release(&mut self, slot: u32) {
-        let score = self.score[self.key[slot as usize] as usize];
-        self.queue.insert(
-            slot,
-            Rank {
-                score,
-                last_use: self.last_use[slot as usize],
-            },
-        );
-    }
-
-    fn victim(&mut self) -> Option<u32> {
-        self.queue.pop()
-    }
-
-    fn forget(&mut self, slot: u32) {
-        self.queue.remove(slot);
+    fn seed(&mut self, uses: &[f32]) {
+        // However many they are, they count no more than as many uses as fade within half a life.
+        let all: f64 = uses.iter().map(|&uses| f64::from(uses)).sum();
+        let factor = (self.half_life / all).min(1.0);
+        for (score, &uses) in self.score.iter_mut().zip(uses) {
+            *score = (f64::from(uses) * factor).log2();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Policy;
+    use super::super::ranked::Ranked;
     use super::*;
 
-    fn use_once(policy: &mut Frequency, slot: u32) {
+    fn use_once(policy: &mut Ranked<Frequency>, slot: u32) {
         policy.touch(slot);
         policy.release(slot);
     }
 
-    fn filled(slots: u32) -> Frequency {
-        let mut policy = Frequency::new(slots as usize, 10);
+    fn filled(slots: u32) -> Ranked<Frequency> {
+        let mut policy = Ranked::new(Frequency::new(10), slots as usize);
         for slot in 0..slots {
             policy.admit(slot, slot);
             policy.release(slot);
@@ -115,20 +93,20 @@ mod tests {
     #[test]
     fn old_uses_fade() {
         let mut policy = filled(2);
-        (0..8).for_each(|_| use_once(&mut policy, 0));
-        // Eight uses long ago against two half-lives of rarer but recent ones.
-        (0..40).for_each(|_| use_once(&mut policy, 1));
-        (0..2000).for_each(|_| use_once(&mut policy, 1));
-        use_once(&mut policy, 0);
+        (0..20).for_each(|_| use_once(&mut policy, 0));
+        (0..10).for_each(|_| use_once(&mut policy, 1));
+        assert_eq!(policy.victim(), Some(1), "half as many uses, hardly later");
+        policy.release(1);
+        // A half-life is 80 uses: those of slot 0 have all but vanished after 800 others.
+        (0..800).for_each(|_| use_once(&mut policy, 1));
+        (0..5).for_each(|_| use_once(&mut policy, 0));
         assert_eq!(policy.victim(), Some(0));
-        assert!(policy.weight >= 1.0 && policy.score.iter().all(|score| score.is_finite()));
     }
 
     #[test]
-    fn scaling_keeps_order_over_a_long_run() {
+    fn scores_stay_finite_and_in_order_over_a_long_run() {
         let mut policy = filled(2);
         (0..200_000u32).for_each(|turn| use_once(&mut policy, u32::from(turn % 3 == 0)));
-        assert!(policy.weight <= WEIGHT_LIMIT);
         assert_eq!(policy.victim(), Some(1));
     }
 
@@ -143,5 +121,17 @@ mod tests {
         policy.admit(0, 1);
         policy.release(0);
         assert_eq!(policy.victim(), Some(1), "one use against two");
+    }
+
+    #[test]
+    fn earlier_uses_count() {
+        let mut policy = Ranked::new(Frequency::new(4), 2);
+        policy.seed(&[5.0, 0.0, 2.0, 0.0]);
+        for (slot, key) in [(0, 0), (1, 1)] {
+            policy.admit(slot, key);
+            policy.release(slot);
+        }
+        use_once(&mut policy, 1);
+        assert_eq!(policy.victim(), Some(1), "two uses against six");
     }
 }

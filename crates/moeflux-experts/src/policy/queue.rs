@@ -67,14 +67,6 @@ impl VictimQueue {
         Some(slot)
     }
 
-    /// Multiplies all scores by a factor that keeps their order or makes some equal.
-    pub fn scale(&mut self, factor: f64) {
-        self.rank.iter_mut().for_each(|rank| rank.score *= factor);
-        for at in (0..self.heap.len() / 2).rev() {
-            self.sink(at);
-        }
-    }
-
     fn rise(&mut self, mut at: usize) {
         while at > 0 && self.ordered(at, (at - 1) / 2) {
             self.swap(at, (at - 1) / 2);
@@ -143,21 +135,5 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn scaling_to_nothing_falls_back_to_last_use() {
-        let mut queue = VictimQueue::new(8);
-        for slot in 0..8u32 {
-            let rank = Rank {
-                score: f64::from(slot + 1),
-                last_use: u64::from(100 - slot),
-            };
-            queue.insert(slot, rank);
-        }
-        queue.scale(f64::MIN_POSITIVE);
-        queue.scale(f64::MIN_POSITIVE);
-        let order: Vec<u32> = std::iter::from_fn(|| queue.pop()).collect();
-        assert_eq!(order, [7, 6, 5, 4, 3, 2, 1, 0]);
     }
 }

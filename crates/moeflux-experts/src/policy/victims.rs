@@ -9,8 +9,8 @@
 //!   away (Belady's rule, for once with a known future);
 //! - in the last pass, the one that the fewest tokens used, since the answer will resemble them.
 
+use super::Policy;
 use super::queue::{Rank, VictimQueue};
-use super::{Policy, PolicyKind};
 
 /// How a step uses the experts of a layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,14 +37,24 @@ pub(crate) struct Victims {
 }
 
 impl Victims {
-    pub fn new(kind: PolicyKind, slots: usize, keys: usize) -> Victims {
+    pub fn new(policy: Box<dyn Policy>, slots: usize) -> Victims {
         Victims {
-            policy: kind.create(slots, keys),
+            policy,
             pass: Pass::Sparse,
             passed: VictimQueue::new(slots),
             from_pass: vec![false; slots],
             clock: 0,
         }
+    }
+
+    /// How often each expert was used before the start, by key.
+    pub fn seed(&mut self, uses: &[f32]) {
+        self.policy.seed(uses);
+    }
+
+    /// What the present step is.
+    pub fn pass(&self) -> Pass {
+        self.pass
     }
 
     /// What follows belongs to such a step.
@@ -108,11 +118,12 @@ impl Victims {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PolicyKind;
     use super::*;
 
     /// Slots 0 to 3 used once each, in order.
     fn used() -> Victims {
-        let mut victims = Victims::new(PolicyKind::Lru, 8, 100);
+        let mut victims = Victims::new(PolicyKind::Lru.create(8, &[100]), 8);
         for slot in 0..4 {
             victims.admit(slot, slot);
             victims.release(slot, 1);

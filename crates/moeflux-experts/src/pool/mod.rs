@@ -48,6 +48,7 @@ pub(crate) struct Counters {
     pub bytes_read: u64,
     pub retries: u64,
     pub read_us_total: u64,
+    pub busy_us_total: u64,
     pub verified: u64,
 }
 
@@ -95,6 +96,10 @@ impl Pool {
     ) -> Result<Pool, ExpertError> {
         let limits = Limits::new(source.depth);
         let state = State::new(&index, slots, limits, source.piece_bytes, verify);
+        #[cfg_attr(
+            not(target_os = "linux"),
+            allow(unused_mut, reason = "io_uring changes it")
+        )]
         let mut about = About {
             reader: source.reader.name(),
             direct: source.reader.is_direct(),
@@ -126,7 +131,7 @@ impl Pool {
                 }
                 ring::Started::Refused(shared, reason) => {
                     about.note = Some(format!("{reason}; reading with threads instead"));
-                    shared
+                    *shared
                 }
             },
         };

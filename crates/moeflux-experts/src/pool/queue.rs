@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Instant;
 
 use super::{Counters, Outcome, Urgency};
 use crate::catalog::{Entry, Index, Segment};
@@ -62,15 +63,6 @@ pub(super) struct Piece {
     pub urgency: Urgency,
 }
 
-/// What a thread of a ring hands to those that finish.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Landed {
-    /// A request whose bytes are not all in their place yet.
-    Request(usize),
-    /// A record all of whose pieces have ended: slot and key.
-    Record(u32, u32),
-}
-
 pub(super) struct State {
     /// Slots with pieces to hand out, in order: those that somebody waits for, and the others.
     demand: VecDeque<u32>,
@@ -79,6 +71,8 @@ pub(super) struct State {
     limits: Limits,
     demand_in_flight: usize,
     ahead_in_flight: usize,
+    /// Since when any piece is in flight.
+    busy_since: Option<Instant>,
     piece_bytes: u64,
     pub outcomes: Vec<(u32, Outcome)>,
     /// By key: the checksum was verified once, or there is none to verify.
@@ -86,11 +80,6 @@ pub(super) struct State {
     pub counters: Counters,
     /// Nothing more is to be read.
     pub closing: bool,
-    /// For a ring: what is to be finished, requests that are idle, and whether that thread has
-    /// ended, so that nothing more will land.
-    pub landed: VecDeque<Landed>,
-    pub idle: Vec<usize>,
-    pub landed_all: bool,
 }
 
 impl State {
@@ -109,14 +98,12 @@ impl State {
             limits,
             demand_in_flight: 0,
             ahead_in_flight: 0,
+            busy_since: None,
             piece_bytes,
             outcomes: Vec::with_capacity(slots),
             verified: index.entries.iter().map(skip).collect(),
             counters: Counters::default(),
             closing: false,
-            landed: VecDeque::new(),
-            idle: Vec::new(),
-            landed_all: false,
         }
     }
 
@@ -202,6 +189,7 @@ impl State {
             self.queue(urgency).pop_front();
         }
         *self.in_flight(urgency) += 1;
+        self.busy_since.get_or_insert_with(Instant::now);
         Some(piece)
     }
 
@@ -219,6 +207,11 @@ impl State {
     /// A piece is no longer in flight.
     pub fn landed(&mut self, piece: &Piece) {
         *self.in_flight(piece.urgency) -= 1;
+        if self.demand_in_flight + self.ahead_in_flight == 0
+            && let Some(since) = self.busy_since.take()
+        {
+            self.counters.busy_us_total += since.elapsed().as_micros() as u64;
+        }
     }
 
     /// A piece has ended, its bytes in place if all went well. Returns whether it was the record's

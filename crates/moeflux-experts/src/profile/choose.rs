@@ -7,6 +7,10 @@ use crate::reader::ReaderKind;
 /// holds whatever the record's size.
 pub(super) const USUAL_PIECE_BYTES: u64 = 1 << 20;
 
+/// With fewer in flight, the disk would idle whenever the next request is not ready at once; and a
+/// short measurement that favours less is more often chance than truth.
+const LEAST_DEPTH: usize = 4;
+
 /// Rates that differ by less than this part are taken as equal.
 const SAME: f64 = 0.03;
 
@@ -15,7 +19,8 @@ const SAME: f64 = 0.03;
 pub(super) fn frugal(points: &[DiskPoint], reader: ReaderKind) -> Option<DiskPoint> {
     let usual = || {
         let of_reader = points.iter().filter(move |point| point.reader == reader);
-        of_reader.filter(|point| point.piece_bytes == USUAL_PIECE_BYTES)
+        let usual = of_reader.filter(|point| point.piece_bytes == USUAL_PIECE_BYTES);
+        usual.filter(|point| point.depth >= LEAST_DEPTH)
     };
     let best = fastest(usual())?;
     let as_fast = usual().filter(|point| nearly(point, best));
@@ -73,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_fewest_requests_within_three_per_cent_win() {
-        let rates = [(1, 50.0), (2, 80.0), (4, 97.1), (8, 100.0), (16, 99.0)];
+        let rates = [(1, 200.0), (2, 80.0), (4, 97.1), (8, 100.0), (16, 99.0)];
         let points = rates.map(|(depth, rate)| point(ReaderKind::Uring, depth, UNIT, rate));
         let chosen = preferred(&points).unwrap();
         assert_eq!((chosen.depth, chosen.piece_bytes), (4, UNIT));

@@ -15,7 +15,7 @@ const DEPTHS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 const OTHER_PIECES_BYTES: [u64; 4] = [256 << 10, 512 << 10, 2 << 20, 4 << 20];
 /// Settings that would have more in flight are not tried.
 const MOST_IN_FLIGHT_BYTES: u64 = 32 << 20;
-/// A disk's rate swings; the best of a few rounds is its limit.
+/// A disk's rate swings, so each setting is tried in several rounds, which count together.
 const ROUNDS: usize = 4;
 /// In that many of them, pieces of other sizes are tried, too.
 const PIECE_ROUNDS: usize = 2;
@@ -43,11 +43,13 @@ pub(super) fn points(
     progress: &mut dyn FnMut(f64),
 ) -> Vec<DiskPoint> {
     let length = |file: &PathBuf| std::fs::metadata(file).map_or(0, |metadata| metadata.len());
-    let Ok(memory) = MmapMut::map_anon(MOST_IN_FLIGHT_BYTES as usize) else {
+    let Ok(mut memory) = MmapMut::map_anon(MOST_IN_FLIGHT_BYTES as usize) else {
         return Vec::new();
     };
     #[cfg(target_os = "linux")]
     let _ = memory.advise(memmap2::Advice::HugePage);
+    // The arena's pages are there when it is read into, but for the first time.
+    memory.fill(0);
     let mut bench = Bench {
         reader,
         blocks: files.iter().map(|file| length(file) / FILE_ALIGN).collect(),
@@ -55,52 +57,85 @@ pub(super) fn points(
         seed: 1,
     };
     let start = Instant::now();
-    let mut points: Vec<DiskPoint> = Vec::new();
+    let mut tallies: Vec<Tally> = Vec::new();
     let readers: &[ReaderKind] = match cfg!(target_os = "linux") {
         true => &[ReaderKind::Uring, ReaderKind::Direct],
         false => &[ReaderKind::Direct],
     };
     // Readers and rounds alternate, so that a bad moment of the disk does not count against one.
     for round in 0..ROUNDS {
-        for setting in 0..DEPTHS.len() + OTHER_PIECES_BYTES.len() {
+        let others = match round >= ROUNDS - PIECE_ROUNDS {
+            true => &OTHER_PIECES_BYTES[..],
+            false => &[],
+        };
+        let depths = DEPTHS.map(|depth| (Some(depth), USUAL_PIECE_BYTES));
+        let pieces = others.iter().map(|&piece_bytes| (None, piece_bytes));
+        for (depth, piece_bytes) in depths.into_iter().chain(pieces) {
             for &kind in readers {
-                let (depth, piece_bytes) = match setting.checked_sub(DEPTHS.len()) {
-                    None => (DEPTHS[setting], USUAL_PIECE_BYTES),
-                    Some(_) if round < ROUNDS - PIECE_ROUNDS => continue,
-                    Some(other) => {
-                        let chosen = frugal(&points, kind).map_or(1, |point| point.depth);
-                        (chosen, OTHER_PIECES_BYTES[other])
-                    }
+                let chosen = || frugal(&all_points(&tallies), kind).map(|point| point.depth);
+                let Some(depth) = depth.or_else(chosen) else {
+                    continue;
                 };
                 if start.elapsed() > DEADLINE {
-                    return points;
+                    return all_points(&tallies);
                 }
-                if let Some(point) = bench.measure(kind, depth, piece_bytes) {
-                    note(&mut points, point);
+                if let Some(round) = bench.measure(kind, depth, piece_bytes) {
+                    add(&mut tallies, round);
                 }
                 progress((start.elapsed().as_secs_f64() / DEADLINE.as_secs_f64()).min(1.0));
             }
         }
     }
     progress(1.0);
-    points
+    all_points(&tallies)
 }
 
-/// Keeps the better of a setting's rounds.
-fn note(points: &mut Vec<DiskPoint>, point: DiskPoint) {
-    let setting = |point: &DiskPoint| (point.reader, point.depth, point.piece_bytes);
-    let before = points
-        .iter_mut()
-        .find(|before| setting(before) == setting(&point));
-    match before {
-        None => points.push(point),
-        Some(before) if point.bytes_per_second > before.bytes_per_second => *before = point,
-        Some(_) => {}
+/// What all rounds of a setting read together.
+struct Tally {
+    reader: ReaderKind,
+    depth: usize,
+    piece_bytes: u64,
+    bytes: u64,
+    seconds: f64,
+}
+
+impl Tally {
+    fn point(&self) -> DiskPoint {
+        let bytes_per_second = self.bytes as f64 / self.seconds;
+        let in_flight = self.depth as f64 * self.piece_bytes as f64;
+        DiskPoint {
+            reader: self.reader,
+            depth: self.depth,
+            piece_bytes: self.piece_bytes,
+            // Whole numbers are the same when read again from the cache.
+            bytes_per_second: bytes_per_second.round(),
+            // Requests in flight are rate times time.
+            latency_us: (in_flight / bytes_per_second * 1e6).round(),
+        }
     }
 }
 
+/// Adds a round to those of the same setting.
+fn add(tallies: &mut Vec<Tally>, round: Tally) {
+    let setting = |tally: &Tally| (tally.reader, tally.depth, tally.piece_bytes);
+    match tallies
+        .iter_mut()
+        .find(|tally| setting(tally) == setting(&round))
+    {
+        None => tallies.push(round),
+        Some(tally) => {
+            tally.bytes += round.bytes;
+            tally.seconds += round.seconds;
+        }
+    }
+}
+
+fn all_points(tallies: &[Tally]) -> Vec<DiskPoint> {
+    tallies.iter().map(Tally::point).collect()
+}
+
 impl Bench<'_> {
-    fn measure(&mut self, kind: ReaderKind, depth: usize, piece_bytes: u64) -> Option<DiskPoint> {
+    fn measure(&mut self, reader: ReaderKind, depth: usize, piece_bytes: u64) -> Option<Tally> {
         if depth as u64 * piece_bytes > MOST_IN_FLIGHT_BYTES {
             return None;
         }
@@ -108,24 +143,22 @@ impl Bench<'_> {
             .seed
             .wrapping_mul(0x2545_f491_4f6c_dd1d)
             .wrapping_add(1);
-        let bytes_per_second = match kind {
+        let (ended, seconds) = match reader {
             #[cfg(target_os = "linux")]
             ReaderKind::Uring => self.with_ring(depth, piece_bytes),
             _ => self.with_threads(depth, piece_bytes),
         }?;
-        Some(DiskPoint {
-            reader: kind,
+        Some(Tally {
+            reader,
             depth,
             piece_bytes,
-            // Whole numbers are the same when read again from the cache.
-            bytes_per_second: bytes_per_second.round(),
-            // Requests in flight are rate times time.
-            latency_us: (depth as f64 * piece_bytes as f64 / bytes_per_second * 1e6).round(),
+            bytes: ended * piece_bytes,
+            seconds,
         })
     }
 
-    /// Bytes a second with as many threads as requests.
-    fn with_threads(&mut self, depth: usize, piece_bytes: u64) -> Option<f64> {
+    /// Requests and seconds with as many threads as requests.
+    fn with_threads(&mut self, depth: usize, piece_bytes: u64) -> Option<(u64, f64)> {
         let spots = Mutex::new(Spots::new(&self.blocks, self.seed, piece_bytes)?);
         let clock = Mutex::new(Clock::new(depth));
         let reader = self.reader;
@@ -148,12 +181,12 @@ impl Bench<'_> {
         clock
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)
-            .rate(piece_bytes)
+            .result()
     }
 
-    /// Bytes a second with io_uring.
+    /// Requests and seconds with io_uring.
     #[cfg(target_os = "linux")]
-    fn with_ring(&mut self, depth: usize, piece_bytes: u64) -> Option<f64> {
+    fn with_ring(&mut self, depth: usize, piece_bytes: u64) -> Option<(u64, f64)> {
         use crate::reader::ring::{Ring, Target};
         let mut spots = Spots::new(&self.blocks, self.seed, piece_bytes)?;
         let mut ring = Ring::new(self.reader.files(), depth).ok()?;
@@ -176,7 +209,7 @@ impl Bench<'_> {
                 }
             }
             if idle.len() == depth {
-                return clock.rate(piece_bytes);
+                return clock.result();
             }
             if ring.wait().is_err() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -280,10 +313,11 @@ impl Clock {
         self.failed || self.begun.is_some() && self.last >= enough
     }
 
-    fn rate(&self, piece_bytes: u64) -> Option<f64> {
+    /// Requests that ended, and in how many seconds.
+    fn result(&self) -> Option<(u64, f64)> {
         let seconds = self.last.as_secs_f64();
         let measured = !self.failed && self.begun.is_some() && seconds > 0.0;
-        measured.then(|| self.ended as f64 * piece_bytes as f64 / seconds)
+        measured.then_some((self.ended as u64, seconds))
     }
 }
 
@@ -314,19 +348,19 @@ mod tests {
     #[test]
     fn only_settings_in_the_window_count() {
         let mut clock = Clock::new(2);
-        assert!(clock.rate(10).is_none());
+        assert!(clock.result().is_none());
         clock.tick(true);
         clock.tick(true);
         assert_eq!((clock.ended, clock.begun.is_some()), (0, true));
         clock.tick(true);
         clock.last = Duration::from_millis(10);
-        assert_eq!(clock.rate(1000), Some(100_000.0));
+        assert_eq!(clock.result(), Some((1, 0.01)));
         clock.ended = 8;
         clock.last = WINDOW;
         assert!(clock.over());
         clock.tick(true);
         assert_eq!(clock.ended, 8, "late ends do not count");
         clock.tick(false);
-        assert!(clock.rate(1000).is_none());
+        assert!(clock.result().is_none());
     }
 }

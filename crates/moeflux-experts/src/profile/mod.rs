@@ -28,9 +28,9 @@ pub struct DiskPoint {
     pub depth: usize,
     /// Bytes of a request.
     pub piece_bytes: u64,
-    /// Bytes read a second, of the best round.
+    /// Bytes read a second.
     pub bytes_per_second: f64,
-    /// Mean time of a request in that round, in microseconds.
+    /// Mean time of a request, in microseconds.
     pub latency_us: f64,
 }
 
@@ -135,7 +135,7 @@ impl DiskProfile {
         })
     }
 
-    /// The highest rate of all that was measured, in bytes a second: what the disk can give.
+    /// What the disk can give: the highest rate of all that was measured, in bytes a second.
     pub fn limit_bytes_per_second(&self) -> f64 {
         let rates = self.points.iter().map(|point| point.bytes_per_second);
         rates.fold(self.bytes_per_second, f64::max)

@@ -104,6 +104,12 @@ impl Blocks {
         (slices, count)
     }
 
+    /// Bytes that [`Blocks::finish`] copies.
+    #[cfg(target_os = "linux")]
+    pub fn copied_bytes(&self) -> usize {
+        self.wanted - self.straight.map_or(0, |(from, to)| to - from)
+    }
+
     /// Copies what did not go straight.
     pub fn finish(&self, out: &mut [u8], bounce: &[u8]) {
         match self.straight {

@@ -65,6 +65,7 @@ impl DirectReader {
     }
 
     /// Direct reads into memory want it at multiples of this many bytes.
+    #[cfg(target_os = "linux")]
     pub(crate) fn memory_align(&self) -> usize {
         self.memory_align
     }

@@ -172,11 +172,6 @@ impl Fate {
         }
     }
 
-    /// Whether [`Fate::spoil`] changes bytes that are then used.
-    pub fn spoils(self) -> bool {
-        matches!(self.fault, Some(Fault::FlippedBit(_)))
-    }
-
     /// What becomes of the bytes.
     pub fn spoil(self, out: &mut [u8]) {
         match self.fault {

@@ -21,10 +21,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use blocks::FILE_ALIGN;
-pub(crate) use blocks::{Blocks, MAX_PIECE_BYTES, new_bounce};
+pub(crate) use blocks::MAX_PIECE_BYTES;
+#[cfg(target_os = "linux")]
+pub(crate) use blocks::{Blocks, new_bounce};
 pub use buffered::BufferedReader;
 pub use direct::DirectReader;
-pub(crate) use faulty::{Fate, Faults};
+#[cfg(target_os = "linux")]
+pub(crate) use faulty::Fate;
+pub(crate) use faulty::Faults;
 pub use faulty::{FaultPlan, FaultTally, FaultyReader};
 pub use memory::MemoryReader;
 

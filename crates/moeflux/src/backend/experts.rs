@@ -2,7 +2,7 @@
 //! its tokens as soon as its bytes are there, results added in ascending expert id.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use moeflux_experts::{Pass, Ready, Residency};
 use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
@@ -38,6 +38,8 @@ struct StepKind {
     again: bool,
     /// Experts that were not in memory before the step, or only by a guess.
     absent_before: u64,
+    /// How long steps had waited for the disk before the step.
+    waited_before: Duration,
 }
 
 /// What a layer's tokens may choose.
@@ -79,6 +81,7 @@ impl ExpertStage {
                 is_scan: false,
                 again: false,
                 absent_before: 0,
+                waited_before: Duration::ZERO,
             },
             trial: Trial::new(lookahead),
         }
@@ -97,7 +100,8 @@ impl ExpertStage {
             started: Instant::now(),
             is_scan,
             again,
-            absent_before: self.absent(),
+            absent_before: self.residency.absent(),
+            waited_before: self.residency.waited(),
         };
         self.requested = None;
         self.residency.begin_pass(match is_scan {
@@ -106,16 +110,16 @@ impl ExpertStage {
         });
     }
 
-    /// The step has ended.
-    pub fn end_step(&mut self) {
+    /// The step has ended: how long it took, and how much of that it waited for the disk.
+    pub fn end_step(&mut self) -> (Duration, Duration) {
+        let time = self.step.started.elapsed();
         if !self.step.is_scan {
-            let absent = self.absent().saturating_sub(self.step.absent_before);
-            self.trial.note(self.step.started.elapsed(), absent);
+            let absent = self.residency.absent();
+            self.trial
+                .note(time, absent.saturating_sub(self.step.absent_before));
         }
-    }
-
-    fn absent(&self) -> u64 {
-        self.residency.absent()
+        let waited = self.residency.waited();
+        (time, waited.saturating_sub(self.step.waited_before))
     }
 
     /// Asks for the experts that the layer's tokens chose, so that [`ExpertStage::run`] finds them
@@ -217,6 +221,7 @@ impl ExpertStage {
             hidden,
             roundings: Roundings::default(),
         };
+        self.residency.note(layer, tokens.ids, tokens.weights)?;
         let mut lease = self.residency.lease(layer, self.buckets.ids())?;
         if activations == Activations::Int8 {
             compute.roundings = layout.roundings();
@@ -224,10 +229,16 @@ impl ExpertStage {
         if let Some(rounding) = compute.roundings.input {
             kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, rounding)?;
         }
+        let mut missing = self.buckets.ids().len();
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
+            missing -= ready.len();
         }
         drop(lease);
+        if missing > 0 {
+            let message = format!("layer {layer}: {missing} experts asked for did not come");
+            return Err(Error::Internal(message));
+        }
         let results = &scratch.results[..tokens.ids.len() * hidden];
         let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
         Ok(kernels.combine(results, offsets, entries, hidden, out)?)

@@ -101,7 +101,7 @@ impl MemoryPlan {
     /// # Errors
     /// As [`Engine::open`](crate::Engine::open) as far as files' headers and memory are concerned.
     pub fn of(path: &Path, options: &EngineOptions) -> Result<MemoryPlan, Error> {
-        plan(&Opened::open(path)?, options, super::READ_THREADS)
+        plan(&Opened::open(path)?, options, super::open::READ_THREADS)
     }
 
     /// Bytes that the arena has at the start beside `state` bytes of sessions' state; 0 where that

@@ -130,8 +130,11 @@ impl Engine {
             Want::All => plan.chunk_outputs.min(plan.chunk_tokens),
             _ => plan.chunk_tokens,
         };
-        let mut chunk = tokens.min(most);
         let executor = self.lock();
+        let paced = executor
+            .pace
+            .chunk(tokens, executor.stage.residency.is_complete());
+        let mut chunk = paced.min(most);
         let (governor, state) = (&executor.governor, self.state_bytes());
         while chunk > SMALLEST_CHUNK {
             let outputs = if want == Want::All { chunk } else { 1 };

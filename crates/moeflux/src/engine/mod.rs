@@ -3,36 +3,37 @@
 mod budget;
 mod governor;
 mod graph_runner;
+mod open;
+mod pace;
 mod prefill;
 mod rates;
 mod step;
 mod trial;
+mod warm_start;
 
 pub use budget::MemoryPlan;
 use governor::Governor;
 pub use graph_runner::GraphRunner;
+use pace::Pace;
 pub use rates::KernelRate;
 use step::Rowset;
 pub use step::{Logits, Span, Want};
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moeflux_experts::{Residency, ResidencyOptions};
 use moeflux_kernels::{Isa, KvType};
 
+use self::warm_start::WarmStart;
 use crate::backend::{Backend, ExpertStage};
-use crate::cost::{self, OpCost};
+use crate::cost::OpCost;
 use crate::graph::{BufferPool, Graph, Op};
-use crate::info::{ModelInfo, Opened};
-use crate::memory::{LimitWatch, Locked};
+use crate::info::ModelInfo;
+use crate::memory::Locked;
 use crate::session::{Session, SessionShape};
 use crate::weights::Weights;
-use crate::{Activations, EngineOptions, Error};
-
-/// Threads that read experts; they wait for the disk, so there may be more than cores.
-const READ_THREADS: usize = 8;
+use crate::{Activations, Error};
 
 /// What the engine has done and what it occupies.
 #[derive(Clone, Debug)]
@@ -71,7 +72,8 @@ pub struct Engine {
     isa: Isa,
     threads: usize,
     activations: Activations,
-    executor: Mutex<Executor>,
+    executor: Arc<Mutex<Executor>>,
+    warm_start: Option<WarmStart>,
     /// Memory of earlier logits.
     spare_logits: Mutex<Vec<Vec<f32>>>,
 }
@@ -82,73 +84,10 @@ struct Executor {
     buffers: BufferPool,
     stage: ExpertStage,
     governor: Governor,
+    pace: Pace,
 }
 
 impl Engine {
-    /// Opens the model at `path`: a packed directory, a Hugging Face one, or a GGUF file (its first
-    /// part, or a directory that holds just one).
-    ///
-    /// # Errors
-    /// Anything missing, damaged or unsupported about the model, or a memory budget that is too
-    /// small; the message names the file, field or flag.
-    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, Error> {
-        let opened = Opened::open(path)?;
-        let info = opened.info(options.kv);
-        let context_tokens = options.context_tokens(&info)?;
-        let isa = options.isa.unwrap_or_else(Isa::detect);
-        let threads = options.thread_count()?;
-        let backend = options.backend(isa, threads)?;
-        let plan = budget::plan(&opened, options, READ_THREADS)?;
-        let shape = Arc::new(SessionShape {
-            identity: opened.files.identity(&opened.config)?,
-            states: opened.blueprint.graph.states.clone(),
-            kv_type: options.kv,
-            context_tokens,
-            state_bytes: Arc::new(AtomicU64::new(0)),
-        });
-        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
-        if options.lock_weights {
-            weights.lock();
-        }
-        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
-        let Opened {
-            blueprint, table, ..
-        } = opened;
-        let residency = Residency::open(
-            table.catalog,
-            ResidencyOptions {
-                arena_bytes: plan.arena_bytes,
-                policy: options.policy,
-                reader: options.reader.clone(),
-                read_threads: READ_THREADS,
-                profile: options.disk_profile.clone(),
-                verify: options.verify,
-            },
-        )?;
-        let graph = blueprint.graph;
-        let room = plan.first_room();
-        let executor = Mutex::new(Executor {
-            backend,
-            buffers: BufferPool::new(&graph, room.tokens, room.outputs),
-            stage: ExpertStage::new(residency, table.layouts, options.lookahead),
-            governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
-        });
-        let activations = options.activations;
-        Ok(Engine {
-            info,
-            shape,
-            graph,
-            costs,
-            weights,
-            plan,
-            isa,
-            threads,
-            activations,
-            executor,
-            spare_logits: Mutex::default(),
-        })
-    }
-
     /// The model in figures.
     pub fn info(&self) -> &ModelInfo {
         &self.info
@@ -230,12 +169,14 @@ impl Engine {
     ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
+        let _demand = self.warm_start.as_ref().map(WarmStart::demand);
         let mut executor = self.lock();
         self.make_room(&mut executor, spans)?;
         let Executor {
             backend,
             buffers,
             stage,
+            pace,
             ..
         } = &mut *executor;
         buffers.begin(rows.tokens.len(), rows.outputs.len());
@@ -247,7 +188,8 @@ impl Engine {
             observe(op, buffers);
         }
         drop(step);
-        stage.end_step();
+        let (time, waited) = stage.end_step();
+        pace.note(rows.tokens.len(), time, waited);
         let vocab = self.info.vocab_size;
         let mut values = buffers.get(self.graph.logits);
         let mut all = Vec::with_capacity(spans.len());
@@ -289,6 +231,11 @@ impl Engine {
         copy.clear();
         copy.extend_from_slice(values);
         copy
+    }
+
+    /// What a user may want to know of how the engine was opened.
+    pub fn notes(&self) -> &[String] {
+        self.warm_start.as_ref().map_or(&[], WarmStart::notes)
     }
 
     /// What has been done since the start or [`Engine::reset_stats`], and what is occupied.

@@ -53,6 +53,13 @@ impl Engine {
                 multiply_adds_per_second: self.rate(&self.graph.ops[index], size)?,
             });
         }
+        // What the rows took from the experts goes back to them.
+        let mut executor = self.lock();
+        let small = Room {
+            tokens: 1,
+            outputs: 1,
+        };
+        self.make_scratch(&mut executor, small)?;
         Ok(rates)
     }
 

@@ -1,7 +1,7 @@
 //! Control groups, version 2 or 1: what each group that the process is in leaves to it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::{System, is_short};
 
@@ -73,7 +73,7 @@ impl System {
 
 impl Group {
     /// The group at `dir`; `None` if it has no limit.
-    fn read(dir: &PathBuf, files: &Files) -> Option<Group> {
+    fn read(dir: &Path, files: &Files) -> Option<Group> {
         let text = |name: &str| fs::read_to_string(dir.join(name)).ok();
         // "max" does not parse: no limit.
         let number = |name: &str| -> Option<u64> { text(name)?.trim().parse().ok() };

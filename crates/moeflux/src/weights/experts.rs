@@ -8,9 +8,12 @@ use moeflux_formats::{
 };
 
 use super::files::ModelFiles;
-use super::layout::{MatrixLayout, check_shape, find_matrix, plain_codec};
+use super::layout::{MatrixLayout, PART_ALIGN, check_shape, find_matrix, plain_codec};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
+
+/// What disks commonly ask of the alignment of memory that is read into directly.
+const DISK_ALIGN: usize = 512;
 
 /// The three matrices of each expert of a layer, as they lie in a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +281,8 @@ fn stacked_layer(
     for Stack { tensor, matrices } in stacks {
         let info = files.require(tensor)?;
         let codec = plain_codec(files, tensor, info)?;
-        let mut start = places.last().map_or(0, MatrixLayout::end);
+        let end = places.last().map_or(0, MatrixLayout::end);
+        let mut start = congruent(end, info.offset);
         let mut shape = [layer.experts, 0, 0];
         for (index, (_, rows, cols)) in rest.by_ref().take(*matrices).enumerate() {
             shape = [layer.experts, shape[1] + rows, cols];
@@ -304,6 +308,18 @@ fn stacked_layer(
     let [gate, up, down] = three(places)?;
     let records = (0..layer.experts as u64).map(record).collect();
     Ok((ExpertLayout { gate, up, down }, records))
+}
+
+/// The next place from `end` on that is aligned as the file is at `offset`, if matrices may lie
+/// there at all: direct reads then bring whole blocks straight to their place, without a copy.
+/// (Experts' lengths are mostly multiples of a block, so that this holds for all of them.)
+fn congruent(end: usize, offset: u64) -> usize {
+    let phase = (offset % DISK_ALIGN as u64) as usize;
+    if !phase.is_multiple_of(PART_ALIGN) {
+        return end;
+    }
+    let before = end.saturating_sub(phase).next_multiple_of(DISK_ALIGN);
+    before + phase
 }
 
 fn three(places: Vec<MatrixLayout>) -> Result<[MatrixLayout; 3], Error> {

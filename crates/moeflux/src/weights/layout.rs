@@ -8,7 +8,7 @@ use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 use crate::Error;
 
 /// Parts start at multiples of a cache line.
-const PART_ALIGN: usize = 64;
+pub(super) const PART_ALIGN: usize = 64;
 
 /// A matrix in a run of bytes: its codec and its parts' places.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -42,6 +42,8 @@ pub struct Measured {
     pub held_rate: Option<f64>,
     /// Bytes of experts read in all repetitions together.
     pub bytes_read: u64,
+    /// Seconds in which at least one read was in flight.
+    pub busy_seconds: f64,
     /// Seconds of all repetitions together.
     pub seconds: f64,
     /// Without the disk, whose rate the caller knows.
@@ -86,6 +88,7 @@ impl Runner<'_> {
             hit_rate: (asked > 0).then(|| stats.hit_rate()),
             held_rate: (asked > 0).then(|| 1.0 - absent(&stats) as f64 / asked as f64),
             bytes_read: stats.bytes_read,
+            busy_seconds: stats.busy_us_total as f64 * 1e-6,
             seconds: total_seconds,
             floor: Floor::of(self.engine, self.machine, steps.into_iter()),
             profile,

@@ -31,10 +31,12 @@ impl Row {
         if let Some(disk) = disk {
             measured.floor.disk_seconds = read / disk.bytes_per_second.max(1.0);
         }
-        let disk_share = disk.map(|disk| {
-            let rate = measured.bytes_read as f64 / measured.seconds.max(1e-9);
-            rate / disk.bytes_per_second.max(1.0)
-        });
+        let share = |seconds: f64| {
+            let rate = measured.bytes_read as f64 / seconds.max(1e-9);
+            disk.map(|disk| rate / disk.bytes_per_second.max(1.0))
+        };
+        let disk_share = share(measured.seconds);
+        let disk_busy_share = share(measured.busy_seconds);
         let floor = measured.floor;
         let rates = Rates::of(&measured.rates);
         let (floor_seconds, limit) = floor.limit();
@@ -82,6 +84,7 @@ impl Row {
             ("first_token_s", json!(loaded.first_token_seconds)),
             ("cache", json!(measured.cache.name())),
             ("disk_share", json!(disk_share)),
+            ("disk_busy_share", json!(disk_busy_share)),
             ("predicted_tok_s", json!(predicted)),
             (
                 "predicted_share",

@@ -7,6 +7,8 @@
 mod advice;
 mod report;
 
+use std::path::PathBuf;
+
 use clap::Args;
 use moeflux::experts::{PolicyKind, ReaderKind};
 use moeflux::kernels::Cpu;
@@ -54,9 +56,13 @@ pub struct PlanArgs {
           value_parser = |name: &str| name.parse::<ReaderKind>())]
     reader: ReaderKind,
     /// Which expert makes room for another, as for the other commands
-    #[arg(long, default_value = "lru", value_name = "KIND",
+    #[arg(long, default_value = "frequency", value_name = "KIND",
           value_parser = |name: &str| name.parse::<PolicyKind>())]
     policy: PolicyKind,
+    /// Take the experts that are used from this file, written by --trace of another run, instead of
+    /// any as often as another
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -115,6 +121,10 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     // Larger bounds than the machine has are planned for, not tried.
     let here = moeflux::memory::System::default().default_limit();
     let tried = args.options(Some(smallest.min(here)));
+    let hits = match &args.trace {
+        None => HitModel::Uniform,
+        Some(file) => HitModel::of_trace(file, &info, args.policy)?,
+    };
     let count = args.threads.unwrap_or_else(cores).clamp(1, 1024);
     let mut machine = Machine {
         memory: measure::memory(count, Some(smallest.min(here)))?,
@@ -132,7 +142,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         info: engine.info(),
         disk: &disk,
         decode,
-        hits: HitModel::Uniform,
+        hits,
         prefill: PrefillModel {
             engine: &engine,
             machine: &machine,
@@ -145,7 +155,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         .zip(memory_args)
         .map(|(plan, given)| match plan {
             Ok(plan) => Ok(Budget::new(plan, engine.info(), context)),
-            Err(problem) => Err((given, problem)),
+            Err(problem) => Err(Box::new((given, problem))),
         });
     let report = Report {
         name: model::name(&path),

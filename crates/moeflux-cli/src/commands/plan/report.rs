@@ -9,7 +9,7 @@ use crate::floor::Machine;
 use crate::size;
 
 /// A bound that was given and does not work, and why.
-type Refused = (Option<u64>, Error);
+type Refused = Box<(Option<u64>, Error)>;
 
 /// All that is known.
 pub struct Report<'a> {
@@ -65,7 +65,8 @@ impl Report<'_> {
         text.extend(self.memory_table());
         text.push(String::new());
         text.extend(self.speed_table());
-        for (given, problem) in self.budgets.iter().filter_map(|b| b.as_ref().err()) {
+        for refused in self.budgets.iter().filter_map(|b| b.as_ref().err()) {
+            let (given, problem) = refused.as_ref();
             let given = given.map_or("what is available".to_owned(), size::show);
             text.push(format!("\n{given}: {problem}"));
         }
@@ -184,7 +185,9 @@ impl Report<'_> {
         let (info, outlook) = (self.info(), self.outlook);
         let budgets = self.budgets.iter().map(|budget| match budget {
             Ok(budget) => self.budget_json(budget),
-            Err((given, problem)) => json!({"memory_bytes": given, "error": problem.to_string()}),
+            Err(refused) => {
+                json!({"memory_bytes": refused.0, "error": refused.1.to_string()})
+            }
         });
         json!({
             "model": self.name,
