@@ -1,10 +1,11 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
 //! licences and the other targets. The tests are `cargo test --release --workspace`.
 //! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
-//! real shapes.
+//! real shapes, `cargo xtask soak` disturbs the engine in every way for a while.
 
 mod command;
 mod peer;
+mod soak;
 mod synth;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask check    run every check that is not a test of this machine
        cargo xtask peer --llama-bench PATH -m FILE.gguf    compare with llama.cpp (--help for more)
+       cargo xtask soak --minutes N    answer prompts while everything goes wrong
        cargo xtask synth SHAPE -o DIR    make a random model of a real shape (--help for more)";
 
 const ARM_LINUX: &str = "aarch64-unknown-linux-gnu";
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
     let result = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["check"] => check(),
         ["peer", ..] => return peer::run(&arguments[1..], &built_moeflux),
+        ["soak", ..] => return soak::run(&arguments[1..], &cargo_path()),
         ["synth", ..] => return synth::run(&arguments[1..]),
         _ => {
             eprintln!("{USAGE}");

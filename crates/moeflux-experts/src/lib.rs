@@ -34,8 +34,8 @@ pub use policy::{Pass, PolicyKind};
 pub use popularity::Popularity;
 pub use profile::{DiskPoint, DiskProfile, cache_directory};
 pub use reader::{
-    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultyReader, MemoryReader, Reader,
-    ReaderChoice, ReaderKind, SMALL_FILES_BYTES,
+    BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultTally, FaultyReader, MemoryReader,
+    Reader, ReaderChoice, ReaderKind, SMALL_FILES_BYTES,
 };
 pub use residency::{Residency, ResidencyOptions};
 pub use stats::Stats;

@@ -215,6 +215,7 @@ impl<'a> Generation<'a> {
         }
         if self.sampled.is_empty() {
             let start = Instant::now();
+            self.engine.recycle(std::mem::take(&mut self.logits));
             self.logits = self.engine.prefill(self.session, &[token], Want::Last)?;
             self.pending = None;
             self.sample()?;

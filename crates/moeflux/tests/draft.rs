@@ -1,12 +1,14 @@
 //! Speculation changes nothing but the time: the same tokens, the same session, bit for bit.
 
 mod common;
+#[path = "common/demo.rs"]
+mod demo;
 
 use common::{assert_rows, logits, open, options, packed, prompt, repository, run};
+use demo::Demo;
 use moeflux::draft::{DraftStats, Speculate, Speculation};
 use moeflux::generate::{End, Generation, Limits};
 use moeflux::sampling::{Sampler, SamplingParams, uniform};
-use moeflux::text::{ChatTemplate, GenerationConfig, Message, RenderOptions, Tokenizer};
 use moeflux::{Engine, EngineOptions, Error, Session};
 
 /// One of each architecture; only the first two have recurrent state.
@@ -226,50 +228,6 @@ fn random_models_answer_the_same_with_and_without() {
         }
     }
     assert!(all.accepted > 0 && all.accepted < all.drafted, "{all:?}");
-}
-
-/// The demo's chat template, tokenizer and stop tokens.
-struct Demo {
-    engine: Engine,
-    template: ChatTemplate,
-    tokenizer: Tokenizer,
-    stop_tokens: Vec<u32>,
-}
-
-impl Demo {
-    fn open() -> Demo {
-        let dir = repository().join("models/demo");
-        let tokenizer = Tokenizer::open(&dir).expect("tokenizer");
-        let config = GenerationConfig::open(&dir, Some(&tokenizer)).expect("configuration");
-        Demo {
-            engine: open(&dir, &options()),
-            template: ChatTemplate::open(&dir).expect("template"),
-            tokenizer,
-            stop_tokens: config.stop_tokens,
-        }
-    }
-
-    /// The first evaluation prompts of a skill.
-    fn prompts(&self, skill: &str, count: usize) -> Vec<Vec<u32>> {
-        let path = repository().join("models/demo/eval.json");
-        let text = std::fs::read_to_string(path).expect("evaluation");
-        let all: Vec<serde_json::Value> = serde_json::from_str(&text).expect("JSON");
-        let render = |prompt: &serde_json::Value| {
-            let messages = prompt["messages"].as_array().expect("messages").iter();
-            let messages: Vec<Message> = messages
-                .map(|m| Message::from_fields(m.as_object().expect("an object").clone()))
-                .collect();
-            let options = RenderOptions {
-                tools: prompt["tools"].as_array().cloned(),
-                add_generation_prompt: true,
-                ..RenderOptions::default()
-            };
-            let text = self.template.render(&messages, &options).expect("renders");
-            self.tokenizer.encode(&text).expect("encodes")
-        };
-        let found = all.iter().filter(|prompt| prompt["skill"] == skill);
-        found.take(count).map(render).collect()
-    }
 }
 
 #[test]

@@ -1,23 +1,27 @@
 //! What goes wrong is said clearly, loses nothing, and leaves the engine fit for the next step.
 
 mod common;
+#[path = "common/demo.rs"]
+mod demo;
+#[path = "common/machine.rs"]
+mod machine;
 
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use common::{assert_rows, fixture, logits, open, options, packed, prompt, run};
-use moeflux::experts::{BufferedReader, FaultPlan, FaultyReader};
-use moeflux::{Engine, EngineOptions, Error, PackOptions, ReaderChoice, Span, Want, pack};
+use common::{assert_rows, logits, open, options, packed, prompt, run};
+use demo::{Demo, Request};
+use machine::{Machine, RESIDENT_BYTES};
+use moeflux::draft::Speculate;
+use moeflux::experts::{BufferedReader, ExpertError, FaultPlan, FaultyReader};
+use moeflux::generate::Limits;
+use moeflux::sampling::SamplingParams;
+use moeflux::{EngineOptions, Error, ReaderChoice, ReaderKind, Span, Want};
 
 const MODEL: &str = "qwen3_5_moe_text";
-
-/// The error of opening a model, as text.
-fn open_error(dir: &std::path::Path, options: &EngineOptions) -> String {
-    let error = Engine::open(dir, options)
-        .err()
-        .expect("the model must not open");
-    error.to_string()
-}
 
 #[test]
 fn a_failed_read_leaves_the_session_as_it_was() {
@@ -136,271 +140,194 @@ fn a_flipped_byte_names_file_layer_and_expert() {
     );
 }
 
-#[test]
-fn bad_tokens_and_too_many_are_refused() {
-    let engine = open(
-        &fixture(MODEL),
-        &EngineOptions {
-            max_context: Some(10),
-            ..options()
+const READERS: [ReaderKind; 3] = [ReaderKind::Uring, ReaderKind::Direct, ReaderKind::Buffered];
+
+/// A question to the demo whose answer repeats words of it.
+fn request(demo: &Demo) -> Request {
+    Request {
+        prompt: demo.prompts("recall", 1).remove(0),
+        sampling: SamplingParams::default(),
+        limits: Limits {
+            max_tokens: Some(30),
+            ..Limits::default()
         },
-    );
+    }
+}
+
+/// An engine for the model at `dir` that reads most experts anew for each token.
+fn tight(demo: &Demo, dir: &Path, reader: ReaderChoice) -> moeflux::Engine {
+    let options = EngineOptions {
+        expert_cache_bytes: Some(12 * demo.engine.stats().experts.slot_bytes),
+        reader,
+        ..options()
+    };
+    open(dir, &options)
+}
+
+/// The answer of an engine that nothing happens to.
+fn undisturbed(demo: &Demo, request: &Request) -> demo::Answered {
+    request.answer(&demo.engine, Speculate::Off, &mut |_, _| {})
+}
+
+#[test]
+fn passing_faults_and_stalls_change_nothing() {
+    let demo = Demo::open();
+    let request = request(&demo);
+    let expected = undisturbed(&demo, &request);
+    for kind in READERS {
+        for speculate in [Speculate::Off, Speculate::Always] {
+            let plan = FaultPlan {
+                seed: 5,
+                errors: 0.1,
+                short_reads: 0.1,
+                flipped_bits: 0.1,
+                stalls: 0.01,
+                stall: Duration::from_millis(500),
+                ..FaultPlan::default()
+            };
+            let tally = Arc::clone(&plan.tally);
+            let engine = tight(&demo, &demo::dir(), ReaderChoice::Faulty(kind, plan));
+            let found = request.answer(&engine, speculate, &mut |_, _| {});
+            assert_eq!(found.tokens, expected.tokens, "{kind}, {speculate}");
+            assert!(found.session == expected.session, "{kind}, {speculate}");
+            assert!(
+                found.errors.is_empty(),
+                "each is retried: {:?}",
+                found.errors
+            );
+            for count in [
+                &tally.errors,
+                &tally.short_reads,
+                &tally.flipped_bits,
+                &tally.stalls,
+            ] {
+                assert!(count.load(Ordering::Relaxed) > 0, "{tally:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_goes_away_in_an_answer_and_comes_back_loses_nothing() {
+    let demo = Demo::open();
+    let request = request(&demo);
+    let expected = undisturbed(&demo, &request);
+    for kind in READERS {
+        for speculate in [Speculate::Off, Speculate::Always] {
+            let plan = FaultPlan {
+                away: 700..900,
+                ..FaultPlan::default()
+            };
+            let engine = tight(&demo, &demo::dir(), ReaderChoice::Faulty(kind, plan));
+            let found = request.answer(&engine, speculate, &mut |_, _| {});
+            assert_eq!(found.tokens, expected.tokens, "{kind}, {speculate}");
+            assert!(found.session == expected.session, "{kind}, {speculate}");
+            assert!(!found.errors.is_empty(), "{kind}, {speculate}");
+            for error in &found.errors {
+                assert!(
+                    matches!(error, Error::Expert(ExpertError::Read { .. })),
+                    "{error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_stays_away_is_said_each_time_and_the_session_goes_on_elsewhere() {
+    let demo = Demo::open();
+    let request = request(&demo);
+    let expected = undisturbed(&demo, &request);
+    let plan = FaultPlan {
+        away: 700..u64::MAX,
+        ..FaultPlan::default()
+    };
+    let reader = ReaderChoice::Faulty(ReaderKind::Direct, plan);
+    let engine = tight(&demo, &demo::dir(), reader);
     let mut session = engine.session();
-    let error = engine
-        .prefill(&mut session, &[1, 9999], Want::Last)
-        .expect_err("no such token");
-    assert!(
-        matches!(
-            error,
-            Error::Token {
-                token: 9999,
-                position: 1,
-                vocab: 256
-            }
-        ),
-        "{error}"
-    );
-    let error = engine
-        .prefill(&mut session, &[1; 11], Want::Last)
-        .expect_err("too many");
-    assert!(
-        matches!(
-            error,
-            Error::ContextExceeded {
-                tokens: 11,
-                limit: 10
-            }
-        ),
-        "{error}"
-    );
-    let error = engine
-        .prefill(&mut session, &[], Want::Last)
-        .expect_err("none");
-    assert!(
-        matches!(error, Error::StepSize { tokens: 0, .. }),
-        "{error}"
-    );
-    assert!(session.is_empty());
-    engine
-        .prefill(&mut session, &[1; 10], Want::Last)
-        .expect("exactly the context");
-    let other = open(&fixture(MODEL), &options());
-    let error = other
-        .prefill(&mut session, &[1], Want::Last)
-        .expect_err("another engine's");
-    assert!(matches!(error, Error::ForeignSession), "{error}");
-}
-
-#[test]
-fn damaged_and_foreign_snapshots_are_refused() {
-    let engine = open(&fixture(MODEL), &options());
-    let mut session = engine.session();
-    run(&engine, &mut session, &prompt(MODEL)[..20]);
-    let bytes = session.to_bytes();
-    for cut in [0, 7, 8, 100, bytes.len() - 1] {
-        let error = engine
-            .restore(&bytes[..cut])
-            .err()
-            .expect("truncated")
-            .to_string();
-        assert!(error.contains("cannot restore the session"), "{error}");
-    }
-    for at in [0, 9, 17, 30, bytes.len() / 2, bytes.len() - 1] {
-        let mut bad = bytes.clone();
-        bad[at] ^= 0x10;
-        assert!(engine.restore(&bad).is_err(), "byte {at}");
-    }
-    let other = open(&fixture("qwen3_moe"), &options());
-    let error = other
-        .restore(&bytes)
-        .err()
-        .expect("another model's")
-        .to_string();
-    assert!(error.contains("another model"), "{error}");
-}
-
-#[test]
-fn broken_model_directories_are_explained() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let error = open_error(dir.path(), &options());
-    assert!(error.contains("config.json"), "{error}");
-
-    let copy = |name: &str| {
-        for entry in std::fs::read_dir(fixture(name)).expect("fixture") {
-            let entry = entry.expect("readable");
-            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
+    let whole = [&request.prompt[..], &expected.tokens[..29]].concat();
+    let mut done = 0;
+    let error = loop {
+        let token = &whole[done..done + 1];
+        match engine.prefill(&mut session, token, Want::None) {
+            Ok(_) => done += 1,
+            Err(error) => break error,
         }
     };
-    let edit = |from: &str, to: &str| {
-        let path = dir.path().join("config.json");
-        let text = std::fs::read_to_string(&path).expect("readable");
-        assert!(text.contains(from), "{from}");
-        std::fs::write(&path, text.replace(from, to)).expect("writes");
-    };
-    copy("qwen3_moe");
-    edit("\"qwen3_moe\"", "\"llama\"");
-    let error = open_error(dir.path(), &options());
     assert!(
-        error.contains("`llama`") && error.contains("qwen3_5_moe_text"),
+        matches!(error, Error::Expert(ExpertError::Read { .. })),
         "{error}"
     );
-
-    copy("qwen3_moe");
-    edit("\"hidden_size\": 64", "\"hidden_size\": \"many\"");
-    let error = open_error(dir.path(), &options());
-    assert!(
-        error.contains("hidden_size") && error.contains("config.json"),
-        "{error}"
-    );
-
-    copy("qwen3_moe");
-    edit("\"hidden_size\": 64", "\"hidden_size\": 128");
-    let error = open_error(dir.path(), &options());
-    assert!(error.contains("model.embed_tokens.weight"), "{error}");
-    assert!(error.contains("128") && error.contains("64"), "{error}");
-
-    copy("qwen3_moe");
-    edit("\"num_experts\": 8", "\"num_experts\": 9");
-    let error = open_error(dir.path(), &options());
-    assert!(
-        error.contains("mlp.gate.weight") || error.contains("experts.8"),
-        "{error}"
-    );
-
-    copy("qwen3_moe");
-    std::fs::remove_file(dir.path().join("model-00002-of-00002.safetensors")).expect("removes");
-    let error = open_error(dir.path(), &options());
-    assert!(
-        error.contains("model-00002-of-00002.safetensors"),
-        "{error}"
-    );
-
-    copy("qwen3_moe");
-    let shard = dir.path().join("model-00002-of-00002.safetensors");
-    let file = std::fs::File::options()
-        .write(true)
-        .open(&shard)
-        .expect("opens");
-    file.set_len(100_000).expect("truncates");
-    let error = open_error(dir.path(), &options());
-    assert!(
-        error.contains("model-00002-of-00002.safetensors"),
-        "{error}"
-    );
-}
-
-#[test]
-fn pack_refuses_what_it_cannot_do() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let refuse = |options: PackOptions, what: &str| {
-        let dst = dir.path().join("out");
-        let error = pack(&fixture(MODEL), &dst, &options, &mut |_| {}).expect_err(what);
-        assert!(error.to_string().contains(what), "{error}");
-        assert!(!dst.exists());
-    };
-    refuse(
-        PackOptions {
-            bits: 7,
-            ..PackOptions::default()
-        },
-        "--bits",
-    );
-    refuse(
-        PackOptions {
-            group: 48,
-            ..PackOptions::default()
-        },
-        "--group",
-    );
-    refuse(
-        PackOptions {
-            head_bits: Some(1),
-            ..PackOptions::default()
-        },
-        "--head-bits",
-    );
-    let once = packed(MODEL, 4);
-    let again = dir.path().join("again");
-    let error = pack(&once.path(), &again, &PackOptions::default(), &mut |_| {})
-        .expect_err("already packed")
-        .to_string();
-    assert!(error.contains("packed already"), "{error}");
-    let error = pack(
-        &fixture(MODEL),
-        &once.path(),
-        &PackOptions::default(),
-        &mut |_| {},
-    )
-    .expect_err("the destination exists")
-    .to_string();
-    assert!(error.contains("exists already"), "{error}");
-}
-
-/// Every number, text and list of a configuration replaced by others that may not be there.
-#[test]
-fn any_configuration_is_opened_or_explained() {
-    let dir = tempfile::tempdir().expect("a temporary directory");
-    let strange = [
-        "null",
-        "true",
-        "0",
-        "-1",
-        "1",
-        "3",
-        "1048576",
-        "1099511627776",
-        "1e308",
-        "\"x\"",
-        "[]",
-        "[1]",
-        "[\"x\"]",
-        "{}",
-    ];
-    let mut refused = 0;
-    for name in ["qwen3_5_moe", "qwen3_5_moe_text", "qwen3_moe"] {
-        for entry in std::fs::read_dir(fixture(name)).expect("fixture") {
-            let entry = entry.expect("readable");
-            std::fs::copy(entry.path(), dir.path().join(entry.file_name())).expect("copies");
-        }
-        let path = dir.path().join("config.json");
-        let text = std::fs::read_to_string(&path).expect("readable");
-        let whole: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        for pointer in pointers("", &whole) {
-            for value in strange {
-                let mut config = whole.clone();
-                *config.pointer_mut(&pointer).expect("it is there") =
-                    serde_json::from_str(value).expect("JSON");
-                std::fs::write(&path, config.to_string()).expect("writes");
-                let opened = Engine::open(dir.path(), &options())
-                    .and_then(|engine| engine.prefill(&mut engine.session(), &[1, 2], Want::Last));
-                if let Err(error) = opened {
-                    refused += 1;
-                    let message = error.to_string();
-                    assert!(
-                        !message.contains("internal error"),
-                        "{pointer} {value}: {message}"
-                    );
-                }
-            }
-        }
+    for _ in 0..3 {
+        let before = session.to_bytes();
+        let again = engine.prefill(&mut session, &whole[done..], Want::None);
+        assert!(matches!(again, Err(Error::Expert(_))), "{again:?}");
+        assert!(session.to_bytes() == before && session.len() == done);
     }
-    assert!(refused > 500, "{refused}");
+    let mut session = demo.engine.restore(&session.to_bytes()).expect("restores");
+    let rest = demo
+        .engine
+        .prefill(&mut session, &whole[done..], Want::None);
+    rest.expect("this disk is there");
+    assert!(session.to_bytes() == expected.session);
 }
 
-/// The places of all values in `value`, below `place`.
-fn pointers(place: &str, value: &serde_json::Value) -> Vec<String> {
-    let Some(object) = value.as_object() else {
-        return vec![place.to_owned()];
-    };
-    let mut all = if place.is_empty() {
-        vec![]
-    } else {
-        vec![place.to_owned()]
-    };
-    all.extend(
-        object
-            .iter()
-            .flat_map(|(key, value)| pointers(&format!("{place}/{key}"), value)),
-    );
-    all
+#[test]
+fn a_file_replaced_in_an_answer_is_noticed_and_its_return_too() {
+    let demo = Demo::open();
+    let request = request(&demo);
+    let expected = undisturbed(&demo, &request);
+    for kind in READERS {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let model = dir.path().join("model");
+        demo::copy(&demo::dir(), &model);
+        let file = model.join("experts/layer-003.safetensors");
+        let (aside, other) = (dir.path().join("aside"), dir.path().join("other"));
+        let mut bytes = std::fs::read(&file).expect("reads");
+        bytes.iter_mut().skip(10_000).for_each(|byte| *byte ^= 0x55);
+        std::fs::write(&other, bytes).expect("writes");
+        let engine = tight(&demo, &model, ReaderChoice::Kind(kind));
+        let mut replaced = false;
+        let found = request.answer(&engine, Speculate::Always, &mut |tokens, error| {
+            if tokens == 8 && !replaced {
+                std::fs::rename(&file, &aside).expect("renames");
+                std::fs::copy(&other, &file).expect("copies");
+                replaced = true;
+                // The files are looked at once a second.
+                std::thread::sleep(Duration::from_millis(1100));
+            }
+            if let Some(Error::Expert(ExpertError::Changed { file: named, .. })) = error {
+                assert_eq!(*named, file);
+                std::fs::rename(&aside, &file).expect("renames");
+            }
+        });
+        assert_eq!(found.tokens, expected.tokens, "{kind}");
+        assert!(found.session == expected.session, "{kind}");
+        assert_eq!(found.errors.len(), 1, "{kind}: {:?}", found.errors);
+    }
+}
+
+#[test]
+fn memory_taken_away_and_given_back_in_an_answer_changes_nothing() {
+    let demo = Demo::open();
+    let request = request(&demo);
+    let expected = undisturbed(&demo, &request);
+    let machine = Machine::new();
+    let engine = open(&demo::dir(), &machine.options(512 << 20));
+    let (all, mut fewest) = (engine.stats().experts.slots, usize::MAX);
+    let found = request.answer(&engine, Speculate::Always, &mut |tokens, _| {
+        fewest = fewest.min(engine.stats().experts.slots);
+        let bytes = match tokens {
+            6 => RESIDENT_BYTES,
+            18 => 1 << 40,
+            _ => return,
+        };
+        machine.allow(bytes);
+        std::thread::sleep(Duration::from_millis(1100));
+    });
+    assert_eq!(found.tokens, expected.tokens);
+    assert!(found.session == expected.session);
+    assert!(found.errors.is_empty(), "{:?}", found.errors);
+    assert_eq!(fewest, 2, "the arena must have gone down to its smallest");
+    assert_eq!(engine.stats().experts.slots, all, "and back");
 }

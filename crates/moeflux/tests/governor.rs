@@ -4,64 +4,19 @@
 //! The system is a directory of files, so that what it says does not depend on the machine.
 
 mod common;
+#[path = "common/machine.rs"]
+mod machine;
 
 use std::path::Path;
 use std::time::Duration;
 
 use common::{assert_rows, logits, open, options, packed, prompt};
-use moeflux::memory::{Locked, System};
+use machine::{Machine, RESIDENT_BYTES};
+use moeflux::memory::Locked;
 use moeflux::{Engine, EngineOptions, Error, Logits, Session, Want};
 
 const MODEL: &str = "qwen3_5_moe_text";
 const MIB: u64 = 1 << 20;
-const RESIDENT_BYTES: u64 = 100 * MIB;
-
-/// A control group whose limit the test sets.
-struct Machine {
-    dir: tempfile::TempDir,
-}
-
-impl Machine {
-    fn new() -> Machine {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let machine = Machine { dir };
-        let resident_kib = RESIDENT_BYTES / 1024;
-        machine.write("proc/self/status", &format!("VmRSS: {resident_kib} kB\n"));
-        machine.write("proc/self/cgroup", "0::/job\n");
-        machine.write("cgroup/job/memory.current", &RESIDENT_BYTES.to_string());
-        machine.allow(1 << 40);
-        machine
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        let path = self.dir.path().join(name);
-        std::fs::create_dir_all(path.parent().expect("a folder")).expect("makes");
-        std::fs::write(path, text).expect("writes");
-    }
-
-    /// Lets the process have so much, beside the reserve of a 128th.
-    fn allow(&self, bytes: u64) {
-        let limit = bytes * 128 / 127;
-        self.write("cgroup/job/memory.max", &limit.to_string());
-    }
-
-    fn system(&self) -> System {
-        System::at(
-            &self.dir.path().join("proc"),
-            &self.dir.path().join("cgroup"),
-        )
-    }
-
-    /// Options under which the engine knows no other machine.
-    fn options(&self, memory_bytes: u64) -> EngineOptions {
-        EngineOptions {
-            memory_bytes: Some(memory_bytes),
-            system: self.system(),
-            chunk_tokens: None,
-            ..options()
-        }
-    }
-}
 
 /// What the model takes beside experts and state, and its experts.
 fn parts(model: &Path, machine: &Machine) -> (u64, u64) {

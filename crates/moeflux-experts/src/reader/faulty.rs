@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use super::Reader;
 
 /// What goes wrong, how often. A place (file and offset) draws its fault once from the seed, so
 /// a plan does the same whatever the timing.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
     /// Decides which places fail and how long each read takes.
     pub seed: u64,
@@ -33,6 +34,23 @@ pub struct FaultPlan {
     pub away: Range<u64>,
     /// Every read sleeps for a random time below this, so that reads overtake each other.
     pub max_delay: Duration,
+    /// Counts what went wrong; shared by all that the plan is given to.
+    pub tally: Arc<FaultTally>,
+}
+
+/// How many reads went wrong in which way.
+#[derive(Debug, Default)]
+pub struct FaultTally {
+    /// Reads that returned an error.
+    pub errors: AtomicU64,
+    /// Reads that ended half-way.
+    pub short_reads: AtomicU64,
+    /// Reads with one bit flipped.
+    pub flipped_bits: AtomicU64,
+    /// Reads that stalled.
+    pub stalls: AtomicU64,
+    /// Reads while the disk was away.
+    pub away: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,10 +101,23 @@ impl Faults {
             *count += 1;
             (number, *count - 1)
         };
-        let fault = match plan.away.contains(&number) {
+        let away = plan.away.contains(&number);
+        let fault = match away {
             true => Some(Fault::Error),
             false => self.fault(file, offset, bytes, earlier),
         };
+        let tally = &plan.tally;
+        let count = match fault {
+            _ if away => Some(&tally.away),
+            None => None,
+            Some(Fault::Error) => Some(&tally.errors),
+            Some(Fault::ShortRead) => Some(&tally.short_reads),
+            Some(Fault::FlippedBit(_)) => Some(&tally.flipped_bits),
+            Some(Fault::Stall) => Some(&tally.stalls),
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let mut delay = Duration::ZERO;
         if let most @ 1.. = plan.max_delay.as_nanos() as u64 {
             let draw = mix(plan.seed, file, offset, 2 + earlier);

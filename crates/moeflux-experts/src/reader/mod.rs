@@ -29,7 +29,7 @@ pub use direct::DirectReader;
 #[cfg(target_os = "linux")]
 pub(crate) use faulty::Fate;
 pub(crate) use faulty::Faults;
-pub use faulty::{FaultPlan, FaultyReader};
+pub use faulty::{FaultPlan, FaultTally, FaultyReader};
 pub use memory::MemoryReader;
 
 use crate::error::ExpertError;
