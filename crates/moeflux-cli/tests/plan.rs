@@ -120,7 +120,13 @@ fn a_trace_says_which_experts_are_used() {
 #[test]
 fn the_table_has_a_line_a_budget() {
     let tight = tight();
-    let table = output_of(&["plan", "--memory", &format!("{tight},1GiB")]);
+    let table = output_of(&[
+        "plan",
+        "--memory",
+        &format!("{tight},1GiB"),
+        "--context",
+        "512",
+    ]);
     assert!(table.starts_with("demo (qwen3_5_moe_text): "), "{table}");
     let lines: Vec<&str> = table.lines().filter(|line| line.starts_with('|')).collect();
     assert_eq!(

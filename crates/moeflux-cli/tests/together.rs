@@ -8,7 +8,10 @@ use std::process::{Child, Stdio};
 
 use common::{Ran, command, output_of};
 
-const PROMPTS: [&str; 2] = ["Tell me a story about a fox.", "Which month comes after May?"];
+const PROMPTS: [&str; 2] = [
+    "Tell me a story about a fox.",
+    "Which month comes after May?",
+];
 
 fn args(prompt: &str) -> [&str; 6] {
     // Few places for experts, so that both read all the time.
