@@ -179,6 +179,51 @@ impl ExpertStage {
         self.residency.ahead(layer, order.iter().copied());
     }
 
+    /// Where the layer's matrices lie in an expert's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the layer has no experts.
+    pub fn layout(&self, layer: usize) -> Result<&ExpertLayout, Error> {
+        let none = || Error::Internal(format!("layer {layer} has no experts"));
+        self.layouts.get(&layer).ok_or_else(none)
+    }
+
+    /// Layers with experts, ascending.
+    pub fn layers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.layouts.keys().copied()
+    }
+
+    /// For a backend that keeps experts in memory of its own: notes what the layer's tokens chose
+    /// and gives it the bytes of the experts `wanted` (ascending), each as it arrives.
+    ///
+    /// # Errors
+    /// If an expert cannot be read or fails its checksum, or what `take` says.
+    pub fn hand_out(
+        &mut self,
+        layer: usize,
+        tokens: RoutedTokens<'_>,
+        wanted: &[u32],
+        take: &mut dyn FnMut(u32, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.requested = None;
+        self.residency.note(layer, tokens.ids, tokens.weights)?;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut lease = self.residency.lease(layer, wanted)?;
+        let mut missing = wanted.len();
+        while let Some(ready) = lease.next()? {
+            for (expert, bytes) in ready.iter() {
+                take(expert, bytes)?;
+                missing -= 1;
+            }
+        }
+        match missing {
+            0 => Ok(()),
+            _ => Err(absent(layer, missing)),
+        }
+    }
+
     /// Bytes of scratch memory for one token that uses `top_k` experts.
     pub fn token_scratch_bytes(top_k: usize, hidden: usize, intermediate: usize) -> u64 {
         let floats = top_k * (3 * intermediate + hidden);
@@ -236,13 +281,18 @@ impl ExpertStage {
         }
         drop(lease);
         if missing > 0 {
-            let message = format!("layer {layer}: {missing} experts asked for did not come");
-            return Err(Error::Internal(message));
+            return Err(absent(layer, missing));
         }
         let results = &scratch.results[..tokens.ids.len() * hidden];
         let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
         Ok(kernels.combine(results, offsets, entries, hidden, out)?)
     }
+}
+
+fn absent(layer: usize, experts: usize) -> Error {
+    Error::Internal(format!(
+        "layer {layer}: {experts} experts asked for did not come"
+    ))
 }
 
 impl ExpertLayout {

@@ -1,6 +1,6 @@
 //! Prompts: many tokens of one session, in as many steps as memory asks for.
 
-use super::{Engine, Logits, Span, Want};
+use super::{Engine, Logits, Observe, Span, Want};
 use crate::Error;
 use crate::graph::{BufferPool, Op};
 use crate::session::Session;
@@ -18,7 +18,7 @@ impl Engine {
         tokens: &[u32],
         want: Want,
     ) -> Result<Logits, Error> {
-        self.prefill_observed(session, tokens, want, &mut |_, _| {})
+        self.prefill_steps(session, tokens, want, None)
     }
 
     /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
@@ -31,6 +31,16 @@ impl Engine {
         tokens: &[u32],
         want: Want,
         observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
+        self.prefill_steps(session, tokens, want, Some(observe))
+    }
+
+    fn prefill_steps(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        mut observe: Option<Observe<'_>>,
     ) -> Result<Logits, Error> {
         self.check(session, tokens)?;
         self.check_memory(session, tokens.len())?;
@@ -52,7 +62,7 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
+            for logits in self.step(&mut [span], !rest.is_empty(), observe.as_deref_mut())? {
                 all.rows += logits.rows;
                 if all.values.is_empty() {
                     all.values = logits.values;

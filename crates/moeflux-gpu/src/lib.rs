@@ -1,0 +1,20 @@
+//! Runs a model's operations on a graphics processor: Metal, Vulkan or DX12 through wgpu, from one
+//! set of kernels in WGSL.
+//!
+//! [`Gpu`] is an open device with its memory; a [`Recorder`] puts many [`Dispatch`]es into one
+//! submission and reads results back. `ops/` has one file an operation, with its WGSL beside it.
+//!
+//! Every output element has one order of summation, whatever the batch, so results do not depend
+//! on what else is in a step.
+
+mod device;
+mod error;
+pub mod ops;
+mod recorder;
+mod shader;
+pub mod state;
+
+pub use device::{AdapterLine, DeviceBuffer, DeviceChoice, Gpu, IMMEDIATE_BYTES, adapters};
+pub use error::GpuError;
+pub use recorder::{Dispatch, Recorder, View};
+pub use shader::{Param, Shader};
