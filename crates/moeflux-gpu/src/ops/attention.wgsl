@@ -1,12 +1,11 @@
 // Causal attention by tiles: a workgroup takes ROWS rows (pairs of a query and one of the GROUP
-// heads that share a head of keys and values) over pages of keys, with an online softmax from page
-// to page. With SPLIT it takes CHUNK_PAGES of the pages and leaves its sums to be merged, otherwise
-// all. A row's arithmetic does not depend on the tile it lies in.
+// heads that share a head of keys and values) over blocks of keys, with an online softmax from block
+// to block. With SPLIT it takes CHUNK_BLOCKS of them and leaves its sums to be merged, otherwise all. A row's arithmetic does not depend on the tile it lies in.
 //
-// Pages are those of kv_append.wgsl.
+// How keys and values lie: kv_append.wgsl.
 
 const THREADS: u32 = 128u;
-const PAGE: u32 = 64u;
+const BLOCK: u32 = 64u;
 const HEADS: u32 = ${HEADS}u;
 const KV_HEADS: u32 = ${KV_HEADS}u;
 const DIM: u32 = ${DIM}u;
@@ -21,12 +20,11 @@ const UNITS: u32 = (DIM + UNIT - 1u) / UNIT;
 // vec4s of a unit, and of a padded head.
 const QUADS: u32 = UNIT / 4u;
 const WIDTH: u32 = UNITS * QUADS;
-const HALF_PAGE: u32 = KV_HEADS * UNITS * PAGE;
 // Scores: a thread has one position and SCORE_ROWS rows.
 const SCORE_ROWS: u32 = (ROWS + 1u) / 2u;
 // Softmax: SHARERS threads have a row, PART positions each.
 const SHARERS: u32 = ${SHARERS}u;
-const PART: u32 = PAGE / SHARERS;
+const PART: u32 = BLOCK / SHARERS;
 // Sums: VALUE_GROUPS groups of threads have VALUE_ROWS rows each, a thread one unit.
 const VALUE_GROUPS: u32 = min(THREADS / UNITS, ROWS);
 const VALUE_ROWS: u32 = (ROWS + VALUE_GROUPS - 1u) / VALUE_GROUPS;
@@ -45,15 +43,15 @@ struct Sizes {
 
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> table: array<u32>;
-@group(0) @binding(2) var<storage, read> pages: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> keys: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> values: array<vec4<u32>>;
 //#if SPLIT
 // `[queries, HEADS, chunks, DIM + 2]`: weighted values, greatest score, sum of weights.
 //#endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
 var<workgroup> query: array<vec4<f32>, ROWS * WIDTH>;
-var<workgroup> weights: array<f32, ROWS * PAGE>;
+var<workgroup> weights: array<f32, ROWS * BLOCK>;
 var<workgroup> parts: array<f32, ROWS * SHARERS>;
 var<workgroup> part_sums: array<f32, ROWS * SHARERS>;
 var<workgroup> row_max: array<f32, ROWS>;
@@ -88,14 +86,14 @@ fn quad(unit: vec4<u32>, index: u32) -> vec4<f32> {
 }
 //#endif
 
-// Scores of one page; those a row does not see become LEAST.
-fn score(page: u32, kv_head: u32, first: u32, position: u32, thread: u32) {
-    let in_page = thread % PAGE;
-    let first_row = thread / PAGE * SCORE_ROWS;
+// Scores of one block; those a row does not see become LEAST.
+fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
+    let in_block = thread % BLOCK;
+    let first_row = thread / BLOCK * SCORE_ROWS;
     var sums: array<f32, SCORE_ROWS>;
-    let keys = page + kv_head * UNITS * PAGE + in_page;
+    let place = (position / BLOCK * KV_HEADS + kv_head) * UNITS * BLOCK + in_block;
     for (var unit = 0u; unit < UNITS; unit++) {
-        let key = pages[keys + unit * PAGE];
+        let key = keys[place + unit * BLOCK];
         for (var half = 0u; half < QUADS; half++) {
             let part = quad(key, half);
             let at = unit * QUADS + half;
@@ -109,17 +107,17 @@ fn score(page: u32, kv_head: u32, first: u32, position: u32, thread: u32) {
     for (var r = 0u; r < SCORE_ROWS; r++) {
         let row = first_row + r;
         if row < ROWS {
-            let seen = position + in_page <= sizes.start + (first + row) / GROUP;
-            weights[row * PAGE + in_page] = select(LEAST, sums[r] * sizes.scale, seen);
+            let seen = position + in_block <= sizes.start + (first + row) / GROUP;
+            weights[row * BLOCK + in_block] = select(LEAST, sums[r] * sizes.scale, seen);
         }
     }
 }
 
-// Turns the scores of a page into weights, and says what the sums so far are to be multiplied by.
+// Turns the scores of a block into weights, and says what the sums so far are to be multiplied by.
 fn soften(first: u32, position: u32, thread: u32) {
     let row = thread / SHARERS;
     let sharer = thread % SHARERS;
-    let place = row * PAGE + sharer * PART;
+    let place = row * BLOCK + sharer * PART;
     let at = row * SHARERS + sharer;
     if row < ROWS {
         var most = LEAST;
@@ -168,13 +166,13 @@ fn main(
     let kv_head = group.y;
     let last_query = min(first + ROWS - 1u, sizes.queries * GROUP - 1u) / GROUP;
     let seen = sizes.start + last_query + 1u;
-    var page = 0u;
-    var end = (seen + PAGE - 1u) / PAGE;
+    var block = 0u;
+    var end = (seen + BLOCK - 1u) / BLOCK;
 //#if SPLIT
     let chunk = group.z;
-    page = chunk * ${CHUNK_PAGES}u;
-    end = min(end, page + ${CHUNK_PAGES}u);
-    if page >= end {
+    block = chunk * ${CHUNK_BLOCKS}u;
+    end = min(end, block + ${CHUNK_BLOCKS}u);
+    if block >= end {
         return;
     }
 //#endif
@@ -187,12 +185,11 @@ fn main(
     let value_row = thread / UNITS * VALUE_ROWS;
     let has_values = thread / UNITS < VALUE_GROUPS;
     var sums: array<vec4<f32>, VALUE_ROWS * QUADS>;
-    for (; page < end; page++) {
-        let base = table[page] * (2u * HALF_PAGE);
-        let position = page * PAGE;
-        // The weights of the page before have been used, the queries are there.
+    for (; block < end; block++) {
+        let position = block * BLOCK;
+        // The weights of the block before have been used, the queries are there.
         workgroupBarrier();
-        score(base, kv_head, first, position, thread);
+        score(kv_head, first, position, thread);
         workgroupBarrier();
         soften(first, position, thread);
         workgroupBarrier();
@@ -203,13 +200,13 @@ fn main(
                     sums[r * QUADS + half] *= factor;
                 }
             }
-            let values = base + HALF_PAGE + kv_head * PAGE * UNITS + unit;
-            for (var i = 0u; i < min(PAGE, seen - position); i++) {
-                let value = pages[values + i * UNITS];
+            let place = (position * KV_HEADS + kv_head) * UNITS + unit;
+            for (var i = 0u; i < min(BLOCK, seen - position); i++) {
+                let value = values[place + i * KV_HEADS * UNITS];
                 for (var half = 0u; half < QUADS; half++) {
                     let part = quad(value, half);
                     for (var r = 0u; r < VALUE_ROWS; r++) {
-                        let weight = weights[min(value_row + r, ROWS - 1u) * PAGE + i];
+                        let weight = weights[min(value_row + r, ROWS - 1u) * BLOCK + i];
                         sums[r * QUADS + half] = fma(vec4(weight), part, sums[r * QUADS + half]);
                     }
                 }

@@ -3,7 +3,7 @@
 const THREADS: u32 = 128u;
 const HEADS: u32 = ${HEADS}u;
 const DIM: u32 = ${DIM}u;
-const CHUNK_TOKENS: u32 = ${CHUNK_PAGES}u * 64u;
+const CHUNK_TOKENS: u32 = ${CHUNK_BLOCKS}u * 64u;
 
 struct Sizes {
     first_row: u32,

@@ -1,11 +1,11 @@
-// Appends keys and values to the pages of a session. A thread writes one 16-byte unit of keys and
-// the same of values.
+// Appends keys and values of a span to a session's. A thread writes one 16-byte unit of each.
 //
-// A page holds PAGE positions: keys `[KV_HEADS][UNITS][PAGE]`, then values
-// `[KV_HEADS][PAGE][UNITS]`, in units of 8 binary16 or 4 f32; what a head does not fill is zeros.
+// Units are 8 binary16 or 4 f32; what a head does not fill is zeros. Keys lie in blocks of positions,
+// `[blocks, KV_HEADS, UNITS, BLOCK]` units, so that neighbouring threads read neighbouring
+// positions; values as `[positions, KV_HEADS, UNITS]`.
 
 const THREADS: u32 = 64u;
-const PAGE: u32 = 64u;
+const BLOCK: u32 = 64u;
 const KV_HEADS: u32 = ${KV_HEADS}u;
 const DIM: u32 = ${DIM}u;
 //#if F16
@@ -14,7 +14,6 @@ const UNIT: u32 = 8u;
 const UNIT: u32 = 4u;
 //#endif
 const UNITS: u32 = (DIM + UNIT - 1u) / UNIT;
-const HALF_PAGE: u32 = KV_HEADS * UNITS * PAGE;
 
 struct Sizes {
     // Row of the first token in the step's buffers, number of tokens, position of the first.
@@ -26,8 +25,8 @@ struct Sizes {
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> k: array<f32>;
 @group(0) @binding(1) var<storage, read> v: array<f32>;
-@group(0) @binding(2) var<storage, read> table: array<u32>;
-@group(0) @binding(3) var<storage, read_write> pages: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read_write> keys: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> values: array<vec4<u32>>;
 
 fn key_at(row: u32, d: u32) -> f32 {
     return select(0.0, k[row * DIM + min(d, DIM - 1u)], d < DIM);
@@ -69,21 +68,20 @@ fn main(
     let head = (at / UNITS) % KV_HEADS;
     let token = at / UNITS / KV_HEADS;
     let position = sizes.start + token;
-    let in_page = position % PAGE;
-    let page = table[position / PAGE] * (2u * HALF_PAGE);
     let row = (sizes.first_row + token) * KV_HEADS + head;
     let d = unit * UNIT;
-    let key_place = page + (head * UNITS + unit) * PAGE + in_page;
-    let value_place = page + HALF_PAGE + (head * PAGE + in_page) * UNITS + unit;
+    let block = position / BLOCK * KV_HEADS + head;
+    let key_place = (block * UNITS + unit) * BLOCK + position % BLOCK;
+    let value_place = (position * KV_HEADS + head) * UNITS + unit;
 //#if F16
-    pages[key_place] = vec4(
+    keys[key_place] = vec4(
         key_pair(row, d), key_pair(row, d + 2u), key_pair(row, d + 4u), key_pair(row, d + 6u));
-    pages[value_place] = vec4(value_pair(row, d), value_pair(row, d + 2u),
+    values[value_place] = vec4(value_pair(row, d), value_pair(row, d + 2u),
         value_pair(row, d + 4u), value_pair(row, d + 6u));
 //#else
-    pages[key_place] = vec4(
+    keys[key_place] = vec4(
         key_bits(row, d), key_bits(row, d + 1u), key_bits(row, d + 2u), key_bits(row, d + 3u));
-    pages[value_place] = vec4(value_bits(row, d), value_bits(row, d + 1u),
+    values[value_place] = vec4(value_bits(row, d), value_bits(row, d + 1u),
         value_bits(row, d + 2u), value_bits(row, d + 3u));
 //#endif
 }
