@@ -20,6 +20,11 @@ pub struct KvShape {
 }
 
 impl KvShape {
+    /// Elements of a position.
+    pub fn width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
     /// Elements of a unit.
     pub fn unit(&self) -> usize {
         16 / self.kv_type.bytes()

@@ -9,6 +9,7 @@
 
 mod device;
 mod error;
+pub mod kv_layout;
 pub mod ops;
 mod recorder;
 mod shader;

@@ -56,6 +56,7 @@ pub struct Recorder {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     staging: Option<wgpu::Buffer>,
+    scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
     dispatches: u64,
 }
 
@@ -68,6 +69,7 @@ impl Recorder {
             encoder: None,
             pass: None,
             staging: None,
+            scratch: HashMap::new(),
             dispatches: 0,
         }
     }
@@ -85,6 +87,22 @@ impl Recorder {
     /// Forgets which buffers were bound, so that those nobody else holds are freed.
     pub fn forget_bindings(&mut self) {
         self.kernels.values_mut().for_each(|k| k.bindings.clear());
+    }
+
+    /// Memory of at least `bytes` for what one operation keeps between its kernels.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub fn scratch(&mut self, op: &'static str, bytes: u64) -> Result<Arc<DeviceBuffer>, GpuError> {
+        if let Some(found) = self.scratch.get(op).filter(|s| s.bytes() >= bytes) {
+            return Ok(Arc::clone(found));
+        }
+        // With room to grow, so that it rarely does.
+        let larger = bytes + bytes / 2;
+        let limit = self.gpu.limits().max_storage_buffer_binding_size;
+        let new = Arc::new(self.gpu.buffer(op, larger.min(limit).max(bytes))?);
+        self.scratch.insert(op, Arc::clone(&new));
+        Ok(new)
     }
 
     /// Records a run of a kernel, after all that was recorded before.
