@@ -10,6 +10,7 @@
 mod device;
 mod error;
 pub mod ops;
+pub mod matrix;
 mod recorder;
 mod shader;
 pub mod state;

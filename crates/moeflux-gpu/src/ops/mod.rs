@@ -2,7 +2,11 @@
 //! same name in [`moeflux_kernels::reference`].
 
 mod elementwise;
+mod embed;
+mod matvec;
 
+pub use embed::embed;
+pub use matvec::matvec;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 
 use crate::Shader;
