@@ -221,6 +221,12 @@ impl Gpu {
         &self.limits
     }
 
+    /// The largest buffer that a kernel can have.
+    pub fn most_bytes_bound(&self) -> u64 {
+        let limits = &self.limits;
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
     /// Bytes of memory in use on the device.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -240,10 +246,7 @@ impl Gpu {
     /// [`GpuError::TooLarge`], [`GpuError::OutOfMemory`].
     pub fn buffer(&self, what: &'static str, bytes: u64) -> Result<DeviceBuffer, GpuError> {
         let bytes = bytes.max(16).next_multiple_of(16);
-        let limit = self
-            .limits
-            .max_storage_buffer_binding_size
-            .min(self.limits.max_buffer_size);
+        let limit = self.most_bytes_bound();
         if bytes > limit {
             return Err(GpuError::TooLarge { what, bytes, limit });
         }

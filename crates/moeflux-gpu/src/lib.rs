@@ -11,6 +11,7 @@ mod device;
 mod error;
 pub mod kv_layout;
 pub mod ops;
+pub mod matrix;
 mod recorder;
 mod shader;
 pub mod state;

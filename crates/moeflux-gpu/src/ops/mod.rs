@@ -7,8 +7,10 @@ mod check;
 mod combine;
 mod conv1d_silu;
 mod elementwise;
+mod embed;
 mod gated_delta;
 mod kv_append;
+mod matvec;
 mod rms_norm;
 mod rope;
 mod router;
@@ -19,8 +21,10 @@ pub use attention::attention;
 pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
+pub use embed::embed;
 pub use gated_delta::{DeltaViews, gated_delta};
 pub use kv_append::kv_append;
+pub use matvec::matvec;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_gated};
 pub use rope::{RopeShape, rope};
 pub use router::{RouterShape, router};
@@ -48,8 +52,10 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         combine::kernels(),
         conv1d_silu::kernels(),
         elementwise::kernels(),
+        embed::kernels(),
         gated_delta::kernels(),
         kv_append::kernels(),
+        matvec::kernels(),
         rms_norm::kernels(),
         rope::kernels(),
         router::kernels(),

@@ -62,7 +62,12 @@ impl Engine {
                 tokens,
                 want,
             };
-            for logits in self.step(&mut [span], !rest.is_empty(), observe.as_deref_mut())? {
+            // A plain reborrow: `as_deref_mut` would ask for the closure's own lifetime.
+            let observe: Option<Observe<'_>> = match &mut observe {
+                Some(observe) => Some(&mut **observe),
+                None => None,
+            };
+            for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
                 all.rows += logits.rows;
                 if all.values.is_empty() {
                     all.values = logits.values;
