@@ -50,14 +50,26 @@ fn time(
 }
 
 fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> {
-    let shape = AttentionShape { heads: 16, kv_heads: 2, head_dim: 256, scale: 0.0625 };
-    let decl = StateDecl::KeyValue { kv_heads: 2, head_dim: 256 };
+    let shape = AttentionShape {
+        heads: 16,
+        kv_heads: 2,
+        head_dim: 256,
+        scale: 0.0625,
+    };
+    let decl = StateDecl::KeyValue {
+        kv_heads: 2,
+        head_dim: 256,
+    };
     let mut state = DeviceStates(Arc::clone(gpu)).make(&decl, KvType::F16);
     state.reserve(depth + len)?;
     let kv: &DeviceKv = state.as_any().downcast_ref().ok_or("no keys and values")?;
     let [q, out] = [random(gpu, len * 4096)?, random(gpu, len * 4096)?];
     let [k, v] = [random(gpu, len * 512)?, random(gpu, len * 512)?];
-    let span = SpanRows { first_row: 0, len, start: depth };
+    let span = SpanRows {
+        first_row: 0,
+        len,
+        start: depth,
+    };
     time(gpu, &format!("kv_append {len} at {depth}"), runs, |r| {
         ops::kv_append(r, (&k).into(), (&v).into(), kv, span)
     })?;
@@ -79,7 +91,11 @@ fn delta(gpu: &Arc<Gpu>, len: usize, runs: u32) -> Result<()> {
     let [a_log, dt_bias] = [random(gpu, 32)?, random(gpu, 32)?];
     let state = 32 * 128 * 128;
     let (current, next) = (random(gpu, state)?, random(gpu, state)?);
-    let span = SpanRows { first_row: 0, len, start: 0 };
+    let span = SpanRows {
+        first_row: 0,
+        len,
+        start: 0,
+    };
     let views = DeltaViews {
         qkv: (&qkv).into(),
         a: (&a).into(),
@@ -103,14 +119,24 @@ fn rows(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
     let (x, y, out, sum) = (x?, y?, out?, sum?);
     let weight = random(gpu, 2048)?;
     time(gpu, &format!("rms_norm {n} x 2048"), RUNS, |r| {
-        ops::rms_norm(r, ((&x).into(), (&weight).into(), (&out).into()), n, 2048, 1e-6)
+        ops::rms_norm(
+            r,
+            ((&x).into(), (&weight).into(), (&out).into()),
+            n,
+            2048,
+            1e-6,
+        )
     })?;
     time(gpu, &format!("add_rms_norm {n} x 2048"), RUNS, |r| {
         let sums = ((&x).into(), (&y).into(), (&sum).into());
         ops::add_rms_norm(r, sums, ((&weight).into(), (&out).into()), n, 2048, 1e-6)
     })?;
     let (ids, weights) = (random(gpu, n * 8)?, random(gpu, n * 8)?);
-    let shape = RouterShape { experts: 256, top_k: 8, renormalize: true };
+    let shape = RouterShape {
+        experts: 256,
+        top_k: 8,
+        renormalize: true,
+    };
     time(gpu, &format!("router {n} x 256"), RUNS, |r| {
         ops::router(r, ((&x).into(), (&ids).into(), (&weights).into()), shape, n)
     })?;
@@ -130,7 +156,11 @@ fn main() -> Result<()> {
     let gpu = Gpu::open(DeviceChoice::Any)?;
     println!("{:?}", gpu.line());
     // On a processor only that it runs is of interest.
-    let (runs, long) = if gpu.line().is_software { (1, 64) } else { (RUNS, 2048) };
+    let (runs, long) = if gpu.line().is_software {
+        (1, 64)
+    } else {
+        (RUNS, 2048)
+    };
     for n in [1, long] {
         rows(&gpu, n)?;
         delta(&gpu, n, if n == 1 { runs } else { 4 })?;

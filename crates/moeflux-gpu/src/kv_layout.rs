@@ -42,7 +42,9 @@ impl KvShape {
 
     /// Place of the first byte of each element, in the order `[positions, kv_heads, head_dim]`.
     fn places(&self, positions: usize, are_keys: bool) -> impl Iterator<Item = usize> {
-        let KvShape { kv_heads, head_dim, .. } = *self;
+        let KvShape {
+            kv_heads, head_dim, ..
+        } = *self;
         let (unit, units) = (self.unit(), self.units());
         let size = self.kv_type.bytes();
         (0..positions * kv_heads * head_dim).map(move |at| {
@@ -95,7 +97,11 @@ mod tests {
     fn what_is_encoded_is_decoded() {
         for kv_type in [KvType::F16, KvType::F32] {
             for are_keys in [false, true] {
-                let shape = KvShape { kv_type, kv_heads: 3, head_dim: 10 };
+                let shape = KvShape {
+                    kv_type,
+                    kv_heads: 3,
+                    head_dim: 10,
+                };
                 let values: Vec<f32> = (0..70 * 30).map(|i| i as f32 * 0.5).collect();
                 let bytes = shape.encode(&values, are_keys);
                 assert_eq!(bytes.len() as u64, shape.bytes(70));

@@ -21,7 +21,11 @@ fn each(mut check: impl FnMut(&str, &Module, &ModuleInfo)) {
     let mut names = Vec::new();
     for (shader, sets) in ops::all_kernels() {
         assert!(!sets.is_empty(), "{} has no parameters", shader.name);
-        assert!(!names.contains(&shader.name), "two kernels are named {}", shader.name);
+        assert!(
+            !names.contains(&shader.name),
+            "two kernels are named {}",
+            shader.name
+        );
         names.push(shader.name);
         for params in &sets {
             let what = format!("{} {params:?}", shader.name);
@@ -53,7 +57,10 @@ fn metal_has_every_type_and_function() {
     each(|what, module, info| {
         let (text, _) = msl::write_string(module, info, &options, &pipeline)
             .unwrap_or_else(|e| panic!("{what}: {e}"));
-        assert!(text.contains("kernel void main_("), "{what}: no kernel in\n{text}");
+        assert!(
+            text.contains("kernel void main_("),
+            "{what}: no kernel in\n{text}"
+        );
         // Types that Metal's language does not have, and widths of subgroups.
         for word in ["16x16", "double", "long", "uint64", "threads_per_simdgroup"] {
             assert!(!text.contains(word), "{what}: `{word}` in\n{text}");
@@ -93,9 +100,15 @@ fn kernels_fit_every_device() {
             of_space.map(|(_, global)| layouter[global.ty].size).sum()
         };
         let shared = bytes(AddressSpace::WorkGroup);
-        assert!(shared <= WORKGROUP_BYTES, "{what}: {shared} bytes of workgroup memory");
+        assert!(
+            shared <= WORKGROUP_BYTES,
+            "{what}: {shared} bytes of workgroup memory"
+        );
         let immediates = bytes(AddressSpace::Immediate);
-        assert!(immediates <= IMMEDIATE_BYTES, "{what}: {immediates} bytes of immediates");
+        assert!(
+            immediates <= IMMEDIATE_BYTES,
+            "{what}: {immediates} bytes of immediates"
+        );
         let [entry] = &module.entry_points[..] else {
             panic!("{what}: {} entry points", module.entry_points.len());
         };
@@ -111,7 +124,11 @@ fn all_that_is_bound_is_used() {
         let used = info.get_entry_point(0);
         let mut numbers = Vec::new();
         for (handle, global) in module.global_variables.iter() {
-            assert!(!used[handle].is_empty(), "{what}: {:?} is not used", global.name);
+            assert!(
+                !used[handle].is_empty(),
+                "{what}: {:?} is not used",
+                global.name
+            );
             let Some(binding) = &global.binding else {
                 continue;
             };

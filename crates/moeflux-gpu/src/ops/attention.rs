@@ -20,7 +20,10 @@ static TILES: Shader = Shader {
 };
 static MERGE: Shader = Shader {
     name: "attention_merge",
-    parts: &[include_str!("common.wgsl"), include_str!("attention_merge.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("attention_merge.wgsl"),
+    ],
 };
 /// Threads of a workgroup of the tiles.
 const THREADS: usize = 128;
@@ -73,14 +76,28 @@ fn merge_params(shape: AttentionShape) -> [Param; 3] {
 }
 
 /// Shapes for checking translations: (heads, kv_heads, head_dim).
-const SHAPES: [(usize, usize, usize); 5] =
-    [(16, 2, 256), (32, 4, 128), (4, 4, 10), (9, 3, 512), (64, 8, 64)];
+const SHAPES: [(usize, usize, usize); 5] = [
+    (16, 2, 256),
+    (32, 4, 128),
+    (4, 4, 10),
+    (9, 3, 512),
+    (64, 8, 64),
+];
 
 fn shapes() -> impl Iterator<Item = (AttentionShape, KvShape)> {
     SHAPES.into_iter().flat_map(|(heads, kv_heads, head_dim)| {
-        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 1.0 };
+        let shape = AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0,
+        };
         [KvType::F16, KvType::F32].map(|kv_type| {
-            let kv = KvShape { kv_type, kv_heads, head_dim };
+            let kv = KvShape {
+                kv_type,
+                kv_heads,
+                head_dim,
+            };
             (shape, kv)
         })
     })
@@ -133,7 +150,14 @@ pub fn attention(
             start: span.start + first,
         };
         let partial = View::from(&*partial);
-        tiles(r, &[q, keys, values, partial], kv.shape(), shape, part, Some(chunks))?;
+        tiles(
+            r,
+            &[q, keys, values, partial],
+            kv.shape(),
+            shape,
+            part,
+            Some(chunks),
+        )?;
         let immediates = [part.first_row, part.len, part.start, chunks].map(|n| n as u32);
         r.dispatch(&Dispatch {
             shader: &MERGE,
@@ -154,7 +178,12 @@ fn check_sizes<'a>(
     shape: AttentionShape,
     span: SpanRows,
 ) -> Result<Option<(View<'a>, View<'a>)>, GpuError> {
-    let AttentionShape { heads, kv_heads, head_dim, .. } = shape;
+    let AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        ..
+    } = shape;
     let own = kv.shape();
     if (own.kv_heads, own.head_dim) != (kv_heads, head_dim)
         || kv_heads == 0
@@ -171,7 +200,10 @@ fn check_sizes<'a>(
     let len = check::product(OP, &[rows, heads, head_dim])? as usize;
     check::holds(OP, "q", q, len)?;
     check::holds(OP, "out", out, len)?;
-    check::product(OP, &[heads, (span.start + span.len).div_ceil(CHUNK), head_dim + 2])?;
+    check::product(
+        OP,
+        &[heads, (span.start + span.len).div_ceil(CHUNK), head_dim + 2],
+    )?;
     kv.views(OP, span.start + span.len).map(Some)
 }
 

@@ -24,7 +24,9 @@ pub(super) fn product(op: &'static str, factors: &[usize]) -> Result<u32, GpuErr
         op,
         problem: format!("sizes {factors:?} are too large"),
     };
-    let product = factors.iter().try_fold(1usize, |all, &f| all.checked_mul(f));
+    let product = factors
+        .iter()
+        .try_fold(1usize, |all, &f| all.checked_mul(f));
     let product = product.ok_or_else(none)?;
     // Room is left for rounding up to whole workgroups.
     match u32::try_from(product) {

@@ -7,7 +7,10 @@ use super::{SpanRows, check, grid};
 const OP: &str = "conv1d_silu";
 static SHADER: Shader = Shader {
     name: OP,
-    parts: &[include_str!("common.wgsl"), include_str!("conv1d_silu.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("conv1d_silu.wgsl"),
+    ],
 };
 /// Threads of a workgroup.
 const THREADS: u32 = 64;

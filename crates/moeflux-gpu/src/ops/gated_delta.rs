@@ -9,7 +9,10 @@ use super::{SpanRows, check};
 const OP: &str = "gated_delta";
 static SHADER: Shader = Shader {
     name: OP,
-    parts: &[include_str!("common.wgsl"), include_str!("gated_delta.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("gated_delta.wgsl"),
+    ],
 };
 /// Elements of a head's values that a workgroup has.
 const COLUMNS: usize = 32;
@@ -46,7 +49,13 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
         for (key_dim, value_dim) in [(128, 128), (64, 128), (6, 10), (256, 256)] {
-            let shape = DeltaShape { key_heads: 16, value_heads: 32, key_dim, value_dim, head_order };
+            let shape = DeltaShape {
+                key_heads: 16,
+                value_heads: 32,
+                key_dim,
+                value_dim,
+                head_order,
+            };
             all.push(params(shape).to_vec());
         }
     }
@@ -65,7 +74,13 @@ pub fn gated_delta(
     shape: DeltaShape,
     span: SpanRows,
 ) -> Result<(), GpuError> {
-    let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
+    let DeltaShape {
+        key_heads,
+        value_heads,
+        key_dim,
+        value_dim,
+        ..
+    } = shape;
     if key_heads == 0
         || !value_heads.is_multiple_of(key_heads)
         || key_dim == 0
@@ -97,7 +112,9 @@ pub fn gated_delta(
     r.dispatch(&Dispatch {
         shader: &SHADER,
         params: &params(shape),
-        views: &[v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out],
+        views: &[
+            v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out,
+        ],
         immediates: &[span.first_row as u32, span.len as u32],
         groups: [value_dim.div_ceil(COLUMNS) as u32, value_heads as u32, 1],
     })

@@ -28,7 +28,14 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for kv_type in [KvType::F16, KvType::F32] {
         for (kv_heads, head_dim) in [(2, 256), (4, 128), (3, 10)] {
-            all.push(params(KvShape { kv_type, kv_heads, head_dim }).to_vec());
+            all.push(
+                params(KvShape {
+                    kv_type,
+                    kv_heads,
+                    head_dim,
+                })
+                .to_vec(),
+            );
         }
     }
     (&SHADER, all)

@@ -33,7 +33,10 @@ fn params(shape: RopeShape) -> [Param; 4] {
         ("HEADS", shape.heads as u32),
         ("DIM", shape.head_dim as u32),
         ("PAIRS", shape.pairs as u32),
-        ("INTERLEAVED", u32::from(shape.style == RopeStyle::Interleaved)),
+        (
+            "INTERLEAVED",
+            u32::from(shape.style == RopeStyle::Interleaved),
+        ),
     ]
 }
 
@@ -42,7 +45,13 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
         for (heads, head_dim, pairs) in [(16, 256, 32), (2, 256, 32), (32, 128, 64), (3, 8, 4)] {
             let attention_scale = 1.0;
-            let shape = RopeShape { heads, head_dim, pairs, style, attention_scale };
+            let shape = RopeShape {
+                heads,
+                head_dim,
+                pairs,
+                style,
+                attention_scale,
+            };
             all.push(params(shape).to_vec());
         }
     }
@@ -61,7 +70,12 @@ pub fn rope(
     tokens: usize,
 ) -> Result<(), GpuError> {
     const OP: &str = "rope";
-    let RopeShape { heads, head_dim, pairs, .. } = shape;
+    let RopeShape {
+        heads,
+        head_dim,
+        pairs,
+        ..
+    } = shape;
     if 2 * pairs > head_dim {
         let problem = format!("{pairs} pairs in heads of {head_dim} elements");
         return Err(GpuError::Unsupported { op: OP, problem });

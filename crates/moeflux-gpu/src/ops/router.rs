@@ -41,7 +41,11 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for renormalize in [false, true] {
         for (experts, top_k) in [(256, 8), (512, 10), (128, 8), (5, 3), (4096, 16)] {
-            let shape = RouterShape { experts, top_k, renormalize };
+            let shape = RouterShape {
+                experts,
+                top_k,
+                renormalize,
+            };
             all.push(params(shape).to_vec());
         }
     }

@@ -6,11 +6,17 @@ use super::{check, grid};
 
 static SPLIT: Shader = Shader {
     name: "split_pairs",
-    parts: &[include_str!("common.wgsl"), include_str!("split_pairs.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("split_pairs.wgsl"),
+    ],
 };
 static SELECT: Shader = Shader {
     name: "select_rows",
-    parts: &[include_str!("common.wgsl"), include_str!("select_rows.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("select_rows.wgsl"),
+    ],
 };
 /// Threads of a workgroup.
 const THREADS: u32 = 128;

@@ -50,10 +50,10 @@ fn same(found: &[f32], expected: &[f32], what: &str) {
     assert!(bits(found) == bits(expected), "{what}: other bits");
 }
 
-/// The spans that `lens` cut a timeline's rows into, from position `start` on.
+/// The spans that `lens` cut a timeline's rows into, from position `start` on; none is empty.
 fn spans(start: usize, lens: &[usize]) -> Vec<SpanRows> {
     let mut first_row = 0;
-    let span = lens.iter().map(|&len| {
+    let span = lens.iter().filter(|&&len| len > 0).map(|&len| {
         let span = SpanRows {
             first_row,
             len,

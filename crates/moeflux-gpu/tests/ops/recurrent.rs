@@ -22,7 +22,11 @@ fn conv(
     let (out, mut next) = (poisoned(&gpu, x.len()), poisoned(&gpu, state.len()));
     let taps = weight.len() / channels;
     for span in spans(0, lens) {
-        let views = (view(&dx, x.len()), view(&dweight, weight.len()), view(&out, x.len()));
+        let views = (
+            view(&dx, x.len()),
+            view(&dweight, weight.len()),
+            view(&out, x.len()),
+        );
         ops::conv1d_silu(r, views, (&current, &next), channels, taps, span).expect("it runs");
         std::mem::swap(&mut current, &mut next);
     }
@@ -65,7 +69,13 @@ struct Delta {
 
 impl Delta {
     fn random(shape: DeltaShape, tokens: usize) -> Delta {
-        let DeltaShape { key_heads, value_heads, key_dim, value_dim, .. } = shape;
+        let DeltaShape {
+            key_heads,
+            value_heads,
+            key_dim,
+            value_dim,
+            ..
+        } = shape;
         let width = 2 * key_heads * key_dim + value_heads * value_dim;
         Delta {
             shape,
@@ -93,9 +103,15 @@ impl Delta {
         let mut next = poisoned(&gpu, self.state.len());
         for span in spans(0, lens) {
             let out = view(&out, self.out_len());
-            let views = DeltaViews { qkv, a, b, a_log, dt_bias, out };
-            ops::gated_delta(r, &views, (&current, &next), self.shape, span)
-                .expect("it runs");
+            let views = DeltaViews {
+                qkv,
+                a,
+                b,
+                a_log,
+                dt_bias,
+                out,
+            };
+            ops::gated_delta(r, &views, (&current, &next), self.shape, span).expect("it runs");
             std::mem::swap(&mut current, &mut next);
         }
         let out = floats(r, &out, self.out_len());
@@ -122,10 +138,21 @@ impl Delta {
 #[test]
 fn delta_rule() {
     let (_, mut r) = recorder();
-    let shapes = [(2, 4, 128, 128), (1, 1, 6, 10), (3, 6, 64, 40), (2, 2, 17, 33)];
+    let shapes = [
+        (2, 4, 128, 128),
+        (1, 1, 6, 10),
+        (3, 6, 64, 40),
+        (2, 2, 17, 33),
+    ];
     for (key_heads, value_heads, key_dim, value_dim) in shapes {
         for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
-            let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, head_order };
+            let shape = DeltaShape {
+                key_heads,
+                value_heads,
+                key_dim,
+                value_dim,
+                head_order,
+            };
             for tokens in [1, 2, 8, 21] {
                 let case = Delta::random(shape, tokens);
                 let [out, state] = case.on_host();
@@ -133,7 +160,11 @@ fn delta_rule() {
                 close(&whole[0], &out, 1e-5, "gated_delta");
                 close(&whole[1], &state, 1e-5, "the state after gated_delta");
                 let cut = case.on_device(&mut r, &[tokens / 3, tokens - tokens / 3]);
-                same(&cut[1], &whole[1], "the state after gated_delta in two spans");
+                same(
+                    &cut[1],
+                    &whole[1],
+                    "the state after gated_delta in two spans",
+                );
                 same(&cut[0], &whole[0], "gated_delta in two spans");
             }
         }

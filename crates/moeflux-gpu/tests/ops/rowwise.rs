@@ -28,10 +28,20 @@ fn norms() {
         reference::rms_norm(&x, &weight, eps, &mut expected).expect("sizes agree");
         close(&floats(&mut r, &out, n), &expected, 1e-6, "rms_norm");
         reference::rms_norm_gated(&x, &gate, &weight, eps, &mut expected).expect("sizes agree");
-        close(&floats(&mut r, &gated, n), &expected, 1e-6, "rms_norm_gated");
+        close(
+            &floats(&mut r, &gated, n),
+            &expected,
+            1e-6,
+            "rms_norm_gated",
+        );
         let mut total = vec![0.0; n];
         reference::add(&x, &gate, &mut total).expect("sizes agree");
-        close(&floats(&mut r, &sum, n), &total, 1e-7, "the sum of add_rms_norm");
+        close(
+            &floats(&mut r, &sum, n),
+            &total,
+            1e-7,
+            "the sum of add_rms_norm",
+        );
         reference::rms_norm(&total, &weight, eps, &mut expected).expect("sizes agree");
         close(&floats(&mut r, &of_sum, n), &expected, 1e-6, "add_rms_norm");
     }
@@ -51,7 +61,13 @@ fn positions_near_and_far() {
             let [dx, dfreq] = [&x, &inv_freq].map(|v| upload(&gpu, v));
             let (dpositions, out) = (upload_words(&gpu, &positions), poisoned(&gpu, n));
             let freq = View::from(&dfreq);
-            let shape = RopeShape { heads, head_dim, pairs, style, attention_scale: scale };
+            let shape = RopeShape {
+                heads,
+                head_dim,
+                pairs,
+                style,
+                attention_scale: scale,
+            };
             let views = (view(&dx, n), view(&dpositions, 10), freq, view(&out, n));
             ops::rope(&mut r, views, shape, positions.len()).expect("it runs");
             let mut expected = vec![0.0; n];
@@ -103,8 +119,14 @@ fn the_largest_is_found_and_the_lowest_of_equals() {
         }
         let expected: Vec<u32> = x.chunks_exact(width).map(first_of_largest).collect();
         let (dx, out) = (upload(&gpu, &x), poisoned(&gpu, rows));
-        ops::argmax(&mut r, view(&dx, rows * width), view(&out, rows), rows, width)
-            .expect("it runs");
+        ops::argmax(
+            &mut r,
+            view(&dx, rows * width),
+            view(&out, rows),
+            rows,
+            width,
+        )
+        .expect("it runs");
         assert_eq!(words(&mut r, &out, rows), expected, "width {width}");
     }
 }
