@@ -227,6 +227,11 @@ impl Gpu {
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
     }
 
+    /// Buffers made so far.
+    pub(crate) fn buffers_made(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
+    }
+
     /// Bytes of memory in use on the device.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
