@@ -1,7 +1,7 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 use crate::shader::{Param, Shader};
@@ -56,6 +56,7 @@ pub struct Recorder {
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     staging: Option<wgpu::Buffer>,
+    scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
     dispatches: u64,
 }
 
@@ -68,6 +69,7 @@ impl Recorder {
             encoder: None,
             pass: None,
             staging: None,
+            scratch: HashMap::new(),
             dispatches: 0,
         }
     }
@@ -87,6 +89,22 @@ impl Recorder {
         self.kernels.values_mut().for_each(|k| k.bindings.clear());
     }
 
+    /// Memory of at least `bytes` for what one operation keeps between its kernels.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub fn scratch(&mut self, op: &'static str, bytes: u64) -> Result<Arc<DeviceBuffer>, GpuError> {
+        if let Some(found) = self.scratch.get(op).filter(|s| s.bytes() >= bytes) {
+            return Ok(Arc::clone(found));
+        }
+        // With room to grow, so that it rarely does.
+        let larger = bytes + bytes / 2;
+        let limit = self.gpu.limits().max_storage_buffer_binding_size;
+        let new = Arc::new(self.gpu.buffer(op, larger.min(limit).max(bytes))?);
+        self.scratch.insert(op, Arc::clone(&new));
+        Ok(new)
+    }
+
     /// Records a run of a kernel, after all that was recorded before.
     ///
     /// # Errors
@@ -102,8 +120,15 @@ impl Recorder {
         }
         let key = (d.shader.name, d.params.to_vec());
         if !self.kernels.contains_key(&key) {
-            let kernel = compile(&self.gpu, d.shader, d.params)?;
-            self.kernels.insert(key.clone(), kernel);
+            let known = self.gpu.pipelines.lock();
+            let mut known = known.unwrap_or_else(PoisonError::into_inner);
+            let pipeline = match known.get(&key) {
+                Some(pipeline) => pipeline.clone(),
+                None => compile(&self.gpu, d.shader, d.params)?,
+            };
+            known.insert(key.clone(), pipeline.clone());
+            let bindings = HashMap::new();
+            self.kernels.insert(key.clone(), Kernel { pipeline, bindings });
         }
         self.begin();
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
@@ -200,7 +225,11 @@ impl Recorder {
     }
 }
 
-fn compile(gpu: &Gpu, shader: &Shader, params: &[Param]) -> Result<Kernel, GpuError> {
+fn compile(
+    gpu: &Gpu,
+    shader: &Shader,
+    params: &[Param],
+) -> Result<wgpu::ComputePipeline, GpuError> {
     let text = shader.text(params)?;
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(shader.name),
@@ -226,10 +255,7 @@ fn compile(gpu: &Gpu, shader: &Shader, params: &[Param]) -> Result<Kernel, GpuEr
             cache: None,
         });
     gpu.check()?;
-    Ok(Kernel {
-        pipeline,
-        bindings: HashMap::new(),
-    })
+    Ok(pipeline)
 }
 
 fn bind(

@@ -3,11 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use half::f16;
 use moeflux::graph::StateDecl;
 use moeflux::{Error, KvType, RemoteState, RemoteStates};
 
-use crate::{DeviceBuffer, Gpu, GpuError};
+use crate::kv_layout::KvShape;
+use crate::{DeviceBuffer, Gpu, GpuError, View};
 
 /// Makes sessions' state on a device.
 #[derive(Clone)]
@@ -24,8 +24,11 @@ impl RemoteStates for DeviceStates {
         match *decl {
             StateDecl::KeyValue { kv_heads, head_dim } => Box::new(DeviceKv {
                 gpu: self.clone(),
-                kv_type,
-                width: kv_heads * head_dim,
+                shape: KvShape {
+                    kv_type,
+                    kv_heads,
+                    head_dim,
+                },
                 capacity: 0,
                 parts: None,
             }),
@@ -39,52 +42,36 @@ impl RemoteStates for DeviceStates {
     }
 }
 
-/// Keys and values of one layer, `[positions, kv_heads, head_dim]` each. Of f16 the first of two
-/// elements lies in the lower half of a word.
+/// Keys and values of one layer; how they lie says [`crate::kv_layout`].
 #[derive(Debug)]
 pub struct DeviceKv {
     gpu: DeviceStates,
-    kv_type: KvType,
-    width: usize,
+    shape: KvShape,
     /// Positions that there is room for.
     capacity: usize,
     parts: Option<(DeviceBuffer, DeviceBuffer)>,
 }
 
 impl DeviceKv {
-    /// What an element is.
-    pub fn kv_type(&self) -> KvType {
-        self.kv_type
+    /// Their shape.
+    pub fn shape(&self) -> KvShape {
+        self.shape
     }
 
-    /// Keys and values; `None` before there is room for any.
-    pub fn parts(&self) -> Option<(&DeviceBuffer, &DeviceBuffer)> {
-        self.parts.as_ref().map(|(k, v)| (k, v))
-    }
-
-    /// Bytes of the keys (or values) of this many positions, in whole words.
-    fn bytes(&self, positions: usize) -> u64 {
-        (positions * self.width * self.kv_type.bytes()).next_multiple_of(4) as u64
-    }
-
-    fn decode(&self, bytes: &[u8], out: &mut Vec<f32>, len: usize) {
-        match self.kv_type {
-            KvType::F32 => {
-                let words = bytes.as_chunks::<4>().0.iter().take(len);
-                out.extend(words.map(|b| f32::from_le_bytes(*b)));
-            }
-            KvType::F16 => {
-                let halves = bytes.as_chunks::<2>().0.iter().take(len);
-                out.extend(halves.map(|b| f16::from_le_bytes(*b).to_f32()));
-            }
-        }
-    }
-
-    fn encode(&self, values: &[f32]) -> Vec<u8> {
-        let half = |v: &f32| f16::from_f32(*v).to_le_bytes();
-        match self.kv_type {
-            KvType::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            KvType::F16 => values.iter().flat_map(half).collect(),
+    /// Keys and values, with room for this many positions.
+    ///
+    /// # Errors
+    /// [`GpuError::Refused`] if there is less.
+    pub fn views(
+        &self,
+        op: &'static str,
+        positions: usize,
+    ) -> Result<(View<'_>, View<'_>), GpuError> {
+        match &self.parts {
+            Some((keys, values)) if positions <= self.capacity => Ok((keys.into(), values.into())),
+            _ => Err(GpuError::Refused {
+                problem: format!("{op}: no room for {positions} positions"),
+            }),
         }
     }
 }
@@ -99,11 +86,11 @@ impl RemoteState for DeviceKv {
         let more = self.capacity.clamp(STEPS.0, STEPS.1);
         let capacity = end.max(self.capacity + more).next_multiple_of(STEPS.0);
         let gpu = &self.gpu.0;
-        let make = || gpu.buffer("keys and values", self.bytes(capacity));
+        let make = || gpu.buffer("keys and values", self.shape.bytes(capacity));
         let (keys, values) = (make()?, make()?);
         if let Some((old_keys, old_values)) = &self.parts {
-            gpu.copy(old_keys, &keys, self.bytes(self.capacity));
-            gpu.copy(old_values, &values, self.bytes(self.capacity));
+            gpu.copy(old_keys, &keys, self.shape.bytes(self.capacity));
+            gpu.copy(old_values, &values, self.shape.bytes(self.capacity));
         }
         (self.parts, self.capacity) = (Some((keys, values)), capacity);
         Ok(())
@@ -114,17 +101,15 @@ impl RemoteState for DeviceKv {
     fn undo(&mut self) {}
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
-        let len = positions * self.width;
-        let mut out = Vec::with_capacity(2 * len);
-        if let Some((keys, values)) = &self.parts
-            && positions > 0
-        {
-            let bytes = self.bytes(positions);
-            for part in [keys, values] {
-                self.decode(&self.gpu.0.read(part, 0, bytes)?, &mut out, len);
+        let mut out = Vec::new();
+        if let Some((keys, values)) = &self.parts {
+            let bytes = self.shape.bytes(positions.min(self.capacity));
+            for (part, are_keys) in [(keys, true), (values, false)] {
+                let bytes = self.gpu.0.read(part, 0, bytes)?;
+                out.extend(self.shape.decode(&bytes, positions, are_keys));
             }
         }
-        out.resize(2 * len, 0.0);
+        out.resize(2 * positions * self.shape.width(), 0.0);
         Ok(out)
     }
 
@@ -133,11 +118,11 @@ impl RemoteState for DeviceKv {
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
         };
-        check_length(2 * positions * self.width, new)?;
-        let (new_keys, new_values) = new.split_at(positions * self.width);
+        let len = positions * self.shape.width();
+        check_length(2 * len, new)?;
         let gpu = &self.gpu.0;
-        gpu.write(keys, 0, &self.encode(new_keys));
-        gpu.write(values, 0, &self.encode(new_values));
+        gpu.write(keys, 0, &self.shape.encode(&new[..len], true));
+        gpu.write(values, 0, &self.shape.encode(&new[len..], false));
         Ok(())
     }
 

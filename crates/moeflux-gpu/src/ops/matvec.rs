@@ -3,7 +3,7 @@
 use crate::matrix::{DeviceMatrix, Form, TILE, UNIT};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
-static SHADER: Shader = Shader {
+pub(super) static SHADER: Shader = Shader {
     name: "matvec",
     parts: &[include_str!("form.wgsl"), include_str!("matvec.wgsl")],
 };
@@ -26,7 +26,7 @@ fn threads(form: &Form) -> u32 {
     (runs * 4).next_power_of_two().clamp(32, 128)
 }
 
-fn params(form: &Form, tokens: u32) -> Vec<Param> {
+pub(super) fn params(form: &Form, tokens: u32) -> Vec<Param> {
     let mut params = form.params();
     params.push(("THREADS", threads(form)));
     params.push(("TOKENS", tokens));
