@@ -18,6 +18,17 @@ pub struct View<'a> {
     pub bytes: u64,
 }
 
+impl<'a> View<'a> {
+    /// The first bytes of a buffer.
+    pub fn first(buffer: &'a DeviceBuffer, bytes: u64) -> View<'a> {
+        View {
+            buffer,
+            offset: 0,
+            bytes,
+        }
+    }
+}
+
 impl<'a> From<&'a DeviceBuffer> for View<'a> {
     fn from(buffer: &'a DeviceBuffer) -> View<'a> {
         View {

@@ -165,24 +165,19 @@ impl Layer {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
         let act_bytes = (n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
-        let part = |buffer| View {
-            buffer,
-            offset: 0,
-            bytes: act_bytes,
-        };
         if gate == up {
             let places = (&gate, gate_place, up_place);
-            ops::expert_swiglu(r, &experts, places, (v.x, v.top_k), part(&act))?;
+            ops::expert_swiglu(r, &experts, places, (v.x, v.top_k), View::first(&act, act_bytes))?;
         } else {
             let gated = r.scratch("experts: gates", act_bytes)?;
             let upped = r.scratch("experts: ups", act_bytes)?;
             let x = (v.x, v.top_k);
-            ops::expert_matvec(r, &experts, (&gate, gate_place), x, part(&gated))?;
-            ops::expert_matvec(r, &experts, (&up, up_place), x, part(&upped))?;
-            ops::swiglu(r, part(&gated), part(&upped), part(&act))?;
+            ops::expert_matvec(r, &experts, (&gate, gate_place), x, View::first(&gated, act_bytes))?;
+            ops::expert_matvec(r, &experts, (&up, up_place), x, View::first(&upped, act_bytes))?;
+            ops::swiglu(r, View::first(&gated, act_bytes), View::first(&upped, act_bytes), View::first(&act, act_bytes))?;
         }
         let down = (&self.down.0, self.down.1);
-        ops::expert_matvec(r, &experts, down, (part(&act), 1), v.results)
+        ops::expert_matvec(r, &experts, down, (View::first(&act, act_bytes), 1), v.results)
     }
 }
 
@@ -244,11 +239,7 @@ impl GpuBackend {
         let views = ExpertViews {
             x: self.buffers.view(pool, x)?,
             ids: self.buffers.view(pool, ids)?,
-            results: View {
-                buffer: &results,
-                offset: 0,
-                bytes: result_bytes,
-            },
+            results: View::first(&results, result_bytes),
             n,
             top_k,
         };
