@@ -1,8 +1,8 @@
 //! Attention over keys and values on the device.
 //!
-//! Short spans (decode, and drafts being checked) are cut into chunks of positions that lie at fixed
-//! places and are merged in order; long ones go through all positions in one workgroup. Within each
-//! of the two forms a query's result does not depend on the others'.
+//! Positions are cut into chunks at fixed places, which are joined in order. Short spans (decode, and
+//! drafts being checked) have a workgroup for each chunk, long ones go through them in one: the same
+//! bits, whatever else is in the step.
 
 use moeflux::KvType;
 use moeflux_kernels::AttentionShape;
@@ -34,18 +34,15 @@ const CHUNK_BLOCKS: usize = 2;
 const CHUNK: usize = CHUNK_BLOCKS * BLOCK;
 /// Workgroup memory that every device has.
 const SHARED_BYTES: usize = 32 << 10;
+/// Words of workgroup memory for a row besides its query and weights.
+const ROW_WORDS: usize = 2 * 8 + 7;
 /// Memory for results of chunks; spans that need more are taken query by query.
 const PARTIAL_BYTES: usize = 64 << 20;
-
-/// Threads that share a row's softmax: the greatest power of two that there are for each.
-fn sharers(rows: usize) -> usize {
-    1 << (THREADS / rows).min(BLOCK).ilog2()
-}
 
 /// Rows of a tile for this many queries.
 fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize) -> usize {
     let bytes = |rows: usize| {
-        let row = kv.units() * kv.unit() + BLOCK + 2 * sharers(rows) + 3;
+        let row = kv.units() * kv.unit() + BLOCK + ROW_WORDS;
         4 * rows * row
     };
     let mut rows = (queries * (shape.heads / shape.kv_heads)).clamp(1, MAX_ROWS);
@@ -55,13 +52,12 @@ fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize) -> usize {
     rows
 }
 
-fn params(shape: AttentionShape, kv: KvShape, rows: usize, is_split: bool) -> [Param; 8] {
+fn params(shape: AttentionShape, kv: KvShape, rows: usize, is_split: bool) -> [Param; 7] {
     [
         ("HEADS", shape.heads as u32),
         ("KV_HEADS", shape.kv_heads as u32),
         ("DIM", shape.head_dim as u32),
         ("ROWS", rows as u32),
-        ("SHARERS", sharers(rows) as u32),
         ("F16", u32::from(kv.kv_type == KvType::F16)),
         ("SPLIT", u32::from(is_split)),
         ("CHUNK_BLOCKS", CHUNK_BLOCKS as u32),

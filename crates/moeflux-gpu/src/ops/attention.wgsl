@@ -1,11 +1,14 @@
 // Causal attention by tiles: a workgroup takes ROWS rows (pairs of a query and one of the GROUP
-// heads that share a head of keys and values) over blocks of keys, with an online softmax from block
-// to block. With SPLIT it takes CHUNK_BLOCKS of them and leaves its sums to be merged, otherwise all. A row's arithmetic does not depend on the tile it lies in.
+// heads that share a head of keys and values) over chunks of CHUNK_BLOCKS blocks of keys. Within a
+// chunk the softmax goes on from block to block, then the chunk joins those before it. With SPLIT a
+// workgroup has one chunk, and attention_merge.wgsl joins them in the same way, to the same bits. A
+// row's arithmetic does not depend on the tile it lies in.
 //
 // How keys and values lie: kv_append.wgsl.
 
 const THREADS: u32 = 128u;
 const BLOCK: u32 = 64u;
+const CHUNK_BLOCKS: u32 = ${CHUNK_BLOCKS}u;
 const HEADS: u32 = ${HEADS}u;
 const KV_HEADS: u32 = ${KV_HEADS}u;
 const DIM: u32 = ${DIM}u;
@@ -23,11 +26,12 @@ const WIDTH: u32 = UNITS * QUADS;
 // Scores: a thread has one position and SCORE_ROWS rows.
 const SCORE_ROWS: u32 = (ROWS + 1u) / 2u;
 // Softmax: SHARERS threads have a row, PART positions each.
-const SHARERS: u32 = ${SHARERS}u;
+const SHARERS: u32 = 8u;
 const PART: u32 = BLOCK / SHARERS;
 // Sums: VALUE_GROUPS groups of threads have VALUE_ROWS rows each, a thread one unit.
 const VALUE_GROUPS: u32 = min(THREADS / UNITS, ROWS);
 const VALUE_ROWS: u32 = (ROWS + VALUE_GROUPS - 1u) / VALUE_GROUPS;
+const SUMS: u32 = VALUE_ROWS * QUADS;
 // Least finite number: what is less than every score that counts.
 const LEAST: f32 = -3.4028234e38;
 
@@ -57,6 +61,13 @@ var<workgroup> part_sums: array<f32, ROWS * SHARERS>;
 var<workgroup> row_max: array<f32, ROWS>;
 var<workgroup> row_sum: array<f32, ROWS>;
 var<workgroup> row_factor: array<f32, ROWS>;
+//#if SPLIT
+//#else
+// Of all chunks so far, and the factors by which these and a new chunk are joined.
+var<workgroup> total_max: array<f32, ROWS>;
+var<workgroup> total_sum: array<f32, ROWS>;
+var<workgroup> join: array<vec2<f32>, ROWS>;
+//#endif
 
 // A row of the whole span: query, then head within the group.
 fn load_queries(first: u32, kv_head: u32, thread: u32) {
@@ -100,7 +111,11 @@ fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
             for (var r = 0u; r < SCORE_ROWS; r++) {
                 // A row past the last is computed for nothing.
                 let row = min(first_row + r, ROWS - 1u);
-                sums[r] += dot(part, query[row * WIDTH + at]);
+                let other = query[row * WIDTH + at];
+                var sum = fma(part.x, other.x, sums[r]);
+                sum = fma(part.y, other.y, sum);
+                sum = fma(part.z, other.z, sum);
+                sums[r] = fma(part.w, other.w, sum);
             }
         }
     }
@@ -145,8 +160,8 @@ fn soften(first: u32, position: u32, thread: u32) {
     workgroupBarrier();
     if row < ROWS && sharer == 0u {
         let factor = exp_of(row_max[row] - most);
-        var sum = row_sum[row] * factor;
-        for (var i = 0u; i < SHARERS; i++) {
+        var sum = fma(row_sum[row], factor, part_sums[at]);
+        for (var i = 1u; i < SHARERS; i++) {
             sum += part_sums[at + i];
         }
         row_sum[row] = sum;
@@ -154,6 +169,49 @@ fn soften(first: u32, position: u32, thread: u32) {
         row_factor[row] = factor;
     }
 }
+
+// Adds the weighted values of a block to a thread's sums.
+fn add_values(
+    kv_head: u32,
+    position: u32,
+    seen: u32,
+    thread: u32,
+    sums: ptr<function, array<vec4<f32>, SUMS>>,
+) {
+    let first_row = thread / UNITS * VALUE_ROWS;
+    for (var r = 0u; r < VALUE_ROWS; r++) {
+        let factor = row_factor[min(first_row + r, ROWS - 1u)];
+        for (var half = 0u; half < QUADS; half++) {
+            (*sums)[r * QUADS + half] *= factor;
+        }
+    }
+    let place = (position * KV_HEADS + kv_head) * UNITS + thread % UNITS;
+    for (var i = 0u; i < min(BLOCK, seen - position); i++) {
+        let value = values[place + i * KV_HEADS * UNITS];
+        for (var half = 0u; half < QUADS; half++) {
+            let part = quad(value, half);
+            for (var r = 0u; r < VALUE_ROWS; r++) {
+                let weight = vec4(weights[min(first_row + r, ROWS - 1u) * BLOCK + i]);
+                let at = r * QUADS + half;
+                (*sums)[at] = fma(weight, part, (*sums)[at]);
+            }
+        }
+    }
+}
+
+//#if SPLIT
+//#else
+// Joins the sums of a chunk to those before it, and makes ready for the next.
+fn join_chunk(row: u32) {
+    let most = max(total_max[row], row_max[row]);
+    let factors = vec2(exp_of(total_max[row] - most), exp_of(row_max[row] - most));
+    total_sum[row] = fma(total_sum[row], factors.x, row_sum[row] * factors.y);
+    total_max[row] = most;
+    join[row] = factors;
+    row_max[row] = LEAST;
+    row_sum[row] = 0.0;
+}
+//#endif
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -166,54 +224,62 @@ fn main(
     let kv_head = group.y;
     let last_query = min(first + ROWS - 1u, sizes.queries * GROUP - 1u) / GROUP;
     let seen = sizes.start + last_query + 1u;
-    var block = 0u;
-    var end = (seen + BLOCK - 1u) / BLOCK;
-//#if SPLIT
-    let chunk = group.z;
-    block = chunk * ${CHUNK_BLOCKS}u;
-    end = min(end, block + ${CHUNK_BLOCKS}u);
-    if block >= end {
+    let end = (seen + BLOCK - 1u) / BLOCK;
+    // With SPLIT z counts chunks, otherwise it is 0 and all come in turn.
+    var chunk = group.z;
+    if chunk * CHUNK_BLOCKS >= end {
         return;
     }
-//#endif
     load_queries(first, kv_head, thread);
     if thread < ROWS {
         row_max[thread] = LEAST;
         row_sum[thread] = 0.0;
+//#if SPLIT
+//#else
+        total_max[thread] = LEAST;
+        total_sum[thread] = 0.0;
+//#endif
     }
     let unit = thread % UNITS;
     let value_row = thread / UNITS * VALUE_ROWS;
     let has_values = thread / UNITS < VALUE_GROUPS;
-    var sums: array<vec4<f32>, VALUE_ROWS * QUADS>;
-    for (; block < end; block++) {
-        let position = block * BLOCK;
-        // The weights of the block before have been used, the queries are there.
-        workgroupBarrier();
-        score(kv_head, first, position, thread);
-        workgroupBarrier();
-        soften(first, position, thread);
-        workgroupBarrier();
-        if has_values {
-            for (var r = 0u; r < VALUE_ROWS; r++) {
-                let factor = row_factor[min(value_row + r, ROWS - 1u)];
-                for (var half = 0u; half < QUADS; half++) {
-                    sums[r * QUADS + half] *= factor;
-                }
-            }
-            let place = (position * KV_HEADS + kv_head) * UNITS + unit;
-            for (var i = 0u; i < min(BLOCK, seen - position); i++) {
-                let value = values[place + i * KV_HEADS * UNITS];
-                for (var half = 0u; half < QUADS; half++) {
-                    let part = quad(value, half);
-                    for (var r = 0u; r < VALUE_ROWS; r++) {
-                        let weight = weights[min(value_row + r, ROWS - 1u) * BLOCK + i];
-                        sums[r * QUADS + half] = fma(vec4(weight), part, sums[r * QUADS + half]);
-                    }
-                }
+    var sums: array<vec4<f32>, SUMS>;
+//#if SPLIT
+    let chunk_end = chunk + 1u;
+//#else
+    let chunk_end = (end + CHUNK_BLOCKS - 1u) / CHUNK_BLOCKS;
+    var totals: array<vec4<f32>, SUMS>;
+//#endif
+    for (; chunk < chunk_end; chunk++) {
+        let last = min(end, (chunk + 1u) * CHUNK_BLOCKS);
+        for (var block = chunk * CHUNK_BLOCKS; block < last; block++) {
+            let position = block * BLOCK;
+            // The weights of the block before have been used, the queries are there.
+            workgroupBarrier();
+            score(kv_head, first, position, thread);
+            workgroupBarrier();
+            soften(first, position, thread);
+            workgroupBarrier();
+            if has_values {
+                add_values(kv_head, position, seen, thread, &sums);
             }
         }
+//#if SPLIT
+//#else
+        if thread < ROWS {
+            join_chunk(thread);
+        }
+        workgroupBarrier();
+        for (var r = 0u; r < VALUE_ROWS; r++) {
+            let factors = join[min(value_row + r, ROWS - 1u)];
+            for (var half = 0u; half < QUADS; half++) {
+                let at = r * QUADS + half;
+                totals[at] = fma(totals[at], vec4(factors.x), sums[at] * factors.y);
+                sums[at] = vec4<f32>();
+            }
+        }
+//#endif
     }
-    workgroupBarrier();
     if !has_values {
         return;
     }
@@ -224,19 +290,22 @@ fn main(
         }
         let head = kv_head * GROUP + row % GROUP;
 //#if SPLIT
-        let place = ((row / GROUP * HEADS + head) * sizes.chunks + chunk) * (DIM + 2u);
-        let factor = 1.0;
+        let place = ((row / GROUP * HEADS + head) * sizes.chunks + group.z) * (DIM + 2u);
         if unit == 0u {
             out[place + DIM] = row_max[value_row + r];
             out[place + DIM + 1u] = row_sum[value_row + r];
         }
 //#else
         let place = ((sizes.first_row + row / GROUP) * HEADS + head) * DIM;
-        let factor = 1.0 / row_sum[value_row + r];
 //#endif
         for (var j = 0u; j < UNIT; j++) {
             if unit * UNIT + j < DIM {
-                out[place + unit * UNIT + j] = sums[r * QUADS + j / 4u][j % 4u] * factor;
+//#if SPLIT
+                out[place + unit * UNIT + j] = sums[r * QUADS + j / 4u][j % 4u];
+//#else
+                let total = totals[r * QUADS + j / 4u][j % 4u];
+                out[place + unit * UNIT + j] = total / total_sum[value_row + r];
+//#endif
             }
         }
     }

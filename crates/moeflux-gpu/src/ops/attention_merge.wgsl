@@ -1,4 +1,4 @@
-// Joins what the chunks of attention.wgsl left: a workgroup a query and head, chunks in order.
+// Joins what the chunks of attention.wgsl left, in order: a workgroup has a query and head.
 
 const THREADS: u32 = 128u;
 const HEADS: u32 = ${HEADS}u;
@@ -18,8 +18,11 @@ var<immediate> sizes: Sizes;
 
 const KEPT: u32 = (DIM + THREADS - 1u) / THREADS;
 
+// Of a round of chunks: greatest scores, and the factors by which the chunks before, and this one,
+// are joined.
 var<workgroup> most: array<f32, THREADS>;
-var<workgroup> factors: array<f32, THREADS>;
+var<workgroup> sum: array<f32, THREADS>;
+var<workgroup> join: array<vec2<f32>, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -33,37 +36,37 @@ fn main(
     }
     let place = row * sizes.chunks * (DIM + 2u);
     let chunks = (sizes.start + row / HEADS) / CHUNK_TOKENS + 1u;
-    var greatest = partial[place + DIM];
-    for (var chunk = thread; chunk < chunks; chunk += THREADS) {
-        greatest = max(greatest, partial[place + chunk * (DIM + 2u) + DIM]);
-    }
-    most[thread] = greatest;
-    for (var step = THREADS / 2u; step > 0u; step /= 2u) {
-        workgroupBarrier();
-        if thread < step {
-            most[thread] = max(most[thread], most[thread + step]);
-        }
-    }
-    workgroupBarrier();
-    greatest = most[0];
+    // Less than every score.
+    var before = -3.4028234e38;
     var total = 0.0;
     var sums: array<f32, KEPT>;
     for (var first = 0u; first < chunks; first += THREADS) {
+        let count = min(THREADS, chunks - first);
         workgroupBarrier();
-        if first + thread < chunks {
+        if thread < count {
             let at = place + (first + thread) * (DIM + 2u) + DIM;
-            factors[thread] = exp_of(partial[at] - greatest);
-            most[thread] = partial[at + 1u];
+            most[thread] = partial[at];
+            sum[thread] = partial[at + 1u];
         }
         workgroupBarrier();
-        for (var i = 0u; i < min(THREADS, chunks - first); i++) {
-            let factor = factors[i];
-            total = fma(most[i], factor, total);
+        var until = before;
+        for (var i = 0u; i < min(thread, count); i++) {
+            until = max(until, most[i]);
+        }
+        if thread < count {
+            let now = max(until, most[thread]);
+            join[thread] = vec2(exp_of(until - now), exp_of(most[thread] - now));
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < count; i++) {
+            let factors = join[i];
+            total = fma(total, factors.x, sum[i] * factors.y);
             let at = place + (first + i) * (DIM + 2u);
             for (var k = 0u; k < KEPT; k++) {
                 let d = min(k * THREADS + thread, DIM - 1u);
-                sums[k] = fma(partial[at + d], factor, sums[k]);
+                sums[k] = fma(sums[k], factors.x, partial[at + d] * factors.y);
             }
+            before = max(before, most[i]);
         }
     }
     for (var k = 0u; k < KEPT; k++) {

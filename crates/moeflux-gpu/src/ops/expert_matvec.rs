@@ -1,9 +1,9 @@
 //! Products of each token's experts' matrices with its vector: the matrices lie in slots, and a
 //! table on the device tells which slot an expert has.
 
-use super::matvec::{SHADER, params};
-use crate::matrix::{Form, Place, TILE};
-use crate::{Dispatch, GpuError, Recorder, View};
+use super::matvec::{self, SHADER};
+use crate::matrix::{Form, Place, TILE, all_forms};
+use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 /// Experts' matrices in slots, and who needs them.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,18 @@ pub struct ExpertSlots<'a> {
     pub ids: View<'a>,
     /// Vectors.
     pub n: usize,
+}
+
+fn params(form: &Form, is_fused: bool) -> Vec<Param> {
+    let mut params = matvec::params(form, 1);
+    params.extend([("EXPERTS", 1), ("FUSED", u32::from(is_fused))]);
+    params
+}
+
+pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
+    let forms = all_forms(2048).into_iter().chain(all_forms(512));
+    let all = forms.flat_map(|form| [false, true].map(|is_fused| params(&form, is_fused)));
+    (&SHADER, all.collect())
 }
 
 impl ExpertSlots<'_> {
@@ -44,11 +56,9 @@ pub fn expert_matvec(
     (x, share): (View<'_>, usize),
     out: View<'_>,
 ) -> Result<(), GpuError> {
-    let mut params = params(form, 1);
-    params.push(("EXPERTS", 1));
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params,
+        params: &params(form, false),
         views: &[experts.slots, x, out, experts.ids, experts.table],
         immediates: &experts.immediates(form, share, [place, Place::default()]),
         groups: [form.rows.div_ceil(TILE) as u32, experts.n as u32, 1],
@@ -66,11 +76,9 @@ pub fn expert_swiglu(
     (x, share): (View<'_>, usize),
     out: View<'_>,
 ) -> Result<(), GpuError> {
-    let mut params = params(form, 1);
-    params.extend([("EXPERTS", 1), ("FUSED", 1)]);
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params,
+        params: &params(form, true),
         views: &[experts.slots, x, out, experts.ids, experts.table],
         immediates: &experts.immediates(form, share, [gate, up]),
         groups: [form.rows.div_ceil(TILE) as u32, experts.n as u32, 1],

@@ -1,6 +1,6 @@
 //! Products of a matrix with vectors in f32, the matrix read once for a few vectors at a time.
 
-use crate::matrix::{DeviceMatrix, Form, TILE, UNIT};
+use crate::matrix::{DeviceMatrix, Form, TILE, UNIT, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 pub(super) static SHADER: Shader = Shader {
@@ -32,6 +32,12 @@ pub(super) fn params(form: &Form, tokens: u32) -> Vec<Param> {
     params.push(("TOKENS", tokens));
     params.push(("X_SCALAR", u32::from(!form.cols.is_multiple_of(4))));
     params
+}
+
+pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
+    let forms = all_forms(2048).into_iter().chain(all_forms(512));
+    let all = forms.flat_map(|form| [1, 2, 4, 8].map(|tokens| params(&form, tokens)));
+    (&SHADER, all.collect())
 }
 
 /// `out[n, rows]` = `x[n, cols]` times the matrix.

@@ -1,7 +1,10 @@
 //! Attention over keys and values on the device.
 
+use std::sync::Arc;
+
 use moeflux::graph::StateDecl;
 use moeflux::{KvType, RemoteState, RemoteStates};
+use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
 use moeflux_kernels::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage, reference};
@@ -61,8 +64,14 @@ impl Case {
     }
 
     /// The same, taken in spans that end where `ends` say; keys and values come before each.
-    fn on_device(&self, start: usize, ends: &[usize]) -> (Vec<f32>, Vec<f32>) {
-        let (gpu, mut r) = recorder();
+    fn on_device(
+        &self,
+        r: &mut Recorder,
+        start: usize,
+        ends: &[usize],
+    ) -> (Vec<f32>, Vec<f32>) {
+        let gpu = Arc::clone(r.gpu());
+        r.forget_bindings();
         let states = DeviceStates(gpu.clone());
         let AttentionShape { kv_heads, head_dim, .. } = self.shape;
         let mut state = states.make(&StateDecl::KeyValue { kv_heads, head_dim }, self.kv_type);
@@ -77,13 +86,13 @@ impl Case {
             state.reserve(end).expect("there is memory");
             let kv = kv(&mut *state);
             let span = SpanRows { first_row: done, len: end - done, start: done };
-            ops::kv_append(&mut r, k, v, kv, span).expect("it runs");
+            ops::kv_append(r, k, v, kv, span).expect("it runs");
             if end > start {
-                ops::attention(&mut r, q, kv, view(&out, len), self.shape, span).expect("it runs");
+                ops::attention(r, q, kv, view(&out, len), self.shape, span).expect("it runs");
             }
             done = end;
         }
-        let results = floats(&mut r, &out, len).split_off(start * self.q_width());
+        let results = floats(r, &out, len).split_off(start * self.q_width());
         (results, state.values(self.positions).expect("they can be read"))
     }
 }
@@ -98,12 +107,13 @@ const SHAPES: [(usize, usize, usize); 5] =
 #[test]
 fn results_are_those_of_the_reference() {
     // (first query, positions): decode at page and chunk borders, drafts, prompts.
+    let (_, mut r) = recorder();
     let spans = [(0, 1), (63, 64), (64, 65), (128, 129), (300, 303), (0, 100), (77, 150)];
     for shape in SHAPES {
         for (start, positions) in spans {
             for kv_type in [KvType::F16, KvType::F32] {
                 let case = Case { kv_type, ..Case::random(shape, positions) };
-                let (out, _) = case.on_device(start, &[positions]);
+                let (out, _) = case.on_device(&mut r, start, &[positions]);
                 let what = format!("{shape:?} {kv_type} {start}..{positions}");
                 close(&out, &case.on_host(start), 1e-5, &what);
             }
@@ -115,12 +125,13 @@ fn results_are_those_of_the_reference() {
 /// back.
 #[test]
 fn keys_and_values_are_kept_as_on_the_host() {
+    let (gpu, mut r) = recorder();
     for kv_type in [KvType::F16, KvType::F32] {
         let mut case = Case { kv_type, ..Case::random((4, 2, 10), 300) };
         // Subnormal, halfway and too large ones.
         let odd = [1e-7, 5.9e-8, 1.0005, 65519.0, 1e6, -1e30, 6.1e-5, -0.0];
         case.k[..8].copy_from_slice(&odd);
-        let (_, kept) = case.on_device(100, &[300]);
+        let (_, kept) = case.on_device(&mut r, 100, &[300]);
         let (mut keys, mut values) = (vec![], vec![]);
         let (mut key, mut value) = ([0.0; 10], [0.0; 10]);
         for (at, page) in case.pages().iter().enumerate() {
@@ -134,7 +145,7 @@ fn keys_and_values_are_kept_as_on_the_host() {
         }
         keys.extend(values);
         same(&kept, &keys, "kept keys and values");
-        let states = DeviceStates(crate::common::gpu());
+        let states = DeviceStates(gpu);
         let decl = StateDecl::KeyValue { kv_heads: 2, head_dim: 10 };
         let mut restored = states.make(&decl, kv_type);
         restored.set(300, Some(&kept)).expect("there is memory");
@@ -143,18 +154,18 @@ fn keys_and_values_are_kept_as_on_the_host() {
     }
 }
 
-/// Within decode and within prefill a result does not depend on the other queries of its span.
+/// A query's result does not depend on the others of its span, nor on how many they are.
 #[test]
 fn spans_do_not_matter() {
+    let (_, mut r) = recorder();
     for shape in SHAPES {
-        let case = Case::random(shape, 190);
-        let (whole, _) = case.on_device(130, &[190]);
-        let (cut, _) = case.on_device(130, &[150, 190]);
-        same(&cut, &whole, "a prompt in two spans");
-        let decoded = Case::random(shape, 140);
-        let (together, _) = decoded.on_device(127, &[140]);
-        let one_by_one: Vec<usize> = (128..=140).collect();
-        let (single, _) = decoded.on_device(127, &one_by_one);
-        same(&single, &together, "tokens one by one");
+        for kv_type in [KvType::F16, KvType::F32] {
+            let case = Case { kv_type, ..Case::random(shape, 300) };
+            let (whole, _) = case.on_device(&mut r, 250, &[300]);
+            for ends in [&[270, 271, 300][..], &[251, 253, 263, 300]] {
+                let (cut, _) = case.on_device(&mut r, 250, ends);
+                same(&cut, &whole, &format!("{shape:?} {kv_type} in spans to {ends:?}"));
+            }
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! Convolution and gated delta rule: results and states, in one span and in several.
 
+use std::sync::Arc;
+
+use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, DeltaViews};
 use moeflux_kernels::{ConvSpan, DeltaShape, DeltaSpan, HeadOrder, reference};
 
@@ -7,21 +10,28 @@ use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, same, spans, view};
 
 /// Results and the state after some tokens cut into spans of these lengths.
-fn conv(x: &[f32], weight: &[f32], state: &[f32], channels: usize, lens: &[usize]) -> [Vec<f32>; 2] {
-    let (gpu, mut r) = recorder();
+fn conv(
+    r: &mut Recorder,
+    (x, weight, state): (&[f32], &[f32], &[f32]),
+    channels: usize,
+    lens: &[usize],
+) -> [Vec<f32>; 2] {
+    let gpu = Arc::clone(r.gpu());
+    r.forget_bindings();
     let [dx, dweight, mut current] = [x, weight, state].map(|v| upload(&gpu, v));
     let (out, mut next) = (poisoned(&gpu, x.len()), poisoned(&gpu, state.len()));
     let taps = weight.len() / channels;
     for span in spans(0, lens) {
         let views = (view(&dx, x.len()), view(&dweight, weight.len()), view(&out, x.len()));
-        ops::conv1d_silu(&mut r, views, (&current, &next), channels, taps, span).expect("it runs");
+        ops::conv1d_silu(r, views, (&current, &next), channels, taps, span).expect("it runs");
         std::mem::swap(&mut current, &mut next);
     }
-    [floats(&mut r, &out, x.len()), floats(&mut r, &current, state.len())]
+    [floats(r, &out, x.len()), floats(r, &current, state.len())]
 }
 
 #[test]
 fn convolution() {
+    let (_, mut r) = recorder();
     for (channels, taps, tokens) in [(8192, 4, 5), (7, 4, 40), (5, 2, 3), (6, 1, 3)] {
         let (x, weight) = (random(1, tokens * channels), random(2, taps * channels));
         let state = random(3, (taps - 1) * channels);
@@ -33,10 +43,10 @@ fn convolution() {
             out: &mut out,
         }];
         reference::conv1d_silu(&mut span, &weight, channels).expect("sizes agree");
-        let whole = conv(&x, &weight, &state, channels, &[tokens]);
+        let whole = conv(&mut r, (&x, &weight, &state), channels, &[tokens]);
         close(&whole[0], &out, 1e-6, "conv1d_silu");
         same(&whole[1], &next_state, "the state after conv1d_silu");
-        let cut = conv(&x, &weight, &state, channels, &[1, tokens - 1]);
+        let cut = conv(&mut r, (&x, &weight, &state), channels, &[1, tokens - 1]);
         same(&cut[0], &whole[0], "conv1d_silu in two spans");
         same(&cut[1], &whole[1], "its state");
     }
@@ -73,8 +83,9 @@ impl Delta {
         self.tokens * self.shape.value_heads * self.shape.value_dim
     }
 
-    fn on_device(&self, lens: &[usize]) -> [Vec<f32>; 2] {
-        let (gpu, mut r) = recorder();
+    fn on_device(&self, r: &mut Recorder, lens: &[usize]) -> [Vec<f32>; 2] {
+        let gpu = Arc::clone(r.gpu());
+        r.forget_bindings();
         let inputs = [&self.qkv, &self.a, &self.b, &self.a_log, &self.dt_bias];
         let inputs = inputs.map(|v| (upload(&gpu, v), v.len()));
         let [qkv, a, b, a_log, dt_bias] = inputs.each_ref().map(|(b, len)| view(b, *len));
@@ -83,12 +94,12 @@ impl Delta {
         for span in spans(0, lens) {
             let out = view(&out, self.out_len());
             let views = DeltaViews { qkv, a, b, a_log, dt_bias, out };
-            ops::gated_delta(&mut r, &views, (&current, &next), self.shape, span)
+            ops::gated_delta(r, &views, (&current, &next), self.shape, span)
                 .expect("it runs");
             std::mem::swap(&mut current, &mut next);
         }
-        let out = floats(&mut r, &out, self.out_len());
-        [out, floats(&mut r, &current, self.state.len())]
+        let out = floats(r, &out, self.out_len());
+        [out, floats(r, &current, self.state.len())]
     }
 
     fn on_host(&self) -> [Vec<f32>; 2] {
@@ -110,6 +121,7 @@ impl Delta {
 
 #[test]
 fn delta_rule() {
+    let (_, mut r) = recorder();
     let shapes = [(2, 4, 128, 128), (1, 1, 6, 10), (3, 6, 64, 40), (2, 2, 17, 33)];
     for (key_heads, value_heads, key_dim, value_dim) in shapes {
         for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
@@ -117,10 +129,10 @@ fn delta_rule() {
             for tokens in [1, 2, 8, 21] {
                 let case = Delta::random(shape, tokens);
                 let [out, state] = case.on_host();
-                let whole = case.on_device(&[tokens]);
+                let whole = case.on_device(&mut r, &[tokens]);
                 close(&whole[0], &out, 1e-5, "gated_delta");
                 close(&whole[1], &state, 1e-5, "the state after gated_delta");
-                let cut = case.on_device(&[tokens / 3, tokens - tokens / 3]);
+                let cut = case.on_device(&mut r, &[tokens / 3, tokens - tokens / 3]);
                 same(&cut[1], &whole[1], "the state after gated_delta in two spans");
                 same(&cut[0], &whole[0], "gated_delta in two spans");
             }

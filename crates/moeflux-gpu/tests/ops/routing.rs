@@ -1,24 +1,27 @@
 //! The router's choice and the sum of its experts.
 
+use std::sync::Arc;
+
+use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, CombineViews, RouterShape};
 use moeflux_kernels::reference;
 
 use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, upload_words, view, words};
 
-fn check_router(logits: &[f32], shape: RouterShape, what: &str) {
-    let (gpu, mut r) = recorder();
+fn check_router(r: &mut Recorder, logits: &[f32], shape: RouterShape, what: &str) {
+    let gpu = Arc::clone(r.gpu());
     let RouterShape { experts, top_k, renormalize } = shape;
     let n = logits.len() / experts;
     let len = n * top_k;
     let (dlogits, ids, weights) = (upload(&gpu, logits), poisoned(&gpu, len), poisoned(&gpu, len));
     let views = (view(&dlogits, logits.len()), view(&ids, len), view(&weights, len));
-    ops::router(&mut r, views, shape, n).expect("it runs");
+    ops::router(r, views, shape, n).expect("it runs");
     let (mut e_ids, mut e_weights) = (vec![0; len], vec![0.0; len]);
     reference::route(logits, experts, top_k, renormalize, &mut e_ids, &mut e_weights)
         .expect("sizes agree");
-    assert_eq!(words(&mut r, &ids, len), e_ids, "{what}: experts");
-    let weights = floats(&mut r, &weights, len);
+    assert_eq!(words(r, &ids, len), e_ids, "{what}: experts");
+    let weights = floats(r, &weights, len);
     if e_weights.iter().any(|w| w.is_nan()) {
         let is_nan = |v: &[f32]| v.iter().map(|v| v.is_nan()).collect::<Vec<_>>();
         assert_eq!(is_nan(&weights), is_nan(&e_weights), "{what}: which are NaN");
@@ -29,37 +32,40 @@ fn check_router(logits: &[f32], shape: RouterShape, what: &str) {
 
 #[test]
 fn experts_of_random_logits() {
+    let (_, mut r) = recorder();
     for (experts, top_k) in [(256, 8), (512, 10), (5, 5), (1, 1), (100, 3)] {
         for renormalize in [false, true] {
             let logits: Vec<f32> = random(7, 9 * experts).iter().map(|v| v * 8.0).collect();
             let shape = RouterShape { experts, top_k, renormalize };
-            check_router(&logits, shape, "random logits");
+            check_router(&mut r, &logits, shape, "random logits");
         }
     }
 }
 
 #[test]
 fn the_lowest_ids_of_equal_ones() {
+    let (_, mut r) = recorder();
     let shape = RouterShape { experts: 64, top_k: 8, renormalize: true };
-    check_router(&[0.25; 128], shape, "all equal");
+    check_router(&mut r, &[0.25; 128], shape, "all equal");
     // Few different values: most choices are among equals.
     let logits: Vec<f32> = random(8, 640).iter().map(|v| (v * 3.0).round()).collect();
-    check_router(&logits, shape, "many equal");
+    check_router(&mut r, &logits, shape, "many equal");
     // All but one vanish in the softmax.
     let mut logits = vec![-200.0; 64];
     logits[40] = 100.0;
-    check_router(&logits, shape, "one takes all");
+    check_router(&mut r, &logits, shape, "one takes all");
 }
 
 #[test]
 fn the_lowest_ids_where_nothing_compares() {
+    let (_, mut r) = recorder();
     let shape = RouterShape { experts: 64, top_k: 8, renormalize: false };
     for odd in [f32::NAN, f32::INFINITY] {
         let mut logits = random(9, 64);
         logits[17] = odd;
-        check_router(&logits, shape, "not a number");
+        check_router(&mut r, &logits, shape, "not a number");
     }
-    check_router(&[f32::NEG_INFINITY; 64], shape, "all impossible");
+    check_router(&mut r, &[f32::NEG_INFINITY; 64], shape, "all impossible");
 }
 
 #[test]
