@@ -1,11 +1,12 @@
 //! A device: which one, what it can do, its memory, and what went wrong with it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
 
-use crate::GpuError;
+use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
 pub const IMMEDIATE_BYTES: u32 = 128;
@@ -45,7 +46,12 @@ pub struct Gpu {
     faults: Arc<Faults>,
     next_id: AtomicU64,
     bytes: Arc<AtomicU64>,
+    /// Kernels that were compiled once.
+    pub(crate) pipelines: Mutex<Pipelines>,
 }
+
+/// Compiled kernels, by name and parameters.
+pub(crate) type Pipelines = HashMap<(&'static str, Vec<Param>), wgpu::ComputePipeline>;
 
 /// What the driver reported and nobody has heard of yet.
 #[derive(Default)]
@@ -201,6 +207,7 @@ impl Gpu {
             faults,
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
+            pipelines: Mutex::default(),
         }))
     }
 
@@ -225,6 +232,11 @@ impl Gpu {
     pub fn most_bytes_bound(&self) -> u64 {
         let limits = &self.limits;
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+    }
+
+    /// Buffers made so far.
+    pub(crate) fn buffers_made(&self) -> u64 {
+        self.next_id.load(Ordering::Relaxed)
     }
 
     /// Bytes of memory in use on the device.

@@ -7,15 +7,17 @@
 //! Every output element has one order of summation, whatever the batch, so results do not depend
 //! on what else is in a step.
 
+mod backend;
 mod device;
 mod error;
 pub mod kv_layout;
-pub mod ops;
 pub mod matrix;
+pub mod ops;
 mod recorder;
 mod shader;
 pub mod state;
 
+pub use backend::{GpuBackend, GpuOptions};
 pub use device::{AdapterLine, DeviceBuffer, DeviceChoice, Gpu, IMMEDIATE_BYTES, adapters};
 pub use error::GpuError;
 pub use recorder::{Dispatch, Recorder, View};

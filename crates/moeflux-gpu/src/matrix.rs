@@ -37,6 +37,21 @@ pub struct Form {
     pub elements: Elements,
 }
 
+/// A form of each kind, of a tile's rows: for checking what kernels become.
+pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
+    let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
+    let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
+    codings.extend([Coding::Q4_0, Coding::Q8_0, Coding::Q4K, Coding::Q5K, Coding::Q6K]);
+    let floats = [Elements::F32, Elements::F16, Elements::Bf16];
+    let elements = codings.into_iter().map(Elements::Coded).chain(floats);
+    let form = |elements| Form {
+        rows: TILE,
+        cols,
+        elements,
+    };
+    elements.map(form).collect()
+}
+
 /// Where a matrix lies in a buffer, in units of 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {

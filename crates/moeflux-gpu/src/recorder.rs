@@ -1,7 +1,7 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 use crate::shader::{Param, Shader};
@@ -16,6 +16,17 @@ pub struct View<'a> {
     pub offset: u64,
     /// Bytes, a multiple of four.
     pub bytes: u64,
+}
+
+impl<'a> View<'a> {
+    /// The first bytes of a buffer.
+    pub fn first(buffer: &'a DeviceBuffer, bytes: u64) -> View<'a> {
+        View {
+            buffer,
+            offset: 0,
+            bytes,
+        }
+    }
 }
 
 impl<'a> From<&'a DeviceBuffer> for View<'a> {
@@ -120,8 +131,15 @@ impl Recorder {
         }
         let key = (d.shader.name, d.params.to_vec());
         if !self.kernels.contains_key(&key) {
-            let kernel = compile(&self.gpu, d.shader, d.params)?;
-            self.kernels.insert(key.clone(), kernel);
+            let known = self.gpu.pipelines.lock();
+            let mut known = known.unwrap_or_else(PoisonError::into_inner);
+            let pipeline = match known.get(&key) {
+                Some(pipeline) => pipeline.clone(),
+                None => compile(&self.gpu, d.shader, d.params)?,
+            };
+            known.insert(key.clone(), pipeline.clone());
+            let bindings = HashMap::new();
+            self.kernels.insert(key.clone(), Kernel { pipeline, bindings });
         }
         self.begin();
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
@@ -218,7 +236,11 @@ impl Recorder {
     }
 }
 
-fn compile(gpu: &Gpu, shader: &Shader, params: &[Param]) -> Result<Kernel, GpuError> {
+fn compile(
+    gpu: &Gpu,
+    shader: &Shader,
+    params: &[Param],
+) -> Result<wgpu::ComputePipeline, GpuError> {
     let text = shader.text(params)?;
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(shader.name),
@@ -244,10 +266,7 @@ fn compile(gpu: &Gpu, shader: &Shader, params: &[Param]) -> Result<Kernel, GpuEr
             cache: None,
         });
     gpu.check()?;
-    Ok(Kernel {
-        pipeline,
-        bindings: HashMap::new(),
-    })
+    Ok(pipeline)
 }
 
 fn bind(

@@ -1,12 +1,17 @@
 //! Rows of a matrix: what tokens begin with.
 
-use crate::matrix::DeviceMatrix;
-use crate::{Dispatch, GpuError, Recorder, Shader, View};
+use crate::matrix::{DeviceMatrix, all_forms};
+use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
     name: "embed",
     parts: &[include_str!("form.wgsl"), include_str!("embed.wgsl")],
 };
+
+pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
+    let forms = all_forms(2048);
+    (&SHADER, forms.iter().map(|form| form.params()).collect())
+}
 
 /// `out[n, cols]` = the rows of `table` that `tokens[n]` (u32) name.
 ///

@@ -1,9 +1,9 @@
 //! Products of a matrix with vectors in f32, the matrix read once for a few vectors at a time.
 
-use crate::matrix::{DeviceMatrix, Form, TILE, UNIT};
+use crate::matrix::{DeviceMatrix, Form, TILE, UNIT, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
-static SHADER: Shader = Shader {
+pub(super) static SHADER: Shader = Shader {
     name: "matvec",
     parts: &[include_str!("form.wgsl"), include_str!("matvec.wgsl")],
 };
@@ -26,12 +26,18 @@ fn threads(form: &Form) -> u32 {
     (runs * 4).next_power_of_two().clamp(32, 128)
 }
 
-fn params(form: &Form, tokens: u32) -> Vec<Param> {
+pub(super) fn params(form: &Form, tokens: u32) -> Vec<Param> {
     let mut params = form.params();
     params.push(("THREADS", threads(form)));
     params.push(("TOKENS", tokens));
     params.push(("X_SCALAR", u32::from(!form.cols.is_multiple_of(4))));
     params
+}
+
+pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
+    let forms = all_forms(2048).into_iter().chain(all_forms(512));
+    let all = forms.flat_map(|form| [1, 2, 4, 8].map(|tokens| params(&form, tokens)));
+    (&SHADER, all.collect())
 }
 
 /// `out[n, rows]` = `x[n, cols]` times the matrix.

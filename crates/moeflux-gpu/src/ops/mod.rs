@@ -8,6 +8,7 @@ mod combine;
 mod conv1d_silu;
 mod elementwise;
 mod embed;
+mod expert_matvec;
 mod gated_delta;
 mod kv_append;
 mod matvec;
@@ -22,6 +23,7 @@ pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 pub use embed::embed;
+pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
 pub use gated_delta::{DeltaViews, gated_delta};
 pub use kv_append::kv_append;
 pub use matvec::matvec;
@@ -52,8 +54,11 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         combine::kernels(),
         conv1d_silu::kernels(),
         elementwise::kernels(),
+        embed::kernels(),
+        expert_matvec::kernels(),
         gated_delta::kernels(),
         kv_append::kernels(),
+        matvec::kernels(),
         rms_norm::kernels(),
         rope::kernels(),
         router::kernels(),

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moeflux_kernels::KvType;
 
 use crate::Error;
-use crate::graph::StateDecl;
+use crate::graph::{StateDecl, StateId};
 use trial::Trial;
 
 /// The most checkpoints that a session keeps; the oldest goes first.
@@ -218,6 +218,14 @@ impl Session {
 
     pub(crate) fn states_mut(&mut self) -> &mut [LayerState] {
         &mut self.states
+    }
+
+    /// The state `id` where a backend keeps it, for that backend.
+    pub fn remote_state(&mut self, id: StateId) -> Option<&mut dyn RemoteState> {
+        match self.states.get_mut(id.index()) {
+            Some(LayerState::Remote(_, state)) => Some(&mut **state),
+            _ => None,
+        }
     }
 
     /// Bytes that room for `tokens` more would add.
