@@ -4,36 +4,13 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wgpu::{Adapter, Backends, DeviceType, Features, Instance, InstanceDescriptor, Limits};
+use wgpu::{Features, Limits};
 
+use crate::adapter::{self, AdapterLine, DeviceChoice};
 use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
 pub const IMMEDIATE_BYTES: u32 = 128;
-
-/// Which device to use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best graphics processor; software does not count as one.
-    Auto,
-    /// The best there is, software included.
-    Any,
-    /// The one of that number in [`adapters`].
-    Number(usize),
-}
-
-/// An adapter, for people.
-#[derive(Clone, Debug)]
-pub struct AdapterLine {
-    /// Its name.
-    pub name: String,
-    /// Vulkan, Metal or DX12.
-    pub api: String,
-    /// The driver and its version.
-    pub driver: String,
-    /// Whether it is the processor in disguise.
-    pub is_software: bool,
-}
 
 /// An open device. Shared by the backend and by the state that sessions keep on it.
 pub struct Gpu {
@@ -116,61 +93,14 @@ impl Drop for DeviceBuffer {
     }
 }
 
-fn line(adapter: &Adapter) -> AdapterLine {
-    let info = adapter.get_info();
-    AdapterLine {
-        name: info.name,
-        api: info.backend.to_string(),
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
-        is_software: info.device_type == DeviceType::Cpu,
-    }
-}
-
-/// The adapters of this machine, the best first.
-fn found() -> Vec<Adapter> {
-    let instance = Instance::new(InstanceDescriptor {
-        backends: Backends::PRIMARY,
-        ..InstanceDescriptor::new_without_display_handle()
-    });
-    let mut all = pollster::block_on(instance.enumerate_adapters(Backends::PRIMARY));
-    all.sort_by_key(|adapter| match adapter.get_info().device_type {
-        DeviceType::DiscreteGpu => 0,
-        DeviceType::IntegratedGpu => 1,
-        DeviceType::VirtualGpu => 2,
-        DeviceType::Other => 3,
-        DeviceType::Cpu => 4,
-    });
-    all
-}
-
-/// The adapters of this machine, the best first.
-pub fn adapters() -> Vec<AdapterLine> {
-    found().iter().map(line).collect()
-}
-
-fn choose(choice: DeviceChoice) -> Result<Adapter, GpuError> {
-    let mut all = found().into_iter();
-    let adapter = match choice {
-        DeviceChoice::Auto => all.find(|a| !line(a).is_software),
-        DeviceChoice::Any => all.next(),
-        DeviceChoice::Number(n) => all.nth(n),
-    };
-    adapter.ok_or_else(|| GpuError::NoAdapter {
-        looked_for: match choice {
-            DeviceChoice::Number(n) => format!("number {n}"),
-            _ => "of Vulkan, Metal or DX12".to_owned(),
-        },
-    })
-}
-
 impl Gpu {
     /// Opens a device with all that it offers of what the kernels can use.
     ///
     /// # Errors
     /// No such adapter, one that lacks what the kernels need, or a driver that refuses.
     pub fn open(choice: DeviceChoice) -> Result<Arc<Gpu>, GpuError> {
-        let adapter = choose(choice)?;
-        let line = line(&adapter);
+        let adapter = adapter::choose(choice)?;
+        let line = adapter::line(&adapter);
         let wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::TIMESTAMP_QUERY;
         let features = adapter.features() & wanted;
         if !features.contains(Features::IMMEDIATES) {
@@ -189,10 +119,12 @@ impl Gpu {
             required_limits: limits.clone(),
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| GpuError::Open {
-                adapter: line.name.clone(),
-                problem: e.to_string(),
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).map_err(|e| {
+                GpuError::Open {
+                    adapter: line.name.clone(),
+                    problem: e.to_string(),
+                }
             })?;
         let info = adapter.get_info();
         let faults = Arc::new(Faults::default());
@@ -231,7 +163,9 @@ impl Gpu {
     /// The largest buffer that a kernel can have.
     pub fn most_bytes_bound(&self) -> u64 {
         let limits = &self.limits;
-        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size)
+        limits
+            .max_storage_buffer_binding_size
+            .min(limits.max_buffer_size)
     }
 
     /// Buffers made so far.
@@ -320,7 +254,12 @@ impl Gpu {
     ///
     /// # Errors
     /// A lost device.
-    pub fn read(&self, buffer: &DeviceBuffer, offset: u64, bytes: u64) -> Result<Vec<u8>, GpuError> {
+    pub fn read(
+        &self,
+        buffer: &DeviceBuffer,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<Vec<u8>, GpuError> {
         if bytes == 0 {
             return Ok(Vec::new());
         }

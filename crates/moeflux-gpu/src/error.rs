@@ -7,7 +7,9 @@ use moeflux::Error;
 #[non_exhaustive]
 pub enum GpuError {
     /// There is no adapter to use.
-    #[error("no graphics processor was found ({looked_for}); install its driver, or use --device cpu")]
+    #[error(
+        "no graphics processor was found ({looked_for}); install its driver, or use --device cpu"
+    )]
     NoAdapter {
         /// What was asked for.
         looked_for: String,
@@ -40,7 +42,9 @@ pub enum GpuError {
         bytes_wanted: u64,
     },
     /// A buffer larger than the device binds at once.
-    #[error("{what} takes {bytes} bytes, the device binds at most {limit} at once; use --device cpu")]
+    #[error(
+        "{what} takes {bytes} bytes, the device binds at most {limit} at once; use --device cpu"
+    )]
     TooLarge {
         /// What it is.
         what: &'static str,
@@ -50,7 +54,9 @@ pub enum GpuError {
         limit: u64,
     },
     /// The device is gone: a driver reset, or it was taken out.
-    #[error("the device was lost: {problem}; go on from the session's last snapshot, or on the cpu")]
+    #[error(
+        "the device was lost: {problem}; go on from the session's last snapshot, or on the cpu"
+    )]
     Lost {
         /// The driver's words.
         problem: String,

@@ -7,6 +7,7 @@
 //! Every output element has one order of summation, whatever the batch, so results do not depend
 //! on what else is in a step.
 
+mod adapter;
 mod backend;
 mod device;
 mod error;
@@ -17,8 +18,9 @@ mod recorder;
 mod shader;
 pub mod state;
 
+pub use adapter::{AdapterLine, DeviceChoice, adapters};
 pub use backend::{GpuBackend, GpuOptions};
-pub use device::{AdapterLine, DeviceBuffer, DeviceChoice, Gpu, IMMEDIATE_BYTES, adapters};
+pub use device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 pub use error::GpuError;
 pub use recorder::{Dispatch, Recorder, View};
 pub use shader::{Param, Shader};

@@ -41,7 +41,13 @@ pub struct Form {
 pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
     let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
     let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
-    codings.extend([Coding::Q4_0, Coding::Q8_0, Coding::Q4K, Coding::Q5K, Coding::Q6K]);
+    codings.extend([
+        Coding::Q4_0,
+        Coding::Q8_0,
+        Coding::Q4K,
+        Coding::Q5K,
+        Coding::Q6K,
+    ]);
     let floats = [Elements::F32, Elements::F16, Elements::Bf16];
     let elements = codings.into_iter().map(Elements::Coded).chain(floats);
     let form = |elements| Form {
@@ -255,7 +261,9 @@ impl DeviceMatrix {
         form.pack(matrix, &mut packed);
         let limit = gpu.most_bytes_bound() as usize;
         let row_tiles = form.rows.div_ceil(TILE);
-        let most = (limit / (form.bytes() / row_tiles).max(1)).saturating_sub(1).max(1);
+        let most = (limit / (form.bytes() / row_tiles).max(1))
+            .saturating_sub(1)
+            .max(1);
         let mut bands = Vec::new();
         for first_tile in (0..row_tiles).step_by(most) {
             let first_row = first_tile * TILE;
@@ -285,7 +293,11 @@ fn part_ranges(whole: &Form, part: &Form, first_row: usize) -> [(usize, usize, u
         rows: first_row,
         ..*whole
     };
-    let before = if first_row == 0 { [0; 3] } else { before.parts() };
+    let before = if first_row == 0 {
+        [0; 3]
+    } else {
+        before.parts()
+    };
     [
         (0, own[0], before[0]),
         (all[0], own[1], before[1]),

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use crate::GpuError;
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 use crate::shader::{Param, Shader};
-use crate::GpuError;
 
 /// A part of a buffer, bound to a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -139,7 +139,8 @@ impl Recorder {
             };
             known.insert(key.clone(), pipeline.clone());
             let bindings = HashMap::new();
-            self.kernels.insert(key.clone(), Kernel { pipeline, bindings });
+            self.kernels
+                .insert(key.clone(), Kernel { pipeline, bindings });
         }
         self.begin();
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {

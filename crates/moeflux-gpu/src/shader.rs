@@ -69,7 +69,10 @@ mod tests {
     fn parameters_and_conditions() {
         let shader = Shader {
             name: "test",
-            parts: &["a ${N}\n//#if X\nx\n//#if N\nn\n//#endif\n//#else\ny ${N}${N}\n//#endif", "z"],
+            parts: &[
+                "a ${N}\n//#if X\nx\n//#if N\nn\n//#endif\n//#else\ny ${N}${N}\n//#endif",
+                "z",
+            ],
         };
         let text = |params: &[Param]| shader.text(params).expect("all parameters are given");
         assert_eq!(text(&[("N", 3), ("X", 1)]), "a 3\nx\nn\nz\n");

@@ -107,14 +107,20 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
     assert!(one_by_one == expected, "one by one");
     // Slots for few experts: they take turns.
     let small = on_device(Some(200 << 10));
-    assert!(prefill(&small, &mut small.session(), &prompt) == expected, "few slots");
+    assert!(
+        prefill(&small, &mut small.session(), &prompt) == expected,
+        "few slots"
+    );
     // Saved in the middle, restored by another engine.
     let mut session = device.session();
     prefill(&device, &mut session, &prompt[..8]);
     let bytes = session.to_bytes().expect("the device is there");
     let mut restored = small.restore(&bytes).expect("it restores");
     let rest = prefill(&small, &mut restored, &prompt[8..]);
-    assert!(rest[..] == expected[expected.len() - rest.len()..], "restored");
+    assert!(
+        rest[..] == expected[expected.len() - rest.len()..],
+        "restored"
+    );
     // Back to a checkpoint.
     let mut session = device.session();
     prefill(&device, &mut session, &prompt[..8]);
@@ -122,7 +128,10 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
     prefill(&device, &mut session, &prompt[3..9]);
     session.rewind(8).expect("there is a checkpoint");
     let rest = prefill(&device, &mut session, &prompt[8..]);
-    assert!(rest[..] == expected[expected.len() - rest.len()..], "rewound");
+    assert!(
+        rest[..] == expected[expected.len() - rest.len()..],
+        "rewound"
+    );
 }
 
 #[test]
@@ -136,8 +145,13 @@ fn drafted_tokens_can_be_taken_back() {
     prefill(&device, &mut session, &prompt);
     let logits = device.forward_trial(&mut session, &[5, 6, 9, 2]);
     let logits = logits.expect("it runs");
-    assert!(logits.values[..expected.len()] == expected[..], "the same logits");
-    device.retract(&mut session, prompt.len() + 2).expect("it is on trial");
+    assert!(
+        logits.values[..expected.len()] == expected[..],
+        "the same logits"
+    );
+    device
+        .retract(&mut session, prompt.len() + 2)
+        .expect("it is on trial");
     let states = |session: &Session| session.state_values().expect("the device is there");
     assert!(states(&session) == states(&plain), "the same state");
 }

@@ -45,5 +45,10 @@ fn one_gate_scales_a_row() {
     let (x, gate, view) = ((&x).into(), (&gate).into(), (&out).into());
     ops::scale_by_sigmoid(&mut recorder, x, gate, view, width as u32).expect("it runs");
     let bytes = recorder.read(&[(&out).into()]).expect("it can be read");
-    close(bytemuck::cast_slice(&bytes), &expected, 1e-6, "scale_by_sigmoid");
+    close(
+        bytemuck::cast_slice(&bytes),
+        &expected,
+        1e-6,
+        "scale_by_sigmoid",
+    );
 }

@@ -44,7 +44,10 @@ fn near_reference(case: &Case, tolerance: f64) -> Trace {
 fn same_in_any_company(case: &Case, expected: &Trace) {
     for lengths in [&[1][..], &[2, 3, 1]] {
         let cut = agreed(case, case.in_steps(lengths));
-        agreed(&cut, identical(&agreed(&cut, run(&cut, device())), expected));
+        agreed(
+            &cut,
+            identical(&agreed(&cut, run(&cut, device())), expected),
+        );
     }
     let wide = agreed(case, case.beside_strangers());
     let found = agreed(&wide, run(&wide, device()));
@@ -67,7 +70,9 @@ fn cases_of_the_seed_are_near_the_reference() {
     for name in seed::NAMES {
         let seed_case = seed::case(name).expect("the case is listed");
         // A large case is sampled, as it is for the reference.
-        let case = seed_case.sample.map_or(seed_case.case, |sample| sample.case);
+        let case = seed_case
+            .sample
+            .map_or(seed_case.case, |sample| sample.case);
         near_reference(&case, TOLERANCE);
     }
 }

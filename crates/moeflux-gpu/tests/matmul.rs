@@ -21,8 +21,18 @@ struct Random {
 impl Random {
     fn new(coding: Coding, rows: usize, cols: usize) -> Random {
         let [weights, scales, biases] = coding.part_lengths(rows, cols).expect("it is a shape");
-        let bytes = |seed, len| random(seed, len).iter().map(|v| (v * 127.0) as i8 as u8).collect();
-        let maps = |seed, len| random(seed, len).iter().map(|v| bf16::from_f32(*v * 0.1).to_bits()).collect();
+        let bytes = |seed, len| {
+            random(seed, len)
+                .iter()
+                .map(|v| (v * 127.0) as i8 as u8)
+                .collect()
+        };
+        let maps = |seed, len| {
+            random(seed, len)
+                .iter()
+                .map(|v| bf16::from_f32(*v * 0.1).to_bits())
+                .collect()
+        };
         let mut weights: Vec<u8> = bytes(5, weights);
         // Half-precision scales of blocks must be finite and of a likely size.
         let blocks: &[usize] = match coding {
@@ -42,14 +52,25 @@ impl Random {
         for (index, block) in weights.chunks_exact_mut(block_bytes).enumerate() {
             for &at in blocks {
                 // Some are subnormal.
-                let scale = f16::from_f32(if index % 3 == 0 { 2e-5 } else { 0.01 * (index % 7) as f32 });
+                let scale = f16::from_f32(if index % 3 == 0 {
+                    2e-5
+                } else {
+                    0.01 * (index % 7) as f32
+                });
                 block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
             }
         }
         let (mut scales, mut biases): (Vec<u16>, Vec<u16>) = (maps(6, scales), maps(7, biases));
         let [s, b] = [&mut scales, &mut biases].map(|part| bytemuck::cast_slice_mut(part));
         arrange(coding, rows, cols, &mut weights, s, b).expect("it fits");
-        Random { coding, rows, cols, weights, scales, biases }
+        Random {
+            coding,
+            rows,
+            cols,
+            weights,
+            scales,
+            biases,
+        }
     }
 
     fn matrix(&self) -> Matrix<'_> {
@@ -67,7 +88,13 @@ fn check(matrix: &Matrix<'_>, n: usize, what: &str) {
     let gpu = gpu();
     let x = random(9, n * matrix.cols());
     let mut expected = vec![0.0; n * matrix.rows()];
-    let job = MatmulJob { weights: *matrix, x: &x, quantized: None, tokens: None, out: &mut expected };
+    let job = MatmulJob {
+        weights: *matrix,
+        x: &x,
+        quantized: None,
+        tokens: None,
+        out: &mut expected,
+    };
     reference::matmul(&mut [job]).expect("it fits");
     let device = DeviceMatrix::upload(&gpu, matrix).expect("there is memory");
     let (x, out) = (upload(&gpu, &x), poisoned(&gpu, expected.len()));
@@ -78,7 +105,9 @@ fn check(matrix: &Matrix<'_>, n: usize, what: &str) {
     close(&found[..expected.len()], &expected, 1e-5, what);
     let tokens: Vec<u32> = (0..n).map(|i| (i * 7 % matrix.rows()) as u32).collect();
     let rows = poisoned(&gpu, n * matrix.cols());
-    let ids = gpu.buffer_with("tokens", bytemuck::cast_slice(&tokens)).expect("there is memory");
+    let ids = gpu
+        .buffer_with("tokens", bytemuck::cast_slice(&tokens))
+        .expect("there is memory");
     ops::embed(&mut r, &device, (&ids).into(), n, (&rows).into()).expect("it runs");
     let bytes = r.read(&[(&rows).into()]).expect("it can be read");
     let mut expected = vec![0.0; n * matrix.cols()];
@@ -86,21 +115,40 @@ fn check(matrix: &Matrix<'_>, n: usize, what: &str) {
         reference::decode_row(matrix, token as usize, row).expect("there is such a row");
     }
     let found: &[f32] = bytemuck::cast_slice(&bytes);
-    close(&found[..expected.len()], &expected, 1e-6, &format!("embed, {what}"));
+    close(
+        &found[..expected.len()],
+        &expected,
+        1e-6,
+        &format!("embed, {what}"),
+    );
 }
 
 #[test]
 fn products_with_integers_are_those_of_the_reference() {
-    let mut codings = vec![Coding::Q4_0, Coding::Q8_0, Coding::Q4K, Coding::Q5K, Coding::Q6K];
+    let mut codings = vec![
+        Coding::Q4_0,
+        Coding::Q8_0,
+        Coding::Q4K,
+        Coding::Q5K,
+        Coding::Q6K,
+    ];
     for bits in [2, 3, 4, 5, 6, 8] {
-        for group in if bits == 4 { vec![32, 64, 128] } else { vec![64] } {
+        for group in if bits == 4 {
+            vec![32, 64, 128]
+        } else {
+            vec![64]
+        } {
             codings.push(Coding::Affine { bits, group });
         }
     }
     for coding in codings {
         for (rows, cols, n) in [(48, 512, 1), (35, 256, 3), (16, 1280, 11)] {
             let random = Random::new(coding, rows, cols);
-            check(&random.matrix(), n, &format!("{coding:?} {rows}x{cols}, {n}"));
+            check(
+                &random.matrix(),
+                n,
+                &format!("{coding:?} {rows}x{cols}, {n}"),
+            );
         }
     }
 }
@@ -111,8 +159,15 @@ fn products_with_floats_are_those_of_the_reference() {
         let what = format!("{rows}x{cols}, {n}");
         let values = random(4, rows * cols);
         let halves: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
-        let brains: Vec<u16> = values.iter().map(|v| bf16::from_f32(*v).to_bits()).collect();
-        for data in [MatrixData::F32(&values), MatrixData::F16(&halves), MatrixData::Bf16(&brains)] {
+        let brains: Vec<u16> = values
+            .iter()
+            .map(|v| bf16::from_f32(*v).to_bits())
+            .collect();
+        for data in [
+            MatrixData::F32(&values),
+            MatrixData::F16(&halves),
+            MatrixData::Bf16(&brains),
+        ] {
             check(&Matrix::new(rows, cols, data).expect("it fits"), n, &what);
         }
     }

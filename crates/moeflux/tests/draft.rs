@@ -41,7 +41,10 @@ fn tokens_on_trial_are_taken_back_without_a_trace() {
             let step = &tokens[start..start + 9];
             let found = engine.forward_trial(&mut session, step).expect("runs");
             assert_rows(&whole, start, &found, &what);
-            assert!(session.to_bytes().expect("its state is here") == states[start + 9], "{what}: all kept");
+            assert!(
+                session.to_bytes().expect("its state is here") == states[start + 9],
+                "{what}: all kept"
+            );
             for kept in [9, 8, 5, 4, 1, 0] {
                 engine
                     .retract(&mut session, start + kept)
@@ -71,7 +74,10 @@ fn only_a_step_on_trial_can_be_taken_back() {
             matches!(error, Error::Rewind { position, .. } if position == len),
             "{error}"
         );
-        assert!(session.to_bytes().expect("its state is here") == before, "a refusal changes nothing");
+        assert!(
+            session.to_bytes().expect("its state is here") == before,
+            "a refusal changes nothing"
+        );
     };
     let mut session = engine.session();
     run(&engine, &mut session, &tokens[..20]);
@@ -333,7 +339,10 @@ fn speculation_turned_on_and_off_at_random_changes_nothing() {
             }
         }
         assert_eq!(tokens, expected.tokens, "seed {seed}");
-        assert!(session.to_bytes().expect("its state is here") == expected.session, "seed {seed}");
+        assert!(
+            session.to_bytes().expect("its state is here") == expected.session,
+            "seed {seed}"
+        );
         steps += modes[2].stats().steps;
     }
     assert!(steps > 0, "something must have been drafted");

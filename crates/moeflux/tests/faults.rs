@@ -64,7 +64,11 @@ fn a_failed_read_leaves_the_session_as_it_was() {
                     failures += 1;
                     let text = e.to_string();
                     assert!(text.contains("layer") && text.contains("expert"), "{text}");
-                    assert_eq!(session.to_bytes().expect("its state is here"), before, "seed {seed}, position {at}");
+                    assert_eq!(
+                        session.to_bytes().expect("its state is here"),
+                        before,
+                        "seed {seed}, position {at}"
+                    );
                     break;
                 }
                 Err(e) => panic!("another error: {e}"),
@@ -72,7 +76,9 @@ fn a_failed_read_leaves_the_session_as_it_was() {
         }
         // The session that survived goes on in an engine whose disk is well.
         let well = open(&model.path(), &common::options());
-        let mut session = well.restore(&session.to_bytes().expect("its state is here")).expect("restores");
+        let mut session = well
+            .restore(&session.to_bytes().expect("its state is here"))
+            .expect("restores");
         let rest = run(&well, &mut session, &tokens[at..]);
         assert_rows(
             &expected,
@@ -264,7 +270,10 @@ fn a_disk_that_stays_away_is_said_each_time_and_the_session_goes_on_elsewhere() 
         assert!(matches!(again, Err(Error::Expert(_))), "{again:?}");
         assert!(session.to_bytes().expect("its state is here") == before && session.len() == done);
     }
-    let mut session = demo.engine.restore(&session.to_bytes().expect("its state is here")).expect("restores");
+    let mut session = demo
+        .engine
+        .restore(&session.to_bytes().expect("its state is here"))
+        .expect("restores");
     let rest = demo
         .engine
         .prefill(&mut session, &whole[done..], Want::None);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use moeflux::Error;
-use moeflux::backend::{ExpertStage, RoutedTokens};
+use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferPool, Op};
 use moeflux::weights::ExpertLayout;
 
@@ -167,17 +167,46 @@ impl Layer {
         let act = r.scratch("experts: activations", act_bytes)?;
         if gate == up {
             let places = (&gate, gate_place, up_place);
-            ops::expert_swiglu(r, &experts, places, (v.x, v.top_k), View::first(&act, act_bytes))?;
+            ops::expert_swiglu(
+                r,
+                &experts,
+                places,
+                (v.x, v.top_k),
+                View::first(&act, act_bytes),
+            )?;
         } else {
             let gated = r.scratch("experts: gates", act_bytes)?;
             let upped = r.scratch("experts: ups", act_bytes)?;
             let x = (v.x, v.top_k);
-            ops::expert_matvec(r, &experts, (&gate, gate_place), x, View::first(&gated, act_bytes))?;
-            ops::expert_matvec(r, &experts, (&up, up_place), x, View::first(&upped, act_bytes))?;
-            ops::swiglu(r, View::first(&gated, act_bytes), View::first(&upped, act_bytes), View::first(&act, act_bytes))?;
+            ops::expert_matvec(
+                r,
+                &experts,
+                (&gate, gate_place),
+                x,
+                View::first(&gated, act_bytes),
+            )?;
+            ops::expert_matvec(
+                r,
+                &experts,
+                (&up, up_place),
+                x,
+                View::first(&upped, act_bytes),
+            )?;
+            ops::swiglu(
+                r,
+                View::first(&gated, act_bytes),
+                View::first(&upped, act_bytes),
+                View::first(&act, act_bytes),
+            )?;
         }
         let down = (&self.down.0, self.down.1);
-        ops::expert_matvec(r, &experts, down, (View::first(&act, act_bytes), 1), v.results)
+        ops::expert_matvec(
+            r,
+            &experts,
+            down,
+            (View::first(&act, act_bytes), 1),
+            v.results,
+        )
     }
 }
 
@@ -200,7 +229,13 @@ impl GpuBackend {
         pool: &BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
-        let &Op::RequestExperts { ids, weights, layer, .. } = op else {
+        let &Op::RequestExperts {
+            ids,
+            weights,
+            layer,
+            ..
+        } = op
+        else {
             return Err(wrong_op(op));
         };
         self.experts.open(&self.gpu, stage, layer)?;
@@ -210,9 +245,16 @@ impl GpuBackend {
         if slots.is_complete() {
             return Ok(());
         }
-        let (ids, weights) = (self.buffers.view(pool, ids)?, self.buffers.view(pool, weights)?);
+        let (ids, weights) = (
+            self.buffers.view(pool, ids)?,
+            self.buffers.view(pool, weights)?,
+        );
         let chosen = choices(&mut self.recorder, layer, ids, weights)?;
-        let pairs = chosen.experts.iter().copied().zip(chosen.counts.iter().copied());
+        let pairs = chosen
+            .experts
+            .iter()
+            .copied()
+            .zip(chosen.counts.iter().copied());
         let missing = pairs.filter(|(id, _)| slots.slot_of[*id as usize] == NONE);
         let (missing, counts): (Vec<u32>, Vec<u32>) = missing.unzip();
         if !missing.is_empty() {
@@ -228,7 +270,15 @@ impl GpuBackend {
         pool: &BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
-        let &Op::Experts { x, ids, weights, top_k, layer, out } = op else {
+        let &Op::Experts {
+            x,
+            ids,
+            weights,
+            top_k,
+            layer,
+            out,
+        } = op
+        else {
             return Err(wrong_op(op));
         };
         self.experts.open(&self.gpu, stage, layer)?;
@@ -243,8 +293,12 @@ impl GpuBackend {
             n,
             top_k,
         };
-        let (weights, out) = (self.buffers.view(pool, weights)?, self.buffers.view(pool, out)?);
-        self.experts.run(&mut self.recorder, layer, &views, weights, stage)?;
+        let (weights, out) = (
+            self.buffers.view(pool, weights)?,
+            self.buffers.view(pool, out)?,
+        );
+        self.experts
+            .run(&mut self.recorder, layer, &views, weights, stage)?;
         let sums = CombineViews {
             rows: views.results,
             places: None,
@@ -275,6 +329,7 @@ impl DeviceExperts {
             None => choices(r, layer, views.ids, weights)?,
         };
         r.submit();
+        stage.residency.note(layer, &chosen.ids, &chosen.weights)?;
         // More experts than slots take turns.
         for turn in chosen.experts.chunks(slots.owners.len()) {
             self.uses += 1;
@@ -288,14 +343,8 @@ impl DeviceExperts {
             let missing = missing.filter(|&id| slots.slot_of[id as usize] == NONE);
             let missing: Vec<u32> = missing.collect();
             let layout = stage.layout(layer)?.clone();
-            let tokens = RoutedTokens {
-                x: &[],
-                ids: &chosen.ids,
-                weights: &chosen.weights,
-                top_k: views.top_k,
-            };
             let packed = &mut self.packed;
-            stage.hand_out(layer, tokens, &missing, &mut |id, bytes| {
+            stage.hand_out(layer, &missing, &mut |id, bytes| {
                 packed.clear();
                 slots.gate.0.pack(&layout.gate.view(bytes)?, packed);
                 slots.up.0.pack(&layout.up.view(bytes)?, packed);

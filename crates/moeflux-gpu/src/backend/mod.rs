@@ -9,10 +9,10 @@ mod weights;
 use std::sync::Arc;
 
 use moeflux::Error;
+use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Step};
 use moeflux::graph::{BufferId, BufferPool, Op};
 use moeflux::weights::Weights;
-use moeflux::RemoteStates;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
@@ -54,7 +54,7 @@ impl GpuBackend {
         }
     }
 
-    /// Operations that read buffers (and a weight) and write others, row by row.
+    /// Operations that read buffers and weights and write buffers, row by row.
     fn rows(
         &mut self,
         op: &Op,
@@ -72,12 +72,23 @@ impl GpuBackend {
                 let list = inputs.tokens(r, step)?;
                 ops::embed(r, table, list, tokens, view(out)?)?;
             }
-            Op::RmsNorm { x, weight, eps, out } => {
+            Op::RmsNorm {
+                x,
+                weight,
+                eps,
+                out,
+            } => {
                 let (weight, len) = held.vector(gpu, weights, *weight)?;
                 let pieces = pool.len(*x) / len;
                 ops::rms_norm(r, (view(x)?, weight, view(out)?), pieces, len, *eps)?;
             }
-            Op::RmsNormGated { x, gate, weight, eps, out } => {
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                out,
+            } => {
                 let (weight, len) = held.vector(gpu, weights, *weight)?;
                 let views = (view(x)?, view(gate)?, weight, view(out)?);
                 ops::rms_norm_gated(r, views, pool.len(*x) / len, len, *eps)?;
@@ -89,11 +100,36 @@ impl GpuBackend {
                     ops::matvec(r, matrix, view(x)?, n, view(out)?)?;
                 }
             }
-            Op::SplitPairs { x, heads, dim, first, second } => {
+            _ => return self.rows_alone(op, step, pool),
+        }
+        Ok(())
+    }
+
+    /// Operations that read buffers and write others, row by row.
+    fn rows_alone(&mut self, op: &Op, step: &Step<'_>, pool: &BufferPool) -> Result<(), Error> {
+        let tokens = step.tokens.len();
+        let (r, buffers, inputs) = (&mut self.recorder, &self.buffers, &mut self.inputs);
+        let view = |id: &BufferId| buffers.view(pool, *id);
+        match op {
+            Op::SplitPairs {
+                x,
+                heads,
+                dim,
+                first,
+                second,
+            } => {
                 let views = (view(x)?, view(first)?, view(second)?);
                 ops::split_pairs(r, views, heads * tokens, *dim)?;
             }
-            Op::Rope { x, heads, head_dim, inv_freq, attention_scale, style, out } => {
+            Op::Rope {
+                x,
+                heads,
+                head_dim,
+                inv_freq,
+                attention_scale,
+                style,
+                out,
+            } => {
                 let (positions, freqs) = inputs.rope(r, step, inv_freq)?;
                 let shape = RopeShape {
                     heads: *heads,
@@ -104,13 +140,25 @@ impl GpuBackend {
                 };
                 ops::rope(r, (view(x)?, positions, freqs, view(out)?), shape, tokens)?;
             }
-            Op::Router { logits, experts, top_k, renormalize, ids, weights } => {
+            Op::Router {
+                logits,
+                experts,
+                top_k,
+                renormalize,
+                ids,
+                weights,
+            } => {
                 let shape = RouterShape {
                     experts: *experts,
                     top_k: *top_k,
                     renormalize: *renormalize,
                 };
-                ops::router(r, (view(logits)?, view(ids)?, view(weights)?), shape, tokens)?;
+                ops::router(
+                    r,
+                    (view(logits)?, view(ids)?, view(weights)?),
+                    shape,
+                    tokens,
+                )?;
             }
             Op::Swiglu { gate, up, out } => ops::swiglu(r, view(gate)?, view(up)?, view(out)?)?,
             Op::SigmoidMul { x, gate, out } => {

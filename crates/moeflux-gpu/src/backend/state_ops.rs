@@ -43,17 +43,37 @@ impl GpuBackend {
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 ops::kv_append(r, view(*k)?, view(*v)?, kv, rows)?;
             }
-            Op::Attention { q, state, shape, out } => {
+            Op::Attention {
+                q,
+                state,
+                shape,
+                out,
+            } => {
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
             }
-            Op::Conv1dSilu { x, weight, state, channels, out } => {
+            Op::Conv1dSilu {
+                x,
+                weight,
+                state,
+                channels,
+                out,
+            } => {
                 let (weight, len) = held.vector(gpu, weights, *weight)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
                 let views = (view(*x)?, weight, view(*out)?);
                 ops::conv1d_silu(r, views, copies, *channels, len / channels, rows)?;
             }
-            Op::GatedDelta { qkv, a, b, a_log, dt_bias, state, shape, out } => {
+            Op::GatedDelta {
+                qkv,
+                a,
+                b,
+                a_log,
+                dt_bias,
+                state,
+                shape,
+                out,
+            } => {
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;

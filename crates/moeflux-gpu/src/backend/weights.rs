@@ -26,9 +26,7 @@ impl DeviceWeights {
         use std::collections::hash_map::Entry;
         Ok(match self.matrices.entry(id.index()) {
             Entry::Occupied(held) => held.into_mut(),
-            Entry::Vacant(place) => {
-                place.insert(DeviceMatrix::upload(gpu, &weights.matrix(id)?)?)
-            }
+            Entry::Vacant(place) => place.insert(DeviceMatrix::upload(gpu, &weights.matrix(id)?)?),
         })
     }
 

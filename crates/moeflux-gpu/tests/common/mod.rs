@@ -42,12 +42,27 @@ pub fn close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: another length");
     assert!(found.iter().all(|v| v.is_finite()), "{what}: not finite");
     let square = |v: f64| v * v;
-    let norm: f64 = expected.iter().map(|&v| square(f64::from(v))).sum::<f64>().sqrt();
-    let pairs = || found.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b));
+    let norm: f64 = expected
+        .iter()
+        .map(|&v| square(f64::from(v)))
+        .sum::<f64>()
+        .sqrt();
+    let pairs = || {
+        found
+            .iter()
+            .zip(expected)
+            .map(|(&a, &b)| f64::from(a) - f64::from(b))
+    };
     let error = pairs().map(square).sum::<f64>().sqrt();
     let largest = pairs().map(f64::abs).fold(0.0, f64::max);
     let allowed = tolerance * norm;
-    assert!(norm > 0.0 && error <= allowed, "{what}: error {error:e} of norm {norm:e}");
+    assert!(
+        norm > 0.0 && error <= allowed,
+        "{what}: error {error:e} of norm {norm:e}"
+    );
     let each = 10.0 * allowed / (expected.len() as f64).sqrt();
-    assert!(largest <= each, "{what}: one element is off by {largest:e}, allowed {each:e}");
+    assert!(
+        largest <= each,
+        "{what}: one element is off by {largest:e}, allowed {each:e}"
+    );
 }
