@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use moeflux::graph::StateDecl;
 use moeflux::{KvType, RemoteStates};
-use moeflux_gpu::ops::{self, CombineViews, DeltaViews, RouterShape, SpanRows};
+use moeflux_gpu::matrix::{DeviceMatrix, Elements, Form};
+use moeflux_gpu::ops::{self, CombineViews, DeltaViews, ExpertSlots, RouterShape, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
 use moeflux_gpu::{DeviceBuffer, DeviceChoice, Gpu, GpuError, Recorder, View};
-use moeflux_kernels::{AttentionShape, DeltaShape, HeadOrder};
+use moeflux_kernels::{AttentionShape, Coded, Coding, DeltaShape, HeadOrder, Matrix, MatrixData};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -152,6 +153,72 @@ fn rows(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
     })
 }
 
+/// Products with 4-bit matrices, each run with another one, so that none is found in a cache.
+fn products(gpu: &Arc<Gpu>, runs: u32) -> Result<()> {
+    let coding = Coding::Affine { bits: 4, group: 64 };
+    for (rows, cols) in [(2048, 2048), (512, 2048), (4096, 2048), (248_320, 2048)] {
+        let lengths = coding.part_lengths(rows, cols).ok_or("no such shape")?;
+        let (weights, scales) = (vec![0x5au8; lengths[0]], vec![0x3c00u16; lengths[1]]);
+        let coded = Coded {
+            coding,
+            weights: &weights,
+            scales: &scales,
+            biases: &scales,
+        };
+        let matrix = Matrix::new(rows, cols, MatrixData::Coded(coded))?;
+        let bytes = Form::of(&matrix).bytes();
+        let copies = ((200 << 20) / bytes).clamp(1, if runs > 1 { 100 } else { 1 });
+        let mut matrices = Vec::new();
+        for _ in 0..copies {
+            matrices.push(DeviceMatrix::upload(gpu, &matrix)?);
+        }
+        let (x, out, mut next) = (random(gpu, cols)?, random(gpu, rows)?, 0);
+        let name = format!("matvec {rows} x {cols} ({bytes} bytes)");
+        time(gpu, &name, runs, |r| {
+            next = (next + 1) % copies;
+            ops::matvec(r, &matrices[next], (&x).into(), 1, (&out).into())
+        })?;
+    }
+    Ok(())
+}
+
+/// Gates and ups of 8 of 256 experts, others in each run.
+fn experts(gpu: &Arc<Gpu>, runs: u32) -> Result<()> {
+    let elements = Elements::Coded(Coding::Affine { bits: 4, group: 64 });
+    let form = Form {
+        rows: 512,
+        cols: 2048,
+        elements,
+    };
+    let slot_bytes = 2 * form.bytes();
+    let count = if runs > 1 { 256 } else { 8 };
+    let slots = gpu.buffer("slots", (count * slot_bytes) as u64)?;
+    let numbers: Vec<u32> = (0..count as u32).collect();
+    let table = gpu.buffer_with("table", bytemuck::cast_slice(&numbers))?;
+    let mut choices = Vec::new();
+    for chosen in numbers.chunks_exact(8) {
+        choices.push(gpu.buffer_with("ids", bytemuck::cast_slice(chosen))?);
+    }
+    let (x, out, mut next) = (random(gpu, 2048)?, random(gpu, 8 * 512)?, 0);
+    time(
+        gpu,
+        &format!("expert_swiglu 8 ({} bytes)", 8 * slot_bytes),
+        runs,
+        |r| {
+            next = (next + 1) % choices.len();
+            let slots = ExpertSlots {
+                slots: (&slots).into(),
+                slot_bytes,
+                table: (&table).into(),
+                ids: (&choices[next]).into(),
+                n: 8,
+            };
+            let places = (&form, form.place(0), form.place(form.bytes()));
+            ops::expert_swiglu(r, &slots, places, ((&x).into(), 8), (&out).into())
+        },
+    )
+}
+
 fn main() -> Result<()> {
     let gpu = Gpu::open(DeviceChoice::Any)?;
     println!("{:?}", gpu.line());
@@ -161,6 +228,8 @@ fn main() -> Result<()> {
     } else {
         (RUNS, 2048)
     };
+    products(&gpu, runs)?;
+    experts(&gpu, runs)?;
     for n in [1, long] {
         rows(&gpu, n)?;
         delta(&gpu, n, if n == 1 { runs } else { 4 })?;
