@@ -8,4 +8,5 @@ pub mod inspect;
 pub mod pack;
 pub mod plan;
 pub mod run;
+pub mod serve;
 pub mod trace;
