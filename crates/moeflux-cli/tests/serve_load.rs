@@ -15,8 +15,14 @@ use server::Server;
 const CHAT: &str = "/v1/chat/completions";
 /// Questions of different kinds with the demo model's answers.
 const KNOWN: [(&str, &str); 5] = [
-    ("Which day comes after Tuesday?", "Wednesday comes after Tuesday."),
-    ("What is the capital of Egypt?", "The capital of Egypt is Cairo."),
+    (
+        "Which day comes after Tuesday?",
+        "Wednesday comes after Tuesday.",
+    ),
+    (
+        "What is the capital of Egypt?",
+        "The capital of Egypt is Cairo.",
+    ),
     ("What is 26 + 71?", "26 + 71 = 97"),
     ("Spell the word dan.", "D-A-N."),
     ("What color is a carrot?", "A carrot is orange."),
@@ -63,7 +69,12 @@ fn endless() -> Value {
 fn resident_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    line.unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -105,13 +116,19 @@ fn many_requests_are_neither_lost_nor_mixed_up() {
     server.wait_for("moeflux_answers_running", 0.0);
     server.wait_for("moeflux_answers_waiting", 0.0);
     server.wait_for("moeflux_state_bytes", 0.0);
-    assert_eq!(server.metric("moeflux_answers_completed_total"), (whole + KNOWN.len()) as f64);
+    assert_eq!(
+        server.metric("moeflux_answers_completed_total"),
+        (whole + KNOWN.len()) as f64
+    );
     assert_eq!(server.metric("moeflux_answers_failed_total"), 0.0);
     let steps = server.metric("moeflux_steps_total");
     #[cfg(target_os = "linux")]
     {
         let after = resident_kib(server.child.id());
-        assert!(after < before + 128 * 1024, "{before} KiB became {after} KiB");
+        assert!(
+            after < before + 128 * 1024,
+            "{before} KiB became {after} KiB"
+        );
     }
     std::thread::sleep(std::time::Duration::from_millis(200));
     assert_eq!(server.metric("moeflux_steps_total"), steps, "idle");
@@ -192,8 +209,15 @@ fn a_stop_lets_answers_end() {
     // SAFETY: the process is this test's own child, which has not been waited for.
     assert_eq!(unsafe { libc::kill(process, libc::SIGTERM) }, 0);
     let rest: Vec<String> = reader.lines().map_while(Result::ok).collect();
-    assert!(rest.iter().any(|line| line == "data: [DONE]"), "{:?}", rest.last());
-    assert!(rest.iter().any(|line| line.contains("\"finish_reason\":\"length\"")));
+    assert!(
+        rest.iter().any(|line| line == "data: [DONE]"),
+        "{:?}",
+        rest.last()
+    );
+    assert!(
+        rest.iter()
+            .any(|line| line.contains("\"finish_reason\":\"length\""))
+    );
     assert!(server.child.wait().unwrap().success());
     assert!(std::net::TcpStream::connect(&server.address).is_err());
 }

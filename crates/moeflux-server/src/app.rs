@@ -14,7 +14,7 @@ use crate::http::{ApiError, guard};
 use crate::metrics::Metrics;
 use crate::model::ServedModel;
 use crate::scheduler::{Event, Job, Limits, Scheduler};
-use crate::{anthropic, openai, utilities};
+use crate::{anthropic, openai, responses, utilities};
 
 /// The longest time that a client is asked to wait before it tries again, in seconds.
 const LONGEST_RETRY_SECONDS: u64 = 60;
@@ -198,6 +198,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/v1/models/{*name}", get(openai::model))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/responses", post(responses::responses))
         .route("/tokenize", post(utilities::tokenize))
         .route("/detokenize", post(utilities::detokenize))
         .route("/health", get(utilities::health))

@@ -144,6 +144,10 @@ fn grammar(
     // Writing to a string cannot fail.
     if let Some(schema) = schema {
         starts.push("json");
+        let mut schema = schema.clone();
+        if let Some(schema) = schema.as_object_mut() {
+            schema.entry("x-guidance").or_insert_with(spacing);
+        }
         let _ = writeln!(rules, "json: %json {schema}");
     }
     if let Some(format) = calls {
@@ -168,6 +172,12 @@ fn grammar(
     format!("start: {space}({})\n{rules}", starts.join(" | "))
 }
 
+/// White space as most JSON on one line has it. A model that may put in as much as it likes can go on
+/// with it until its tokens are used up.
+fn spacing() -> Value {
+    json!({"whitespace_flexible": false, "item_separator": ", ", "key_separator": ": "})
+}
+
 fn json_calls(rules: &mut String, tools: &[&Tool]) {
     let call = |tool: &&Tool| {
         json!({
@@ -186,11 +196,7 @@ fn json_calls(rules: &mut String, tools: &[&Tool]) {
         {
             schema["$defs"] = definitions;
         }
-        schema["x-guidance"] = json!({
-            "whitespace_flexible": false,
-            "item_separator": ", ",
-            "key_separator": ": ",
-        });
+        schema["x-guidance"] = spacing();
         let _ = writeln!(rules, "call{index}: %json {schema}");
     }
     let all: Vec<String> = (0..tools.len()).map(|i| format!("call{i}")).collect();

@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod model;
 pub mod openai;
+pub mod responses;
 pub mod scheduler;
 mod serve;
 mod utilities;

@@ -99,7 +99,9 @@ impl Server {
     pub fn metric(&self, name: &str) -> f64 {
         let (status, text) = self.get("/metrics");
         assert_eq!(status, 200);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap().parse().unwrap()
     }
 

@@ -56,7 +56,7 @@ pub fn take(fields: &mut Fields) -> Result<Vec<Message>, ApiError> {
 fn blocks(content: Value, place: &str) -> Result<Vec<(String, Fields)>, ApiError> {
     match content {
         Value::String(text) => {
-            let block = serde_json::json!({"type": "text", "text": text});
+            let block = serde_json::json!({"text": text});
             Ok(vec![("text".to_owned(), Fields::of_value(block, place)?)])
         }
         Value::Array(list) => {

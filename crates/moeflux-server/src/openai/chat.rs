@@ -61,6 +61,8 @@ pub async fn chat(
         stops: sampling.stops,
         parallel_calls: offer.parallel,
     };
+    // In an answer of a given shape reasoning is looked for only if it has begun already.
+    let reasons = prompt.reasoning || (app.model.reasons && shape == Shape::Text);
     let parser = move || {
         let tools = tools.map(|format| (format, Arc::clone(&offer.tools)));
         OutputParser::new(
@@ -73,11 +75,6 @@ pub async fn chat(
         true => Ok(chat_reply::stream(app, reply, events, parser)),
         false => chat_reply::whole(&app, &reply, events, parser).await,
     }
-}
-
-/// Whether reasoning is looked for: in an answer of a given shape only if it has begun already.
-fn app_reasons(reasoning: bool, shape: &Shape) -> bool {
-    reasoning || matches!(shape, Shape::Text)
 }
 
 /// Takes the bound of an answer's tokens, of which there are two names.
@@ -125,22 +122,8 @@ fn logprobs(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
 /// Variables for the chat template: `chat_template_kwargs`, and `reasoning_effort` in the words that
 /// templates know.
 fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
-    let mut variables = Map::new();
-    let effort: Option<String> = fields.take("reasoning_effort")?;
-    match effort.as_deref() {
-        None => {}
-        Some("none") => {
-            variables.insert("enable_thinking".into(), false.into());
-        }
-        Some(effort @ ("minimal" | "low" | "medium" | "high" | "xhigh")) => {
-            variables.insert("enable_thinking".into(), true.into());
-            variables.insert("reasoning_effort".into(), effort.into());
-        }
-        Some(_) => {
-            let problem = "must be none, minimal, low, medium, high or xhigh";
-            return Err(ApiError::value("reasoning_effort", problem));
-        }
-    }
+    let given: Option<String> = fields.take("reasoning_effort")?;
+    let mut variables = effort(given.as_deref(), "reasoning_effort")?;
     let given: Option<Map<String, Value>> = fields.take("chat_template_kwargs")?;
     for (name, value) in given.unwrap_or_default() {
         if matches!(
@@ -154,6 +137,29 @@ fn variables(fields: &mut Fields) -> Result<Map<String, Value>, ApiError> {
             ));
         }
         variables.insert(name, value);
+    }
+    Ok(variables)
+}
+
+/// An effort in reasoning as variables for the chat template.
+///
+/// # Errors
+/// The word is not known.
+pub fn effort(word: Option<&str>, name: &str) -> Result<Map<String, Value>, ApiError> {
+    let mut variables = Map::new();
+    match word {
+        None => {}
+        Some("none") => {
+            variables.insert("enable_thinking".into(), false.into());
+        }
+        Some(word @ ("minimal" | "low" | "medium" | "high" | "xhigh")) => {
+            variables.insert("enable_thinking".into(), true.into());
+            variables.insert("reasoning_effort".into(), word.into());
+        }
+        Some(_) => {
+            let problem = "must be none, minimal, low, medium, high or xhigh";
+            return Err(ApiError::value(name, problem));
+        }
     }
     Ok(variables)
 }

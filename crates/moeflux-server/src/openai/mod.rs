@@ -9,12 +9,12 @@ mod models;
 mod sampling;
 mod tools;
 
-pub use chat::{chat, limit_tokens};
+pub use chat::{chat, effort, limit_tokens};
 pub use completions::completions;
 pub use conversation::{call_for_template, conversation, text_of};
 pub use models::{model, models};
 pub use sampling::Sampling;
-pub use tools::{Choice as ToolChoice, Offer, tool};
+pub use tools::{Choice as ToolChoice, Offer, tool, tool_choice};
 
 use serde_json::{Value, json};
 

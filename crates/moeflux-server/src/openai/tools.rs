@@ -144,7 +144,7 @@ pub fn tool(mut fields: Fields, schema: &str) -> Result<Tool, ApiError> {
 ///
 /// # Errors
 /// It is none of the known forms.
-fn tool_choice(fields: &mut Fields) -> Result<Choice, ApiError> {
+pub fn tool_choice(fields: &mut Fields) -> Result<Choice, ApiError> {
     const FORMS: &str = "must be none, auto, required, or a function by its name";
     match fields.take::<Value>("tool_choice")? {
         None => Ok(Choice::Auto),

@@ -65,12 +65,10 @@ impl Worker {
 
     /// Runs until told to stop.
     pub fn run(mut self) {
-        self.publish();
         while self.receive() {
             self.sweep();
             self.admit();
             if self.running.is_empty() {
-                self.publish();
                 continue;
             }
             // A defect in a step must not take the server down; the engine heals by itself.
@@ -90,6 +88,9 @@ impl Worker {
     /// Takes commands, waiting for one if there is nothing else to do; false when told to stop.
     fn receive(&mut self) -> bool {
         let idle = self.running.is_empty() && self.paused.is_empty() && self.queue.is_empty();
+        if idle {
+            self.publish();
+        }
         let mut next = match idle {
             true => self.commands.recv().ok(),
             false => self.commands.try_recv().ok(),
