@@ -65,11 +65,7 @@ pub async fn chat(
     let reasons = prompt.reasoning || (app.model.reasons && shape == Shape::Text);
     let parser = move || {
         let tools = tools.map(|format| (format, Arc::clone(&offer.tools)));
-        OutputParser::new(
-            app_reasons(prompt.reasoning, &shape),
-            prompt.reasoning,
-            tools,
-        )
+        OutputParser::new(reasons, prompt.reasoning, tools)
     };
     match streaming.on {
         true => Ok(chat_reply::stream(app, reply, events, parser)),
