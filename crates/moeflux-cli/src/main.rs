@@ -17,7 +17,7 @@ mod size;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use failure::Failure;
 
@@ -51,6 +51,10 @@ enum Command {
     /// Study recorded uses of experts (--trace)
     #[command(subcommand)]
     Trace(commands::trace::TraceCommand),
+    /// Write a script that completes commands and flags in a shell
+    Completions(commands::completions::CompletionsArgs),
+    /// Write manual pages
+    Man(commands::man::ManArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +78,8 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
         Command::Trace(command) => commands::trace::run(command),
+        Command::Completions(args) => commands::completions::run(args, Cli::command()),
+        Command::Man(args) => commands::man::run(args, Cli::command()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

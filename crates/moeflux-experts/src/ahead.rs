@@ -159,8 +159,7 @@ impl Residency {
             self.pool.cancel(Urgency::Ahead);
         }
         while self.ahead.filling > 0 {
-            // An error here concerns an expert that nobody has asked for.
-            let _ = self.collect_outcomes(true);
+            self.collect_outcomes(true);
         }
         while let Some(slot) = self.wrong_guess() {
             self.free.push(slot);

@@ -32,6 +32,8 @@ pub(crate) struct Work {
     batch: Vec<u32>,
     submitted: Vec<(u32, u32)>,
     outcomes: Vec<(u32, Outcome)>,
+    /// Why an expert that was asked for cannot be had.
+    error: Option<ExpertError>,
 }
 
 impl Work {
@@ -48,6 +50,7 @@ impl Work {
             batch: Vec::with_capacity(slots),
             submitted: Vec::with_capacity(slots),
             outcomes: Vec::with_capacity(slots),
+            error: None,
         }
     }
 
@@ -207,7 +210,14 @@ impl Residency {
         self.release_batch(); // Dropping it did, unless it was leaked.
         // With nothing pinned, if anything is missing, something is being read: for this lease, or as
         // a guess whose slot is needed.
-        while self.work.arrived.is_empty() {
+        loop {
+            if let Some(error) = self.work.error.take() {
+                self.settle();
+                return Err(error);
+            }
+            if !self.work.arrived.is_empty() {
+                break;
+            }
             if self.work.filling == 0 {
                 if self.work.missing.is_empty() {
                     return Ok(false);
@@ -215,10 +225,7 @@ impl Residency {
                 self.stop_guessing();
                 self.start_reads();
             }
-            if let Some(error) = self.collect_outcomes(true) {
-                self.settle();
-                return Err(error);
-            }
+            self.collect_outcomes(true);
         }
         std::mem::swap(&mut self.work.batch, &mut self.work.arrived);
         Ok(true)
@@ -227,21 +234,20 @@ impl Residency {
     /// Takes note of what has been read, without waiting.
     pub(crate) fn poll(&mut self) {
         if self.ahead.filling > 0 {
-            // What nobody waits for cannot fail anybody.
-            let _ = self.collect_outcomes(false);
+            self.collect_outcomes(false);
         }
     }
 
     /// Takes note of what has been read, waiting for something if told to: pins what the lease
-    /// waits for, for its next batch. Slots of others become free; returns the first error.
-    pub(crate) fn collect_outcomes(&mut self, wait: bool) -> Option<ExpertError> {
+    /// waits for, for its next batch, or keeps the first error for it. What nobody waits for cannot
+    /// fail anybody.
+    pub(crate) fn collect_outcomes(&mut self, wait: bool) {
         let mut outcomes = std::mem::take(&mut self.work.outcomes);
         if wait {
             self.counters.wait_us_total += self.pool.wait(&mut outcomes);
         } else {
             self.pool.poll(&mut outcomes);
         }
-        let mut first_error = None;
         for (slot, outcome) in outcomes.drain(..) {
             if self.slots[slot as usize].state == SlotState::FillingAhead {
                 self.guess_ended(slot, matches!(outcome, Outcome::Done));
@@ -261,12 +267,11 @@ impl Residency {
                 }
                 Outcome::Failed(error) => {
                     self.free_slot(slot);
-                    first_error.get_or_insert(error);
+                    self.work.error.get_or_insert(error);
                 }
             }
         }
         self.work.outcomes = outcomes;
-        first_error
     }
 
     /// Unpins the last batch and uses the room for what is missing.
@@ -287,9 +292,10 @@ impl Residency {
             self.pool.cancel(Urgency::Demand);
         }
         while self.work.filling > 0 {
-            // An error here concerns an expert that nobody waits for any more.
-            let _ = self.collect_outcomes(true);
+            self.collect_outcomes(true);
         }
+        // They concern experts that nobody waits for any more.
+        self.work.error = None;
         self.work.missing.clear();
         self.work.batch.append(&mut self.work.arrived);
         self.release_batch();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, Gate, Layout};
-use moeflux_experts::{Pass, Reader, Residency};
+use moeflux_experts::{ExpertError, FaultPlan, FaultyReader, Pass, Reader, Residency};
 
 /// Lets the reads end that were begun ahead of use.
 fn finish_reads(residency: &mut Residency, layer: usize, resident: usize) {
@@ -68,6 +68,38 @@ fn what_arrives_while_guesses_are_made_is_delivered() {
         fixture.take(&mut residency, 1, &[0, 4, 9]);
         fixture.take(&mut residency, 3, &[2]);
         assert_eq!(residency.stats().reads, 4, "nothing was read twice");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_an_error_though_guesses_are_made_meanwhile() {
+    let fixture = Fixture::new(4, 2, 16, 4000..4001, Layout::Packed);
+    let plan = FaultPlan {
+        errors: 1.0,
+        persistent: true,
+        only: Some(fixture.range(1, 4)),
+        ..FaultPlan::default()
+    };
+    for _ in 0..20 {
+        let reader = FaultyReader::new(fixture.buffered(), plan.clone());
+        let mut residency = fixture.open_with(12, 1, Arc::new(reader));
+        residency.request(1, &[0, 4, 9], &[1, 1, 1]).unwrap();
+        residency.ahead(3, [2]);
+        // The fourth is read twice.
+        while residency.stats().reads < 5 {
+            residency.ahead(3, []);
+        }
+        let mut lease = residency.lease(1, &[0, 4, 9]).unwrap();
+        let error = loop {
+            match lease.next() {
+                Ok(batch) => assert!(batch.is_some(), "an expert is missing without an error"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, ExpertError::Read { .. }), "{error}");
+        drop(lease);
+        fixture.take(&mut residency, 1, &[0, 9]);
+        fixture.take(&mut residency, 3, &[2]);
     }
 }
 

@@ -180,7 +180,7 @@ pub fn now_seconds() -> u64 {
 /// All routes.
 pub fn router(app: &Arc<App>) -> Router {
     let wrong_method = || async {
-        let message = "this path does not know that method; see /openapi.json";
+        let message = "this path does not know that method";
         ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -188,7 +188,7 @@ pub fn router(app: &Arc<App>) -> Router {
         )
     };
     let unknown = || async {
-        let message = "there is nothing at this path; see /openapi.json";
+        let message = "there is nothing at this path; the API is below /v1";
         ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message)
     };
     Router::new()

@@ -1,21 +1,20 @@
 //! The memory bound: the smallest workable one is named and works, and sessions grow within it.
-//! One test, because what the process occupies counts.
 
 mod common;
+#[path = "common/machine.rs"]
+mod machine;
+
+use std::path::Path;
 
 use common::{assert_rows, logits, open, options, packed, prompt};
+use machine::Machine;
 use moeflux::{Engine, EngineOptions, Error, Want};
 
 const MODEL: &str = "qwen3_5_moe_text";
 
 /// The smallest bound that the engine says would do.
-fn smallest(model: &std::path::Path) -> u64 {
-    let tiny = EngineOptions {
-        memory_bytes: Some(1 << 20),
-        chunk_tokens: None,
-        ..options()
-    };
-    match Engine::open(model, &tiny).err() {
+fn smallest(machine: &Machine, model: &Path) -> u64 {
+    match Engine::open(model, &machine.options(1 << 20)).err() {
         Some(Error::MemoryBudget { given, needed }) => {
             assert_eq!(given, 1 << 20);
             needed
@@ -42,25 +41,20 @@ fn the_memory_bound_is_kept_by_giving_up_experts() {
         )
     };
 
-    // The smallest bound works. What the process occupies may still grow a little.
-    let margin = 2 << 20;
-    let small = EngineOptions {
-        memory_bytes: Some(smallest(&model.path()) + margin),
-        chunk_tokens: None,
-        ..options()
-    };
-    let engine = open(&model.path(), &small);
+    let machine = Machine::new();
+    let smallest = smallest(&machine, &model.path());
+    // Room for the prompt's state besides.
+    let engine = open(&model.path(), &machine.options(smallest + state_bytes));
     let found = engine.prefill(&mut engine.session(), &prompt(MODEL)[..40], Want::All);
     assert_rows(&expected, 0, &found.expect("runs"), "in the smallest bound");
     drop(engine);
 
     // All experts fit at first; then the session's state takes their place, until no more of
     // them can go, which is an error before anything is lost.
-    let bound = smallest(&model.path()) + state_bytes + expert_bytes;
     let tight = EngineOptions {
-        memory_bytes: Some(bound),
         chunk_tokens: Some(8),
-        ..options()
+        // What is named is whole MiB, and one more.
+        ..machine.options(smallest - (1 << 20) + expert_bytes)
     };
     let engine = open(&model.path(), &tight);
     let before = engine.stats().experts.slots;

@@ -2,9 +2,11 @@
 
 pub mod bench;
 pub mod chat;
+pub mod completions;
 pub mod eval_answers;
 pub mod eval_logits;
 pub mod inspect;
+pub mod man;
 pub mod pack;
 pub mod plan;
 pub mod run;

@@ -10,8 +10,8 @@ use moeflux::{Engine, ModelInfo, Session, Want};
 
 use crate::failure::Failure;
 
-/// How long steps are taken, after the first few.
-const TIME: Duration = Duration::from_millis(2500);
+/// How long steps are taken, after the first few, before they are taken again.
+const TIME: Duration = Duration::from_millis(1500);
 const FEWEST_STEPS: usize = 6;
 const MOST_STEPS: usize = 400;
 /// Steps of the same token, whose experts are all in memory.
@@ -32,6 +32,8 @@ pub struct DecodeModel {
     pub layer_seconds: f64,
     /// More for each missing expert.
     pub expert_seconds: f64,
+    /// More for each missing expert whose memory is used for the first time.
+    pub touch_seconds: f64,
 }
 
 /// A step that was taken.
@@ -53,9 +55,14 @@ impl DecodeModel {
     /// experts in memory grows up to `hit_rate`.
     pub fn cold_rate(&self, tokens: usize, hit_rate: f64) -> f64 {
         let unseen = 1.0 - self.top_k / self.experts.max(self.top_k);
-        let miss = |token: usize| unseen.powf(token as f64).max(1.0 - hit_rate);
-        let seconds: f64 = (0..tokens).map(|token| self.seconds(miss(token))).sum();
-        tokens as f64 / seconds
+        let seconds = |token: usize| {
+            let new = unseen.powf(token as f64);
+            let miss = new.max(1.0 - hit_rate);
+            // Once the arena is full, others' memory is used again.
+            let touched = if new < miss { 0.0 } else { self.touch_seconds };
+            self.seconds(miss) + touched * self.reads(miss)[1]
+        };
+        tokens as f64 / (0..tokens).map(seconds).sum::<f64>()
     }
 
     /// Layers with a missing expert, and missing experts.
@@ -95,22 +102,29 @@ impl DecodeModel {
             (0.0, alone(bb, by))
         };
     }
+
+    /// What reading into new memory takes beyond what the model says.
+    fn fit_touch(&mut self, samples: &[Sample]) {
+        let all = self.layers * self.top_k;
+        let over = |s: &Sample| s.seconds - self.seconds((s.absent / all).min(1.0));
+        let seconds: f64 = samples.iter().map(over).sum();
+        let experts: f64 = samples.iter().map(|sample| sample.absent).sum();
+        self.touch_seconds = (seconds / experts.max(1.0)).max(0.0);
+    }
 }
 
-/// Measures an engine that has just been opened, for a few seconds: steps after a cold start, which
-/// fill its arena, and steps that find all in memory.
+/// Measures an engine that has just been opened, for a few seconds: steps after a cold start, into
+/// memory never used before; the same once more, into the same memory; and steps that find all
+/// there.
 pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
     let info = engine.info();
     let mut session = engine.session();
-    engine.cool();
-    let mut samples = Vec::new();
-    let start = Instant::now();
-    let room = session.context_tokens().min(MOST_STEPS);
-    while samples.len() < room && (samples.len() < FEWEST_STEPS || start.elapsed() < TIME) {
-        samples.push(step(engine, &mut session, token(info, samples.len()))?);
-    }
-    // The first step also touches its buffers for the first time.
-    samples.remove(0);
+    let most = session.context_tokens().min(MOST_STEPS);
+    let first = cold_steps(engine, &mut session, |taken, time| {
+        taken < most && (taken < FEWEST_STEPS || time < TIME)
+    })?;
+    session.rewind(0)?;
+    let again = cold_steps(engine, &mut session, |taken, _| taken < first.len())?;
     let mut model = DecodeModel {
         layers: info.moe_layers as f64,
         top_k: info.top_k as f64,
@@ -118,9 +132,28 @@ pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
         resident_seconds: resident_seconds(engine, &mut session)?,
         layer_seconds: 0.0,
         expert_seconds: 0.0,
+        touch_seconds: 0.0,
     };
-    model.fit(&samples);
+    // The very first step also touches its buffers for the first time.
+    model.fit(&again);
+    model.fit_touch(&first[1..]);
     Ok(model)
+}
+
+/// Steps after a cold start, while `more` of their number and time says so.
+fn cold_steps(
+    engine: &Engine,
+    session: &mut Session,
+    more: impl Fn(usize, Duration) -> bool,
+) -> Result<Vec<Sample>, Failure> {
+    engine.cool();
+    let mut samples = Vec::new();
+    let start = Instant::now();
+    while more(samples.len(), start.elapsed()) {
+        let token = token(engine.info(), samples.len());
+        samples.push(step(engine, session, token)?);
+    }
+    Ok(samples)
 }
 
 /// Seconds of a step whose experts are all in memory; or, where the arena holds too few for that, of
@@ -175,6 +208,7 @@ mod tests {
         resident_seconds: 0.05,
         layer_seconds: 0.002,
         expert_seconds: 0.001,
+        touch_seconds: 0.0005,
     };
 
     #[test]
@@ -183,7 +217,12 @@ mod tests {
         assert!((MODEL.seconds(1.0) - (0.05 + 0.02 + 0.04)).abs() < 1e-12);
         let half = 0.05 + 0.02 * (1.0 - 0.0625) + 0.02;
         assert!((MODEL.seconds(0.5) - half).abs() < 1e-12);
-        let cold = MODEL.cold_rate(8, 1.0);
+        let used_before = DecodeModel {
+            touch_seconds: 0.0,
+            ..MODEL
+        };
+        let cold = used_before.cold_rate(8, 1.0);
+        assert!(MODEL.cold_rate(8, 1.0) < cold);
         assert!(cold > 1.0 / MODEL.seconds(1.0) && cold < 1.0 / MODEL.seconds(0.5));
     }
 
@@ -197,11 +236,19 @@ mod tests {
         let mut fitted = DecodeModel {
             layer_seconds: 0.0,
             expert_seconds: 0.0,
+            touch_seconds: 0.0,
             ..MODEL
         };
         fitted.fit(&samples);
         assert!((fitted.layer_seconds / MODEL.layer_seconds - 1.0).abs() < 1e-6);
         assert!((fitted.expert_seconds / MODEL.expert_seconds - 1.0).abs() < 1e-6);
+        // Steps into new memory take longer by as much as each expert's memory does.
+        let touching = samples.iter().map(|s| Sample {
+            seconds: s.seconds + 0.0005 * s.absent,
+            ..*s
+        });
+        fitted.fit_touch(&touching.collect::<Vec<_>>());
+        assert!((fitted.touch_seconds / MODEL.touch_seconds - 1.0).abs() < 1e-6);
         // One kind of step cannot tell the two apart: all goes to the experts.
         fitted.fit(&samples[..1]);
         assert_eq!(fitted.layer_seconds, 0.0);

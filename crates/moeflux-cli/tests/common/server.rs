@@ -1,4 +1,6 @@
-//! A server as a process, and requests to it.
+//! A server as a process, and requests to it. Each test file uses some of this.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::command;
+use super::common::command;
 
 /// A running `moeflux serve`; it ends when this is dropped.
 pub struct Server {

@@ -207,6 +207,7 @@ impl Report<'_> {
                 "resident_token_s": outlook.decode.resident_seconds,
                 "missing_layer_s": outlook.decode.layer_seconds,
                 "missing_expert_s": outlook.decode.expert_seconds,
+                "first_touch_expert_s": outlook.decode.touch_seconds,
             },
             "budgets": budgets.collect::<Vec<_>>(),
         })

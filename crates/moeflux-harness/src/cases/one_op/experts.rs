@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use moeflux::formats::Codec;
-use moeflux::graph::{BufferId, GraphBuilder, Op};
-use moeflux::weights::ExpertPart;
+use moeflux::graph::{BufferId, GraphBuilder, Op, WeightId};
+use moeflux::weights::{ExpertPart, WeightPart};
 
 use super::{graph_of, inputs, least_cols};
 use crate::{Case, HarnessError, Random, coded_matrix};
@@ -92,7 +92,7 @@ pub(super) fn experts(random: &mut Random, codec: Codec) -> Result<Case, Harness
     Ok(case.step(n, data))
 }
 
-/// The router's choice goes to the experts.
+/// The router's choice goes to the experts, after a guess at it that has no effect on the result.
 pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
     let layer = Layer::new(random, codec)?;
     let count = layer.experts.len();
@@ -101,6 +101,15 @@ pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessE
     let (x, out) = (g.buffer("x", layer.hidden), g.buffer("out", layer.hidden));
     let logits = g.buffer("logits", count);
     let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    g.push(Op::Lookahead {
+        x,
+        norm: WeightId::new(0),
+        eps: 1e-6,
+        router: WeightId::new(1),
+        experts: count,
+        top_k,
+        layer: 3,
+    });
     g.push(Op::Router {
         logits,
         experts: count,
@@ -120,6 +129,9 @@ pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessE
     let mut case = Case::new(name, graph_of(g, op, out));
     let n = random.within(1, 20);
     let data = inputs(random, n, &[(x, layer.hidden, 1.0), (logits, count, 2.0)]);
+    let norm = random.floats(layer.hidden, 1.0);
+    let router = coded_matrix(random, Codec::F32, count, layer.hidden, 0.1)?;
+    case.weights = vec![WeightPart::Vector(norm), WeightPart::Matrix(router)];
     layer.give_to(&mut case);
     Ok(case.step(n, data))
 }
