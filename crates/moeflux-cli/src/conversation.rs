@@ -97,7 +97,10 @@ impl<'m> Conversation<'m> {
     }
 
     /// The session's state, to be saved.
-    pub fn state(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// If the state was on a device that is lost.
+    pub fn state(&self) -> Result<Vec<u8>, moeflux::Error> {
         self.session.to_bytes()
     }
 

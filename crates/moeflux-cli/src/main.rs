@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod conversation;
+mod device;
 mod failure;
 mod floor;
 mod interrupt;
@@ -51,6 +52,9 @@ enum Command {
     /// Study recorded uses of experts (--trace)
     #[command(subcommand)]
     Trace(commands::trace::TraceCommand),
+    /// List where operations can run, for --device
+    #[cfg(feature = "gpu")]
+    Devices(commands::devices::DevicesArgs),
     /// Write a script that completes commands and flags in a shell
     Completions(commands::completions::CompletionsArgs),
     /// Write manual pages
@@ -78,6 +82,8 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
         Command::Trace(command) => commands::trace::run(command),
+        #[cfg(feature = "gpu")]
+        Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
         Command::Man(args) => commands::man::run(args, Cli::command()),
     };

@@ -49,7 +49,7 @@ pub fn run(case: &Case, backend: Box<dyn Backend>) -> Result<Trace, HarnessError
         })?;
     }
     for (timeline, session) in trace.sessions.iter_mut().zip(&sessions) {
-        timeline.states = session.state_values();
+        timeline.states = session.state_values()?;
     }
     Ok(trace)
 }

@@ -181,6 +181,9 @@ pub enum Error {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// What runs the operations failed: a graphics processor, its driver or its memory.
+    #[error(transparent)]
+    Device(Box<dyn std::error::Error + Send + Sync>),
     /// The engine contradicts itself; this is a defect of moeflux.
     #[error("internal error: {0}; please report it")]
     Internal(String),

@@ -29,9 +29,9 @@ pub use engine::{Engine, GraphRunner, KernelRate, Logits, MemoryPlan, Span, Stat
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
-pub use options::{Activations, EngineOptions, Lookahead};
+pub use options::{Activations, EngineOptions, Lookahead, MakeBackend};
 pub use pack::{PackOptions, note_codec, pack};
-pub use session::Session;
+pub use session::{RemoteState, RemoteStates, Session};
 
 pub use moeflux_experts as experts;
 pub use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};

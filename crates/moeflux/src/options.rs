@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use moeflux_experts::{PolicyKind, ReaderChoice, ReaderKind};
 use moeflux_kernels::{Cpu, Isa, KvType};
@@ -120,7 +121,12 @@ pub struct EngineOptions {
     pub trace: Option<PathBuf>,
     /// Run on the plain reference kernels instead of the optimized ones.
     pub reference: bool,
+    /// Makes what runs the operations, instead of the processor.
+    pub backend: Option<MakeBackend>,
 }
+
+/// Makes a backend when a model is opened.
+pub type MakeBackend = Arc<dyn Fn() -> Result<Box<dyn Backend>, Error> + Send + Sync>;
 
 impl Default for EngineOptions {
     fn default() -> Self {
@@ -143,6 +149,7 @@ impl Default for EngineOptions {
             warm_start: false,
             trace: None,
             reference: false,
+            backend: None,
         }
     }
 }
@@ -150,6 +157,9 @@ impl Default for EngineOptions {
 impl EngineOptions {
     /// What runs the operations.
     pub(crate) fn backend(&self, isa: Isa, threads: usize) -> Result<Box<dyn Backend>, Error> {
+        if let Some(make) = &self.backend {
+            return make();
+        }
         if self.reference {
             return Ok(Box::new(HostBackend::new(Reference, self.activations)));
         }

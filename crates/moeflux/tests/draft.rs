@@ -28,10 +28,10 @@ fn tokens_on_trial_are_taken_back_without_a_trace() {
         // Around the end of a page of keys and values, and where there is no state yet.
         for start in [0, 1, 3, 40, 59, 63, 64] {
             let mut plain = engine.session();
-            let mut states = vec![plain.to_bytes()];
+            let mut states = vec![plain.to_bytes().expect("its state is here")];
             for token in &tokens[..start + 9] {
                 run(&engine, &mut plain, &[*token]);
-                states.push(plain.to_bytes());
+                states.push(plain.to_bytes().expect("its state is here"));
             }
             let mut session = engine.session();
             if start > 0 {
@@ -41,13 +41,16 @@ fn tokens_on_trial_are_taken_back_without_a_trace() {
             let step = &tokens[start..start + 9];
             let found = engine.forward_trial(&mut session, step).expect("runs");
             assert_rows(&whole, start, &found, &what);
-            assert!(session.to_bytes() == states[start + 9], "{what}: all kept");
+            assert!(
+                session.to_bytes().expect("its state is here") == states[start + 9],
+                "{what}: all kept"
+            );
             for kept in [9, 8, 5, 4, 1, 0] {
                 engine
                     .retract(&mut session, start + kept)
                     .expect("retracts");
                 assert!(
-                    session.to_bytes() == states[start + kept],
+                    session.to_bytes().expect("its state is here") == states[start + kept],
                     "{what}: {kept} kept"
                 );
             }
@@ -65,13 +68,16 @@ fn only_a_step_on_trial_can_be_taken_back() {
     let engine = open(&model.path(), &options());
     let tokens = prompt(name);
     let refused = |session: &mut Session, len: usize| {
-        let before = session.to_bytes();
+        let before = session.to_bytes().expect("its state is here");
         let error = engine.retract(session, len).expect_err("no way back");
         assert!(
             matches!(error, Error::Rewind { position, .. } if position == len),
             "{error}"
         );
-        assert!(session.to_bytes() == before, "a refusal changes nothing");
+        assert!(
+            session.to_bytes().expect("its state is here") == before,
+            "a refusal changes nothing"
+        );
     };
     let mut session = engine.session();
     run(&engine, &mut session, &tokens[..20]);
@@ -143,7 +149,7 @@ impl Way {
         let (end, pending) = (generation.end(), generation.pending());
         assert_eq!(generation.timings().generated_tokens, tokens.len());
         drop(generation);
-        let session = session.to_bytes();
+        let session = session.to_bytes().expect("its state is here");
         Outcome {
             tokens,
             end,
@@ -333,7 +339,10 @@ fn speculation_turned_on_and_off_at_random_changes_nothing() {
             }
         }
         assert_eq!(tokens, expected.tokens, "seed {seed}");
-        assert!(session.to_bytes() == expected.session, "seed {seed}");
+        assert!(
+            session.to_bytes().expect("its state is here") == expected.session,
+            "seed {seed}"
+        );
         steps += modes[2].stats().steps;
     }
     assert!(steps > 0, "something must have been drafted");

@@ -210,12 +210,19 @@ fn e4_a_restored_session_goes_on_with_the_same_bits() {
         for at in [1, 2, 63, 64, 65, 100] {
             let mut session = engine.session();
             run(&engine, &mut session, &tokens[..at]);
-            let bytes = session.to_bytes();
+            let bytes = session.to_bytes().expect("its state is here");
             let mut restored = other.restore(&bytes).expect("restores");
             assert_eq!(restored.tokens(), &tokens[..at]);
             let rest = run(&other, &mut restored, &tokens[at..]);
             assert_rows(&expected, at, &rest, &format!("{name} restored at {at}"));
-            assert_eq!(engine.restore(&bytes).expect("restores").to_bytes(), bytes);
+            assert_eq!(
+                engine
+                    .restore(&bytes)
+                    .expect("restores")
+                    .to_bytes()
+                    .expect("its state is here"),
+                bytes
+            );
         }
     }
 }
@@ -247,7 +254,9 @@ fn e4_rewinding_to_a_checkpoint_goes_on_with_the_same_bits() {
         "after a rewind",
     );
     // A checkpoint survives a snapshot.
-    let mut restored = engine.restore(&session.to_bytes()).expect("restores");
+    let mut restored = engine
+        .restore(&session.to_bytes().expect("its state is here"))
+        .expect("restores");
     restored.rewind(70).expect("the checkpoint was saved too");
     assert_rows(
         &expected,

@@ -48,7 +48,7 @@ fn a_failed_read_leaves_the_session_as_it_was() {
         let mut session = engine.session();
         let mut at = 0;
         while at < tokens.len() {
-            let before = session.to_bytes();
+            let before = session.to_bytes().expect("its state is here");
             let step = &tokens[at..at + 1];
             let mut spans = [Span {
                 session: &mut session,
@@ -64,7 +64,11 @@ fn a_failed_read_leaves_the_session_as_it_was() {
                     failures += 1;
                     let text = e.to_string();
                     assert!(text.contains("layer") && text.contains("expert"), "{text}");
-                    assert_eq!(session.to_bytes(), before, "seed {seed}, position {at}");
+                    assert_eq!(
+                        session.to_bytes().expect("its state is here"),
+                        before,
+                        "seed {seed}, position {at}"
+                    );
                     break;
                 }
                 Err(e) => panic!("another error: {e}"),
@@ -72,7 +76,9 @@ fn a_failed_read_leaves_the_session_as_it_was() {
         }
         // The session that survived goes on in an engine whose disk is well.
         let well = open(&model.path(), &common::options());
-        let mut session = well.restore(&session.to_bytes()).expect("restores");
+        let mut session = well
+            .restore(&session.to_bytes().expect("its state is here"))
+            .expect("restores");
         let rest = run(&well, &mut session, &tokens[at..]);
         assert_rows(
             &expected,
@@ -259,17 +265,20 @@ fn a_disk_that_stays_away_is_said_each_time_and_the_session_goes_on_elsewhere() 
         "{error}"
     );
     for _ in 0..3 {
-        let before = session.to_bytes();
+        let before = session.to_bytes().expect("its state is here");
         let again = engine.prefill(&mut session, &whole[done..], Want::None);
         assert!(matches!(again, Err(Error::Expert(_))), "{again:?}");
-        assert!(session.to_bytes() == before && session.len() == done);
+        assert!(session.to_bytes().expect("its state is here") == before && session.len() == done);
     }
-    let mut session = demo.engine.restore(&session.to_bytes()).expect("restores");
+    let mut session = demo
+        .engine
+        .restore(&session.to_bytes().expect("its state is here"))
+        .expect("restores");
     let rest = demo
         .engine
         .prefill(&mut session, &whole[done..], Want::None);
     rest.expect("this disk is there");
-    assert!(session.to_bytes() == expected.session);
+    assert!(session.to_bytes().expect("its state is here") == expected.session);
 }
 
 #[test]

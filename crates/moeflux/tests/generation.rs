@@ -72,7 +72,9 @@ fn a_generation_continues_by_its_pending_token() {
 
     let mut session = engine.session();
     let (mut tokens, _, pending) = generate(&engine, &mut session, &PROMPT, most(7));
-    let mut restored = engine.restore(&session.to_bytes()).unwrap();
+    let mut restored = engine
+        .restore(&session.to_bytes().expect("its state is here"))
+        .unwrap();
     let (rest, _, _) = generate(&engine, &mut restored, &[pending.unwrap()], most(13));
     tokens.extend(rest);
     assert_eq!(tokens, expected);

@@ -131,7 +131,7 @@ fn what_does_not_fit_is_refused_before_it_begins_and_what_fits_is_named() {
     let engine = open(&model.path(), &machine.options(bound));
     let mut session = engine.session();
     step(&engine, &mut session, &tokens[..100]);
-    let before = session.to_bytes();
+    let before = session.to_bytes().expect("its state is here");
     let (fit, needed) = match engine.prefill(&mut session, &tokens[100..], Want::Last) {
         Err(Error::MemoryFull {
             tokens: 3900,
@@ -142,7 +142,7 @@ fn what_does_not_fit_is_refused_before_it_begins_and_what_fits_is_named() {
         other => unreachable!("4,000 tokens do not fit: {other:?}"),
     };
     assert!(fit > 800 && fit < 3900, "{fit}");
-    assert_eq!(session.to_bytes(), before);
+    assert_eq!(session.to_bytes().expect("its state is here"), before);
     // One more than fits is still refused, what fits is not, and is the same as ever.
     let more = engine.prefill(&mut session, &tokens[100..101 + fit], Want::Last);
     assert!(matches!(more, Err(Error::MemoryFull { .. })), "{more:?}");

@@ -23,10 +23,10 @@ fn saved_sessions_are_refused_under_another_type() {
     let save = |engine: &Engine| {
         let mut session = engine.session();
         run(engine, &mut session, &prompt(MODEL)[..70]);
-        let bytes = session.to_bytes();
+        let bytes = session.to_bytes().expect("its state is here");
         let restored = engine.restore(&bytes).expect("its own");
         assert!(
-            restored.to_bytes() == bytes,
+            restored.to_bytes().expect("its state is here") == bytes,
             "restoring changed the session"
         );
         bytes
@@ -42,7 +42,7 @@ fn saved_sessions_are_refused_under_another_type() {
 #[test]
 fn sessions_of_other_versions_and_other_files_are_told_apart() {
     let engine = engine(KvType::F16);
-    let mut older = engine.session().to_bytes();
+    let mut older = engine.session().to_bytes().expect("its state is here");
     older[7] = b'1';
     let error = restore_error(&engine, &older);
     assert!(error.contains("another version"), "{error}");

@@ -76,7 +76,7 @@ fn damaged_and_foreign_snapshots_are_refused() {
     let engine = open(&fixture(MODEL), &options());
     let mut session = engine.session();
     run(&engine, &mut session, &prompt(MODEL)[..20]);
-    let bytes = session.to_bytes();
+    let bytes = session.to_bytes().expect("its state is here");
     for cut in [0, 7, 8, 100, bytes.len() - 1] {
         let error = engine
             .restore(&bytes[..cut])

@@ -310,12 +310,14 @@ impl Soak {
         assert!(matches!(error, Error::Expert(_)), "{what}: {error}");
         self.done.lasting_failures.fetch_add(1, Ordering::Relaxed);
         let well = &self.demo.engine;
-        let mut session = well.restore(&session.to_bytes()).expect("restores");
+        let mut session = well
+            .restore(&session.to_bytes().expect("its state is here"))
+            .expect("restores");
         let held = well.restore(&expected.session).expect("restores").len();
         let rest = &all[session.len()..held];
         well.prefill(&mut session, rest, Want::None).expect("runs");
         assert!(
-            session.to_bytes() == expected.session,
+            session.to_bytes().expect("its state is here") == expected.session,
             "{what}: the session differs"
         );
     }

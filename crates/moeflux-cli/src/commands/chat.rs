@@ -163,7 +163,7 @@ impl Chat<'_> {
             "reset" => self.conversation.reset(),
             "save" => {
                 let path = file()?;
-                session_file::save(path, self.conversation.talk(), &self.conversation.state())?;
+                session_file::save(path, self.conversation.talk(), &self.conversation.state()?)?;
                 output::note(&format!("saved to {}", path.display()));
             }
             "load" => {

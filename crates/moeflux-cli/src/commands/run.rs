@@ -153,7 +153,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         output::line("")?;
     }
     if let Some(path) = &args.save_session {
-        session_file::save(path, conversation.talk(), &conversation.state())?;
+        session_file::save(path, conversation.talk(), &conversation.state()?)?;
     }
     let summary = conversation.summary(&answer);
     if args.json {

@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use moeflux_experts::{Pass, Ready, Residency};
-use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
+use moeflux_experts::{Pass, Residency};
 
 use super::buckets::{Buckets, RoutedTokens};
+use super::expert_compute::{Compute, Roundings, Scratch, resize};
 use super::kernel_set::KernelSet;
 use super::lookahead::Trial;
 use crate::options::Lookahead;
@@ -49,17 +49,6 @@ struct Guesses {
     weight: Vec<f32>,
     /// Experts of some weight, the largest first.
     order: Vec<u32>,
-}
-
-#[derive(Default)]
-struct Scratch {
-    quantized_x: Quantized,
-    quantized_act: Quantized,
-    gate: Vec<f32>,
-    up: Vec<f32>,
-    act: Vec<f32>,
-    /// `[assignments, hidden]`.
-    results: Vec<f32>,
 }
 
 impl ExpertStage {
@@ -179,6 +168,49 @@ impl ExpertStage {
         self.residency.ahead(layer, order.iter().copied());
     }
 
+    /// Where the layer's matrices lie in an expert's bytes.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if the layer has no experts.
+    pub fn layout(&self, layer: usize) -> Result<&ExpertLayout, Error> {
+        let none = || Error::Internal(format!("layer {layer} has no experts"));
+        self.layouts.get(&layer).ok_or_else(none)
+    }
+
+    /// Layers with experts, ascending.
+    pub fn layers(&self) -> impl Iterator<Item = usize> + '_ {
+        self.layouts.keys().copied()
+    }
+
+    /// For a backend that keeps experts in memory of its own: gives it the bytes of the experts
+    /// `wanted` (ascending), each as it arrives. What tokens choose is noted by the residency.
+    ///
+    /// # Errors
+    /// If an expert cannot be read or fails its checksum, or what `take` says.
+    pub fn hand_out(
+        &mut self,
+        layer: usize,
+        wanted: &[u32],
+        take: &mut dyn FnMut(u32, &[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.requested = None;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut lease = self.residency.lease(layer, wanted)?;
+        let mut missing = wanted.len();
+        while let Some(ready) = lease.next()? {
+            for (expert, bytes) in ready.iter() {
+                take(expert, bytes)?;
+                missing -= 1;
+            }
+        }
+        match missing {
+            0 => Ok(()),
+            _ => Err(absent(layer, missing)),
+        }
+    }
+
     /// Bytes of scratch memory for one token that uses `top_k` experts.
     pub fn token_scratch_bytes(top_k: usize, hidden: usize, intermediate: usize) -> u64 {
         let floats = top_k * (3 * intermediate + hidden);
@@ -236,8 +268,7 @@ impl ExpertStage {
         }
         drop(lease);
         if missing > 0 {
-            let message = format!("layer {layer}: {missing} experts asked for did not come");
-            return Err(Error::Internal(message));
+            return Err(absent(layer, missing));
         }
         let results = &scratch.results[..tokens.ids.len() * hidden];
         let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
@@ -245,153 +276,8 @@ impl ExpertStage {
     }
 }
 
-impl ExpertLayout {
-    /// How the inputs of gate and up, and of down, are rounded where the weights are coded.
-    fn roundings(&self) -> Roundings {
-        let input = match (self.gate.rounding(), self.up.rounding()) {
-            (Some(gate), Some(up)) if gate != up => None,
-            (gate, up) => gate.or(up),
-        };
-        Roundings {
-            input,
-            act: self.down.rounding(),
-        }
-    }
-}
-
-/// How inputs are rounded to 8 bits; `None`: they stay f32.
-#[derive(Clone, Copy, Default)]
-struct Roundings {
-    /// The input of gate and up.
-    input: Option<Rounding>,
-    /// The input of down.
-    act: Option<Rounding>,
-}
-
-struct Compute<'a, K> {
-    kernels: &'a K,
-    layout: &'a ExpertLayout,
-    tokens: RoutedTokens<'a>,
-    hidden: usize,
-    roundings: Roundings,
-}
-
-/// An expert of a batch: its matrices, and its assignments.
-struct Work<'a> {
-    gate: Matrix<'a>,
-    up: Matrix<'a>,
-    down: Matrix<'a>,
-    start: usize,
-    end: usize,
-}
-
-impl<K: KernelSet> Compute<'_, K> {
-    /// Computes the experts of `ready` for all their tokens.
-    fn batch(
-        &self,
-        ready: &Ready<'_>,
-        buckets: &Buckets,
-        scratch: &mut Scratch,
-    ) -> Result<(), Error> {
-        let mut work = Vec::with_capacity(buckets.ids().len());
-        for (expert, bytes) in ready.iter() {
-            let (start, end) = buckets.range(expert)?;
-            let gate = self.layout.gate.view(bytes)?;
-            let up = self.layout.up.view(bytes)?;
-            work.push(Work {
-                gate,
-                up,
-                down: self.layout.down.view(bytes)?,
-                start,
-                end,
-            });
-        }
-        work.sort_unstable_by_key(|w| w.start);
-        let Some(first) = work.first() else {
-            return Ok(());
-        };
-        let intermediate = first.gate.rows();
-        let rows: usize = work.iter().map(|w| w.end - w.start).sum();
-        for buffer in [&mut scratch.gate, &mut scratch.up, &mut scratch.act] {
-            resize(buffer, rows * intermediate);
-        }
-        self.gate_and_up(&work, buckets, scratch, intermediate)?;
-        let len = rows * intermediate;
-        let Scratch {
-            gate,
-            up,
-            act,
-            quantized_act,
-            results,
-            ..
-        } = scratch;
-        self.kernels
-            .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
-        if let Some(rounding) = self.roundings.act {
-            self.kernels
-                .quantize(quantized_act, &act[..len], rows, intermediate, rounding)?;
-        }
-        // Rows of `act` follow the batch; those of `results` follow all assignments.
-        let compact: Vec<u32> = (0..rows as u32).collect();
-        let mut jobs = Vec::with_capacity(work.len());
-        let (mut rest, mut at, mut row) = (results.as_mut_slice(), 0, 0);
-        for w in &work {
-            let (_, tail) = rest.split_at_mut((w.start - at) * self.hidden);
-            let (out, tail) = tail.split_at_mut((w.end - w.start) * self.hidden);
-            (rest, at) = (tail, w.end);
-            let tokens = Some(&compact[row..row + (w.end - w.start)]);
-            row += w.end - w.start;
-            let quantized = self.roundings.act.map(|_| &*quantized_act);
-            jobs.push(MatmulJob {
-                weights: w.down,
-                x: &act[..len],
-                quantized,
-                tokens,
-                out,
-            });
-        }
-        Ok(self.kernels.matmul(&mut jobs)?)
-    }
-
-    fn gate_and_up(
-        &self,
-        work: &[Work<'_>],
-        buckets: &Buckets,
-        scratch: &mut Scratch,
-        intermediate: usize,
-    ) -> Result<(), Error> {
-        let Scratch {
-            quantized_x,
-            gate,
-            up,
-            ..
-        } = scratch;
-        let quantized = self.roundings.input.map(|_| &*quantized_x);
-        let mut jobs = Vec::with_capacity(2 * work.len());
-        let (mut gate, mut up) = (gate.as_mut_slice(), up.as_mut_slice());
-        for w in work {
-            let len = (w.end - w.start) * intermediate;
-            let tokens = Some(&buckets.tokens()[w.start..w.end]);
-            for (weights, rest) in [(w.gate, &mut gate), (w.up, &mut up)] {
-                let (out, tail) = std::mem::take(rest).split_at_mut(len);
-                *rest = tail;
-                jobs.push(MatmulJob {
-                    weights,
-                    x: self.tokens.x,
-                    quantized,
-                    tokens,
-                    out,
-                });
-            }
-        }
-        Ok(self.kernels.matmul(&mut jobs)?)
-    }
-}
-
-/// Grows `buffer` to at least `len`; never shrinks.
-fn resize(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.reserve_exact(len - buffer.len());
-        buffer.resize(len, 0.0);
-    }
+fn absent(layer: usize, experts: usize) -> Error {
+    Error::Internal(format!(
+        "layer {layer}: {experts} experts asked for did not come"
+    ))
 }

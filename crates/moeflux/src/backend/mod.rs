@@ -2,6 +2,7 @@
 //! two sets of kernels: the optimized ones, or the plain reference that specifies their bits.
 
 mod buckets;
+mod expert_compute;
 mod experts;
 mod host;
 mod kernel_set;
@@ -13,11 +14,13 @@ pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
 
+use std::sync::Arc;
+
 use moeflux_kernels::Settled;
 
 use crate::Error;
-use crate::graph::{BufferPool, Op};
-use crate::session::Session;
+use crate::graph::{BufferId, BufferPool, Op};
+use crate::session::{RemoteStates, Session};
 use crate::weights::Weights;
 
 /// Tokens of one session in a step.
@@ -53,6 +56,30 @@ pub trait Backend: Send {
 
     /// Gives back the scratch memory that large steps need; a step takes what it needs.
     fn give_back_scratch(&mut self) {}
+
+    /// Makes sessions' state where the backend keeps it; `None`: in the host's memory.
+    fn states(&self) -> Option<Arc<dyn RemoteStates>> {
+        None
+    }
+
+    /// A step begins: buffers that none of its operations wrote are found in the pool.
+    fn begin_step(&mut self) {}
+
+    /// Brings results of this step into the pool, where a backend keeps them elsewhere.
+    ///
+    /// # Errors
+    /// If a device is lost.
+    fn fetch(&mut self, _wanted: &[BufferId], _buffers: &mut BufferPool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The step's operations are over, and its results fetched.
+    ///
+    /// # Errors
+    /// If a device is lost.
+    fn end_step(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// Runs one operation of a step.
     ///

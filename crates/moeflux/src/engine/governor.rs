@@ -109,7 +109,7 @@ impl Engine {
             }
         }
         for span in spans {
-            span.session.reserve(span.tokens.len());
+            span.session.reserve(span.tokens.len())?;
         }
         Ok(())
     }

@@ -43,6 +43,7 @@ impl GraphRunner {
             kv_type,
             context_tokens: usize::MAX,
             state_bytes: Arc::new(AtomicU64::new(0)),
+            remote: backend.states(),
         });
         GraphRunner {
             buffers: BufferPool::new(&graph, 0, 0),
@@ -91,17 +92,20 @@ impl GraphRunner {
             self.buffers.upload(buffer, values)?;
         }
         for span in spans.iter_mut() {
-            span.session.reserve(span.tokens.len());
+            span.session.reserve(span.tokens.len())?;
         }
         self.stage.begin_step(tokens, false);
+        self.backend.begin_step();
         let mut step = rows.step(spans);
         for (op, index) in chosen.iter().zip(ops) {
             let (weights, stage) = (&self.weights, &mut self.stage);
             self.backend
                 .run(op, &mut step, weights, &mut self.buffers, stage)?;
+            self.backend.fetch(&op.writes(), &mut self.buffers)?;
             observe(index, op, &self.buffers);
         }
         drop(step);
+        self.backend.end_step()?;
         for span in spans {
             span.session.commit(span.tokens);
         }

@@ -78,6 +78,9 @@ pub struct Engine {
     spare_logits: Mutex<Vec<Vec<f32>>>,
 }
 
+/// Is shown each operation's results as it ends.
+type Observe<'a> = &'a mut dyn FnMut(&Op, &BufferPool);
+
 /// What a step changes besides its sessions.
 struct Executor {
     backend: Box<dyn Backend>,
@@ -144,7 +147,7 @@ impl Engine {
     /// Bad tokens, too many of them, or an expert that cannot be read. All sessions are then as
     /// they were before the call, and the engine goes on.
     pub fn forward(&self, spans: &mut [Span<'_>]) -> Result<Vec<Logits>, Error> {
-        self.forward_observed(spans, &mut |_, _| {})
+        self.step(spans, false, None)
     }
 
     /// [`Engine::forward`], showing each operation's results as it ends: for comparing backends
@@ -157,7 +160,7 @@ impl Engine {
         spans: &mut [Span<'_>],
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Vec<Logits>, Error> {
-        self.step(spans, false, observe)
+        self.step(spans, false, Some(observe))
     }
 
     /// One step; `again`: another of as many tokens follows.
@@ -165,7 +168,7 @@ impl Engine {
         &self,
         spans: &mut [Span<'_>],
         again: bool,
-        observe: &mut dyn FnMut(&Op, &BufferPool),
+        mut observe: Option<Observe<'_>>,
     ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
@@ -183,11 +186,20 @@ impl Engine {
         let mut step = rows.step(spans);
         let _settled = backend.settle();
         stage.begin_step(rows.tokens.len() * self.info.top_k, again);
+        backend.begin_step();
         for op in &self.graph.ops {
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
-            observe(op, buffers);
+            if let Some(observe) = &mut observe {
+                backend.fetch(&op.reads(), buffers)?;
+                backend.fetch(&op.writes(), buffers)?;
+                observe(op, buffers);
+            }
         }
         drop(step);
+        if !rows.outputs.is_empty() {
+            backend.fetch(&[self.graph.logits], buffers)?;
+        }
+        backend.end_step()?;
         let (time, waited) = stage.end_step();
         pace.note(rows.tokens.len(), time, waited);
         let vocab = self.info.vocab_size;

@@ -47,6 +47,7 @@ impl Engine {
             kv_type: options.kv,
             context_tokens,
             state_bytes: Arc::new(AtomicU64::new(0)),
+            remote: backend.states(),
         });
         let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
         if options.lock_weights {

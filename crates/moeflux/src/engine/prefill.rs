@@ -1,6 +1,6 @@
 //! Prompts: many tokens of one session, in as many steps as memory asks for.
 
-use super::{Engine, Logits, Span, Want};
+use super::{Engine, Logits, Observe, Span, Want};
 use crate::Error;
 use crate::graph::{BufferPool, Op};
 use crate::session::Session;
@@ -18,7 +18,7 @@ impl Engine {
         tokens: &[u32],
         want: Want,
     ) -> Result<Logits, Error> {
-        self.prefill_observed(session, tokens, want, &mut |_, _| {})
+        self.prefill_steps(session, tokens, want, None)
     }
 
     /// How many of `tokens` tokens of a prompt [`Engine::prefill`] would run at once for `session`
@@ -37,6 +37,16 @@ impl Engine {
         tokens: &[u32],
         want: Want,
         observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
+        self.prefill_steps(session, tokens, want, Some(observe))
+    }
+
+    fn prefill_steps(
+        &self,
+        session: &mut Session,
+        tokens: &[u32],
+        want: Want,
+        mut observe: Option<Observe<'_>>,
     ) -> Result<Logits, Error> {
         self.check(session, tokens)?;
         self.check_memory(session, tokens.len())?;
@@ -57,6 +67,11 @@ impl Engine {
                 session: &mut *session,
                 tokens,
                 want,
+            };
+            // A plain reborrow: `as_deref_mut` would ask for the closure's own lifetime.
+            let observe: Option<Observe<'_>> = match &mut observe {
+                Some(observe) => Some(&mut **observe),
+                None => None,
             };
             for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
                 all.rows += logits.rows;

@@ -106,6 +106,7 @@ impl Engine {
             positions: &[],
             outputs: &[],
         };
+        backend.begin_step();
         let short = || Error::Internal("the record of a step on trial is too short".to_owned());
         let mut rest = record;
         for Recurrence { op, inputs } in self.graph.recurrences() {
@@ -118,6 +119,6 @@ impl Engine {
             let op = &self.graph.ops[op];
             backend.run(op, &mut step, &self.weights, buffers, stage)?;
         }
-        Ok(())
+        backend.end_step()
     }
 }

@@ -162,6 +162,11 @@ impl BufferPool {
         self.n_outputs = n_outputs;
     }
 
+    /// The slot that a buffer shares with others whose lifetimes do not meet its own.
+    pub fn slot(&self, buffer: BufferId) -> usize {
+        self.assigned[buffer.index()]
+    }
+
     /// Elements of a buffer in this step.
     pub fn len(&self, buffer: BufferId) -> usize {
         let rows = match self.rows[buffer.index()] {

@@ -5,11 +5,13 @@
 //! it was.
 
 mod memory;
+mod remote;
 mod snapshot;
 mod state;
 mod trial;
 mod values;
 
+pub use remote::{RemoteState, RemoteStates};
 pub use state::{KeyValueCache, LayerState, Recurrent};
 
 use std::path::Path;
@@ -19,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moeflux_kernels::KvType;
 
 use crate::Error;
-use crate::graph::StateDecl;
+use crate::graph::{StateDecl, StateId};
 use trial::Trial;
 
 /// The most checkpoints that a session keeps; the oldest goes first.
@@ -38,6 +40,8 @@ pub(crate) struct SessionShape {
     pub context_tokens: usize,
     /// Bytes of state in all sessions of the engine.
     pub state_bytes: Arc<AtomicU64>,
+    /// Makes the state where the backend keeps it; `None`: in the host's memory.
+    pub remote: Option<Arc<dyn RemoteStates>>,
 }
 
 /// The recurrent state at a position, to come back to.
@@ -62,8 +66,22 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(shape: Arc<SessionShape>) -> Session {
-        let new = |state| LayerState::new(state, shape.kv_type);
+        let new = |decl: &StateDecl| match &shape.remote {
+            Some(remote) => LayerState::Remote(*decl, remote.make(decl, shape.kv_type)),
+            None => LayerState::new(decl, shape.kv_type),
+        };
         let states = shape.states.iter().map(new).collect();
+        Session::with(shape, states)
+    }
+
+    /// A session whose state is in the host's memory wherever the backend wants it.
+    fn at_host(shape: Arc<SessionShape>) -> Session {
+        let new = |decl| LayerState::new(decl, shape.kv_type);
+        let states = shape.states.iter().map(new).collect();
+        Session::with(shape, states)
+    }
+
+    fn with(shape: Arc<SessionShape>, states: Vec<LayerState>) -> Session {
         let mut session = Session {
             shape,
             tokens: Vec::new(),
@@ -107,7 +125,11 @@ impl Session {
         if self.checkpoints.len() == MAX_CHECKPOINTS {
             self.checkpoints.remove(0);
         }
-        let recurrent = self.recurrent().map(|r| r.current().to_vec()).collect();
+        let recurrent = self.states.iter().filter_map(LayerState::recurrent_values);
+        // A device that is lost has nothing to come back to.
+        let Ok(recurrent) = recurrent.collect::<Result<_, Error>>() else {
+            return;
+        };
         self.checkpoints.push(Checkpoint {
             position,
             recurrent,
@@ -152,6 +174,10 @@ impl Session {
             match state {
                 LayerState::KeyValue(cache) => cache.truncate(position),
                 LayerState::Recurrent(r) => r.restore(saved.next()),
+                LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
+                    state.set(0, saved.next().as_deref())?;
+                }
+                LayerState::Remote(StateDecl::KeyValue { .. }, _) => {}
             }
         }
         self.tokens.truncate(position);
@@ -171,7 +197,10 @@ impl Session {
     }
 
     /// The session as bytes, for [`Engine::restore`](crate::Engine::restore).
-    pub fn to_bytes(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the state was on a device that is lost.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Error> {
         snapshot::to_bytes(self)
     }
 
@@ -191,6 +220,14 @@ impl Session {
         &mut self.states
     }
 
+    /// The state `id` where a backend keeps it, for that backend.
+    pub fn remote_state(&mut self, id: StateId) -> Option<&mut dyn RemoteState> {
+        match self.states.get_mut(id.index()) {
+            Some(LayerState::Remote(_, state)) => Some(&mut **state),
+            _ => None,
+        }
+    }
+
     /// Bytes that room for `tokens` more would add.
     pub(crate) fn growth_bytes(&self, tokens: usize) -> u64 {
         let end = self.len() + tokens;
@@ -198,10 +235,14 @@ impl Session {
     }
 
     /// Makes room for `tokens` more.
-    pub(crate) fn reserve(&mut self, tokens: usize) {
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a device has no memory for it.
+    pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), Error> {
         let end = self.len() + tokens;
-        self.states.iter_mut().for_each(|s| s.reserve(end));
+        let made = self.states.iter_mut().try_for_each(|s| s.reserve(end));
         self.recount();
+        made
     }
 
     /// Makes the step that was just run with `tokens` part of the session.
@@ -212,14 +253,8 @@ impl Session {
     }
 
     fn has_recurrent_state(&self) -> bool {
-        self.recurrent().next().is_some()
-    }
-
-    fn recurrent(&self) -> impl Iterator<Item = &Recurrent> {
-        self.states.iter().filter_map(|s| match s {
-            LayerState::Recurrent(r) => Some(r),
-            LayerState::KeyValue(_) => None,
-        })
+        let recurrent = |decl: &StateDecl| matches!(decl, StateDecl::Recurrent { .. });
+        self.shape.states.iter().any(recurrent)
     }
 
     /// Brings the engine's count of state bytes up to date.

@@ -23,7 +23,7 @@ const MAGIC: &[u8; 8] = b"MFLXSES2";
 /// All formats begin with this, and end their magic with their number.
 const MAGIC_STEM: &[u8; 7] = b"MFLXSES";
 
-pub(super) fn to_bytes(session: &Session) -> Vec<u8> {
+pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&session.shape.identity.to_le_bytes());
@@ -33,9 +33,11 @@ pub(super) fn to_bytes(session: &Session) -> Vec<u8> {
         out.extend_from_slice(&token.to_le_bytes());
     }
     for state in &session.states {
-        match state {
+        let home = session.at_home(state)?;
+        match home.as_ref().unwrap_or(state) {
             LayerState::KeyValue(cache) => write_cache(&mut out, cache, session.len()),
             LayerState::Recurrent(r) => write_f32(&mut out, r.current()),
+            LayerState::Remote(..) => {}
         }
     }
     out.extend_from_slice(&(session.checkpoints.len() as u64).to_le_bytes());
@@ -48,7 +50,7 @@ pub(super) fn to_bytes(session: &Session) -> Vec<u8> {
     }
     let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
-    out
+    Ok(out)
 }
 
 fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
@@ -69,12 +71,13 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     };
+    let bytes = to_bytes(session)?;
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = Path::new(&partial);
     let write = || {
         let mut file = std::fs::File::create(partial)?;
-        file.write_all(&to_bytes(session))?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
         std::fs::rename(partial, path)
     };
@@ -86,10 +89,11 @@ pub(super) fn save(session: &Session, path: &Path) -> Result<(), Error> {
 }
 
 pub(super) fn from_bytes(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, Error> {
-    read(shape, bytes).map_err(|problem| Error::Snapshot {
+    let session = read(shape, bytes).map_err(|problem| Error::Snapshot {
         path: None,
         problem,
-    })
+    })?;
+    session.move_out()
 }
 
 fn read(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, String> {
@@ -129,7 +133,7 @@ fn read(shape: Arc<SessionShape>, bytes: &[u8]) -> Result<Session, String> {
             shape.context_tokens
         ));
     }
-    fill(Session::new(shape), &mut reader, count).ok_or_else(damaged)
+    fill(Session::at_host(shape), &mut reader, count).ok_or_else(damaged)
 }
 
 fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<Session> {
@@ -144,6 +148,7 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
         match state {
             LayerState::KeyValue(cache) => read_cache(cache, reader, count)?,
             LayerState::Recurrent(r) => reader.f32_into(r.current_mut())?,
+            LayerState::Remote(..) => return None,
         }
     }
     let checkpoints = reader.u64()? as usize;

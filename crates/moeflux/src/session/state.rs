@@ -3,6 +3,8 @@
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 use super::memory::Floats;
+use super::remote::RemoteState;
+use crate::Error;
 use crate::graph::StateDecl;
 
 /// What one layer carries from step to step.
@@ -12,6 +14,8 @@ pub enum LayerState {
     KeyValue(KeyValueCache),
     /// A state of fixed size.
     Recurrent(Recurrent),
+    /// Either of them, where a backend keeps it.
+    Remote(StateDecl, Box<dyn RemoteState>),
 }
 
 impl LayerState {
@@ -35,6 +39,7 @@ impl LayerState {
         match self {
             LayerState::KeyValue(c) => c.pages.len() as u64 * c.page_bytes(),
             LayerState::Recurrent(r) => (r.current.len() + r.next.len()) as u64 * 4,
+            LayerState::Remote(..) => 0,
         }
     }
 
@@ -44,15 +49,17 @@ impl LayerState {
                 let pages = end.div_ceil(KV_PAGE_TOKENS).saturating_sub(c.pages.len());
                 pages as u64 * c.page_bytes()
             }
-            LayerState::Recurrent(_) => 0,
+            LayerState::Recurrent(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    pub(super) fn reserve(&mut self, end: usize) {
+    pub(super) fn reserve(&mut self, end: usize) -> Result<(), Error> {
         match self {
             LayerState::KeyValue(c) => c.reserve(end),
             LayerState::Recurrent(r) => r.written = false,
+            LayerState::Remote(_, state) => state.reserve(end)?,
         }
+        Ok(())
     }
 
     /// Takes the last committed step back: its recurrent state becomes the one before it, and what
@@ -64,15 +71,18 @@ impl LayerState {
                 std::mem::swap(&mut r.current, &mut r.next);
                 r.written = false;
             }
+            LayerState::Remote(_, state) => state.undo(),
         }
     }
 
     pub(super) fn commit(&mut self) {
-        if let LayerState::Recurrent(r) = self
-            && r.written
-        {
-            std::mem::swap(&mut r.current, &mut r.next);
-            r.written = false;
+        match self {
+            LayerState::Recurrent(r) if r.written => {
+                std::mem::swap(&mut r.current, &mut r.next);
+                r.written = false;
+            }
+            LayerState::Remote(_, state) => state.commit(),
+            LayerState::Recurrent(_) | LayerState::KeyValue(_) => {}
         }
     }
 }

@@ -3,21 +3,92 @@
 use moeflux_kernels::KV_PAGE_TOKENS;
 
 use super::Session;
-use super::state::LayerState;
+use super::state::{KeyValueCache, LayerState};
+use crate::Error;
+use crate::graph::StateDecl;
 
 impl Session {
     /// Each piece of state, in the graph's order: the keys, then the values of all positions,
     /// `[positions, kv_heads, head_dim]` each, or the recurrent state.
-    pub fn state_values(&self) -> Vec<Vec<f32>> {
-        self.states.iter().map(|s| values(s, self.len())).collect()
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the state was on a device that is lost.
+    pub fn state_values(&self) -> Result<Vec<Vec<f32>>, Error> {
+        let states = self.states.iter();
+        states.map(|state| state.values(self.len())).collect()
+    }
+
+    /// Moves state in the host's memory to where the backend keeps it.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a device has no memory for it.
+    pub(super) fn move_out(mut self) -> Result<Session, Error> {
+        if let Some(remote) = self.shape.remote.clone() {
+            let positions = self.len();
+            for (state, decl) in self.states.iter_mut().zip(&self.shape.states) {
+                let mut moved = remote.make(decl, self.shape.kv_type);
+                moved.set(positions, Some(&state.values(positions)?))?;
+                *state = LayerState::Remote(*decl, moved);
+            }
+            self.recount();
+        }
+        Ok(self)
+    }
+
+    /// State in the host's memory that holds the same as `state`.
+    pub(super) fn at_home(&self, state: &LayerState) -> Result<Option<LayerState>, Error> {
+        let LayerState::Remote(decl, remote) = state else {
+            return Ok(None);
+        };
+        let mut home = LayerState::new(decl, self.shape.kv_type);
+        home.take(self.len(), &remote.values(self.len())?)?;
+        Ok(Some(home))
     }
 }
 
-fn values(state: &LayerState, positions: usize) -> Vec<f32> {
-    let cache = match state {
-        LayerState::KeyValue(cache) => cache,
-        LayerState::Recurrent(recurrent) => return recurrent.current().to_vec(),
-    };
+impl LayerState {
+    /// See [`Session::state_values`].
+    fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
+        match self {
+            LayerState::KeyValue(cache) => Ok(values(cache, positions)),
+            LayerState::Recurrent(recurrent) => Ok(recurrent.current().to_vec()),
+            LayerState::Remote(_, state) => state.values(positions),
+        }
+    }
+
+    /// The values of a recurrent state; `None` for keys and values.
+    pub(super) fn recurrent_values(&self) -> Option<Result<Vec<f32>, Error>> {
+        match self {
+            LayerState::KeyValue(_) | LayerState::Remote(StateDecl::KeyValue { .. }, _) => None,
+            LayerState::Recurrent(_) | LayerState::Remote(..) => Some(self.values(0)),
+        }
+    }
+
+    /// Takes what [`LayerState::values`] gave, into the host's memory.
+    fn take(&mut self, positions: usize, values: &[f32]) -> Result<(), Error> {
+        match self {
+            LayerState::Recurrent(recurrent) => recurrent.current_mut().copy_from_slice(values),
+            LayerState::KeyValue(cache) => {
+                cache.reserve(positions);
+                let (keys, values) = values.split_at(values.len() / 2);
+                let width = keys.len() / positions.max(1);
+                for position in 0..positions {
+                    let page = &mut cache.pages_mut()[position / KV_PAGE_TOKENS];
+                    let (kv_heads, dim) = page.shape();
+                    for head in 0..kv_heads {
+                        let at = position * width + head * dim..position * width + (head + 1) * dim;
+                        let (key, value) = (&keys[at.clone()], &values[at]);
+                        page.write(position % KV_PAGE_TOKENS, head, key, value)?;
+                    }
+                }
+            }
+            LayerState::Remote(_, state) => state.set(positions, Some(values))?,
+        }
+        Ok(())
+    }
+}
+
+fn values(cache: &KeyValueCache, positions: usize) -> Vec<f32> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     for position in 0..positions {
         let page = &cache.pages()[position / KV_PAGE_TOKENS];

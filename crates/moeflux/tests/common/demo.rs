@@ -127,7 +127,7 @@ impl Request {
         drop(generation);
         Answered {
             tokens,
-            session: session.to_bytes(),
+            session: session.to_bytes().expect("its state is here"),
             errors,
         }
     }

@@ -70,7 +70,8 @@ impl Worker {
     /// Another answer to the prompt that `sequence` has just computed. Where memory does not hold
     /// a second session now, it computes the prompt again later.
     fn fork(&self, sequence: &Sequence, number: usize) -> Option<Sequence> {
-        let session = self.engine.restore(&sequence.session.to_bytes());
+        let copy = sequence.session.to_bytes();
+        let session = copy.and_then(|bytes| self.engine.restore(&bytes));
         let session = session.unwrap_or_else(|_| self.engine.session());
         match sequence.fork(number, session) {
             Ok(fork) => Some(fork),

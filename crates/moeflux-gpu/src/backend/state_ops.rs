@@ -1,0 +1,100 @@
+//! The operations that read or write sessions' state, span by span.
+
+use moeflux::backend::Step;
+use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::weights::Weights;
+use moeflux::{Error, Session};
+
+use super::{GpuBackend, wrong_op};
+use crate::ops::{self, DeltaViews, SpanRows};
+use crate::state::{DeviceKv, DeviceRecurrent};
+
+impl GpuBackend {
+    pub(super) fn with_state(
+        &mut self,
+        op: &Op,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &BufferPool,
+    ) -> Result<(), Error> {
+        for span in &mut step.spans {
+            let rows = SpanRows {
+                first_row: span.first_row,
+                len: span.len,
+                start: span.start,
+            };
+            self.span(op, span.session, rows, weights, pool)?;
+        }
+        Ok(())
+    }
+
+    fn span(
+        &mut self,
+        op: &Op,
+        session: &mut Session,
+        rows: SpanRows,
+        weights: &Weights,
+        pool: &BufferPool,
+    ) -> Result<(), Error> {
+        let (gpu, r, held) = (&self.gpu, &mut self.recorder, &mut self.weights);
+        let view = |id| self.buffers.view(pool, id);
+        match op {
+            Op::KvAppend { k, v, state } => {
+                let kv = state_of::<DeviceKv>(session, *state)?;
+                ops::kv_append(r, view(*k)?, view(*v)?, kv, rows)?;
+            }
+            Op::Attention {
+                q,
+                state,
+                shape,
+                out,
+            } => {
+                let kv = state_of::<DeviceKv>(session, *state)?;
+                ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
+            }
+            Op::Conv1dSilu {
+                x,
+                weight,
+                state,
+                channels,
+                out,
+            } => {
+                let (weight, len) = held.vector(gpu, weights, *weight)?;
+                let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
+                let views = (view(*x)?, weight, view(*out)?);
+                ops::conv1d_silu(r, views, copies, *channels, len / channels, rows)?;
+            }
+            Op::GatedDelta {
+                qkv,
+                a,
+                b,
+                a_log,
+                dt_bias,
+                state,
+                shape,
+                out,
+            } => {
+                held.vector(gpu, weights, *a_log)?;
+                held.vector(gpu, weights, *dt_bias)?;
+                let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
+                let views = DeltaViews {
+                    qkv: view(*qkv)?,
+                    a: view(*a)?,
+                    b: view(*b)?,
+                    a_log: held.known_vector(*a_log)?,
+                    dt_bias: held.known_vector(*dt_bias)?,
+                    out: view(*out)?,
+                };
+                ops::gated_delta(r, &views, copies, *shape, rows)?;
+            }
+            other => return Err(wrong_op(other)),
+        }
+        Ok(())
+    }
+}
+
+fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {
+    let other = || Error::Internal(format!("state {id:?} is of another kind or place"));
+    let state = session.remote_state(id).ok_or_else(other)?;
+    state.as_any().downcast_mut().ok_or_else(other)
+}

@@ -1,0 +1,306 @@
+//! Weight matrices on the device.
+//!
+//! Integer-coded ones lie in tiles of 16 rows as in the host's memory, so that experts need no
+//! rearrangement on their way; a last tile of fewer rows is filled up. Floats lie row after row,
+//! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
+
+use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
+
+use crate::{DeviceBuffer, Gpu, GpuError, Param};
+
+/// Rows of a tile.
+pub const TILE: usize = 16;
+/// Elements of a row in a unit of a tile.
+pub const UNIT: usize = 32;
+
+/// How a matrix's elements are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// Integers with scales.
+    Coded(Coding),
+}
+
+/// The form of a matrix on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    /// How they are coded.
+    pub elements: Elements,
+}
+
+/// A form of each kind, of a tile's rows: for checking what kernels become.
+pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
+    let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
+    let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
+    codings.extend([
+        Coding::Q4_0,
+        Coding::Q8_0,
+        Coding::Q4K,
+        Coding::Q5K,
+        Coding::Q6K,
+    ]);
+    let floats = [Elements::F32, Elements::F16, Elements::Bf16];
+    let elements = codings.into_iter().map(Elements::Coded).chain(floats);
+    let form = |elements| Form {
+        rows: TILE,
+        cols,
+        elements,
+    };
+    elements.map(form).collect()
+}
+
+/// Where a matrix lies in a buffer, in units of 16 bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The integers or floats.
+    pub weights: u32,
+    /// Scales of affine codings.
+    pub scales: u32,
+    /// Biases of affine codings.
+    pub biases: u32,
+}
+
+impl Form {
+    /// The form of `matrix`.
+    pub fn of(matrix: &Matrix<'_>) -> Form {
+        Form {
+            rows: matrix.rows(),
+            cols: matrix.cols(),
+            elements: match matrix.data() {
+                MatrixData::F32(_) => Elements::F32,
+                MatrixData::F16(_) => Elements::F16,
+                MatrixData::Bf16(_) => Elements::Bf16,
+                MatrixData::Coded(coded) => Elements::Coded(coded.coding),
+            },
+        }
+    }
+
+    /// How activations are rounded for it; `None` of floats.
+    pub fn rounding(&self) -> Option<Rounding> {
+        match self.elements {
+            Elements::Coded(coding) => Some(coding.rounding()),
+            _ => None,
+        }
+    }
+
+    /// Bytes of weights, scales and biases, each in whole 16 bytes.
+    fn parts(&self) -> [usize; 3] {
+        let rows = self.rows.next_multiple_of(TILE);
+        let row = |bytes: usize| (self.cols * bytes).next_multiple_of(16);
+        match self.elements {
+            Elements::F32 => [self.rows * row(4), 0, 0],
+            Elements::F16 | Elements::Bf16 => [self.rows * row(2), 0, 0],
+            Elements::Coded(coding) => {
+                let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
+                let [weights, scales, biases] = lengths;
+                [weights, scales * 2, biases * 2].map(|bytes| bytes.next_multiple_of(16))
+            }
+        }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        self.parts().iter().sum()
+    }
+
+    /// Its place if it begins at byte `start`, a multiple of 16.
+    pub fn place(&self, start: usize) -> Place {
+        let [weights, scales, _] = self.parts();
+        Place {
+            weights: (start / 16) as u32,
+            scales: ((start + weights) / 16) as u32,
+            biases: ((start + weights + scales) / 16) as u32,
+        }
+    }
+
+    /// What `form.wgsl` needs to know.
+    pub fn params(&self) -> Vec<Param> {
+        let coding = match self.elements {
+            Elements::F32 => return vec![("IS_F32", 1), ("SPAN", 4)],
+            Elements::F16 => return vec![("IS_F16", 1), ("SPAN", 8)],
+            Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
+            Elements::Coded(coding) => coding,
+        };
+        let (form, bits, units, scale_bytes) = match coding {
+            Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
+            Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
+            Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
+            Coding::Q4K => ("IS_K", 4, 8, 16),
+            Coding::Q5K => ("IS_K", 5, 8, 16),
+            Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        };
+        let Rounding { group, zero } = coding.rounding();
+        vec![
+            (form, 1),
+            ("CODED", 1),
+            ("SPAN", UNIT as u32),
+            ("BITS_IS_3", u32::from(bits == 3)),
+            ("BITS_IS_5", u32::from(bits == 5)),
+            ("BITS_IS_6", u32::from(bits == 6)),
+            ("BITS_IS_8", u32::from(bits == 8)),
+            ("BITS_BELOW_8", u32::from(bits < 8)),
+            ("HAS_TWO", u32::from(bits < 4)),
+            ("HAS_FOUR", u32::from((4..8).contains(&bits))),
+            ("WORDS", bits * 4),
+            ("UNITS", units),
+            ("SCALE_BYTES", scale_bytes),
+            ("BLOCK_BYTES", units * bits * 4 + scale_bytes),
+            ("GROUP", group as u32),
+            ("ZERO", zero as u32),
+            ("BIASED", u32::from(form != "IS_SIMPLE" && form != "IS_Q6K")),
+        ]
+    }
+
+    /// Appends the matrix in this form.
+    pub fn pack(&self, matrix: &Matrix<'_>, out: &mut Vec<u8>) {
+        match matrix.data() {
+            MatrixData::F32(values) => self.pack_rows(bytemuck::cast_slice(values), 4, out),
+            MatrixData::F16(values) | MatrixData::Bf16(values) => {
+                self.pack_rows(bytemuck::cast_slice(values), 2, out);
+            }
+            MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
+        }
+    }
+
+    fn pack_rows(&self, bytes: &[u8], element_bytes: usize, out: &mut Vec<u8>) {
+        let row_bytes = self.cols * element_bytes;
+        for row in bytes.chunks_exact(row_bytes) {
+            out.extend_from_slice(row);
+            out.resize(out.len().next_multiple_of(16), 0);
+        }
+    }
+
+    /// Tiles as they are; in a last tile of fewer rows each run of words has a place for 16.
+    fn pack_tiles(&self, coded: &Coded<'_>, out: &mut Vec<u8>) {
+        let whole = self.rows / TILE * TILE;
+        let lanes = self.rows - whole;
+        let share = |bytes: usize| bytes / self.rows * whole;
+        let [scales, biases] = [coded.scales, coded.biases].map(bytemuck::cast_slice::<u16, u8>);
+        let (tiles, rest) = coded.weights.split_at(share(coded.weights.len()));
+        out.extend_from_slice(tiles);
+        if lanes > 0 {
+            widen(rest, &runs(coded.coding), lanes, out);
+        }
+        for part in [scales, biases] {
+            let (tiles, rest) = part.split_at(share(part.len()));
+            out.extend_from_slice(tiles);
+            if lanes > 0 {
+                widen(rest, &[2], lanes, out);
+            }
+            out.resize(out.len().next_multiple_of(16), 0);
+        }
+    }
+}
+
+/// Bytes a lane of the runs of a block, in their order.
+fn runs(coding: Coding) -> Vec<usize> {
+    let words = |count: usize| vec![4; count];
+    match coding {
+        Coding::Affine { .. } => vec![4],
+        Coding::Q4_0 => [vec![2], words(4)].concat(),
+        Coding::Q8_0 => [vec![2], words(8)].concat(),
+        Coding::Q4K => [words(3), vec![2, 2], words(32)].concat(),
+        Coding::Q5K => [words(3), vec![2, 2], words(40)].concat(),
+        Coding::Q6K => [words(4), vec![2], words(48)].concat(),
+    }
+}
+
+/// Appends a tile of `lanes` lanes, whose runs repeat, as one of 16.
+fn widen(tile: &[u8], runs: &[usize], lanes: usize, out: &mut Vec<u8>) {
+    let mut rest = tile;
+    for &bytes in runs.iter().cycle() {
+        let Some((run, behind)) = rest.split_at_checked(bytes * lanes) else {
+            return;
+        };
+        if run.is_empty() {
+            return;
+        }
+        out.extend_from_slice(run);
+        out.resize(out.len() + bytes * (TILE - lanes), 0);
+        rest = behind;
+    }
+}
+
+/// Some rows of a matrix, in a buffer of their own.
+#[derive(Debug)]
+pub struct Band {
+    /// The first row, a multiple of 16.
+    pub first_row: usize,
+    /// The rows' form.
+    pub form: Form,
+    /// Where they are.
+    pub buffer: DeviceBuffer,
+}
+
+/// A matrix on the device: in one piece if the device binds that much at once.
+#[derive(Debug)]
+pub struct DeviceMatrix {
+    /// Its form.
+    pub form: Form,
+    /// Its rows, in order.
+    pub bands: Vec<Band>,
+}
+
+impl DeviceMatrix {
+    /// Uploads `matrix`.
+    ///
+    /// # Errors
+    /// No device memory.
+    pub fn upload(gpu: &Gpu, matrix: &Matrix<'_>) -> Result<DeviceMatrix, GpuError> {
+        let form = Form::of(matrix);
+        let mut packed = Vec::with_capacity(form.bytes());
+        form.pack(matrix, &mut packed);
+        let limit = gpu.most_bytes_bound() as usize;
+        let row_tiles = form.rows.div_ceil(TILE);
+        let most = (limit / (form.bytes() / row_tiles).max(1))
+            .saturating_sub(1)
+            .max(1);
+        let mut bands = Vec::new();
+        for first_tile in (0..row_tiles).step_by(most) {
+            let first_row = first_tile * TILE;
+            let rows = (form.rows - first_row).min(most * TILE);
+            let part = Form { rows, ..form };
+            let buffer = gpu.buffer("weights", part.bytes() as u64)?;
+            let mut at = 0;
+            for (whole, own, start) in part_ranges(&form, &part, first_row) {
+                gpu.write(&buffer, at, &packed[whole + start..whole + start + own]);
+                at += own as u64;
+            }
+            bands.push(Band {
+                first_row,
+                form: part,
+                buffer,
+            });
+        }
+        Ok(DeviceMatrix { form, bands })
+    }
+}
+
+/// For each part of `part`, rows from `first_row` of `whole`: where the whole's part begins, the
+/// bytes of the band's, and where the band's begin in the whole's.
+fn part_ranges(whole: &Form, part: &Form, first_row: usize) -> [(usize, usize, usize); 3] {
+    let (all, own) = (whole.parts(), part.parts());
+    let before = Form {
+        rows: first_row,
+        ..*whole
+    };
+    let before = if first_row == 0 {
+        [0; 3]
+    } else {
+        before.parts()
+    };
+    [
+        (0, own[0], before[0]),
+        (all[0], own[1], before[1]),
+        (all[0] + all[1], own[2], before[2]),
+    ]
+}

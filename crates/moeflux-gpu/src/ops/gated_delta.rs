@@ -1,0 +1,121 @@
+//! The gated delta rule.
+
+use moeflux_kernels::{DeltaShape, HeadOrder};
+
+use crate::{DeviceBuffer, Dispatch, GpuError, Param, Recorder, Shader, View};
+
+use super::{SpanRows, check};
+
+const OP: &str = "gated_delta";
+static SHADER: Shader = Shader {
+    name: OP,
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("gated_delta.wgsl"),
+    ],
+};
+/// Elements of a head's values that a workgroup has.
+const COLUMNS: usize = 32;
+/// Elements of the longest key: a block of tokens lies in 32 KiB of workgroup memory.
+const MAX_KEY_DIM: usize = 256;
+
+/// What a span is computed from, `[rows of the step, ..]`, and its result.
+pub struct DeltaViews<'a> {
+    /// `[q | k | v]`.
+    pub qkv: View<'a>,
+    /// Decay inputs, `[value_heads]`.
+    pub a: View<'a>,
+    /// Write strength inputs, `[value_heads]`.
+    pub b: View<'a>,
+    /// Logarithms of the decay, `[value_heads]` of all rows.
+    pub a_log: View<'a>,
+    /// Added to `a`, `[value_heads]` of all rows.
+    pub dt_bias: View<'a>,
+    /// Results, `[value_heads, value_dim]`.
+    pub out: View<'a>,
+}
+
+fn params(shape: DeltaShape) -> [Param; 5] {
+    [
+        ("KEY_HEADS", shape.key_heads as u32),
+        ("VALUE_HEADS", shape.value_heads as u32),
+        ("KEY_DIM", shape.key_dim as u32),
+        ("VALUE_DIM", shape.value_dim as u32),
+        ("TILED", u32::from(shape.head_order == HeadOrder::Tiled)),
+    ]
+}
+
+pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
+    let mut all = Vec::new();
+    for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
+        for (key_dim, value_dim) in [(128, 128), (64, 128), (6, 10), (256, 256)] {
+            let shape = DeltaShape {
+                key_heads: 16,
+                value_heads: 32,
+                key_dim,
+                value_dim,
+                head_order,
+            };
+            all.push(params(shape).to_vec());
+        }
+    }
+    (&SHADER, all)
+}
+
+/// Runs the recurrence over a span; `current` and `next` are the states before and after,
+/// `[value_heads, key_dim, value_dim]`.
+///
+/// # Errors
+/// A buffer too small, a shape that the kernel does not have, and what [`Recorder::dispatch`] says.
+pub fn gated_delta(
+    r: &mut Recorder,
+    v: &DeltaViews<'_>,
+    (current, next): (&DeviceBuffer, &DeviceBuffer),
+    shape: DeltaShape,
+    span: SpanRows,
+) -> Result<(), GpuError> {
+    let DeltaShape {
+        key_heads,
+        value_heads,
+        key_dim,
+        value_dim,
+        ..
+    } = shape;
+    if key_heads == 0
+        || !value_heads.is_multiple_of(key_heads)
+        || key_dim == 0
+        || value_dim == 0
+        || key_dim > MAX_KEY_DIM
+    {
+        let problem = format!("heads of shape {shape:?}");
+        return Err(GpuError::Unsupported { op: OP, problem });
+    }
+    if span.len == 0 {
+        return Ok(());
+    }
+    let rows = span.first_row + span.len;
+    let width = 2 * key_heads * key_dim + value_heads * value_dim;
+    check::product(OP, &[rows, width])?;
+    check::holds(OP, "qkv", &v.qkv, rows * width)?;
+    check::holds(OP, "out", &v.out, rows * value_heads * value_dim)?;
+    for gate in [&v.a, &v.b] {
+        check::holds(OP, "a gate", gate, rows * value_heads)?;
+    }
+    for weight in [&v.a_log, &v.dt_bias] {
+        check::holds(OP, "a weight", weight, value_heads)?;
+    }
+    let state = check::product(OP, &[value_heads, key_dim, value_dim])? as usize;
+    for copy in [current, next] {
+        check::holds(OP, "a state", &copy.into(), state)?;
+    }
+    let states = [current.into(), next.into()];
+    r.dispatch(&Dispatch {
+        shader: &SHADER,
+        params: &params(shape),
+        views: &[
+            v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out,
+        ],
+        immediates: &[span.first_row as u32, span.len as u32],
+        groups: [value_dim.div_ceil(COLUMNS) as u32, value_heads as u32, 1],
+    })
+}

@@ -1,0 +1,64 @@
+// Root-mean-square norm of pieces of LEN elements, one workgroup a piece. With ADD, of the sum of
+// two inputs, which is kept; with GATED, times silu(gate).
+
+const THREADS: u32 = ${THREADS}u;
+const LEN: u32 = ${LEN}u;
+
+struct Sizes {
+    pieces: u32,
+    eps: f32,
+}
+
+var<immediate> sizes: Sizes;
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+//#if GATED
+@group(0) @binding(3) var<storage, read> gate: array<f32>;
+//#endif
+//#if ADD
+@group(0) @binding(3) var<storage, read> added: array<f32>;
+@group(0) @binding(4) var<storage, read_write> sum: array<f32>;
+//#endif
+
+const KEPT: u32 = (LEN + THREADS - 1u) / THREADS;
+
+@compute @workgroup_size(THREADS)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let piece = flat(group, groups);
+    if piece >= sizes.pieces {
+        return;
+    }
+    let first = piece * LEN;
+    var kept: array<f32, KEPT>;
+    var squares = 0.0;
+    for (var i = 0u; i < KEPT; i++) {
+        let at = i * THREADS + thread;
+        if at < LEN {
+//#if ADD
+            let value = x[first + at] + added[first + at];
+            sum[first + at] = value;
+//#else
+            let value = x[first + at];
+//#endif
+            kept[i] = value;
+            squares = fma(value, value, squares);
+        }
+    }
+    let inverse = 1.0 / sqrt(sum_of_group(squares, thread) / f32(LEN) + sizes.eps);
+    for (var i = 0u; i < KEPT; i++) {
+        let at = i * THREADS + thread;
+        if at < LEN {
+            let value = (kept[i] * inverse) * weight[at];
+//#if GATED
+            out[first + at] = value * silu(gate[first + at]);
+//#else
+            out[first + at] = value;
+//#endif
+        }
+    }
+}

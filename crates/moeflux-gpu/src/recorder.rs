@@ -1,0 +1,295 @@
+//! Records many dispatches into one submission. Pipelines and bind groups are made once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+
+use crate::GpuError;
+use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
+use crate::shader::{Param, Shader};
+
+/// A part of a buffer, bound to a kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The buffer.
+    pub buffer: &'a DeviceBuffer,
+    /// First byte, a multiple of the device's storage alignment (256 suits all).
+    pub offset: u64,
+    /// Bytes, a multiple of four.
+    pub bytes: u64,
+}
+
+impl<'a> View<'a> {
+    /// The first bytes of a buffer.
+    pub fn first(buffer: &'a DeviceBuffer, bytes: u64) -> View<'a> {
+        View {
+            buffer,
+            offset: 0,
+            bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a DeviceBuffer> for View<'a> {
+    fn from(buffer: &'a DeviceBuffer) -> View<'a> {
+        View {
+            buffer,
+            offset: 0,
+            bytes: buffer.bytes(),
+        }
+    }
+}
+
+/// One run of a kernel.
+pub struct Dispatch<'a> {
+    /// The kernel.
+    pub shader: &'static Shader,
+    /// Its parameters.
+    pub params: &'a [Param],
+    /// What is bound to `@group(0) @binding(0)` and on.
+    pub views: &'a [View<'a>],
+    /// What `var<immediate>` holds: whole words, at most 32.
+    pub immediates: &'a [u32],
+    /// Workgroups.
+    pub groups: [u32; 3],
+}
+
+/// A kernel with its parameters filled in.
+struct Kernel {
+    pipeline: wgpu::ComputePipeline,
+    /// By the bound views: buffer, offset, bytes.
+    bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup>,
+}
+
+/// Records commands for a device, and submits them together.
+pub struct Recorder {
+    gpu: Arc<Gpu>,
+    kernels: HashMap<(&'static str, Vec<Param>), Kernel>,
+    encoder: Option<wgpu::CommandEncoder>,
+    pass: Option<wgpu::ComputePass<'static>>,
+    staging: Option<wgpu::Buffer>,
+    scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
+    dispatches: u64,
+}
+
+impl Recorder {
+    /// A recorder for `gpu`.
+    pub fn new(gpu: Arc<Gpu>) -> Recorder {
+        Recorder {
+            gpu,
+            kernels: HashMap::new(),
+            encoder: None,
+            pass: None,
+            staging: None,
+            scratch: HashMap::new(),
+            dispatches: 0,
+        }
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// Dispatches recorded so far.
+    pub fn dispatches(&self) -> u64 {
+        self.dispatches
+    }
+
+    /// Forgets which buffers were bound, so that those nobody else holds are freed.
+    pub fn forget_bindings(&mut self) {
+        self.kernels.values_mut().for_each(|k| k.bindings.clear());
+    }
+
+    /// Memory of at least `bytes` for what one operation keeps between its kernels.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub fn scratch(&mut self, op: &'static str, bytes: u64) -> Result<Arc<DeviceBuffer>, GpuError> {
+        if let Some(found) = self.scratch.get(op).filter(|s| s.bytes() >= bytes) {
+            return Ok(Arc::clone(found));
+        }
+        // With room to grow, so that it rarely does.
+        let larger = bytes + bytes / 2;
+        let limit = self.gpu.limits().max_storage_buffer_binding_size;
+        let new = Arc::new(self.gpu.buffer(op, larger.min(limit).max(bytes))?);
+        self.scratch.insert(op, Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Records a run of a kernel, after all that was recorded before.
+    ///
+    /// # Errors
+    /// A kernel that does not compile, or too large a dispatch.
+    pub fn dispatch(&mut self, d: &Dispatch<'_>) -> Result<(), GpuError> {
+        let most = self.gpu.limits().max_compute_workgroups_per_dimension;
+        if d.groups.contains(&0) {
+            return Ok(());
+        }
+        if d.groups.iter().any(|&g| g > most) || d.immediates.len() * 4 > IMMEDIATE_BYTES as usize {
+            let problem = format!("kernel {} over {:?} workgroups", d.shader.name, d.groups);
+            return Err(GpuError::Refused { problem });
+        }
+        let key = (d.shader.name, d.params.to_vec());
+        if !self.kernels.contains_key(&key) {
+            let known = self.gpu.pipelines.lock();
+            let mut known = known.unwrap_or_else(PoisonError::into_inner);
+            let pipeline = match known.get(&key) {
+                Some(pipeline) => pipeline.clone(),
+                None => compile(&self.gpu, d.shader, d.params)?,
+            };
+            known.insert(key.clone(), pipeline.clone());
+            let bindings = HashMap::new();
+            self.kernels
+                .insert(key.clone(), Kernel { pipeline, bindings });
+        }
+        self.begin();
+        let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
+            return Ok(());
+        };
+        let bound = d.views.iter();
+        let bound: Vec<_> = bound.map(|v| (v.buffer.id, v.offset, v.bytes)).collect();
+        let device = &self.gpu.device;
+        let group = kernel.bindings.entry(bound);
+        let group = group.or_insert_with(|| bind(device, &kernel.pipeline, d.views));
+        pass.set_pipeline(&kernel.pipeline);
+        pass.set_bind_group(0, &*group, &[]);
+        if !d.immediates.is_empty() {
+            pass.set_immediates(0, bytemuck::cast_slice(d.immediates));
+        }
+        let [x, y, z] = d.groups;
+        pass.dispatch_workgroups(x, y, z);
+        self.dispatches += 1;
+        Ok(())
+    }
+
+    fn begin(&mut self) {
+        if self.pass.is_some() {
+            return;
+        }
+        let device = &self.gpu.device;
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        let pass = encoder.begin_compute_pass(&Default::default());
+        self.pass = Some(pass.forget_lifetime());
+    }
+
+    /// Copies a part of a buffer to another, after all that was recorded before.
+    pub fn copy(&mut self, from: View<'_>, to: &DeviceBuffer, to_offset: u64) {
+        self.pass = None;
+        let device = &self.gpu.device;
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(
+            &from.buffer.raw,
+            from.offset,
+            &to.raw,
+            to_offset,
+            from.bytes,
+        );
+    }
+
+    /// Has the device begin with what was recorded.
+    pub fn submit(&mut self) {
+        self.pass = None;
+        if let Some(encoder) = self.encoder.take() {
+            self.gpu.queue.submit([encoder.finish()]);
+        }
+    }
+
+    /// Writes bytes into a buffer, after all that was recorded before.
+    pub fn write(&mut self, buffer: &DeviceBuffer, offset: u64, bytes: &[u8]) {
+        self.submit();
+        self.gpu.write(buffer, offset, bytes);
+    }
+
+    /// Waits for what was recorded and gives the contents of the views, one after another.
+    ///
+    /// # Errors
+    /// Whatever the device reported since the last read.
+    pub fn read(&mut self, views: &[View<'_>]) -> Result<Vec<u8>, GpuError> {
+        let bytes: u64 = views.iter().map(|v| v.bytes).sum();
+        if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
+            self.staging = Some(self.gpu.staging(bytes.next_power_of_two())?);
+        }
+        let Some(staging) = self.staging.clone() else {
+            return Ok(Vec::new());
+        };
+        self.pass = None;
+        let device = &self.gpu.device;
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        let mut at = 0;
+        for view in views {
+            let raw = &view.buffer.raw;
+            encoder.copy_buffer_to_buffer(raw, view.offset, &staging, at, view.bytes);
+            at += view.bytes;
+        }
+        self.submit();
+        let mut out = vec![0; bytes as usize];
+        if bytes > 0 {
+            self.gpu.wait_for(&staging, &mut out)?;
+        }
+        self.gpu.check()?;
+        Ok(out)
+    }
+}
+
+fn compile(
+    gpu: &Gpu,
+    shader: &Shader,
+    params: &[Param],
+) -> Result<wgpu::ComputePipeline, GpuError> {
+    let text = shader.text(params)?;
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(shader.name),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
+    };
+    // SAFETY: the kernels' loops end and their accesses stay inside the buffers bound to them,
+    // whose sizes each op checks before it dispatches.
+    let module = unsafe {
+        gpu.device
+            .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    };
+    let pipeline = gpu
+        .device
+        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(shader.name),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+    gpu.check()?;
+    Ok(pipeline)
+}
+
+fn bind(
+    device: &wgpu::Device,
+    pipeline: &wgpu::ComputePipeline,
+    views: &[View<'_>],
+) -> wgpu::BindGroup {
+    let entries: Vec<_> = views
+        .iter()
+        .enumerate()
+        .map(|(binding, view)| wgpu::BindGroupEntry {
+            binding: binding as u32,
+            resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                buffer: &view.buffer.raw,
+                offset: view.offset,
+                size: std::num::NonZeroU64::new(view.bytes),
+            }),
+        })
+        .collect();
+    device.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: None,
+        layout: &pipeline.get_bind_group_layout(0),
+        entries: &entries,
+    })
+}

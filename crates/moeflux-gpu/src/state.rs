@@ -1,0 +1,226 @@
+//! Sessions' state on the device.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use moeflux::graph::StateDecl;
+use moeflux::{Error, KvType, RemoteState, RemoteStates};
+
+use crate::kv_layout::KvShape;
+use crate::{DeviceBuffer, Gpu, GpuError, View};
+
+/// Makes sessions' state on a device.
+#[derive(Clone)]
+pub struct DeviceStates(pub Arc<Gpu>);
+
+impl std::fmt::Debug for DeviceStates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DeviceStates({})", self.0.line().name)
+    }
+}
+
+impl RemoteStates for DeviceStates {
+    fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
+        match *decl {
+            StateDecl::KeyValue { kv_heads, head_dim } => Box::new(DeviceKv {
+                gpu: self.clone(),
+                shape: KvShape {
+                    kv_type,
+                    kv_heads,
+                    head_dim,
+                },
+                capacity: 0,
+                parts: None,
+            }),
+            StateDecl::Recurrent { len } => Box::new(DeviceRecurrent {
+                gpu: self.clone(),
+                len,
+                copies: None,
+                is_written: false,
+            }),
+        }
+    }
+}
+
+/// Keys and values of one layer; how they lie says [`crate::kv_layout`].
+#[derive(Debug)]
+pub struct DeviceKv {
+    gpu: DeviceStates,
+    shape: KvShape,
+    /// Positions that there is room for.
+    capacity: usize,
+    parts: Option<(DeviceBuffer, DeviceBuffer)>,
+}
+
+impl DeviceKv {
+    /// Their shape.
+    pub fn shape(&self) -> KvShape {
+        self.shape
+    }
+
+    /// Keys and values, with room for this many positions.
+    ///
+    /// # Errors
+    /// [`GpuError::Refused`] if there is less.
+    pub fn views(
+        &self,
+        op: &'static str,
+        positions: usize,
+    ) -> Result<(View<'_>, View<'_>), GpuError> {
+        match &self.parts {
+            Some((keys, values)) if positions <= self.capacity => Ok((keys.into(), values.into())),
+            _ => Err(GpuError::Refused {
+                problem: format!("{op}: no room for {positions} positions"),
+            }),
+        }
+    }
+}
+
+impl RemoteState for DeviceKv {
+    fn reserve(&mut self, end: usize) -> Result<(), Error> {
+        /// The first room, and the most that is added at once.
+        const STEPS: (usize, usize) = (256, 16_384);
+        if end <= self.capacity {
+            return Ok(());
+        }
+        let more = self.capacity.clamp(STEPS.0, STEPS.1);
+        let capacity = end.max(self.capacity + more).next_multiple_of(STEPS.0);
+        let gpu = &self.gpu.0;
+        let make = || gpu.buffer("keys and values", self.shape.bytes(capacity));
+        let (keys, values) = (make()?, make()?);
+        if let Some((old_keys, old_values)) = &self.parts {
+            gpu.copy(old_keys, &keys, self.shape.bytes(self.capacity));
+            gpu.copy(old_values, &values, self.shape.bytes(self.capacity));
+        }
+        (self.parts, self.capacity) = (Some((keys, values)), capacity);
+        Ok(())
+    }
+
+    fn commit(&mut self) {}
+
+    fn undo(&mut self) {}
+
+    fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
+        let mut out = Vec::new();
+        if let Some((keys, values)) = &self.parts {
+            let bytes = self.shape.bytes(positions.min(self.capacity));
+            for (part, are_keys) in [(keys, true), (values, false)] {
+                let bytes = self.gpu.0.read(part, 0, bytes)?;
+                out.extend(self.shape.decode(&bytes, positions, are_keys));
+            }
+        }
+        out.resize(2 * positions * self.shape.width(), 0.0);
+        Ok(out)
+    }
+
+    fn set(&mut self, positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
+        self.reserve(positions)?;
+        let (Some(new), Some((keys, values))) = (values, &self.parts) else {
+            return Ok(());
+        };
+        let len = positions * self.shape.width();
+        check_length(2 * len, new)?;
+        let gpu = &self.gpu.0;
+        gpu.write(keys, 0, &self.shape.encode(&new[..len], true));
+        gpu.write(values, 0, &self.shape.encode(&new[len..], false));
+        Ok(())
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+/// A recurrent state: the current one, and room for the one that a step writes.
+#[derive(Debug)]
+pub struct DeviceRecurrent {
+    gpu: DeviceStates,
+    /// Elements, f32.
+    len: usize,
+    copies: Option<(DeviceBuffer, DeviceBuffer)>,
+    is_written: bool,
+}
+
+impl DeviceRecurrent {
+    /// The state before the step, and where the step writes the one after it.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn step(&mut self) -> Result<(&DeviceBuffer, &DeviceBuffer), GpuError> {
+        self.is_written = true;
+        let (current, next) = self.copies()?;
+        Ok((&*current, &*next))
+    }
+
+    fn copies(&mut self) -> Result<&mut (DeviceBuffer, DeviceBuffer), GpuError> {
+        if self.copies.is_none() {
+            let make = || self.gpu.0.buffer("recurrent state", self.len as u64 * 4);
+            self.copies = Some((make()?, make()?));
+        }
+        let none = || GpuError::Refused {
+            problem: "a state has no memory".to_owned(),
+        };
+        self.copies.as_mut().ok_or_else(none)
+    }
+
+    fn swap(&mut self) {
+        if let Some((current, next)) = &mut self.copies {
+            std::mem::swap(current, next);
+        }
+        self.is_written = false;
+    }
+}
+
+impl RemoteState for DeviceRecurrent {
+    fn reserve(&mut self, _end: usize) -> Result<(), Error> {
+        self.is_written = false;
+        self.copies()?;
+        Ok(())
+    }
+
+    fn commit(&mut self) {
+        if self.is_written {
+            self.swap();
+        }
+    }
+
+    fn undo(&mut self) {
+        self.swap();
+    }
+
+    fn values(&self, _positions: usize) -> Result<Vec<f32>, Error> {
+        let Some((current, _)) = &self.copies else {
+            return Ok(vec![0.0; self.len]);
+        };
+        let bytes = self.gpu.0.read(current, 0, self.len as u64 * 4)?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    fn set(&mut self, _positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
+        self.is_written = false;
+        let Some(values) = values else {
+            self.copies = None;
+            return Ok(());
+        };
+        check_length(self.len, values)?;
+        self.copies()?;
+        if let Some((current, _)) = &self.copies {
+            self.gpu.0.write(current, 0, bytemuck::cast_slice(values));
+        }
+        Ok(())
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+fn check_length(expected: usize, values: &[f32]) -> Result<(), Error> {
+    if values.len() == expected {
+        return Ok(());
+    }
+    let given = values.len();
+    Err(Error::Internal(format!(
+        "a state takes {expected} elements, not {given}"
+    )))
+}
