@@ -198,6 +198,8 @@ async function answer(question: Message): Promise<void> {
   };
   // The last pieces of a burst are shown too, though no other comes behind them.
   const timer = setInterval(() => update(performance.now()), SHOW_MS * 3);
+  // A page that is left keeps what has come.
+  addEventListener("pagehide", keepMessage);
   let outcome: Outcome;
   try {
     const request = requestOf(settings.peek(), model.peek(), before.slice(0, until + 1));
@@ -208,6 +210,7 @@ async function answer(question: Message): Promise<void> {
     outcome = failed(error, control.signal.aborted);
   }
   clearInterval(timer);
+  removeEventListener("pagehide", keepMessage);
   const ended = performance.now();
   message = withAnswer(message, latest);
   message.outcome = {
