@@ -8,7 +8,7 @@ export default defineConfig({
   build: {
     outDir: process.env.PAGE_OUT ?? "../crates/moeflux-server/page",
     emptyOutDir: true,
-    target: "es2022",
+    target: ["chrome123", "edge123", "firefox128", "safari17.5"],
     modulePreload: false,
     assetsInlineLimit: 0,
     rolldownOptions: {

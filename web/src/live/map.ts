@@ -3,9 +3,10 @@
 import type { Meters } from "./meters.ts";
 
 /** How long a cell glows after its expert was used, in milliseconds. */
-export const GLOW_MS = 1400;
-/** Width of the layers' numbers, height limits of a row, and the gap below it; in CSS pixels. */
+export const GLOW_MS = 1000;
+/** Width of the layers' numbers, room above the first, height limits of a row; in CSS pixels. */
 const LABEL = 26;
+const TOP = 4;
 const ROW = { least: 5, most: 18 } as const;
 
 /** Where things lie, in CSS pixels. */
@@ -21,12 +22,12 @@ export function layoutOf(meters: Meters, width: number): Layout {
   const experts = Math.max(1, ...meters.layers.map((layer) => layer.states.length));
   const cell = (width - LABEL) / experts;
   const row = Math.min(ROW.most, Math.max(ROW.least, cell * 1.2));
-  return { width, height: Math.ceil(row * meters.layers.length), cell, row };
+  return { width, height: TOP + Math.ceil(row * meters.layers.length), cell, row };
 }
 
 /** The layer's position and the expert at a point; `undefined` where there is none. */
 export function expertAt(meters: Meters, layout: Layout, x: number, y: number) {
-  const position = Math.floor(y / layout.row);
+  const position = Math.floor((y - TOP) / layout.row);
   const expert = Math.floor((x - LABEL) / layout.cell);
   const layer = meters.layers[position];
   return layer && expert >= 0 && expert < layer.states.length ? { layer, expert } : undefined;
@@ -56,8 +57,8 @@ export function draw(canvas: HTMLCanvasElement, meters: Meters, layout: Layout, 
   context.font = `${10 * scale}px ui-monospace, monospace`;
   context.textBaseline = "middle";
   meters.layers.forEach(({ layer, states: row, used }, position) => {
-    const top = Math.round(position * layout.row * scale);
-    const tall = Math.round((position + 1) * layout.row * scale) - top - Math.max(1, gap);
+    const top = Math.round((TOP + position * layout.row) * scale);
+    const tall = Math.round((TOP + (position + 1) * layout.row) * scale) - top - Math.max(1, gap);
     if (position % every === 0) {
       context.fillStyle = label;
       context.fillText(String(layer), 0, top + tall / 2 + scale / 2);

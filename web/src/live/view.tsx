@@ -88,7 +88,7 @@ function Tiles({ known: { rates, history, now } }: { known: Meters }) {
   const tiles: [string, string, (rates: Rates) => number, number?][] = [
     ["Answer tokens/s", short(rates.answer), (r) => r.answer],
     ["Prompt tokens/s", short(rates.prompt), (r) => r.prompt],
-    ["Experts found in memory", percent(rates.hit), (r) => r.hit ?? 0, 1],
+    ["Expert hit rate", percent(rates.hit), (r) => r.hit ?? 0, 1],
     ["Waiting for storage", percent(rates.wait), (r) => r.wait, 1],
     ["Read from storage", `${bytes(rates.read)}/s`, (r) => r.read],
     ["Read in memory", counted ? `${bytes(rates.memory)}/s` : "–", (r) => r.memory],
