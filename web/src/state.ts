@@ -213,17 +213,33 @@ async function answer(question: Message): Promise<void> {
   removeEventListener("pagehide", keepMessage);
   const ended = performance.now();
   message = withAnswer(message, latest);
-  message.outcome = {
-    ...outcome,
-    prompt_tokens: latest?.usage?.prompt_tokens,
-    cached_tokens: latest?.usage?.cached_tokens,
-    answer_tokens: latest?.usage?.completion_tokens,
-    first_ms: times.first && times.first - started,
-    rest_ms: times.first && ended - times.first,
-  };
+  if (!leaving) message.outcome = { ...outcome, ...figuresOf(latest, started, times.first, ended) };
   keepMessage();
   running.value = null;
 }
+
+function figuresOf(
+  answer: Answer | undefined,
+  started: number,
+  first: number | undefined,
+  ended: number,
+): Partial<Outcome> {
+  return {
+    prompt_tokens: answer?.usage?.prompt_tokens,
+    cached_tokens: answer?.usage?.cached_tokens,
+    answer_tokens: answer?.usage?.completion_tokens,
+    first_ms: first && first - started,
+    rest_ms: first && ended - first,
+  };
+}
+
+/** Whether the page is being left: what breaks then was not the server's fault. */
+let leaving = false;
+addEventListener("beforeunload", () => {
+  leaving = true;
+  // If the page stays after all, what fails later is a failure.
+  setTimeout(() => (leaving = false), 3000);
+});
 
 function withAnswer(message: Message, answer: Answer | undefined): Message {
   if (!answer) return { ...message };

@@ -85,7 +85,7 @@ test("calls of tools are shown, and their results are sent in their order", asyn
   const { page } = seen;
   await ask(page, "tool");
   await page.locator(".calls .primary").waitFor();
-  expect(await page.locator(".call h4").allInnerTexts()).toEqual([" get_weather", " get_time"]);
+  expect(await page.locator(".call h4").allInnerTexts()).toEqual(["get_weather", "get_time"]);
   expect(await page.locator(".call pre").first().innerText()).toContain('"city": "Paris"');
   await page.getByLabel("Result of get_weather").fill("12 degrees");
   await page.getByLabel("Result of get_time").fill("noon");

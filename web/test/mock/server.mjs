@@ -65,7 +65,10 @@ export async function startMock({ port = 0, key = "", word_ms = 12 } = {}) {
         tokens += 1;
         chunk(delta);
       }
-      if (answer.breaks) return response.destroy();
+      if (answer.breaks) {
+        await pause(100);
+        return response.destroy();
+      }
       chunk({}, answer.finish ?? "stop");
       const usage = { prompt_tokens: running.prompt_tokens, completion_tokens: tokens };
       response.write(`data: ${JSON.stringify({ choices: [], usage })}\n\n`);
