@@ -35,6 +35,8 @@ enum Command {
     Run(commands::run::RunArgs),
     /// Talk with a model; Ctrl-C stops an answer, Ctrl-D leaves
     Chat(commands::chat::ChatArgs),
+    /// Serve a model over HTTP to clients of OpenAI and Anthropic
+    Serve(commands::serve::ServeArgs),
     /// Turn a checkpoint into a packed model directory with fewer bits
     Pack(commands::pack::PackArgs),
     /// Describe a model from its headers: sizes, bytes a token needs, codecs
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),

@@ -10,4 +10,5 @@ pub mod man;
 pub mod pack;
 pub mod plan;
 pub mod run;
+pub mod serve;
 pub mod trace;
