@@ -1,9 +1,10 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
-//! licences and the other targets. The tests are `cargo test --release --workspace`.
+//! licences, the server's page and the other targets. The tests are `cargo test --release --workspace`.
 //! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
 //! real shapes, `cargo xtask soak` disturbs the engine in every way for a while.
 
 mod command;
+mod page;
 mod peer;
 mod soak;
 mod synth;
@@ -66,6 +67,7 @@ fn check() -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     licences()?;
+    page::check()?;
     macos()?;
     neon()
 }

@@ -10,6 +10,8 @@ use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
 use moeflux::{Activations, EngineOptions, Isa, KvType, Lookahead};
 
+use crate::device::{self, Device};
+use crate::failure::Failure;
 use crate::size;
 
 /// Which model, and with what means it runs.
@@ -26,6 +28,14 @@ pub struct ModelArgs {
     /// Memory for experts, instead of what --memory leaves
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub expert_cache: Option<u64>,
+    /// Where operations run: cpu, gpu, gpu:N (see moeflux devices), or auto (gpu where there is one);
+    /// answers of cpu and gpu may differ in rounding
+    #[arg(long, default_value = "cpu", value_name = "DEVICE",
+          value_parser = |name: &str| name.parse::<Device>())]
+    pub device: Device,
+    /// Memory of the graphics processor for experts [default: all of them, or what it has left]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub gpu_memory: Option<u64>,
     /// Compute threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
@@ -72,8 +82,8 @@ pub struct ModelArgs {
 
 impl ModelArgs {
     /// The engine's options.
-    pub fn options(&self) -> EngineOptions {
-        EngineOptions {
+    pub fn options(&self) -> Result<EngineOptions, Failure> {
+        let mut options = EngineOptions {
             memory_bytes: self.memory,
             expert_cache_bytes: self.expert_cache,
             threads: self.threads,
@@ -88,7 +98,9 @@ impl ModelArgs {
             lock_weights: !self.no_lock,
             trace: self.trace.clone(),
             ..EngineOptions::default()
-        }
+        };
+        device::place(&mut options, self)?;
+        Ok(options)
     }
 }
 

@@ -8,6 +8,7 @@ use moeflux::formats::{FormatError, GgufProblem, HeaderProblem};
 use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
+use moeflux_server::ServerError;
 
 /// The part of `--help` about exit codes.
 pub const EXIT_CODES: &str = "\
@@ -52,6 +53,9 @@ pub enum Failure {
     /// The user stopped the command.
     #[error("stopped")]
     Interrupted,
+    /// The server could not run.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The library failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -103,6 +107,8 @@ impl Failure {
             Failure::Terminal(_) => SYSTEM,
             Failure::BrokenPipe => 0,
             Failure::Interrupted => INTERRUPTED,
+            Failure::Server(ServerError::Open(_)) => USAGE,
+            Failure::Server(_) => SYSTEM,
             Failure::Engine(error) => engine_code(error),
         }
     }

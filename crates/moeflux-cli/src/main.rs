@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod conversation;
+mod device;
 mod failure;
 mod floor;
 mod interrupt;
@@ -35,6 +36,8 @@ enum Command {
     Run(commands::run::RunArgs),
     /// Talk with a model; Ctrl-C stops an answer, Ctrl-D leaves
     Chat(commands::chat::ChatArgs),
+    /// Serve a model over HTTP to clients of OpenAI and Anthropic
+    Serve(commands::serve::ServeArgs),
     /// Turn a checkpoint into a packed model directory with fewer bits
     Pack(commands::pack::PackArgs),
     /// Describe a model from its headers: sizes, bytes a token needs, codecs
@@ -49,6 +52,9 @@ enum Command {
     /// Study recorded uses of experts (--trace)
     #[command(subcommand)]
     Trace(commands::trace::TraceCommand),
+    /// List where operations can run, for --device
+    #[cfg(feature = "gpu")]
+    Devices(commands::devices::DevicesArgs),
     /// Write a script that completes commands and flags in a shell
     Completions(commands::completions::CompletionsArgs),
     /// Write manual pages
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         Command::Run(args) => commands::run::run(args),
         Command::Chat(args) => commands::chat::run(args),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Pack(args) => commands::pack::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
@@ -75,6 +82,8 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
         Command::Trace(command) => commands::trace::run(command),
+        #[cfg(feature = "gpu")]
+        Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args, Cli::command()),
         Command::Man(args) => commands::man::run(args, Cli::command()),
     };

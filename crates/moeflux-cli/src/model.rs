@@ -37,7 +37,7 @@ impl Model {
         let generation = files.generation_config(&tokenizer)?;
         let options = EngineOptions {
             warm_start: !args.no_warm,
-            ..args.options()
+            ..args.options()?
         };
         let engine = open_with(&dir, &options)?;
         Ok(Self {
@@ -58,7 +58,7 @@ pub fn name(path: &Path) -> String {
 
 /// Opens the engine alone, without what earlier processes know.
 pub fn open_engine(dir: &Path, args: &ModelArgs) -> Result<Engine, Failure> {
-    open_with(dir, &args.options())
+    open_with(dir, &args.options()?)
 }
 
 /// Opens the engine, showing that it takes time if it does.

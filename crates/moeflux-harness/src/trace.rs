@@ -82,9 +82,10 @@ impl Timeline {
 /// The buffers of a graph that hold expert ids, not numbers.
 pub(crate) fn id_buffers(graph: &Graph) -> Vec<BufferId> {
     let ids = |op: &Op| match op {
-        Op::Router { ids, .. } | Op::RequestExperts { ids, .. } | Op::Experts { ids, .. } => {
-            Some(*ids)
-        }
+        Op::Router { ids, .. }
+        | Op::GroupedRouter { ids, .. }
+        | Op::RequestExperts { ids, .. }
+        | Op::Experts { ids, .. } => Some(*ids),
         _ => None,
     };
     graph.ops.iter().filter_map(ids).collect()
@@ -109,7 +110,9 @@ impl Trace {
     ) {
         let op = &graph.ops[at];
         let (ids, written) = match op {
-            Op::Router { ids, weights, .. } => (Some(*ids), vec![*weights]),
+            Op::Router { ids, weights, .. } | Op::GroupedRouter { ids, weights, .. } => {
+                (Some(*ids), vec![*weights])
+            }
             _ => (None, op.writes()),
         };
         for (index, &buffer) in written.iter().enumerate() {

@@ -17,6 +17,7 @@
 // Lanes, rows and tokens are indexed together over several arrays: indices read best.
 #![allow(clippy::needless_range_loop)]
 
+mod add_bias;
 mod affinity;
 mod attention;
 mod check;
@@ -28,6 +29,7 @@ mod disjoint;
 mod elementwise;
 mod error;
 mod gated_delta;
+mod grouped_router;
 mod isa;
 mod kv;
 mod lanes;
@@ -39,6 +41,7 @@ mod memory_rate;
 mod peak;
 mod pool;
 mod quantize;
+mod rearrange;
 pub mod reference;
 mod rms_norm;
 mod rope;
@@ -50,13 +53,15 @@ pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
 pub use gated_delta::{DeltaShape, DeltaSpan, HeadOrder};
+pub use grouped_router::{GroupedRouting, Scores};
 pub use isa::Isa;
 pub use kv::{KV_PAGE_TOKENS, KvPage, KvType};
-pub use matmul::MatmulJob;
+pub use matmul::{HeadRows, MatmulJob};
 pub use matrix::{Matrix, MatrixData};
 pub use memory_rate::{MemoryRate, memory_rate};
 pub use pool::{Settled, ThreadPool};
 pub use quantize::Quantized;
+pub use rearrange::Piece;
 pub use rope::RopeStyle;
 
 /// Inner elements whose group sums are added up before they join a row's total (integer-coded

@@ -122,7 +122,7 @@ impl Kernel for Choice<'_> {
 
 /// Softmax over all logits.
 #[inline(always)]
-fn softmax<L: Lanes>(l: L, logits: &[f32], probabilities: &mut Vec<f32>) {
+pub(crate) fn softmax<L: Lanes>(l: L, logits: &[f32], probabilities: &mut Vec<f32>) {
     probabilities.resize(logits.len(), 0.0);
     let m = l.splat(l.max(logits));
     let mut i = 0;

@@ -168,6 +168,18 @@ impl Config {
         }
     }
 
+    /// A count with a default: an integer from 0 to 2^20.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if it is something else.
+    pub fn count_or(&self, field: &str, default: usize) -> Result<usize, Error> {
+        match self.value(field) {
+            None => Ok(default),
+            Some(value) if value.as_u64() == Some(0) => Ok(0),
+            Some(_) => self.size(field),
+        }
+    }
+
     /// A finite positive number with a default.
     ///
     /// # Errors
@@ -180,6 +192,11 @@ impl Config {
                 _ => Err(self.error(field, format!("is {value}, not a positive number"))),
             },
         }
+    }
+
+    /// A number, if the field is there and is one.
+    pub fn number(&self, field: &str) -> Option<f64> {
+        self.value(field)?.as_f64()
     }
 
     /// A truth value with a default.

@@ -195,7 +195,12 @@ impl Model<'_> {
 
     /// The part that follows from the operation's resident weights.
     fn resident(&self, op: &Op) -> OpCost {
-        let exact = matches!(op, Op::Matmul { exact: true, .. });
+        let exact = matches!(op, Op::Matmul { exact: true, .. } | Op::HeadMatmul { .. });
+        // Of a head's rows, those that the operation uses.
+        let (used, of) = match op {
+            Op::HeadMatmul { shape, .. } => (shape.rows, shape.stride.max(1)),
+            _ => (1, 1),
+        };
         let (mut weight_bytes, mut names) = (0, Vec::new());
         let mut products = Vec::new();
         for id in op.weights() {
@@ -203,9 +208,10 @@ impl Model<'_> {
             match (&decl.kind, self.weights.layout(id)) {
                 (WeightKind::Matrix { rows, cols, .. }, Some(layout)) => {
                     let codec = layout.codec();
-                    weight_bytes += layout.bytes() as u64;
+                    weight_bytes += (layout.bytes() * used / of) as u64;
                     names.push(without_layer(&decl.name));
-                    add(&mut products, ProductKind { codec, exact }, rows * cols);
+                    let used = rows * cols * used / of;
+                    add(&mut products, ProductKind { codec, exact }, used);
                 }
                 (WeightKind::Vector { shape, .. }, _) => {
                     weight_bytes += shape.iter().product::<usize>() as u64 * 4;

@@ -233,7 +233,7 @@ fn plan_layer(
             let source = if fused {
                 fused_source(&name, expert, index, hidden * intermediate)
             } else {
-                let tensor = format!("{name}.{expert}.{matrix}.weight");
+                let tensor = format!("{name}.{expert}.{}.weight", layer.matrices[index]);
                 MatrixSource {
                     tensor,
                     first_element: 0,

@@ -13,11 +13,18 @@ use moeflux::{
 };
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 4] = [
+const MODELS: [(&str, u32); 11] = [
+    ("deepseek_v3", 4),
+    ("glm4_moe", 4),
+    ("minimax_m2", 4),
+    ("mixtral", 4),
+    ("olmoe", 4),
     ("qwen3_5_moe_text", 4),
     ("qwen3_5_moe", 16),
     ("qwen3_moe", 4),
     ("qwen3_moe_new_style", 5),
+    ("qwen2_moe", 8),
+    ("qwen3_next", 4),
 ];
 
 #[test]

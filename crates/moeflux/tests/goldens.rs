@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
 use moeflux::formats::{Checkpoint, DType};
@@ -155,15 +157,7 @@ fn goldens() -> Vec<Golden> {
     dirs.sort();
     let goldens: Vec<Golden> = dirs.into_iter().map(Golden::open).collect();
     let names: Vec<&str> = goldens.iter().map(|g| g.name.as_str()).collect();
-    for needed in [
-        "qwen3_5_moe",
-        "qwen3_5_moe_text",
-        "qwen3_5_moe_text_f16",
-        "qwen3_5_moe_text_f32",
-        "qwen3_5_moe_text_fused",
-        "qwen3_moe",
-        "qwen3_moe_new_style",
-    ] {
+    for needed in common::FIXTURES {
         assert!(
             names.contains(&needed),
             "fixture {needed} is gone: {names:?}"

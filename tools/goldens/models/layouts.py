@@ -26,6 +26,8 @@ def named_tensors(model, spec, seed):
             tensors.update(split_experts(fused.group(1), fused.group(2), stored))
         else:
             tensors[name] = stored
+    if spec.moe_names == "block_sparse_moe":
+        tensors = {block_sparse_name(name): values for name, values in tensors.items()}
     if spec.mtp:
         tensors.update(mtp_tensors(spec, seed))
     return tensors
@@ -42,6 +44,17 @@ def split_experts(prefix, which, fused):
             split[f"{prefix}.{expert}.gate_proj.weight"] = gate.clone()
             split[f"{prefix}.{expert}.up_proj.weight"] = up.clone()
     return split
+
+
+BLOCK_SPARSE_MATRICES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+
+
+def block_sparse_name(name):
+    """The name that Mixtral and MiniMax-M2 publish for what transformers calls `name`."""
+    name = name.replace(".mlp.", ".block_sparse_moe.")
+    for ours, theirs in BLOCK_SPARSE_MATRICES.items():
+        name = re.sub(rf"(\.experts\.\d+)\.{ours}\.", rf"\1.{theirs}.", name)
+    return name
 
 
 def write_checkpoint(tensors, spec, directory):

@@ -53,11 +53,13 @@ def prompt(spec, vocab_size, seed):
 def compute(model, tokens):
     """Logits at all positions, the greedy continuation and the fixture's measures of quality."""
     top_k = model.config.get_text_config().num_experts_per_tok
-    router_logits = []
+    choices = []
     hooks = [
-        module.register_forward_hook(lambda _module, _args, out: router_logits.append(out[0]))
+        module.register_forward_hook(
+            lambda module, args, out: choices.append(rankings(module, args, out[0], top_k))
+        )
         for module in model.modules()
-        if type(module).__name__.endswith("TopKRouter")
+        if type(module).__name__.lower().endswith("topkrouter")
     ]
     logits = forward(model, tokens)
     sequence, chosen, margins = tokens, [], []
@@ -75,8 +77,8 @@ def compute(model, tokens):
         logits=logits,
         greedy_tokens=torch.stack(chosen),
         greedy_margins=torch.stack(margins),
-        router_margin=min(boundary_margin(layer, top_k) for layer in router_logits),
-        expert_share=least_expert_share(router_logits[-len(hooks) :], top_k),
+        router_margin=min(boundary_margin(*ranking) for layer in choices for ranking in layer),
+        expert_share=least_expert_share([layer[-1] for layer in choices[-len(hooks) :]]),
         stepwise_error=stepwise_error(model, tokens, logits),
         spread=logits.std(dim=0).mean().item(),
     )
@@ -87,15 +89,32 @@ def forward(model, tokens):
     return model(tokens[None], use_cache=False).logits[0].float()
 
 
-def boundary_margin(router_logits, top_k):
-    ordered = router_logits.sort(dim=-1, descending=True).values
-    return (ordered[:, top_k - 1] - ordered[:, top_k]).min().item()
+def rankings(router, args, logits, top_k):
+    """What a router ranks, with how many of them it keeps: groups of experts first, if it has any
+    to leave out, then experts, whose values in groups that are out are minus infinity."""
+    bias = getattr(router, "e_score_correction_bias", args[1] if len(args) > 1 else None)
+    groups = getattr(router, "num_group", None) or 1
+    if bias is None and groups == 1:
+        return [(logits, top_k)]
+    values = logits.softmax(dim=-1) if bias is None else logits.sigmoid() + bias
+    if groups == 1 or getattr(router, "topk_method", None) == "greedy":
+        return [(values, top_k)]
+    grouped = values.view(len(values), groups, -1)
+    best = grouped.amax(dim=-1) if bias is None else grouped.topk(2, dim=-1).values.sum(dim=-1)
+    kept = torch.zeros_like(best).scatter_(1, best.topk(router.topk_group).indices, 1).bool()
+    masked = grouped.masked_fill(~kept[..., None], float("-inf")).flatten(1)
+    return [(best, router.topk_group), (masked, top_k)]
 
 
-def least_expert_share(router_logits, top_k):
+def boundary_margin(values, count):
+    ordered = values.sort(dim=-1, descending=True).values
+    return (ordered[:, count - 1] - ordered[:, count]).min().item()
+
+
+def least_expert_share(layers):
     shares = []
-    for layer in router_logits:
-        counts = layer.topk(top_k).indices.flatten().bincount(minlength=layer.shape[-1])
+    for values, top_k in layers:
+        counts = values.topk(top_k).indices.flatten().bincount(minlength=values.shape[-1])
         shares.append(counts.min().item() / counts.sum().item())
     return min(shares)
 

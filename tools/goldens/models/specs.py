@@ -8,6 +8,8 @@ that no vector width divides.
 
 from dataclasses import dataclass, field
 
+import families
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -26,6 +28,9 @@ class Spec:
     # Makes the linear layers' queries and keys so small before their normalization that the
     # constant under its square root shows in the logits.
     faint_keys: bool = False
+    # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
+    # "block_sparse_moe" (w1, w3, w2).
+    moe_names: str = "mlp"
     # Adds mtp.* tensors (a draft head that the published files carry and no text engine reads).
     mtp: bool = False
     # Token ids that the prompt avoids (image placeholders have a meaning of their own).
@@ -274,4 +279,5 @@ SPECS = [
         model_class="Qwen3MoeForCausalLM",
         fused_experts=True,
     ),
+    *families.specs(Spec),
 ]

@@ -36,6 +36,10 @@ def random_tensor(name, shape, zero_centered_norms, tied, generator):
         return normal(1.0 / math.sqrt(shape[-1]))
     if "visual" in name:
         return normal(0.2)
+    if name.endswith("e_score_correction_bias"):
+        return normal(0.15)
+    if name.endswith("_proj.bias"):
+        return normal(0.5)
     if len(shape) == 1:
         return norm_weight(name, normal, zero_centered_norms)
     if name.endswith("embed_tokens.weight"):
@@ -55,10 +59,11 @@ def norm_weight(name, normal, zero_centered_norms):
 def randomize(model, spec, seed):
     """Overwrites all parameters with random values already rounded to their stored dtype."""
     generator = torch.Generator().manual_seed(seed)
-    zero_centered = spec.model_class.startswith("Qwen3_5")
+    zero_centered = spec.model_class.startswith(("Qwen3_5", "Qwen3Next"))
     tied = bool(model.config.tie_word_embeddings)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
+        biases = [b for b in model.named_buffers() if b[0].endswith("e_score_correction_bias")]
+        for name, parameter in sorted([*model.named_parameters(), *biases]):
             values = random_tensor(name, tuple(parameter.shape), zero_centered, tied, generator)
             if spec.faint_keys and name.endswith("conv1d.weight"):
                 values[: query_and_key_channels(spec.config)] *= 0.02

@@ -3,6 +3,8 @@
 pub mod bench;
 pub mod chat;
 pub mod completions;
+#[cfg(feature = "gpu")]
+pub mod devices;
 pub mod eval_answers;
 pub mod eval_logits;
 pub mod inspect;
@@ -10,4 +12,5 @@ pub mod man;
 pub mod pack;
 pub mod plan;
 pub mod run;
+pub mod serve;
 pub mod trace;

@@ -103,6 +103,12 @@ impl Oracle<'_> {
                 let at = |(at, x): (usize, &f64)| x * sigmoid(gate[at / width]);
                 x.iter().enumerate().map(at).collect()
             }
+            Op::AddBias { x, bias, .. } => {
+                let bias = self.vector(*bias)?;
+                let rows = self.get(*x).chunks_exact(bias.len());
+                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
+                    .collect()
+            }
             Op::Add { a, b, .. } => pairwise(self.get(*a), self.get(*b), |a, b| a + b),
             Op::SelectOutputs { x, .. } => {
                 let x = self.get(*x);

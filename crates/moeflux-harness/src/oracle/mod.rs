@@ -4,6 +4,8 @@
 
 mod dense;
 mod experts;
+mod grouped;
+mod heads;
 mod state;
 
 use std::collections::BTreeMap;
@@ -198,6 +200,9 @@ impl<'a> Oracle<'a> {
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),
+            Op::GroupedRouter { .. } => self.grouped_router(op),
+            Op::Rearrange { .. } => self.rearrange(op),
+            Op::HeadMatmul { .. } => self.head_matmul(op),
             // Nothing is computed from what they read ahead.
             Op::RequestExperts { .. } | Op::Lookahead { .. } => Ok(()),
             Op::Experts { .. } => self.routed_experts(op),

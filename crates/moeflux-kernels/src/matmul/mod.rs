@@ -4,11 +4,14 @@ mod coded;
 mod decode;
 mod exact;
 mod float;
+mod heads;
 mod panel;
 mod quads;
 mod scales;
 mod unpack;
 
+pub use heads::HeadRows;
+pub(crate) use heads::check as check_heads;
 pub(crate) use unpack::unpack;
 
 use std::cell::RefCell;

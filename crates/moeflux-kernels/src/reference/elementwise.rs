@@ -1,7 +1,7 @@
 //! Reference of element by element operations and of the experts' weighted sum.
 
 use crate::{
-    KernelError, combine as checks,
+    KernelError, add_bias as bias_check, combine as checks,
     elementwise::{check_pair, check_scale, check_split},
     math,
 };
@@ -50,6 +50,18 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
     check_pair("add", ("a", a), ("b", b), out)?;
     for i in 0..out.len() {
         out[i] = a[i] + b[i];
+    }
+    Ok(())
+}
+
+/// See [`Cpu::add_bias`](crate::Cpu::add_bias).
+///
+/// # Errors
+/// As there.
+pub fn add_bias(x: &[f32], bias: &[f32], out: &mut [f32]) -> Result<(), KernelError> {
+    bias_check::check(x, bias, out)?;
+    for i in 0..out.len() {
+        out[i] = x[i] + bias[i % bias.len()];
     }
     Ok(())
 }

@@ -4,13 +4,17 @@
 
 mod attention;
 mod elementwise;
+mod grouped_router;
+mod heads;
 mod matmul;
 mod norm;
 mod recurrent;
 mod router;
 
 pub use attention::{attention, kv_append, rope};
-pub use elementwise::{add, combine, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu};
+pub use elementwise::{add, add_bias, combine, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu};
+pub use grouped_router::route_grouped;
+pub use heads::{head_matmul, rearrange};
 pub use matmul::{decode_row, matmul, quantize};
 pub use norm::{rms_norm, rms_norm_gated};
 pub use recurrent::{conv1d_silu, gated_delta};

@@ -51,6 +51,9 @@ struct Guesses {
     order: Vec<u32>,
 }
 
+/// Takes an expert's id and bytes.
+pub type Take<'a> = &'a mut dyn FnMut(u32, &[u8]) -> Result<(), Error>;
+
 impl ExpertStage {
     /// A stage over `residency`, whose records hold what `layouts` says.
     pub fn new(
@@ -191,7 +194,7 @@ impl ExpertStage {
         &mut self,
         layer: usize,
         wanted: &[u32],
-        take: &mut dyn FnMut(u32, &[u8]) -> Result<(), Error>,
+        take: Take<'_>,
     ) -> Result<(), Error> {
         self.requested = None;
         if wanted.is_empty() {

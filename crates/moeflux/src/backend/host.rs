@@ -139,31 +139,6 @@ impl<K: KernelSet> HostBackend<K> {
         Ok(())
     }
 
-    fn router(&self, op: &Op, buffers: &mut BufferPool) -> Result<(), Error> {
-        let Op::Router {
-            logits,
-            experts,
-            top_k,
-            renormalize,
-            ids,
-            weights,
-        } = op
-        else {
-            return Err(wrong_op(op));
-        };
-        let mut ids_memory = buffers.take(*ids);
-        let ids_len = buffers.len(*ids);
-        let result = buffers.write(*weights, |buffers, weights| {
-            let ids: &mut [u32] = bytemuck::cast_slice_mut(&mut ids_memory[..ids_len]);
-            let logits = buffers.get(*logits);
-            Ok(self
-                .kernels
-                .route(logits, *experts, *top_k, *renormalize, ids, weights)?)
-        });
-        buffers.put(*ids, ids_memory);
-        result
-    }
-
     fn experts(
         &mut self,
         op: &Op,
@@ -262,6 +237,14 @@ impl<K: KernelSet> HostBackend<K> {
                 Op::SigmoidMul { x, gate, .. } => k.sigmoid_mul(get(x), get(gate), out)?,
                 Op::ScaleBySigmoid { x, gate, .. } => k.scale_by_sigmoid(get(x), get(gate), out)?,
                 Op::Add { a, b, .. } => k.add(get(a), get(b), out)?,
+                Op::AddBias { x, bias, .. } => k.add_bias(get(x), weights.vector(*bias)?, out)?,
+                Op::Rearrange { inputs, pieces, .. } => {
+                    let inputs: Vec<&[f32]> = inputs.iter().map(get).collect();
+                    k.rearrange(&inputs, pieces, out)?;
+                }
+                Op::HeadMatmul {
+                    x, weight, shape, ..
+                } => k.head_matmul(&weights.matrix(*weight)?, get(x), *shape, out)?,
                 Op::SelectOutputs { x, .. } => {
                     let x = get(x);
                     let width = x.len() / step.tokens.len().max(1);
@@ -320,7 +303,7 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Attention { .. } => self.attention(op, step, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
-            Op::Router { .. } => self.router(op, buffers),
+            Op::Router { .. } | Op::GroupedRouter { .. } => self.router(op, weights, buffers),
             Op::RequestExperts { .. } => self.request_experts(op, buffers, experts),
             Op::Lookahead { .. } => self.lookahead(op, weights, buffers, experts),
             Op::Experts { .. } => self.experts(op, buffers, experts),

@@ -1,8 +1,9 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, KernelError, KvPage,
-    MatmulJob, Matrix, Quantized, RopeStyle, Rounding, Settled, reference,
+    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, GroupedRouting, HeadRows,
+    KernelError, KvPage, MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled,
+    reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -75,6 +76,9 @@ kernel_set! {
     fn sigmoid_mul(x: &[f32], gate: &[f32], out: &mut [f32]);
     fn scale_by_sigmoid(x: &[f32], gate: &[f32], out: &mut [f32]);
     fn add(a: &[f32], b: &[f32], out: &mut [f32]);
+    fn add_bias(x: &[f32], bias: &[f32], out: &mut [f32]);
+    fn rearrange(inputs: &[&[f32]], pieces: &[Piece], out: &mut [f32]);
+    fn head_matmul(weights: &Matrix<'_>, x: &[f32], shape: HeadRows, out: &mut [f32]);
     fn split_pairs(
         x: &[f32], heads: usize, dim: usize, first: &mut [f32], second: &mut [f32],
     );
@@ -86,6 +90,10 @@ kernel_set! {
     fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],
+        weights: &mut [f32],
+    );
+    fn route_grouped(
+        logits: &[f32], bias: Option<&[f32]>, rule: &GroupedRouting, ids: &mut [u32],
         weights: &mut [f32],
     );
     fn combine(

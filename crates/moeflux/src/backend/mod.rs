@@ -7,6 +7,7 @@ mod experts;
 mod host;
 mod kernel_set;
 mod lookahead;
+mod router;
 mod state_ops;
 
 pub use buckets::{Buckets, RoutedTokens};

@@ -21,6 +21,12 @@ impl Engine {
         self.prefill_steps(session, tokens, want, None)
     }
 
+    /// How many of `tokens` tokens of a prompt [`Engine::prefill`] would run at once for `session`
+    /// now, for callers that make the steps themselves.
+    pub fn prompt_chunk(&self, session: &Session, tokens: usize) -> usize {
+        self.next_chunk(session, tokens, Want::Last)
+    }
+
     /// [`Engine::prefill`], showing each operation's results as [`Engine::forward_observed`] does.
     ///
     /// # Errors

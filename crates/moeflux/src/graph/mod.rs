@@ -6,6 +6,7 @@
 mod op;
 mod pool;
 mod recurrence;
+mod uses;
 
 pub use op::Op;
 pub use pool::BufferPool;

@@ -1,9 +1,9 @@
 //! The operations. Each is specified by the function of the same name in
-//! [`moeflux_kernels::reference`].
+//! [`moeflux_kernels::reference`]; what they read and write is in `uses.rs`.
 
 use std::sync::Arc;
 
-use moeflux_kernels::{AttentionShape, DeltaShape, RopeStyle};
+use moeflux_kernels::{AttentionShape, DeltaShape, GroupedRouting, HeadRows, Piece, RopeStyle};
 
 use super::{BufferId, StateId, WeightId};
 
@@ -62,6 +62,26 @@ pub enum Op {
         first: BufferId,
         /// The second halves.
         second: BufferId,
+    },
+    /// Rows put together from pieces of other rows: splits, joins and new orders.
+    Rearrange {
+        /// The rows that pieces are taken from.
+        inputs: Vec<BufferId>,
+        /// Pieces of the result's row, in order; each names its input by its place in `inputs`.
+        pieces: Arc<[Piece]>,
+        /// As long as all pieces together.
+        out: BufferId,
+    },
+    /// Products of each head with rows of its own, of one matrix; activations stay f32.
+    HeadMatmul {
+        /// `[heads, cols]`, or `[heads, rows]` if transposed.
+        x: BufferId,
+        /// Matrix `[heads * stride, cols]`.
+        weight: WeightId,
+        /// Which rows belong to a head, and how they are used.
+        shape: HeadRows,
+        /// `[heads, rows]`, or `[heads, cols]` if transposed.
+        out: BufferId,
     },
     /// Rotary position embedding.
     Rope {
@@ -147,6 +167,19 @@ pub enum Op {
         /// Their weights, `[top_k]`.
         weights: BufferId,
     },
+    /// A choice by corrected scores, among the experts of the best groups.
+    GroupedRouter {
+        /// `[experts]`.
+        logits: BufferId,
+        /// Added to scores where they are ranked, `[experts]`.
+        bias: Option<WeightId>,
+        /// How experts are chosen.
+        rule: GroupedRouting,
+        /// Chosen experts, `[top_k]` of u32.
+        ids: BufferId,
+        /// Their weights, `[top_k]`.
+        weights: BufferId,
+    },
     /// Asks for the experts that the tokens chose, so that they are read while other operations
     /// run. Without it [`Op::Experts`] asks.
     RequestExperts {
@@ -219,6 +252,15 @@ pub enum Op {
         /// `[width]`.
         out: BufferId,
     },
+    /// `x + bias`, the same bias for every token.
+    AddBias {
+        /// `[width]`.
+        x: BufferId,
+        /// `[width]`.
+        bias: WeightId,
+        /// `[width]`.
+        out: BufferId,
+    },
     /// `a + b`.
     Add {
         /// `[width]`.
@@ -235,106 +277,4 @@ pub enum Op {
         /// `[width]`, a row an output.
         out: BufferId,
     },
-}
-
-impl Op {
-    /// The op's name, for reports.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Op::Embed { .. } => "embed",
-            Op::RmsNorm { .. } => "rms_norm",
-            Op::RmsNormGated { .. } => "rms_norm_gated",
-            Op::Matmul { .. } => "matmul",
-            Op::SplitPairs { .. } => "split_pairs",
-            Op::Rope { .. } => "rope",
-            Op::KvAppend { .. } => "kv_append",
-            Op::Attention { .. } => "attention",
-            Op::Conv1dSilu { .. } => "conv1d_silu",
-            Op::GatedDelta { .. } => "gated_delta",
-            Op::Router { .. } => "router",
-            Op::RequestExperts { .. } => "request_experts",
-            Op::Lookahead { .. } => "lookahead",
-            Op::Experts { .. } => "experts",
-            Op::Swiglu { .. } => "swiglu",
-            Op::SigmoidMul { .. } => "sigmoid_mul",
-            Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
-            Op::Add { .. } => "add",
-            Op::SelectOutputs { .. } => "select_outputs",
-        }
-    }
-
-    /// The resident weights that its results need.
-    pub fn weights(&self) -> Vec<WeightId> {
-        match self {
-            Op::Embed { weight, .. }
-            | Op::RmsNorm { weight, .. }
-            | Op::RmsNormGated { weight, .. }
-            | Op::Conv1dSilu { weight, .. } => vec![*weight],
-            Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
-            Op::GatedDelta { a_log, dt_bias, .. } => vec![*a_log, *dt_bias],
-            Op::SplitPairs { .. }
-            | Op::Rope { .. }
-            | Op::KvAppend { .. }
-            | Op::Attention { .. }
-            | Op::Router { .. }
-            | Op::RequestExperts { .. }
-            | Op::Lookahead { .. }
-            | Op::Experts { .. }
-            | Op::Swiglu { .. }
-            | Op::SigmoidMul { .. }
-            | Op::ScaleBySigmoid { .. }
-            | Op::Add { .. }
-            | Op::SelectOutputs { .. } => vec![],
-        }
-    }
-
-    /// The buffers it reads.
-    pub fn reads(&self) -> Vec<BufferId> {
-        match self {
-            Op::Embed { .. } => vec![],
-            Op::RmsNorm { x, .. }
-            | Op::Matmul { x, .. }
-            | Op::SplitPairs { x, .. }
-            | Op::Rope { x, .. }
-            | Op::Conv1dSilu { x, .. }
-            | Op::Lookahead { x, .. }
-            | Op::SelectOutputs { x, .. } => vec![*x],
-            Op::RmsNormGated { x, gate, .. }
-            | Op::SigmoidMul { x, gate, .. }
-            | Op::ScaleBySigmoid { x, gate, .. } => vec![*x, *gate],
-            Op::KvAppend { k, v, .. } => vec![*k, *v],
-            Op::Attention { q, .. } => vec![*q],
-            Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
-            Op::Router { logits, .. } => vec![*logits],
-            Op::RequestExperts { ids, weights, .. } => vec![*ids, *weights],
-            Op::Experts {
-                x, ids, weights, ..
-            } => vec![*x, *ids, *weights],
-            Op::Swiglu { gate, up, .. } => vec![*gate, *up],
-            Op::Add { a, b, .. } => vec![*a, *b],
-        }
-    }
-
-    /// The buffers it writes, whole.
-    pub fn writes(&self) -> Vec<BufferId> {
-        match self {
-            Op::Matmul { outputs, .. } => outputs.iter().map(|&(_, out)| out).collect(),
-            Op::SplitPairs { first, second, .. } => vec![*first, *second],
-            Op::Router { ids, weights, .. } => vec![*ids, *weights],
-            Op::KvAppend { .. } | Op::RequestExperts { .. } | Op::Lookahead { .. } => vec![],
-            Op::Embed { out, .. }
-            | Op::RmsNorm { out, .. }
-            | Op::RmsNormGated { out, .. }
-            | Op::Rope { out, .. }
-            | Op::Attention { out, .. }
-            | Op::Conv1dSilu { out, .. }
-            | Op::GatedDelta { out, .. }
-            | Op::Experts { out, .. }
-            | Op::Swiglu { out, .. }
-            | Op::SigmoidMul { out, .. }
-            | Op::ScaleBySigmoid { out, .. }
-            | Op::Add { out, .. }
-            | Op::SelectOutputs { out, .. } => vec![*out],
-        }
-    }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use moeflux_kernels::{AttentionShape, RopeStyle};
+use moeflux_kernels::{AttentionShape, Piece, RopeStyle};
 
 use super::lookahead;
 use crate::graph::{BufferId, Graph, GraphBuilder, Op, StateDecl, StateId, WeightId};
@@ -72,6 +72,8 @@ pub struct ExpertLayer {
     pub layer: usize,
     /// What their tensors' names begin with, without the model's prefix: `layers.3.mlp.experts`.
     pub name: String,
+    /// What an expert's gate, up and down matrices are called in a checkpoint.
+    pub matrices: [&'static str; 3],
     /// Number of experts.
     pub experts: usize,
     /// Input and output elements.
@@ -120,18 +122,34 @@ impl Blueprint {
     }
 }
 
+impl Blueprint {
+    /// Leaves out `extra` layers behind the model's own: a multi-token prediction head.
+    pub(super) fn without_extra_layers(mut self, extra: usize) -> Blueprint {
+        let extra = self.layers..self.layers.saturating_add(extra.min(MOST_EXTRA_LAYERS));
+        let name = |layer| format!("model.layers.{layer}.");
+        self.skipped
+            .extend(extra.map(|layer| (name(layer), "multi-token prediction head")));
+        self
+    }
+}
+
+/// More layers of a multi-token prediction head are a mistake in the file.
+const MOST_EXTRA_LAYERS: usize = 64;
+
 /// Puts a blueprint together. Its methods emit the operations that several architectures share.
 pub struct BlueprintBuilder {
     /// The graph so far.
     pub graph: GraphBuilder,
     weights: Vec<WeightDecl>,
-    experts: Vec<ExpertLayer>,
+    pub(super) experts: Vec<ExpertLayer>,
     /// Elements of the residual stream.
     pub hidden: usize,
     /// Of every norm.
     pub eps: f32,
     /// How norm weights are stored.
     pub norm_fold: VectorFold,
+    /// What an expert's gate, up and down matrices are called.
+    pub expert_matrices: [&'static str; 3],
 }
 
 impl BlueprintBuilder {
@@ -144,6 +162,7 @@ impl BlueprintBuilder {
             hidden,
             eps,
             norm_fold,
+            expert_matrices: ["gate_proj", "up_proj", "down_proj"],
         }
     }
 
@@ -200,12 +219,24 @@ impl BlueprintBuilder {
         len: usize,
         label: &'static str,
     ) -> BufferId {
+        let eps = self.eps;
+        self.rms_norm_with(x, name, (len, eps), label)
+    }
+
+    /// The same with an epsilon of its own.
+    pub fn rms_norm_with(
+        &mut self,
+        x: BufferId,
+        name: String,
+        (len, eps): (usize, f32),
+        label: &'static str,
+    ) -> BufferId {
         let weight = self.vector(name, &[len], self.norm_fold);
         let out = self.graph.buffer(label, self.graph.width(x));
         self.graph.push(Op::RmsNorm {
             x,
             weight,
-            eps: self.eps,
+            eps,
             out,
         });
         out
@@ -234,6 +265,34 @@ impl BlueprintBuilder {
         outputs.map(|(_, out)| out)
     }
 
+    /// `x` plus the vector `name`.
+    pub fn add_bias(&mut self, x: BufferId, name: String, label: &'static str) -> BufferId {
+        let width = self.graph.width(x);
+        let bias = self.vector(name, &[width], VectorFold::None);
+        let out = self.graph.buffer(label, width);
+        self.graph.push(Op::AddBias { x, bias, out });
+        out
+    }
+
+    /// `pieces` of `inputs`, each input named by its place there, one after another.
+    pub fn rearrange(
+        &mut self,
+        inputs: &[BufferId],
+        pieces: impl Iterator<Item = Piece>,
+        label: &'static str,
+    ) -> BufferId {
+        let pieces: Arc<[Piece]> = pieces.collect();
+        let out = self
+            .graph
+            .buffer(label, pieces.iter().map(|piece| piece.len).sum());
+        self.graph.push(Op::Rearrange {
+            inputs: inputs.to_vec(),
+            pieces,
+            out,
+        });
+        out
+    }
+
     /// Rotary embedding over the first `2 * inv_freq.len()` elements of each head, half-split.
     pub fn rope(&mut self, x: BufferId, head_dim: usize, inv_freq: &Arc<[f32]>) -> BufferId {
         let width = self.graph.width(x);
@@ -259,9 +318,6 @@ impl BlueprintBuilder {
         kv_heads: usize,
         head_dim: usize,
     ) -> BufferId {
-        let state = self.state(StateDecl::KeyValue { kv_heads, head_dim });
-        self.graph.push(Op::KvAppend { k, v, state });
-        let out = self.graph.buffer("attended", heads * head_dim);
         let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
         let shape = AttentionShape {
             heads,
@@ -269,6 +325,21 @@ impl BlueprintBuilder {
             head_dim,
             scale,
         };
+        self.attention_with((q, k, v), shape)
+    }
+
+    /// The same in any shape.
+    pub fn attention_with(
+        &mut self,
+        (q, k, v): (BufferId, BufferId, BufferId),
+        shape: AttentionShape,
+    ) -> BufferId {
+        let state = self.state(StateDecl::KeyValue {
+            kv_heads: shape.kv_heads,
+            head_dim: shape.head_dim,
+        });
+        self.graph.push(Op::KvAppend { k, v, state });
+        let out = self.graph.buffer("attended", shape.heads * shape.head_dim);
         self.graph.push(Op::Attention {
             q,
             state,
@@ -297,74 +368,6 @@ impl BlueprintBuilder {
             [(format!("{name}.down_proj"), hidden, "mlp out")],
         );
         down
-    }
-
-    /// Router of a layer with routed experts, their names beginning with `name` (`layers.3.mlp`):
-    /// softmax over all experts, top k, weights renormalized if asked. The chosen experts are
-    /// asked for; whatever does not need them comes best before [`BlueprintBuilder::experts`].
-    pub fn route(&mut self, x: BufferId, layer: usize, name: &str, shape: RoutedShape) -> Routed {
-        let RoutedShape {
-            experts,
-            top_k,
-            intermediate,
-            renormalize,
-        } = shape;
-        let [logits] = self.project(
-            x,
-            MatrixClass::Sensitive,
-            [(format!("{name}.gate"), experts, "router logits")],
-        );
-        let ids = self.graph.buffer("expert ids", top_k);
-        let weights = self.graph.buffer("expert weights", top_k);
-        self.graph.push(Op::Router {
-            logits,
-            experts,
-            top_k,
-            renormalize,
-            ids,
-            weights,
-        });
-        self.graph.push(Op::RequestExperts {
-            ids,
-            weights,
-            top_k,
-            layer,
-        });
-        self.experts.push(ExpertLayer {
-            layer,
-            name: format!("{name}.experts"),
-            experts,
-            hidden: self.hidden,
-            intermediate,
-        });
-        Routed {
-            x,
-            ids,
-            weights,
-            top_k,
-            layer,
-        }
-    }
-
-    /// The routed experts of a layer.
-    pub fn experts(&mut self, routed: Routed) -> BufferId {
-        let Routed {
-            x,
-            ids,
-            weights,
-            top_k,
-            layer,
-        } = routed;
-        let out = self.graph.buffer("experts out", self.hidden);
-        self.graph.push(Op::Experts {
-            x,
-            ids,
-            weights,
-            top_k,
-            layer,
-            out,
-        });
-        out
     }
 
     /// `a + b`.
@@ -403,27 +406,4 @@ impl BlueprintBuilder {
         lookahead::insert(&mut graph);
         (graph, self.weights, self.experts)
     }
-}
-
-/// What a layer's router has chosen.
-#[derive(Clone, Copy, Debug)]
-pub struct Routed {
-    x: BufferId,
-    ids: BufferId,
-    weights: BufferId,
-    top_k: usize,
-    layer: usize,
-}
-
-/// Sizes of a layer's routed experts.
-#[derive(Clone, Copy, Debug)]
-pub struct RoutedShape {
-    /// Number of experts.
-    pub experts: usize,
-    /// Experts that a token uses.
-    pub top_k: usize,
-    /// Elements between an expert's projections.
-    pub intermediate: usize,
-    /// Whether the chosen weights are divided by their sum.
-    pub renormalize: bool,
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::blueprint::RoutedShape;
+use moeflux_kernels::Scores;
+
+use super::routing::{Groups, RoutedShape};
 use crate::Error;
 use crate::config::Config;
 
@@ -20,6 +22,16 @@ pub(super) fn rope_frequencies(
     head_dim: usize,
     default_fraction: Option<f64>,
 ) -> Result<Arc<[f32]>, Error> {
+    rope_frequencies_from(c, head_dim, default_fraction, 10_000.0)
+}
+
+/// The same, with the base that the architecture has where the fields do not say.
+pub(super) fn rope_frequencies_from(
+    c: &Config,
+    head_dim: usize,
+    default_fraction: Option<f64>,
+    default_theta: f64,
+) -> Result<Arc<[f32]>, Error> {
     let rope = c
         .section("rope_scaling")
         .or_else(|| c.section("rope_parameters"));
@@ -27,7 +39,7 @@ pub(super) fn rope_frequencies(
     for field in ["rope_type", "type"] {
         rope.require_text(field, "default")?;
     }
-    let theta = rope.positive_or("rope_theta", c.positive_or("rope_theta", 10_000.0)?)?;
+    let theta = rope.positive_or("rope_theta", c.positive_or("rope_theta", default_theta)?)?;
     let fraction = match default_fraction {
         None => 1.0,
         Some(default) => rope.positive_or(
@@ -45,12 +57,50 @@ pub(super) fn rope_frequencies(
     Ok(inverse_frequencies(theta, rotary_dim))
 }
 
-/// The number of routed experts, under either of its names.
+/// The number of routed experts, under any of its names.
 pub(super) fn expert_count(c: &Config) -> Result<usize, Error> {
-    if c.has("num_local_experts") && !c.has("num_experts") {
-        return c.size_up_to("num_local_experts", MOST_EXPERTS);
+    let others = ["num_local_experts", "n_routed_experts"];
+    let other = others.into_iter().find(|field| c.has(field));
+    let field = match other {
+        Some(other) if !c.has("num_experts") => other,
+        _ => "num_experts",
+    };
+    c.size_up_to(field, MOST_EXPERTS)
+}
+
+/// How experts are chosen by groups: `n_group`, `topk_group` and `routed_scaling_factor`.
+pub(super) fn groups(c: &Config, routed: &RoutedShape, scores: Scores) -> Result<Groups, Error> {
+    let (groups, kept) = (c.size_or("n_group", 1)?, c.size_or("topk_group", 1)?);
+    let size = routed.experts / groups;
+    if !routed.experts.is_multiple_of(groups) || (groups > 1 && size < 2) {
+        let problem = format!(
+            "is {groups}, which does not divide {} experts",
+            routed.experts
+        );
+        return Err(c.error("n_group", format!("{problem} into groups of two or more")));
     }
-    c.size_up_to("num_experts", MOST_EXPERTS)
+    if kept > groups || routed.top_k > kept * size {
+        let problem = format!(
+            "is {kept} of {groups} groups of {size}; a token needs {} experts of them",
+            routed.top_k
+        );
+        return Err(c.error("topk_group", problem));
+    }
+    Ok(Groups {
+        groups,
+        kept,
+        scores,
+        scale: c.positive_or("routed_scaling_factor", 1.0)? as f32,
+    })
+}
+
+/// The first layers, which have a plain MLP: `first_k_dense_replace`, with the elements of its
+/// middle, if there are any.
+pub(super) fn first_dense(c: &Config, default: usize) -> Result<(usize, usize), Error> {
+    match c.count_or("first_k_dense_replace", default)? {
+        0 => Ok((0, 0)),
+        layers => Ok((layers, c.size("intermediate_size")?)),
+    }
 }
 
 /// The number of layers.
@@ -68,6 +118,35 @@ pub(super) fn context_tokens(c: &Config, default: usize) -> Result<usize, Error>
     match c.has("max_position_embeddings") {
         true => token_count(c, "max_position_embeddings"),
         false => Ok(default),
+    }
+}
+
+/// Layers with a plain MLP in place of routed experts, as the Qwen families list them.
+pub(super) struct DenseLayers {
+    layers: Vec<usize>,
+    intermediate: Option<usize>,
+}
+
+impl DenseLayers {
+    /// From `mlp_only_layers` and `decoder_sparse_step`.
+    pub(super) fn read(c: &Config, layers: usize) -> Result<DenseLayers, Error> {
+        let listed = c.indexes("mlp_only_layers")?;
+        let step = c.size_or("decoder_sparse_step", 1)?;
+        let dense = |layer: &usize| listed.contains(layer) || !(layer + 1).is_multiple_of(step);
+        let layers: Vec<usize> = (0..layers).filter(dense).collect();
+        let intermediate = match layers.is_empty() {
+            true => None,
+            false => Some(c.size("intermediate_size")?),
+        };
+        Ok(DenseLayers {
+            layers,
+            intermediate,
+        })
+    }
+
+    /// Elements of the MLP of `layer`; `None` if it has routed experts.
+    pub(super) fn intermediate(&self, layer: usize) -> Option<usize> {
+        self.intermediate.filter(|_| self.layers.contains(&layer))
     }
 }
 
@@ -95,6 +174,15 @@ pub(super) fn check_heads(
             field,
             format!("is {heads}, not a multiple of {groups} key heads"),
         ));
+    }
+    Ok(())
+}
+
+/// Refuses a window of attention, which would make positions beyond it forgotten.
+pub(super) fn refuse_window(c: &Config) -> Result<(), Error> {
+    if c.has("sliding_window") {
+        let problem = "is set; only attention to all positions is supported here (null)";
+        return Err(c.error("sliding_window", problem));
     }
     Ok(())
 }

@@ -1,11 +1,25 @@
 //! The architectures: one file each, named after its Hugging Face `model_type`, and one line in
 //! `REGISTRY`. A model file turns a configuration into a [`Blueprint`]; it sees no tensors.
 
+mod attention;
 mod blueprint;
+mod decoder;
+mod deepseek_v2;
+mod deepseek_v3;
 mod fields;
+mod glm4_moe;
+mod hybrid;
+mod latent;
 mod lookahead;
+mod minimax_m2;
+mod mixtral;
+mod olmoe;
+mod qwen2_moe;
 mod qwen3_5_moe;
 mod qwen3_moe;
+mod qwen3_next;
+mod rotation;
+mod routing;
 
 pub use blueprint::{
     Blueprint, BlueprintBuilder, ExpertLayer, MatrixClass, VectorFold, WeightDecl, WeightKind,
@@ -19,9 +33,17 @@ type Build = fn(&Config) -> Result<Blueprint, Error>;
 
 /// `model_type` of the configuration, and who builds it.
 const REGISTRY: &[(&str, Build)] = &[
+    ("deepseek_v2", deepseek_v2::build),
+    ("deepseek_v3", deepseek_v3::build),
+    ("glm4_moe", glm4_moe::build),
+    ("minimax_m2", minimax_m2::build),
+    ("mixtral", mixtral::build),
+    ("olmoe", olmoe::build),
+    ("qwen2_moe", qwen2_moe::build),
     ("qwen3_5_moe", qwen3_5_moe::build),
     ("qwen3_5_moe_text", qwen3_5_moe::build),
     ("qwen3_moe", qwen3_moe::build),
+    ("qwen3_next", qwen3_next::build),
 ];
 
 /// The supported values of `model_type`.

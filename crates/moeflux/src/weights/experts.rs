@@ -88,7 +88,7 @@ impl ExpertTable {
     }
 }
 
-/// The three matrices: name, rows, cols.
+/// The three matrices as packed records name them: name, rows, cols.
 fn matrices(layer: &ExpertLayer) -> [(&'static str, usize, usize); 3] {
     [
         ("gate_proj", layer.intermediate, layer.hidden),
@@ -214,7 +214,7 @@ fn plain_layer(
         let mut places = Vec::with_capacity(3);
         let mut segments = Vec::with_capacity(3);
         let mut end = 0;
-        for (matrix, rows, cols) in matrices(layer) {
+        for ((_, rows, cols), matrix) in matrices(layer).into_iter().zip(layer.matrices) {
             let found = find_matrix(dense, &format!("{name}.{expert}.{matrix}"), rows, cols)?;
             let place = MatrixLayout::sequential(found.codec, rows, cols, end);
             end = place.end();

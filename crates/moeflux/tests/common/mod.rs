@@ -7,7 +7,16 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 7] = [
+pub const FIXTURES: [&str; 17] = [
+    "deepseek_v2",
+    "deepseek_v2_lite",
+    "deepseek_v3",
+    "glm4_moe",
+    "glm4_moe_air",
+    "minimax_m2",
+    "mixtral",
+    "olmoe",
+    "qwen2_moe",
     "qwen3_5_moe",
     "qwen3_5_moe_text",
     "qwen3_5_moe_text_f16",
@@ -15,6 +24,7 @@ pub const FIXTURES: [&str; 7] = [
     "qwen3_5_moe_text_fused",
     "qwen3_moe",
     "qwen3_moe_new_style",
+    "qwen3_next",
 ];
 
 pub fn repository() -> PathBuf {

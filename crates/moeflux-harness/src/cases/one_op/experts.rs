@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use moeflux::formats::Codec;
 use moeflux::graph::{BufferId, GraphBuilder, Op, WeightId};
+use moeflux::kernels::{GroupedRouting, Scores};
 use moeflux::weights::{ExpertPart, WeightPart};
 
 use super::{graph_of, inputs, least_cols};
@@ -62,6 +63,41 @@ pub(super) fn router(random: &mut Random) -> Case {
         weights,
     };
     let case = Case::new("router", graph_of(g, op, weights));
+    let n = random.within(1, 30);
+    let data = inputs(random, n, &[(logits, experts, 4.0)]);
+    case.step(n, data)
+}
+
+/// The choice among groups, with a correction of scores or without.
+pub(super) fn grouped_router(random: &mut Random, scores: Scores) -> Case {
+    let (groups, size) = (random.within(1, 8), random.within(2, 40));
+    let (experts, kept_groups) = (groups * size, random.within(1, groups));
+    let top_k = random.within(1, (kept_groups * size).min(12));
+    let bias = (random.within(0, 1) == 1).then(|| WeightId::new(0));
+    let mut g = GraphBuilder::default();
+    let logits = g.buffer("logits", experts);
+    let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    let op = Op::GroupedRouter {
+        logits,
+        bias,
+        rule: GroupedRouting {
+            experts,
+            top_k,
+            groups,
+            kept_groups,
+            scores,
+            renormalize: random.within(0, 1) == 1,
+            scale: 2.5,
+        },
+        ids,
+        weights,
+    };
+    let name = format!("grouped_router {scores:?}");
+    let mut case = Case::new(name, graph_of(g, op, weights));
+    if bias.is_some() {
+        case.weights
+            .push(WeightPart::Vector(random.floats(experts, 0.3)));
+    }
     let n = random.within(1, 30);
     let data = inputs(random, n, &[(logits, experts, 4.0)]);
     case.step(n, data)

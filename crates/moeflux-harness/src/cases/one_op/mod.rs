@@ -2,11 +2,13 @@
 
 mod dense;
 mod experts;
+mod heads;
 mod rowwise;
 mod state;
 
 use moeflux::formats::{AffineCodec, BlockCodec, Codec};
 use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
+use moeflux::kernels::Scores;
 
 use crate::{Case, HarnessError, Random};
 
@@ -31,6 +33,10 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         rowwise::sigmoid_mul(random),
         rowwise::scale_by_sigmoid(random),
         rowwise::add(random),
+        rowwise::add_bias(random),
+        heads::rearrange(random),
+        heads::head_matmul(random, codec(1), false)?,
+        heads::head_matmul(random, codec(3), true)?,
         rowwise::select_outputs(random),
         rowwise::shared_slots(random),
         state::kv_append(random),
@@ -38,6 +44,8 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         state::conv1d_silu(random),
         state::gated_delta(random),
         experts::router(random),
+        experts::grouped_router(random, Scores::Sigmoid),
+        experts::grouped_router(random, Scores::Softmax),
         experts::experts(random, codec(2))?,
         experts::routed(random, codec(0))?,
     ];

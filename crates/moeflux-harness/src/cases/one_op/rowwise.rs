@@ -124,6 +124,19 @@ pub(super) fn add(random: &mut Random) -> Case {
     exact(pair(random, "add", |a, b, out| Op::Add { a, b, out }))
 }
 
+/// A vector added to each row.
+pub(super) fn add_bias(random: &mut Random) -> Case {
+    let width = random.within(1, 1500);
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", width), g.buffer("out", width));
+    let bias = WeightId::new(0);
+    let graph = graph_of(g, Op::AddBias { x, bias, out }, out);
+    let mut case = exact(Case::new("add_bias", graph));
+    case.weights
+        .push(WeightPart::Vector(random.floats(width, 3.0)));
+    with_rows(random, case, &[(x, width, 2.0)])
+}
+
 fn pair(random: &mut Random, name: &str, op: impl Fn(BufferId, BufferId, BufferId) -> Op) -> Case {
     let width = random.within(1, 1500);
     let mut g = GraphBuilder::default();
@@ -191,13 +204,18 @@ pub(super) fn shared_slots(random: &mut Random) -> Case {
 }
 
 /// Adds a step of 1 to 20 tokens with random rows.
-fn with_rows(random: &mut Random, case: Case, buffers: &[(BufferId, usize, f32)]) -> Case {
+pub(super) fn with_rows(
+    random: &mut Random,
+    case: Case,
+    buffers: &[(BufferId, usize, f32)],
+) -> Case {
     let n = random.within(1, 20);
     let data = inputs(random, n, buffers);
     case.step(n, data)
 }
 
-fn exact(mut case: Case) -> Case {
+/// Demands equality.
+pub(super) fn exact(mut case: Case) -> Case {
     case.tolerance = Tolerance {
         f32: 0.0,
         int8: 0.0,

@@ -1,0 +1,146 @@
+//! `moeflux serve`: an HTTP server for clients of OpenAI and Anthropic.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use moeflux_server::{Limits, ServedModel, ServerError, ServerOptions};
+
+use crate::args::ModelArgs;
+use crate::failure::Failure;
+use crate::model::{self, Model};
+use crate::output;
+use crate::size;
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Address to listen at; 0.0.0.0 or :: for other machines too
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// Port to listen at; 0 takes a free one
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// The key that requests must carry; others can see it in the list of processes
+    #[arg(
+        long,
+        value_name = "KEY",
+        conflicts_with = "api_key_file",
+        env = "MOEFLUX_API_KEY",
+        hide_env_values = true
+    )]
+    api_key: Option<String>,
+    /// A file that holds the key
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Let other machines ask without a key
+    #[arg(long)]
+    no_api_key: bool,
+    /// A name under which clients ask for the model, instead of its own; can be given several times
+    #[arg(long, value_name = "NAME")]
+    served_name: Vec<String>,
+    /// Answers computed at the same time
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    parallel: usize,
+    /// Requests that may wait for that; further ones are refused
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    queue: usize,
+    /// Most tokens of an answer [default: what the context holds]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Most bytes of a request
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "16MiB")]
+    max_body: u64,
+    /// Most connections at a time
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    connections: usize,
+    /// Seconds that a request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    request_timeout: u64,
+    /// Seconds for a request's headers, and for its body, to arrive
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    read_timeout: u64,
+    /// Seconds that running answers may go on when the server is stopped
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    grace: u64,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &ServeArgs) -> Result<(), Failure> {
+    let options = args.options()?;
+    let Model {
+        dir,
+        engine,
+        tokenizer,
+        template,
+        generation,
+    } = Model::open(&args.model)?;
+    let names = match args.served_name.is_empty() {
+        true => vec![model::name(&dir)],
+        false => args.served_name.clone(),
+    };
+    let served = ServedModel::new(names, engine, tokenizer, template, generation);
+    let ready = |address: SocketAddr| {
+        output::note(&format!("{} at http://{address}/v1", dir.display()));
+    };
+    moeflux_server::serve(served, options, ready).map_err(Failure::from)
+}
+
+impl ServeArgs {
+    fn options(&self) -> Result<ServerOptions, Failure> {
+        for (flag, value) in [
+            ("--parallel", self.parallel),
+            ("--queue", self.queue),
+            ("--connections", self.connections),
+            ("--max-tokens", self.max_tokens.unwrap_or(1)),
+        ] {
+            if value == 0 {
+                return Err(Failure::Usage(format!("{flag} must be at least 1")));
+            }
+        }
+        let mut options = ServerOptions::new(SocketAddr::new(self.host, self.port));
+        options.api_key = self.key()?;
+        if options.api_key.is_none() && !self.no_api_key && !self.host.is_loopback() {
+            return Err(ServerError::Open(options.address).into());
+        }
+        options.limits = Limits {
+            parallel: self.parallel,
+            queue: self.queue,
+            ..Limits::default()
+        };
+        options.max_tokens = self.max_tokens;
+        options.body_bytes = usize::try_from(self.max_body).unwrap_or(usize::MAX);
+        options.connections = self.connections;
+        options.request_timeout = Duration::from_secs(self.request_timeout);
+        options.read_timeout = Duration::from_secs(self.read_timeout);
+        options.grace = Duration::from_secs(self.grace);
+        Ok(options)
+    }
+
+    fn key(&self) -> Result<Option<String>, Failure> {
+        let key = match &self.api_key_file {
+            None => self.api_key.clone(),
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                Some(read.map_err(|source| Failure::File {
+                    action: "read",
+                    path: path.clone(),
+                    source,
+                })?)
+            }
+        };
+        let Some(key) = key else {
+            return Ok(None);
+        };
+        let key = key.trim().to_owned();
+        match !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic()) {
+            true => Ok(Some(key)),
+            false => Err(Failure::Usage(
+                "the API key must be visible ASCII characters, at least one".to_owned(),
+            )),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The choice by corrected scores and groups.
+
+use moeflux::graph::Op;
+use moeflux::kernels::{GroupedRouting, Scores};
+
+use super::Oracle;
+use super::dense::sigmoid;
+use crate::HarnessError;
+
+impl Oracle<'_> {
+    pub(super) fn grouped_router(&mut self, op: &Op) -> Result<(), HarnessError> {
+        let Op::GroupedRouter {
+            logits,
+            bias,
+            rule,
+            ids,
+            weights,
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let bias = match bias {
+            Some(bias) => self.vector(*bias)?,
+            None => vec![0.0; rule.experts],
+        };
+        let (mut chosen, mut shares) = (Vec::new(), Vec::new());
+        for logits in self.get(*logits).chunks_exact(rule.experts) {
+            let scores = scores(rule.scores, logits);
+            let order = choice(rule, &scores, &bias);
+            let sum: f64 = match rule.renormalize {
+                true => order.iter().map(|&id| scores[id]).sum(),
+                false => 1.0,
+            };
+            let scale = f64::from(rule.scale);
+            shares.extend(order.iter().map(|&id| scores[id] / sum * scale));
+            chosen.extend(order.iter().map(|&id| id as u32));
+        }
+        self.ids.insert(ids.index(), chosen);
+        self.set(*weights, shares);
+        Ok(())
+    }
+}
+
+fn scores(kind: Scores, logits: &[f64]) -> Vec<f64> {
+    match kind {
+        Scores::Sigmoid => logits.iter().map(|&x| sigmoid(x)).collect(),
+        Scores::Softmax => {
+            let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let powers: Vec<f64> = logits.iter().map(|x| (x - largest).exp()).collect();
+            let total: f64 = powers.iter().sum();
+            powers.iter().map(|x| x / total).collect()
+        }
+    }
+}
+
+/// The best experts of the best groups.
+fn choice(rule: &GroupedRouting, scores: &[f64], bias: &[f64]) -> Vec<usize> {
+    let ranks: Vec<f64> = scores.iter().zip(bias).map(|(s, b)| s + b).collect();
+    let size = rule.experts / rule.groups;
+    let by_rank = |ranks: &[f64]| {
+        let mut order: Vec<usize> = (0..ranks.len()).collect();
+        order.sort_by(|&a, &b| ranks[b].total_cmp(&ranks[a]).then(a.cmp(&b)));
+        order
+    };
+    let group_rank = |group: &[f64]| {
+        let best = match rule.scores {
+            Scores::Sigmoid => 2,
+            Scores::Softmax => 1,
+        };
+        let order = by_rank(group);
+        order.iter().take(best).map(|&at| group[at]).sum()
+    };
+    let groups: Vec<f64> = ranks.chunks_exact(size).map(group_rank).collect();
+    let mut kept = by_rank(&groups);
+    kept.truncate(rule.kept_groups);
+    let mut order = by_rank(&ranks);
+    order.retain(|id| kept.contains(&(id / size)));
+    order.truncate(rule.top_k);
+    order
+}

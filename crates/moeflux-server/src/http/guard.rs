@@ -1,0 +1,218 @@
+//! Who may ask, and how much: the key, browsers, the body's size and time.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::ApiError;
+use crate::app::App;
+
+/// In whose words errors are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// OpenAI's.
+    OpenAi,
+    /// Anthropic's.
+    Anthropic,
+}
+
+impl Dialect {
+    /// The one of a path.
+    pub fn of(uri: &Uri) -> Dialect {
+        match uri.path().starts_with("/v1/messages") {
+            true => Dialect::Anthropic,
+            false => Dialect::OpenAi,
+        }
+    }
+
+    /// The response to an error.
+    pub fn refuse(self, error: &ApiError) -> Response {
+        match self {
+            Dialect::OpenAi => error.response(&error.openai()),
+            Dialect::Anthropic => error.response(&error.anthropic()),
+        }
+    }
+}
+
+/// Lets a request through that may be answered.
+pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    app.metrics.http_requests.add(1);
+    match check(&app, request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => Dialect::of(request.uri()).refuse(&error),
+    }
+}
+
+fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    if app.options.api_key.is_none() && app.options.address.ip().is_loopback() && !is_local(host) {
+        // A page elsewhere may have its own name lead to this machine.
+        let message = format!(
+            "this server is for this machine only, and `{host}` is not its name; ask localhost, or \
+             start it with --api-key"
+        );
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "foreign_host",
+            message,
+        ));
+    }
+    if let Some(origin) = text(header::ORIGIN)
+        && origin
+            .split_once("://")
+            .is_none_or(|(_, site)| site != host)
+    {
+        let message = format!("pages of `{origin}` may not use this server");
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "foreign_origin",
+            message,
+        ));
+    }
+    let Some(key) = app
+        .options
+        .api_key
+        .as_deref()
+        .filter(|_| uri.path() != "/health")
+    else {
+        return Ok(());
+    };
+    let bearer = text(header::AUTHORIZATION).and_then(|v| v.strip_prefix("Bearer "));
+    let given = bearer.or_else(|| headers.get("x-api-key")?.to_str().ok());
+    match given {
+        Some(given) if is_same(given.trim().as_bytes(), key.as_bytes()) => Ok(()),
+        given => {
+            let message = match given {
+                Some(_) => "the API key is not the one that this server was started with",
+                None => {
+                    "this server needs an API key: send it as `Authorization: Bearer KEY` or \
+                         `x-api-key: KEY`"
+                }
+            };
+            Err(ApiError::new(
+                StatusCode::UNAUTHORIZED,
+                "invalid_api_key",
+                message,
+            ))
+        }
+    }
+}
+
+/// Whether a `Host` names this machine to itself.
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let loopback = |ip: std::net::IpAddr| ip.is_loopback();
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(loopback)
+}
+
+/// Compares in a time that depends on the lengths alone.
+fn is_same(given: &[u8], key: &[u8]) -> bool {
+    let mut difference = usize::from(given.len() != key.len());
+    for (index, byte) in given.iter().enumerate() {
+        let other = key.get(index % key.len().max(1)).copied().unwrap_or(0);
+        difference |= usize::from(std::hint::black_box(byte ^ other));
+    }
+    std::hint::black_box(difference) == 0
+}
+
+/// Reads a JSON body within the limits of size and time.
+///
+/// # Errors
+/// It is declared as something else, too large or too slow.
+pub async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok());
+    let kind = kind.map(|kind| kind.split(';').next().unwrap_or_default().trim());
+    // Pages of other origins cannot send this type unasked.
+    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
+        let message = "send the header `Content-Type: application/json`";
+        let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Err(ApiError::new(status, "unsupported_media_type", message));
+    }
+    let limit = app.options.body_bytes;
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok());
+    let too_large = || {
+        let message = format!("the body is larger than {limit} bytes; see --max-body");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
+    };
+    if length
+        .and_then(|l| l.parse().ok())
+        .is_some_and(|l: usize| l > limit)
+    {
+        return Err(too_large());
+    }
+    let all = axum::body::to_bytes(body, limit);
+    match tokio::time::timeout(app.options.read_timeout, all).await {
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+        Ok(Err(error)) => {
+            let mut cause: Option<&dyn std::error::Error> = Some(&error);
+            while let Some(error) = cause {
+                if error.to_string().contains("length limit exceeded") {
+                    return Err(too_large());
+                }
+                cause = error.source();
+            }
+            let message = "the body ended before it was complete";
+            Err(ApiError::new(
+                StatusCode::BAD_REQUEST,
+                "incomplete_body",
+                message,
+            ))
+        }
+        Err(_) => {
+            let message = "the body took too long to arrive";
+            Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                message,
+            ))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_local, is_same};
+
+    #[test]
+    fn keys_are_the_same_or_not() {
+        assert!(is_same(b"secret", b"secret"));
+        for other in ["", "secreT", "secre", "secretsecret", "Secret"] {
+            assert!(!is_same(other.as_bytes(), b"secret"), "{other}");
+        }
+        assert!(!is_same(b"x", b""));
+    }
+
+    #[test]
+    fn this_machine_has_its_names() {
+        for host in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:8080",
+            "127.1.2.3",
+            "[::1]:80",
+        ] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "10.0.0.1",
+            "[fe80::1]:80",
+        ] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What each operation reads and writes.
+
+use super::{BufferId, Op, WeightId};
+
+impl Op {
+    /// The op's name, for reports.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Op::Embed { .. } => "embed",
+            Op::RmsNorm { .. } => "rms_norm",
+            Op::RmsNormGated { .. } => "rms_norm_gated",
+            Op::Matmul { .. } => "matmul",
+            Op::SplitPairs { .. } => "split_pairs",
+            Op::Rearrange { .. } => "rearrange",
+            Op::HeadMatmul { .. } => "head_matmul",
+            Op::Rope { .. } => "rope",
+            Op::KvAppend { .. } => "kv_append",
+            Op::Attention { .. } => "attention",
+            Op::Conv1dSilu { .. } => "conv1d_silu",
+            Op::GatedDelta { .. } => "gated_delta",
+            Op::Router { .. } => "router",
+            Op::GroupedRouter { .. } => "grouped_router",
+            Op::RequestExperts { .. } => "request_experts",
+            Op::Lookahead { .. } => "lookahead",
+            Op::Experts { .. } => "experts",
+            Op::Swiglu { .. } => "swiglu",
+            Op::SigmoidMul { .. } => "sigmoid_mul",
+            Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
+            Op::AddBias { .. } => "add_bias",
+            Op::Add { .. } => "add",
+            Op::SelectOutputs { .. } => "select_outputs",
+        }
+    }
+
+    /// The resident weights that its results need.
+    pub fn weights(&self) -> Vec<WeightId> {
+        match self {
+            Op::Embed { weight, .. }
+            | Op::RmsNorm { weight, .. }
+            | Op::RmsNormGated { weight, .. }
+            | Op::HeadMatmul { weight, .. }
+            | Op::Conv1dSilu { weight, .. } => vec![*weight],
+            Op::AddBias { bias, .. } => vec![*bias],
+            Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
+            Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
+            Op::GatedDelta { a_log, dt_bias, .. } => vec![*a_log, *dt_bias],
+            Op::SplitPairs { .. }
+            | Op::Rearrange { .. }
+            | Op::Rope { .. }
+            | Op::KvAppend { .. }
+            | Op::Attention { .. }
+            | Op::Router { .. }
+            | Op::RequestExperts { .. }
+            | Op::Lookahead { .. }
+            | Op::Experts { .. }
+            | Op::Swiglu { .. }
+            | Op::SigmoidMul { .. }
+            | Op::ScaleBySigmoid { .. }
+            | Op::Add { .. }
+            | Op::SelectOutputs { .. } => vec![],
+        }
+    }
+
+    /// The buffers it reads.
+    pub fn reads(&self) -> Vec<BufferId> {
+        match self {
+            Op::Embed { .. } => vec![],
+            Op::RmsNorm { x, .. }
+            | Op::Matmul { x, .. }
+            | Op::SplitPairs { x, .. }
+            | Op::HeadMatmul { x, .. }
+            | Op::AddBias { x, .. }
+            | Op::Rope { x, .. }
+            | Op::Conv1dSilu { x, .. }
+            | Op::Lookahead { x, .. }
+            | Op::SelectOutputs { x, .. } => vec![*x],
+            Op::RmsNormGated { x, gate, .. }
+            | Op::SigmoidMul { x, gate, .. }
+            | Op::ScaleBySigmoid { x, gate, .. } => vec![*x, *gate],
+            Op::Rearrange { inputs, .. } => inputs.clone(),
+            Op::KvAppend { k, v, .. } => vec![*k, *v],
+            Op::Attention { q, .. } => vec![*q],
+            Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
+            Op::Router { logits, .. } | Op::GroupedRouter { logits, .. } => vec![*logits],
+            Op::RequestExperts { ids, weights, .. } => vec![*ids, *weights],
+            Op::Experts {
+                x, ids, weights, ..
+            } => vec![*x, *ids, *weights],
+            Op::Swiglu { gate, up, .. } => vec![*gate, *up],
+            Op::Add { a, b, .. } => vec![*a, *b],
+        }
+    }
+
+    /// The buffers it writes, whole.
+    pub fn writes(&self) -> Vec<BufferId> {
+        match self {
+            Op::Matmul { outputs, .. } => outputs.iter().map(|&(_, out)| out).collect(),
+            Op::SplitPairs { first, second, .. } => vec![*first, *second],
+            Op::Router { ids, weights, .. } | Op::GroupedRouter { ids, weights, .. } => {
+                vec![*ids, *weights]
+            }
+            Op::KvAppend { .. } | Op::RequestExperts { .. } | Op::Lookahead { .. } => vec![],
+            Op::Embed { out, .. }
+            | Op::RmsNorm { out, .. }
+            | Op::RmsNormGated { out, .. }
+            | Op::Rope { out, .. }
+            | Op::Rearrange { out, .. }
+            | Op::HeadMatmul { out, .. }
+            | Op::AddBias { out, .. }
+            | Op::Attention { out, .. }
+            | Op::Conv1dSilu { out, .. }
+            | Op::GatedDelta { out, .. }
+            | Op::Experts { out, .. }
+            | Op::Swiglu { out, .. }
+            | Op::SigmoidMul { out, .. }
+            | Op::ScaleBySigmoid { out, .. }
+            | Op::Add { out, .. }
+            | Op::SelectOutputs { out, .. } => vec![*out],
+        }
+    }
+}
