@@ -1,6 +1,8 @@
 //! Times operations on the machine's device, in the shapes of a model of 35B parameters of which 3B
 //! are active: `cargo run --release -p moeflux-gpu --example op_times`.
 
+#![allow(clippy::print_stdout)]
+
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -157,7 +159,7 @@ fn rows(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
 fn products(gpu: &Arc<Gpu>, runs: u32) -> Result<()> {
     let coding = Coding::Affine { bits: 4, group: 64 };
     for (rows, cols) in [(2048, 2048), (512, 2048), (4096, 2048), (248_320, 2048)] {
-        let lengths = coding.part_lengths(rows, cols).ok_or("no such shape")?;
+        let lengths = coding.part_lengths(rows, cols)?;
         let (weights, scales) = (vec![0x5au8; lengths[0]], vec![0x3c00u16; lengths[1]]);
         let coded = Coded {
             coding,

@@ -1,6 +1,8 @@
 //! Every kernel with every set of parameters as Metal gets it: read as text and as naga's module,
 //! since tests run on Vulkan only.
 
+#![allow(clippy::panic)]
+
 use moeflux_gpu::{IMMEDIATE_BYTES, Param, Shader, ops};
 use naga::back::msl;
 use naga::proc::Layouter;
@@ -24,7 +26,10 @@ fn each(mut check: impl FnMut(&str, &Module, &ModuleInfo)) {
         let name = shader.name;
         assert!(!sets.is_empty(), "{name} has no parameters");
         let mut others = known.iter().filter(|other| !std::ptr::eq(**other, shader));
-        assert!(others.all(|other| other.name != name), "two kernels are named {name}");
+        assert!(
+            others.all(|other| other.name != name),
+            "two kernels are named {name}"
+        );
         known.push(shader);
         for params in &sets {
             let what = format!("{name} {params:?}");

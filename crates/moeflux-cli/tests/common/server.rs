@@ -1,6 +1,7 @@
 //! A server as a process, and requests to it. Each test file uses some of this.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(clippy::panic, reason = "a failed test panics")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;

@@ -196,7 +196,7 @@ impl Backend for GpuBackend {
     }
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
-        Ok(self.buffers.fetch(&mut self.recorder, wanted, pool)?)
+        self.buffers.fetch(&mut self.recorder, wanted, pool)
     }
 
     fn end_step(&mut self) -> Result<(), Error> {

@@ -1,8 +1,8 @@
 //! Attention over keys and values on the device.
 //!
-//! Positions are cut into chunks at fixed places, which are joined in order. Short spans (decode, and
-//! drafts being checked) have a workgroup for each chunk, long ones go through them in one: the same
-//! bits, whatever else is in the step.
+//! Positions are cut into chunks at fixed places, which are joined in order. Short spans (decode,
+//! and drafts being checked) have a workgroup for each chunk, long ones go through them in one: the
+//! same bits, whatever else is in the step.
 
 use moeflux::KvType;
 use moeflux_kernels::AttentionShape;

@@ -1,8 +1,8 @@
 // Appends keys and values of a span to a session's. A thread writes one 16-byte unit of each.
 //
-// Units are 8 binary16 or 4 f32; what a head does not fill is zeros. Keys lie in blocks of positions,
-// `[blocks, KV_HEADS, UNITS, BLOCK]` units, so that neighbouring threads read neighbouring
-// positions; values as `[positions, KV_HEADS, UNITS]`.
+// Units are 8 binary16 or 4 f32; what a head does not fill is zeros. Keys lie in blocks of
+// positions, `[blocks, KV_HEADS, UNITS, BLOCK]` units, so that neighbouring threads read
+// neighbouring positions; values as `[positions, KV_HEADS, UNITS]`.
 
 const THREADS: u32 = 64u;
 const BLOCK: u32 = 64u;

@@ -132,11 +132,12 @@ fn the_largest_is_found_and_the_lowest_of_equals() {
 }
 
 fn first_of_largest(x: &[f32]) -> u32 {
-    let mut best = 0;
-    for at in 1..x.len() {
-        if x[at] > x[best] {
-            best = at;
-        }
-    }
-    best as u32
+    let first = (0, f32::NEG_INFINITY);
+    let best = (0u32..).zip(x).fold(
+        first,
+        |best, (at, &value)| {
+            if value > best.1 { (at, value) } else { best }
+        },
+    );
+    best.0
 }

@@ -190,12 +190,7 @@ impl ExpertStage {
     ///
     /// # Errors
     /// If an expert cannot be read or fails its checksum, or what `take` says.
-    pub fn hand_out(
-        &mut self,
-        layer: usize,
-        wanted: &[u32],
-        take: Take<'_>,
-    ) -> Result<(), Error> {
+    pub fn hand_out(&mut self, layer: usize, wanted: &[u32], take: Take<'_>) -> Result<(), Error> {
         self.requested = None;
         if wanted.is_empty() {
             return Ok(());
