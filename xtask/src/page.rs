@@ -60,7 +60,8 @@ fn compare(built: &Path) -> Result<()> {
     println!("==> page: committed build");
     let (fresh, committed) = (names(built)?, names(Path::new(COMMITTED))?);
     let same = |name: &String| -> Result<bool> {
-        let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {path:?}"));
+        let read =
+            |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
         Ok(read(&built.join(name))? == read(&Path::new(COMMITTED).join(name))?)
     };
     let mut equal = fresh == committed;
@@ -79,7 +80,8 @@ fn compare(built: &Path) -> Result<()> {
 }
 
 fn names(directory: &Path) -> Result<Vec<String>> {
-    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {directory:?}"))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         names.push(entry?.file_name().to_string_lossy().into_owned());

@@ -62,7 +62,8 @@ function toolCall(index, name, json) {
 export function answerTo(request, count) {
   const last = request.messages.at(-1);
   if (last.role === "tool") return { deltas: words(`The tool said: ${last.content}`) };
-  const first = last.content.trim().split(/\s/, 1)[0];
+  const about = last.content.includes("mixture of experts");
+  const first = about ? "markdown" : last.content.trim().split(/\s/, 1)[0];
   switch (first) {
     case "markdown":
       return { deltas: words(MARKDOWN) };
