@@ -117,7 +117,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        panic!("{name} is {} and not {value}", self.metric(name));
+        assert_eq!(self.metric(name), value, "{name}");
     }
 }
 
