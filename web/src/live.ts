@@ -49,7 +49,7 @@ export interface Now {
    * - `r` being read
    * - `g` read ahead of use: in memory by a guess that nobody has asked for yet
    * - `m` in memory
-   * - `u` in memory or gone again, and used by a token since the last event
+   * - `u` in memory or gone again, and used by an answer's token since the last event
    */
   experts: [position: number, states: string][];
   /** Slots, and how many of them hold an expert. */

@@ -16,6 +16,7 @@ mod lease;
 mod policy;
 mod pool;
 mod popularity;
+mod presence;
 mod profile;
 mod reader;
 mod residency;
@@ -32,6 +33,7 @@ pub use error::ExpertError;
 pub use lease::{Lease, Ready};
 pub use policy::{Pass, PolicyKind};
 pub use popularity::Popularity;
+pub use presence::{LayerPresence, Presence};
 pub use profile::{DiskPoint, DiskProfile, cache_directory};
 pub use reader::{
     BufferedReader, DirectReader, FILE_ALIGN, FaultPlan, FaultTally, FaultyReader, MemoryReader,

@@ -14,7 +14,7 @@ use crate::http::{ApiError, guard};
 use crate::metrics::Metrics;
 use crate::model::ServedModel;
 use crate::scheduler::{Event, Job, Limits, Scheduler};
-use crate::{anthropic, openai, responses, utilities};
+use crate::{anthropic, live, openai, page, responses, utilities};
 
 /// The longest time that a client is asked to wait before it tries again, in seconds.
 const LONGEST_RETRY_SECONDS: u64 = 60;
@@ -138,6 +138,11 @@ impl App {
         self.scheduler.drain();
     }
 
+    /// Whether jobs are refused because the server is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.scheduler.is_draining()
+    }
+
     /// A name that no other object of this server has.
     pub fn name(&self, prefix: &str) -> String {
         let number = self.names.fetch_add(1, Ordering::Relaxed);
@@ -191,7 +196,11 @@ pub fn router(app: &Arc<App>) -> Router {
         let message = "there is nothing at this path; the API is below /v1";
         ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message)
     };
-    Router::new()
+    let mut router = Router::new();
+    for path in page::paths() {
+        router = router.route(path, get(page::file));
+    }
+    router
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::completions))
         .route("/v1/models", get(openai::models))
@@ -203,6 +212,7 @@ pub fn router(app: &Arc<App>) -> Router {
         .route("/detokenize", post(utilities::detokenize))
         .route("/health", get(utilities::health))
         .route("/metrics", get(utilities::metrics))
+        .route("/live", get(live::live))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(app), guard))

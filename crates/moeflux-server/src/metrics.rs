@@ -145,6 +145,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Time since the start.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Replaces the engine's figures.
     pub fn set_engine(&self, stats: Stats) {
         let engine = self.engine.lock();
@@ -154,7 +159,7 @@ impl Metrics {
     /// Everything in Prometheus' text format.
     pub fn render(&self) -> String {
         let mut text = String::with_capacity(8192);
-        let uptime = self.started.elapsed().as_secs_f64();
+        let uptime = self.uptime().as_secs_f64();
         gauge(&mut text, "uptime_seconds", "Time since the start", uptime);
         for (name, help, number) in [
             ("answers_running", "Answers being computed", &self.running),

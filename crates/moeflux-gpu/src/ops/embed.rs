@@ -1,5 +1,6 @@
 //! Rows of a matrix: what tokens begin with.
 
+use super::check::{holds, product};
 use crate::matrix::{DeviceMatrix, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -16,7 +17,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
 /// `out[n, cols]` = the rows of `table` that `tokens[n]` (u32) name.
 ///
 /// # Errors
-/// As [`Recorder::dispatch`].
+/// As [`Recorder::dispatch`], and views that are too short.
 pub fn embed(
     r: &mut Recorder,
     table: &DeviceMatrix,
@@ -24,6 +25,9 @@ pub fn embed(
     n: usize,
     out: View<'_>,
 ) -> Result<(), GpuError> {
+    let name = SHADER.name;
+    holds(name, "tokens", &tokens, n)?;
+    holds(name, "out", &out, product(name, &[n, table.form.cols])? as usize)?;
     for band in &table.bands {
         let place = band.form.place(0);
         r.dispatch(&Dispatch {

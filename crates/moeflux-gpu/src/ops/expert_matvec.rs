@@ -1,6 +1,7 @@
 //! Products of each token's experts' matrices with its vector: the matrices lie in slots, and a
 //! table on the device tells which slot an expert has.
 
+use super::check::{holds, positive, product};
 use super::matvec::{self, SHADER};
 use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
@@ -33,6 +34,32 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
 }
 
 impl ExpertSlots<'_> {
+    /// Requires views that hold what a product with matrices of this form touches. Slots named in
+    /// the table are the caller's word; a matrix must lie within its slot.
+    fn check(
+        &self,
+        form: &Form,
+        places: &[Place],
+        (x, share): (&View<'_>, usize),
+        out: &View<'_>,
+    ) -> Result<(), GpuError> {
+        let name = SHADER.name;
+        positive(name, "share", share)?;
+        let rows = self.n.div_ceil(share);
+        holds(name, "x", x, product(name, &[rows, form.cols])? as usize)?;
+        holds(name, "out", out, product(name, &[self.n, form.rows])? as usize)?;
+        holds(name, "ids", &self.ids, self.n)?;
+        holds(name, "slots", &self.slots, self.slot_bytes / 4)?;
+        for place in places {
+            let end = form.end(*place);
+            if end > self.slot_bytes {
+                let problem = format!("{name}: a matrix ends at byte {end} of its slot of {}", self.slot_bytes);
+                return Err(GpuError::Refused { problem });
+            }
+        }
+        Ok(())
+    }
+
     fn immediates(&self, form: &Form, share: usize, places: [Place; 2]) -> Vec<u32> {
         let (rows, slot) = (form.rows as u32, (self.slot_bytes / 16) as u32);
         let mut all = vec![self.n as u32, form.cols as u32, rows, rows, 0];
@@ -48,7 +75,7 @@ impl ExpertSlots<'_> {
 /// vectors in a row have the same row.
 ///
 /// # Errors
-/// As [`Recorder::dispatch`].
+/// As [`Recorder::dispatch`], and views that are too short.
 pub fn expert_matvec(
     r: &mut Recorder,
     experts: &ExpertSlots<'_>,
@@ -56,6 +83,7 @@ pub fn expert_matvec(
     (x, share): (View<'_>, usize),
     out: View<'_>,
 ) -> Result<(), GpuError> {
+    experts.check(form, &[place], (&x, share), &out)?;
     r.dispatch(&Dispatch {
         shader: &SHADER,
         params: &params(form, false),
@@ -68,7 +96,7 @@ pub fn expert_matvec(
 /// `out[n, rows]` = `silu(gate * x) * (up * x)` with each expert's two matrices of one form.
 ///
 /// # Errors
-/// As [`Recorder::dispatch`].
+/// As [`Recorder::dispatch`], and views that are too short.
 pub fn expert_swiglu(
     r: &mut Recorder,
     experts: &ExpertSlots<'_>,
@@ -76,6 +104,7 @@ pub fn expert_swiglu(
     (x, share): (View<'_>, usize),
     out: View<'_>,
 ) -> Result<(), GpuError> {
+    experts.check(form, &[gate, up], (&x, share), &out)?;
     r.dispatch(&Dispatch {
         shader: &SHADER,
         params: &params(form, true),

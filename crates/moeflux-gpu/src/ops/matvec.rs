@@ -1,5 +1,6 @@
 //! Products of a matrix with vectors in f32, the matrix read once for a few vectors at a time.
 
+use super::check::{holds, product};
 use crate::matrix::{DeviceMatrix, Form, TILE, UNIT, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -43,7 +44,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
 /// `out[n, rows]` = `x[n, cols]` times the matrix.
 ///
 /// # Errors
-/// As [`Recorder::dispatch`].
+/// As [`Recorder::dispatch`], and views that are too short.
 pub fn matvec(
     r: &mut Recorder,
     matrix: &DeviceMatrix,
@@ -51,6 +52,9 @@ pub fn matvec(
     n: usize,
     out: View<'_>,
 ) -> Result<(), GpuError> {
+    let (name, form) = (SHADER.name, &matrix.form);
+    holds(name, "x", &x, product(name, &[n, form.cols])? as usize)?;
+    holds(name, "out", &out, product(name, &[n, form.rows])? as usize)?;
     let tokens = tokens(n);
     for band in &matrix.bands {
         let form = &band.form;

@@ -10,6 +10,7 @@ use axum::response::Response;
 
 use super::ApiError;
 use crate::app::App;
+use crate::page;
 
 /// In whose words errors are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +79,7 @@ fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         .options
         .api_key
         .as_deref()
-        .filter(|_| uri.path() != "/health")
+        .filter(|_| uri.path() != "/health" && !page::is_file(uri.path()))
     else {
         return Ok(());
     };

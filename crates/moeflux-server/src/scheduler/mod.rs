@@ -157,6 +157,11 @@ impl Scheduler {
         self.shared.draining.store(true, Ordering::SeqCst);
     }
 
+    /// Whether new jobs are refused.
+    pub fn is_draining(&self) -> bool {
+        self.shared.draining.load(Ordering::SeqCst)
+    }
+
     /// Jobs that wait for their first step.
     pub fn queued(&self) -> usize {
         self.shared.queued.load(Ordering::SeqCst)

@@ -267,6 +267,11 @@ impl Engine {
         }
     }
 
+    /// Where the experts of all layers are.
+    pub fn presence(&self) -> Vec<moeflux_experts::LayerPresence> {
+        self.lock().stage.residency.presence()
+    }
+
     /// Starts counting anew.
     pub fn reset_stats(&self) {
         self.lock().stage.residency.reset_stats();
