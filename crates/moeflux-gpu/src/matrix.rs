@@ -122,6 +122,14 @@ impl Form {
         }
     }
 
+    /// The byte after the last that it takes at `place`.
+    pub(crate) fn end(&self, place: Place) -> usize {
+        let starts = [place.weights, place.scales, place.biases];
+        let ends = starts.iter().zip(self.parts());
+        let ends = ends.map(|(start, bytes)| *start as usize * 16 + bytes);
+        ends.max().unwrap_or(0)
+    }
+
     /// What `form.wgsl` needs to know.
     pub fn params(&self) -> Vec<Param> {
         let coding = match self.elements {

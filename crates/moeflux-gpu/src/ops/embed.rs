@@ -27,7 +27,12 @@ pub fn embed(
 ) -> Result<(), GpuError> {
     let name = SHADER.name;
     holds(name, "tokens", &tokens, n)?;
-    holds(name, "out", &out, product(name, &[n, table.form.cols])? as usize)?;
+    holds(
+        name,
+        "out",
+        &out,
+        product(name, &[n, table.form.cols])? as usize,
+    )?;
     for band in &table.bands {
         let place = band.form.place(0);
         r.dispatch(&Dispatch {

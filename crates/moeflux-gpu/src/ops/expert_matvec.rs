@@ -47,13 +47,21 @@ impl ExpertSlots<'_> {
         positive(name, "share", share)?;
         let rows = self.n.div_ceil(share);
         holds(name, "x", x, product(name, &[rows, form.cols])? as usize)?;
-        holds(name, "out", out, product(name, &[self.n, form.rows])? as usize)?;
+        holds(
+            name,
+            "out",
+            out,
+            product(name, &[self.n, form.rows])? as usize,
+        )?;
         holds(name, "ids", &self.ids, self.n)?;
         holds(name, "slots", &self.slots, self.slot_bytes / 4)?;
         for place in places {
             let end = form.end(*place);
             if end > self.slot_bytes {
-                let problem = format!("{name}: a matrix ends at byte {end} of its slot of {}", self.slot_bytes);
+                let problem = format!(
+                    "{name}: a matrix ends at byte {end} of its slot of {}",
+                    self.slot_bytes
+                );
                 return Err(GpuError::Refused { problem });
             }
         }
