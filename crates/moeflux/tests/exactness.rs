@@ -15,7 +15,7 @@ use moeflux::{
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
 const MODELS: [(&str, u32); 11] = [
     ("deepseek_v3", 4),
-    ("glm4_moe", 4),
+    ("glm4_moe_air", 4),
     ("minimax_m2", 4),
     ("mixtral", 4),
     ("olmoe", 4),

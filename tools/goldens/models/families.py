@@ -278,7 +278,7 @@ def specs(Spec):
             about="as GLM-4.5 is published, with groups of experts: biases, normed heads, a first "
             "dense layer",
             config=GLM4_MOE,
-            prompt_tokens=110,
+            prompt_tokens=100,
             model_class="Glm4MoeForCausalLM",
             f32_suffixes=("e_score_correction_bias",),
         ),

@@ -139,8 +139,8 @@ Weights are rounded to the stored dtype before the reference computes with them,
 exactly what the reference used. Every tensor is random (norms, `A_log`, `dt_bias` and convolutions
 too), wide enough that logits differ clearly between tokens and positions.
 
-Router margin: smallest distance between the last expert chosen and the first one not chosen, over
-all layers and tokens, prompt and continuation. Greedy margin: the smallest of `greedy_margins`.
+Router margin: smallest distance between the last expert (or group of experts) chosen and the first
+one not chosen, over all layers and tokens, prompt and continuation. Greedy margin: the smallest of `greedy_margins`.
 Self: relative L2, worst position, between `transformers` fed at once and `transformers` fed token
 by token. Spread: standard deviation of a logit over positions. The test that reads all this is
 `crates/moeflux/tests/goldens.rs`.

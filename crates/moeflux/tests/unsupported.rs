@@ -1,0 +1,82 @@
+//! A configuration that asks for what an architecture's file does not implement is refused, and
+//! the message names the field.
+
+mod common;
+
+use common::fixture;
+use moeflux::config::Config;
+use moeflux::models::blueprint;
+use serde_json::{Value, json};
+
+/// Fixture, field, and a value that is refused.
+fn refused() -> Vec<(&'static str, &'static str, Value)> {
+    vec![
+        ("olmoe", "clip_qkv", json!(8.0)),
+        ("olmoe", "attention_bias", json!(true)),
+        ("olmoe", "hidden_act", json!("gelu")),
+        ("olmoe", "num_experts_per_tok", json!(9)),
+        ("mixtral", "sliding_window", json!(64)),
+        ("mixtral", "num_attention_heads", json!(5)),
+        ("qwen2_moe", "use_sliding_window", json!(true)),
+        ("qwen2_moe", "intermediate_size", json!(0)),
+        ("qwen3_next", "linear_num_value_heads", json!(5)),
+        ("glm4_moe", "n_group", json!(5)),
+        ("glm4_moe", "topk_group", json!(4)),
+        ("glm4_moe", "first_k_dense_replace", json!(-1)),
+        ("glm4_moe", "routed_scaling_factor", json!(0)),
+        ("minimax_m2", "scoring_func", json!("softmax")),
+        ("minimax_m2", "qk_norm_type", json!("per_head")),
+        ("minimax_m2", "attn_type_list", json!([1, 0, 1])),
+        ("minimax_m2", "use_routing_bias", json!(false)),
+        ("minimax_m2", "shared_intermediate_size", json!(64)),
+        ("deepseek_v3", "topk_method", json!("greedy")),
+        ("deepseek_v3", "moe_layer_freq", json!(2)),
+        ("deepseek_v3", "attention_bias", json!(true)),
+        ("deepseek_v3", "kv_lora_rank", json!("many")),
+        ("deepseek_v2", "topk_method", json!("best")),
+        ("deepseek_v2", "norm_topk_prob", json!(true)),
+        ("deepseek_v2", "qk_rope_head_dim", json!(15)),
+    ]
+}
+
+/// The message of the blueprint of a fixture whose `field` is `value`.
+fn message(name: &str, field: &str, value: Value) -> String {
+    let path = fixture(name).join("config.json");
+    let text = std::fs::read_to_string(&path).expect("the fixture has a configuration");
+    let mut fields: Value = serde_json::from_str(&text).expect("it is JSON");
+    fields[field] = value;
+    let config = Config::parse(&path, &fields.to_string()).expect("still an object");
+    let error = blueprint(&config).err();
+    error.map_or_else(String::new, |error| error.to_string())
+}
+
+#[test]
+fn what_is_not_implemented_is_named() {
+    for (name, field, value) in refused() {
+        let message = message(name, field, value.clone());
+        // Where a fraction of a head rotates, the field that says so is named.
+        let named = message.contains(field) || message.contains("rotates");
+        assert!(named, "{name}: {field} = {value}: {message:?}");
+    }
+}
+
+#[test]
+fn yarn_in_other_forms_is_named() {
+    let scaling = |field: &str, value: Value| {
+        let mut scaling = json!({
+            "type": "yarn", "factor": 4, "original_max_position_embeddings": 64,
+        });
+        scaling[field] = value;
+        scaling
+    };
+    for (field, value) in [
+        ("truncate", json!(false)),
+        ("original_max_position_embeddings", json!(0)),
+        ("factor", json!(-2)),
+        ("mscale", json!("much")),
+        ("type", json!("longrope")),
+    ] {
+        let message = message("deepseek_v3", "rope_scaling", scaling(field, value.clone()));
+        assert!(message.contains(field), "{field} = {value}: {message:?}");
+    }
+}
