@@ -34,10 +34,7 @@ fn compare(dir: &Path, tokens: &[u32], what: &str) {
         ..options()
     };
     let expected = trace(dir, &reference, tokens);
-    assert!(
-        expected.iter().filter(|(op, _)| op == "experts").count() > 1,
-        "{what}"
-    );
+    assert!(expected.iter().any(|(op, _)| op == "experts"), "{what}");
     for isa in Isa::available() {
         let options = EngineOptions {
             isa: Some(isa),
