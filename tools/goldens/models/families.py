@@ -208,6 +208,20 @@ DEEPSEEK_V3 = {
     "rope_theta": 10000,
 }
 
+# As Kimi-K2 is published, but for its FP8 weights: one group, so that only scores count.
+KIMI_K2 = {
+    **DEEPSEEK_V3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 2.827,
+    "num_nextn_predict_layers": 0,
+    "rope_scaling": {**YARN, "beta_fast": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "rope_theta": 50000.0,
+}
+
 # As DeepSeek-V2-Lite is published: queries projected at once, softmax without groups.
 DEEPSEEK_V2_LITE = {
     **DEEPSEEK_V3,
@@ -240,7 +254,7 @@ DEEPSEEK_V2 = {
 
 
 def specs(Spec):
-    """A `Spec` of each."""
+    """A `Spec` of each. New ones come last: their place is their seed."""
     return [
         Spec(
             name="olmoe",
@@ -322,5 +336,14 @@ def specs(Spec):
             config=DEEPSEEK_V2,
             prompt_tokens=80,
             model_class="DeepseekV2ForCausalLM",
+        ),
+        Spec(
+            name="kimi_k2",
+            about="as Kimi-K2 is published, in bf16: DeepSeek-V3's form with one group",
+            config=KIMI_K2,
+            prompt_tokens=150,
+            model_class="DeepseekV3ForCausalLM",
+            f32_suffixes=("e_score_correction_bias",),
+            published_type="kimi_k2",
         ),
     ]

@@ -81,6 +81,12 @@ def write_checkpoint(tensors, spec, directory):
     write_json(directory / "model.safetensors.index.json", index)
 
 
+def publish_config(spec, directory):
+    """Writes config.json anew where its published model_type is one that transformers lacks."""
+    if spec.published_type is not None:
+        write_json(directory / "config.json", {**spec.config, "model_type": spec.published_type})
+
+
 def save(path, tensors, metadata):
     """save_file, readable by everyone: the library makes files private."""
     save_file(tensors, path, metadata)

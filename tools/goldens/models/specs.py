@@ -31,6 +31,8 @@ class Spec:
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
     # "block_sparse_moe" (w1, w3, w2).
     moe_names: str = "mlp"
+    # The model_type that the published config.json has, where transformers knows the form by another.
+    published_type: str | None = None
     # Adds mtp.* tensors (a draft head that the published files carry and no text engine reads).
     mtp: bool = False
     # Token ids that the prompt avoids (image placeholders have a meaning of their own).

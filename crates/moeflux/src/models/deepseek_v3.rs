@@ -1,5 +1,5 @@
-//! DeepSeek-V3, R1 and what shares their form: latent attention, plain MLPs in the first layers,
-//! then experts routed by groups and corrected sigmoid scores beside shared ones.
+//! DeepSeek-V3, R1, Kimi-K2 and what shares their form: latent attention, plain MLPs in the first
+//! layers, then experts routed by groups and corrected sigmoid scores beside shared ones.
 //!
 //! Reference: `transformers/models/deepseek_v3/modeling_deepseek_v3.py`.
 
@@ -26,6 +26,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         false => RopeStyle::HalfSplit,
     };
     let decoder = Decoder::read(c, 1e-6)?;
+    let model_type = c.text("model_type").unwrap_or_default();
     let attention = LatentAttention::read(c, style)?;
     let routed = RoutedShape {
         experts: expert_count(c)?,
@@ -39,7 +40,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     let shared = c.size_or("n_shared_experts", 1)? * routed.intermediate;
     let blueprint = decoder.build(
         decoder.builder(VectorFold::None),
-        ("deepseek_v3", routed.top_k),
+        (model_type, routed.top_k),
         |b, x, _, name| attention.emit(b, x, &format!("{name}.self_attn")),
         |b, x, layer, name| {
             let name = format!("{name}.mlp");

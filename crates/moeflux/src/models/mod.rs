@@ -36,6 +36,7 @@ const REGISTRY: &[(&str, Build)] = &[
     ("deepseek_v2", deepseek_v2::build),
     ("deepseek_v3", deepseek_v3::build),
     ("glm4_moe", glm4_moe::build),
+    ("kimi_k2", deepseek_v3::build),
     ("minimax_m2", minimax_m2::build),
     ("mixtral", mixtral::build),
     ("olmoe", olmoe::build),
