@@ -58,11 +58,9 @@ fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> 
         kv_heads: 2,
         head_dim: 256,
         scale: 0.0625,
+        window: None,
     };
-    let decl = StateDecl::KeyValue {
-        kv_heads: 2,
-        head_dim: 256,
-    };
+    let decl = StateDecl::key_value(2, 256);
     let mut state = DeviceStates(Arc::clone(gpu)).make(&decl, KvType::F16);
     state.reserve(depth + len)?;
     let kv: &DeviceKv = state.as_any().downcast_ref().ok_or("no keys and values")?;

@@ -16,6 +16,7 @@ const ATTENTION: AttentionShape = AttentionShape {
     kv_heads: 2,
     head_dim: 256,
     scale: 0.0625,
+    window: None,
 };
 const DELTA: DeltaShape = DeltaShape {
     key_heads: 16,
@@ -63,10 +64,11 @@ fn attention(criterion: &mut Criterion) {
             let span = AttentionSpan {
                 q: &q,
                 start,
+                dropped: 0,
                 pages,
                 out: &mut out,
             };
-            cpu.attention(&mut [span], ATTENTION).unwrap();
+            cpu.attention(&mut [span], ATTENTION, None).unwrap();
         });
     }
 }

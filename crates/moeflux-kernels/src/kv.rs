@@ -60,6 +60,8 @@ impl FromStr for KvType {
 pub struct KvPage {
     kv_heads: usize,
     head_dim: usize,
+    /// Whether keys are the values too.
+    is_shared: bool,
     data: KvData,
 }
 
@@ -73,20 +75,46 @@ pub(crate) enum KvData {
 impl KvPage {
     /// A page of zeros.
     pub fn new(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
+        KvPage::of(kv_type, kv_heads, head_dim, false)
+    }
+
+    /// A page of zeros whose keys are the values too, kept once.
+    pub fn shared(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
+        KvPage::of(kv_type, kv_heads, head_dim, true)
+    }
+
+    fn of(kv_type: KvType, kv_heads: usize, head_dim: usize, is_shared: bool) -> KvPage {
         let len = kv_heads * head_dim * KV_PAGE_TOKENS;
+        let values = if is_shared { 0 } else { len };
         KvPage {
             kv_heads,
             head_dim,
+            is_shared,
             data: match kv_type {
-                KvType::F16 => KvData::F16(Parts::zeros(len)),
-                KvType::F32 => KvData::F32(Parts::zeros(len)),
+                KvType::F16 => KvData::F16(Parts::zeros(len, values)),
+                KvType::F32 => KvData::F32(Parts::zeros(len, values)),
             },
         }
     }
 
     /// Bytes of a page of this shape.
     pub fn bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
-        (2 * kv_type.bytes() * kv_heads * head_dim * KV_PAGE_TOKENS) as u64
+        2 * KvPage::shared_bytes(kv_type, kv_heads, head_dim)
+    }
+
+    /// Bytes of a page of this shape whose keys are the values too.
+    pub fn shared_bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
+        (kv_type.bytes() * kv_heads * head_dim * KV_PAGE_TOKENS) as u64
+    }
+
+    /// Bytes of this page.
+    pub fn own_bytes(&self) -> u64 {
+        self.saved_bytes(KV_PAGE_TOKENS) as u64
+    }
+
+    /// Whether keys are the values too.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// What its elements are.
@@ -102,7 +130,8 @@ impl KvPage {
         (self.kv_heads, self.head_dim)
     }
 
-    /// Writes the key and the value of one head at a position of the page.
+    /// Writes the key and the value of one head at a position of the page; where keys are the values
+    /// too, the value is left out.
     ///
     /// # Errors
     /// If there is no such position or head, or lengths differ from head_dim.
@@ -143,11 +172,13 @@ impl KvPage {
 
     /// Bytes that [`KvPage::save`] appends.
     pub fn saved_bytes(&self, positions: usize) -> usize {
-        2 * self.kv_type().bytes() * self.kv_heads * self.head_dim * positions.min(KV_PAGE_TOKENS)
+        let parts = if self.is_shared { 1 } else { 2 };
+        let width = parts * self.kv_type().bytes() * self.kv_heads * self.head_dim;
+        width * positions.min(KV_PAGE_TOKENS)
     }
 
     /// Appends the elements of the first positions, little-endian, as
-    /// `[positions, kv_heads, (key, value), head_dim]`.
+    /// `[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too.
     pub fn save(&self, positions: usize, out: &mut Vec<u8>) {
         match &self.data {
             KvData::F16(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),

@@ -47,8 +47,12 @@ impl GpuBackend {
                 q,
                 state,
                 shape,
+                sinks,
                 out,
             } => {
+                if sinks.is_some() || shape.window.is_some() {
+                    return Err(wrong_op(op));
+                }
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
             }

@@ -300,7 +300,7 @@ impl<K: KernelSet> Backend for HostBackend<K> {
                 result
             }
             Op::KvAppend { k, v, state } => self.kv_append(step, (*k, *v), *state, buffers),
-            Op::Attention { .. } => self.attention(op, step, buffers),
+            Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
             Op::Router { .. } | Op::GroupedRouter { .. } => self.router(op, weights, buffers),

@@ -87,7 +87,9 @@ kernel_set! {
         spans: &mut [DeltaSpan<'_>], shape: DeltaShape, a_log: &[f32], dt_bias: &[f32],
     );
     fn kv_append(pages: &mut [KvPage], start: usize, k: &[f32], v: &[f32]);
-    fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
+    fn attention(
+        spans: &mut [AttentionSpan<'_>], shape: AttentionShape, sinks: Option<&[f32]>,
+    );
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],
         weights: &mut [f32],

@@ -115,8 +115,10 @@ pub enum Op {
         q: BufferId,
         /// The cache, with this step's keys and values in it.
         state: StateId,
-        /// Heads and scale.
+        /// Heads, scale and window.
         shape: AttentionShape,
+        /// Scores that take part without a value, `[heads]`.
+        sinks: Option<WeightId>,
         /// `[heads, head_dim]`.
         out: BufferId,
     },

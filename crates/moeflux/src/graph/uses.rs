@@ -15,7 +15,10 @@ impl Op {
             Op::HeadMatmul { .. } => "head_matmul",
             Op::Rope { .. } => "rope",
             Op::KvAppend { .. } => "kv_append",
-            Op::Attention { .. } => "attention",
+            Op::Attention { shape, sinks, .. } => match (shape.window, sinks) {
+                (None, None) => "attention",
+                _ => "windowed_attention",
+            },
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { .. } => "gated_delta",
             Op::Router { .. } => "router",
@@ -41,6 +44,7 @@ impl Op {
             | Op::HeadMatmul { weight, .. }
             | Op::Conv1dSilu { weight, .. } => vec![*weight],
             Op::AddBias { bias, .. } => vec![*bias],
+            Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
             Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
             Op::GatedDelta { a_log, dt_bias, .. } => vec![*a_log, *dt_bias],
@@ -48,7 +52,6 @@ impl Op {
             | Op::Rearrange { .. }
             | Op::Rope { .. }
             | Op::KvAppend { .. }
-            | Op::Attention { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }

@@ -324,19 +324,23 @@ impl BlueprintBuilder {
             kv_heads,
             head_dim,
             scale,
+            window: None,
         };
-        self.attention_with((q, k, v), shape)
+        self.attention_with((q, k, v), shape, None)
     }
 
-    /// The same in any shape.
+    /// The same in any shape; where keys are the values too, they are kept once.
     pub fn attention_with(
         &mut self,
         (q, k, v): (BufferId, BufferId, BufferId),
         shape: AttentionShape,
+        sinks: Option<WeightId>,
     ) -> BufferId {
         let state = self.state(StateDecl::KeyValue {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
+            window: shape.window,
+            is_shared: k == v,
         });
         self.graph.push(Op::KvAppend { k, v, state });
         let out = self.graph.buffer("attended", shape.heads * shape.head_dim);
@@ -344,6 +348,7 @@ impl BlueprintBuilder {
             q,
             state,
             shape,
+            sinks,
             out,
         });
         out

@@ -79,8 +79,9 @@ impl LatentAttention {
             kv_heads: 1,
             head_dim: rank + rotated,
             scale: (self.rotation.score_scale / ((plain + rotated) as f64).sqrt()) as f32,
+            window: None,
         };
-        let attended = b.attention_with((query, key, key), shape);
+        let attended = b.attention_with((query, key, key), shape, None);
         let latents = self.of_heads(rank + rotated, 0, rank);
         let latents = b.rearrange(&[attended], latents, "attended latents");
         let values = self.by_head(b, (up, latents), (plain, self.value), false);

@@ -21,10 +21,10 @@ pub enum LayerState {
 impl LayerState {
     pub(super) fn new(decl: &StateDecl, kv_type: KvType) -> LayerState {
         match *decl {
-            StateDecl::KeyValue { kv_heads, head_dim } => LayerState::KeyValue(KeyValueCache {
+            StateDecl::KeyValue { .. } => LayerState::KeyValue(KeyValueCache {
                 kv_type,
-                kv_heads,
-                head_dim,
+                decl: *decl,
+                dropped: 0,
                 pages: Vec::new(),
             }),
             StateDecl::Recurrent { len } => LayerState::Recurrent(Recurrent {
@@ -43,19 +43,25 @@ impl LayerState {
         }
     }
 
-    pub(super) fn growth_bytes(&self, end: usize) -> u64 {
+    /// Bytes that a step from `start` to `end` would add.
+    pub(super) fn growth_bytes(&self, start: usize, end: usize) -> u64 {
         match self {
             LayerState::KeyValue(c) => {
-                let pages = end.div_ceil(KV_PAGE_TOKENS).saturating_sub(c.pages.len());
-                pages as u64 * c.page_bytes()
+                let first = c.first_page(start).max(c.dropped);
+                let pages = end.div_ceil(KV_PAGE_TOKENS) - first;
+                pages.saturating_sub(c.pages.len()) as u64 * c.page_bytes()
             }
             LayerState::Recurrent(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    pub(super) fn reserve(&mut self, end: usize) -> Result<(), Error> {
+    /// Makes room for a step from `start` to `end`.
+    pub(super) fn reserve(&mut self, start: usize, end: usize) -> Result<(), Error> {
         match self {
-            LayerState::KeyValue(c) => c.reserve(end),
+            LayerState::KeyValue(c) => {
+                c.forget(start);
+                c.reserve(end);
+            }
             LayerState::Recurrent(r) => r.written = false,
             LayerState::Remote(_, state) => state.reserve(end)?,
         }
@@ -88,32 +94,91 @@ impl LayerState {
 }
 
 /// Keys and values of one layer in pages of [`KV_PAGE_TOKENS`] positions, so that memory grows
-/// with use and never has to be copied.
+/// with use and never has to be copied. Pages that a window has passed are dropped.
 #[derive(Debug)]
 pub struct KeyValueCache {
     kv_type: KvType,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Their shape and window.
+    decl: StateDecl,
+    /// Pages before those that are there.
+    dropped: usize,
     pages: Vec<KvPage>,
 }
 
 impl KeyValueCache {
     fn page_bytes(&self) -> u64 {
-        KvPage::bytes(self.kv_type, self.kv_heads, self.head_dim)
+        self.decl.page_bytes(self.kv_type)
+    }
+
+    /// The first page that a query at `position` needs.
+    pub(super) fn first_page(&self, position: usize) -> usize {
+        self.decl.first_needed(position) / KV_PAGE_TOKENS
+    }
+
+    /// The first position that a query at `position` needs.
+    pub(super) fn first_needed(&self, position: usize) -> usize {
+        self.decl.first_needed(position)
+    }
+
+    /// Drops what no query from `position` on needs.
+    pub(super) fn forget(&mut self, position: usize) {
+        let passed = self.first_page(position).saturating_sub(self.dropped);
+        self.pages.drain(..passed.min(self.pages.len()));
+        self.dropped += passed;
     }
 
     pub(super) fn reserve(&mut self, end: usize) {
-        while self.pages.len() * KV_PAGE_TOKENS < end {
-            let page = KvPage::new(self.kv_type, self.kv_heads, self.head_dim);
-            self.pages.push(page);
+        let StateDecl::KeyValue {
+            kv_heads,
+            head_dim,
+            is_shared,
+            ..
+        } = self.decl
+        else {
+            return;
+        };
+        while (self.dropped + self.pages.len()) * KV_PAGE_TOKENS < end {
+            self.pages.push(match is_shared {
+                true => KvPage::shared(self.kv_type, kv_heads, head_dim),
+                false => KvPage::new(self.kv_type, kv_heads, head_dim),
+            });
         }
     }
 
-    pub(super) fn truncate(&mut self, end: usize) {
-        self.pages.truncate(end.div_ceil(KV_PAGE_TOKENS));
+    /// Whether old positions are forgotten.
+    pub(super) fn has_window(&self) -> bool {
+        self.decl.has_window()
     }
 
-    /// The pages; the first holds position 0.
+    /// Whether a session of `position` tokens finds all it needs here.
+    pub(super) fn reaches(&self, position: usize) -> bool {
+        self.dropped <= self.first_page(position)
+    }
+
+    pub(super) fn truncate(&mut self, end: usize) {
+        let pages = end.div_ceil(KV_PAGE_TOKENS);
+        self.pages.truncate(pages.saturating_sub(self.dropped));
+    }
+
+    /// The pages that a session of `position` tokens needs.
+    pub(super) fn needed(&self, position: usize) -> &[KvPage] {
+        let end = position.div_ceil(KV_PAGE_TOKENS).saturating_sub(self.dropped);
+        let first = self.first_page(position).saturating_sub(self.dropped);
+        let end = end.min(self.pages.len());
+        &self.pages[first.min(end)..end]
+    }
+
+    /// Takes `pages` for all that a session of `position` tokens needs.
+    pub(super) fn restore(&mut self, position: usize, pages: Vec<KvPage>) {
+        (self.dropped, self.pages) = (self.first_page(position), pages);
+    }
+
+    /// Pages before those that are there.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// The pages that are there.
     pub(crate) fn pages(&self) -> &[KvPage] {
         &self.pages
     }

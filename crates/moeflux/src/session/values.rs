@@ -8,8 +8,8 @@ use crate::Error;
 use crate::graph::StateDecl;
 
 impl Session {
-    /// Each piece of state, in the graph's order: the keys, then the values of all positions,
-    /// `[positions, kv_heads, head_dim]` each, or the recurrent state.
+    /// Each piece of state, in the graph's order: the keys, then the values of all positions that
+    /// a next token needs, `[positions, kv_heads, head_dim]` each, or the recurrent state.
     ///
     /// # Errors
     /// [`Error::Device`] if the state was on a device that is lost.
@@ -69,14 +69,18 @@ impl LayerState {
         match self {
             LayerState::Recurrent(recurrent) => recurrent.current_mut().copy_from_slice(values),
             LayerState::KeyValue(cache) => {
+                let first = cache.first_needed(positions);
+                cache.restore(positions, Vec::new());
                 cache.reserve(positions);
                 let (keys, values) = values.split_at(values.len() / 2);
-                let width = keys.len() / positions.max(1);
-                for position in 0..positions {
-                    let page = &mut cache.pages_mut()[position / KV_PAGE_TOKENS];
+                let width = keys.len() / (positions - first).max(1);
+                for position in first..positions {
+                    let page = position / KV_PAGE_TOKENS - cache.dropped();
+                    let page = &mut cache.pages_mut()[page];
                     let (kv_heads, dim) = page.shape();
                     for head in 0..kv_heads {
-                        let at = position * width + head * dim..position * width + (head + 1) * dim;
+                        let at = (position - first) * width + head * dim;
+                        let at = at..at + dim;
                         let (key, value) = (&keys[at.clone()], &values[at]);
                         page.write(position % KV_PAGE_TOKENS, head, key, value)?;
                     }
@@ -90,8 +94,8 @@ impl LayerState {
 
 fn values(cache: &KeyValueCache, positions: usize) -> Vec<f32> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    for position in 0..positions {
-        let page = &cache.pages()[position / KV_PAGE_TOKENS];
+    for position in cache.first_needed(positions)..positions {
+        let page = &cache.pages()[position / KV_PAGE_TOKENS - cache.dropped()];
         let (kv_heads, head_dim) = page.shape();
         for head in 0..kv_heads {
             let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);

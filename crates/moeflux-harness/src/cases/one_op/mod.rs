@@ -41,6 +41,7 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         rowwise::shared_slots(random),
         state::kv_append(random),
         state::attention(random),
+        state::windowed_attention(random),
         state::conv1d_silu(random),
         state::gated_delta(random),
         experts::router(random),

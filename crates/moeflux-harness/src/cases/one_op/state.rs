@@ -13,7 +13,7 @@ pub(super) fn kv_append(random: &mut Random) -> Case {
     let width = kv_heads * head_dim;
     let mut g = GraphBuilder::default();
     let (k, v) = (g.buffer("k", width), g.buffer("v", width));
-    let state = g.state(StateDecl::KeyValue { kv_heads, head_dim });
+    let state = g.state(StateDecl::key_value(kv_heads, head_dim));
     let mut case = Case::new("kv_append", graph_of(g, Op::KvAppend { k, v, state }, k));
     case.tolerance = Tolerance {
         f32: 0.0,
@@ -28,27 +28,52 @@ pub(super) fn kv_append(random: &mut Random) -> Case {
 
 /// Attention with grouped heads, over steps that cross the borders of key blocks.
 pub(super) fn attention(random: &mut Random) -> Case {
+    attention_of(random, "attention", (None, false))
+}
+
+/// The same with a window, and scores without values.
+pub(super) fn windowed_attention(random: &mut Random) -> Case {
+    let window = Some(random.within(1, 100));
+    attention_of(random, "attention with a window and sinks", (window, true))
+}
+
+fn attention_of(
+    random: &mut Random,
+    name: &str,
+    (window, has_sinks): (Option<usize>, bool),
+) -> Case {
     let (kv_heads, head_dim) = (random.within(1, 3), 8 * random.within(1, 12));
     let heads = kv_heads * random.within(1, 6);
     let (q_width, kv_width) = (heads * head_dim, kv_heads * head_dim);
     let mut g = GraphBuilder::default();
     let (q, out) = (g.buffer("q", q_width), g.buffer("out", q_width));
     let (k, v) = (g.buffer("k", kv_width), g.buffer("v", kv_width));
-    let state = g.state(StateDecl::KeyValue { kv_heads, head_dim });
+    let state = g.state(StateDecl::KeyValue {
+        kv_heads,
+        head_dim,
+        window,
+        is_shared: false,
+    });
     g.push(Op::KvAppend { k, v, state });
     let shape = AttentionShape {
         heads,
         kv_heads,
         head_dim,
         scale: 1.0 / (head_dim as f32).sqrt(),
+        window,
     };
     let op = Op::Attention {
         q,
         state,
         shape,
+        sinks: has_sinks.then(|| WeightId::new(0)),
         out,
     };
-    let mut case = Case::new("attention", graph_of(g, op, out));
+    let mut case = Case::new(name, graph_of(g, op, out));
+    if has_sinks {
+        let sinks = random.floats(heads, 3.0);
+        case.weights.push(WeightPart::Vector(sinks));
+    }
     for n in [random.within(1, 90), 1, random.within(1, 70), 1] {
         let buffers = [(q, q_width, 2.0), (k, kv_width, 2.0), (v, kv_width, 1.0)];
         let data = inputs(random, n, &buffers);

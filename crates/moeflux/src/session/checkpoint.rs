@@ -1,0 +1,100 @@
+//! What a session keeps to come back to a position: recurrent states, and what windows show there.
+//! Keys and values of all positions need nothing.
+
+use moeflux_kernels::KvPage;
+
+use super::state::LayerState;
+use crate::Error;
+use crate::graph::StateDecl;
+
+/// A position to come back to.
+#[derive(Clone, Debug)]
+pub(crate) struct Checkpoint {
+    pub position: usize,
+    /// One for each state that needs it, in the graph's order.
+    pub saved: Vec<Saved>,
+}
+
+/// A state at a checkpoint.
+#[derive(Clone, Debug)]
+pub(crate) enum Saved {
+    Recurrent(Vec<f32>),
+    /// The pages that a window shows.
+    Window(Vec<KvPage>),
+}
+
+impl Checkpoint {
+    /// The states as they are now, at `position`.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a device is lost.
+    pub fn of(states: &[LayerState], position: usize) -> Result<Checkpoint, Error> {
+        let saved = states.iter().filter_map(|state| match state {
+            LayerState::KeyValue(cache) if cache.has_window() => {
+                Some(Ok(Saved::Window(cache.needed(position).to_vec())))
+            }
+            _ => state.recurrent_values().map(|r| r.map(Saved::Recurrent)),
+        });
+        let saved = saved.collect::<Result<_, Error>>()?;
+        Ok(Checkpoint { position, saved })
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> u64 {
+        self.saved.iter().map(Saved::bytes).sum()
+    }
+}
+
+impl Saved {
+    fn bytes(&self) -> u64 {
+        match self {
+            Saved::Recurrent(values) => values.len() as u64 * 4,
+            Saved::Window(pages) => pages.iter().map(KvPage::own_bytes).sum(),
+        }
+    }
+}
+
+impl LayerState {
+    /// Whether a session can come back to `position` without a checkpoint.
+    pub(super) fn reaches(&self, position: usize) -> bool {
+        match self {
+            LayerState::KeyValue(cache) => cache.reaches(position),
+            LayerState::Recurrent(_) => false,
+            LayerState::Remote(decl, _) => !matches!(decl, StateDecl::Recurrent { .. }),
+        }
+    }
+
+    /// Comes back to `position`, with what a checkpoint there has saved; `saved` gives the next one.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if a device is lost.
+    pub(super) fn go_back(
+        &mut self,
+        position: usize,
+        saved: &mut impl Iterator<Item = Saved>,
+    ) -> Result<(), Error> {
+        match self {
+            LayerState::KeyValue(cache) => {
+                let window = cache.has_window().then(|| saved.next());
+                match window.flatten() {
+                    Some(Saved::Window(pages)) => cache.restore(position, pages),
+                    _ if position == 0 => cache.restore(0, Vec::new()),
+                    _ => cache.truncate(position),
+                }
+            }
+            LayerState::Recurrent(recurrent) => recurrent.restore(values(saved.next())),
+            LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
+                state.set(0, values(saved.next()).as_deref())?;
+            }
+            LayerState::Remote(StateDecl::KeyValue { .. }, _) => {}
+        }
+        Ok(())
+    }
+}
+
+fn values(saved: Option<Saved>) -> Option<Vec<f32>> {
+    match saved {
+        Some(Saved::Recurrent(values)) => Some(values),
+        _ => None,
+    }
+}
