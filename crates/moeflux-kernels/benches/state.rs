@@ -8,7 +8,7 @@ mod common;
 use common::{Work, bench, cpu, criterion, floats, group, pages};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, DeltaShape, DeltaSpan, HeadOrder, KvPage,
+    AttentionShape, AttentionSpan, ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, KvPage,
 };
 
 const ATTENTION: AttentionShape = AttentionShape {
@@ -24,6 +24,7 @@ const DELTA: DeltaShape = DeltaShape {
     key_dim: 128,
     value_dim: 128,
     head_order: HeadOrder::Grouped,
+    decay: Decay::Head,
 };
 const CHANNELS: usize = 8192;
 const TAPS: usize = 4;

@@ -70,7 +70,7 @@ fn yarn_in_other_forms_is_named() {
         scaling
     };
     for (field, value) in [
-        ("truncate", json!(false)),
+        ("truncate", json!("maybe")),
         ("original_max_position_embeddings", json!(0)),
         ("factor", json!(-2)),
         ("mscale", json!("much")),

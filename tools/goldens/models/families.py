@@ -253,6 +253,76 @@ DEEPSEEK_V2 = {
 }
 
 
+# As gpt-oss is published, but for its MXFP4 experts; the prompt goes beyond YaRN's context.
+GPT_OSS = {
+    **COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 40,
+    "intermediate_size": 32,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "attention_bias": True,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "swiglu_limit": 1.5,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 64,
+    },
+    "rope_theta": 150000,
+}
+
+
+# As Kimi-Linear-48B-A3B is published.
+KIMI_LINEAR = {
+    **COMMON,
+    "architectures": ["KimiLinearForCausalLM"],
+    "model_type": "kimi_linear",
+    "dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": None,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "mla_use_nope": True,
+    "linear_attn_config": {
+        "full_attn_layers": [2, 4],
+        "kda_layers": [1, 3],
+        "head_dim": 24,
+        "num_heads": 3,
+        "short_conv_kernel_size": 4,
+    },
+    "num_experts": 8,
+    "num_experts_per_token": 3,
+    "num_shared_experts": 1,
+    "num_expert_group": 1,
+    "topk_group": 1,
+    "use_grouped_topk": True,
+    "moe_renormalize": True,
+    "moe_router_activation_func": "sigmoid",
+    "moe_layer_freq": 1,
+    "routed_scaling_factor": 2.446,
+    "first_k_dense_replace": 1,
+    "num_nextn_predict_layers": 0,
+    "model_max_length": 4096,
+}
+del KIMI_LINEAR["max_position_embeddings"]
+
+
 def specs(Spec):
     """A `Spec` of each. New ones come last: their place is their seed."""
     return [
@@ -345,5 +415,25 @@ def specs(Spec):
             model_class="DeepseekV3ForCausalLM",
             f32_suffixes=("e_score_correction_bias",),
             published_type="kimi_k2",
+        ),
+        Spec(
+            name="gpt_oss",
+            about="as gpt-oss is published, in bf16: sinks, every other layer in a window of 40, "
+            "biases everywhere, YaRN without truncation",
+            config=GPT_OSS,
+            prompt_tokens=230,
+            model_class="GptOssForCausalLM",
+            fused_experts=True,
+            turned_experts=True,
+        ),
+        Spec(
+            name="kimi_linear",
+            about="as Kimi-Linear-48B-A3B is published: delta attention whose key elements decay by "
+            "themselves, latent attention without positions",
+            config=KIMI_LINEAR,
+            prompt_tokens=150,
+            model_class="KimiLinearForCausalLM",
+            moe_names="kimi_linear",
+            f32_suffixes=("e_score_correction_bias", "A_log", "dt_bias"),
         ),
     ]

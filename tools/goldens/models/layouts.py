@@ -28,6 +28,8 @@ def named_tensors(model, spec, seed):
             tensors[name] = stored
     if spec.moe_names == "block_sparse_moe":
         tensors = {block_sparse_name(name): values for name, values in tensors.items()}
+    if spec.moe_names == "kimi_linear":
+        tensors = dict(pair for item in tensors.items() for pair in kimi_linear_tensors(*item))
     if spec.mtp:
         tensors.update(mtp_tensors(spec, seed))
     return tensors
@@ -55,6 +57,17 @@ def block_sparse_name(name):
     for ours, theirs in BLOCK_SPARSE_MATRICES.items():
         name = re.sub(rf"(\.experts\.\d+)\.{ours}\.", rf"\1.{theirs}.", name)
     return name
+
+
+def kimi_linear_tensors(name, values):
+    """The tensors that Kimi-Linear publishes for what transformers calls `name`."""
+    if name.endswith(".conv1d.weight"):
+        parts = zip("qkv", values.chunk(3, dim=0))
+        return [(name.replace(".conv1d", f".{which}_conv1d"), part.clone()) for which, part in parts]
+    name = name.replace(".forget_gate.", ".")
+    if re.search(r"\.mlp\.(experts|gate|shared_experts)\.", name):
+        name = block_sparse_name(name)
+    return [(name, values)]
 
 
 def write_checkpoint(tensors, spec, directory):

@@ -2,6 +2,7 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -78,6 +79,9 @@ impl GpuBackend {
                 shape,
                 out,
             } => {
+                if shape.decay != Decay::Head {
+                    return Err(wrong_op(op));
+                }
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;

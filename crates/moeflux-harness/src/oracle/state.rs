@@ -2,7 +2,7 @@
 
 use half::f16;
 use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
+use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -198,11 +198,16 @@ impl Oracle<'_> {
         for t in rows.first..rows.first + rows.len {
             let qkv = &self.get(*qkv)[t * width..][..width];
             for h in 0..heads {
-                let step = (self.get(*a)[t * heads + h] + dt_bias[h]).exp().ln_1p();
-                let decay = (-a_log[h].exp() * step).exp();
+                let decays = shape.head_decays();
+                let factor = |i: usize| {
+                    let at = h * decays + i;
+                    let x = self.get(*a)[t * heads * decays + at] + dt_bias[at];
+                    factor(shape.decay, a_log[h].exp(), x)
+                };
+                let decay: Vec<f64> = (0..decays).map(factor).collect();
                 let beta = sigmoid(self.get(*b)[t * heads + h]);
                 let memory = &mut memory[h * len..(h + 1) * len];
-                out.extend(delta_step(qkv, *shape, h, (decay, beta), memory));
+                out.extend(delta_step(qkv, *shape, h, (&decay, beta), memory));
             }
         }
         self.states[rows.session][state.index()] = State::Recurrent(memory);
@@ -241,13 +246,21 @@ fn one_query(
     out
 }
 
+/// What remains of a memory after a step.
+fn factor(decay: Decay, rate: f64, x: f64) -> f64 {
+    match decay {
+        Decay::Head | Decay::Key => (-rate * x.exp().ln_1p()).exp(),
+        Decay::KeyBounded { floor } => (f64::from(floor) * sigmoid(rate * x)).exp(),
+    }
+}
+
 /// One token of one head: the memory decays, is asked for the key's value, corrected by what it
 /// said, and asked for the query's.
 fn delta_step(
     qkv: &[f64],
     shape: DeltaShape,
     head: usize,
-    (decay, beta): (f64, f64),
+    (decay, beta): (&[f64], f64),
     memory: &mut [f64],
 ) -> Vec<f64> {
     let (keys, values) = (shape.key_dim, shape.value_dim);
@@ -263,7 +276,9 @@ fn delta_step(
     let q = unit(key_head * keys);
     let k = unit((shape.key_heads + key_head) * keys);
     let v = &qkv[2 * shape.key_heads * keys + head * values..][..values];
-    memory.iter_mut().for_each(|m| *m *= decay);
+    for (j, row) in memory.chunks_exact_mut(values).enumerate() {
+        row.iter_mut().for_each(|m| *m *= decay[j % decay.len()]);
+    }
     for i in 0..values {
         let said: f64 = (0..keys).map(|j| memory[j * values + i] * k[j]).sum();
         for j in 0..keys {

@@ -121,8 +121,9 @@ impl<K: KernelSet> HostBackend<K> {
                 rest = tail;
                 let rows =
                     |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                let (qkv, heads) = (&qkv[rows(qkv_len)], rows(shape.value_heads));
-                let (a, b) = (&a[heads.clone()], &b[heads]);
+                let qkv = &qkv[rows(qkv_len)];
+                let a = &a[rows(shape.value_heads * shape.head_decays())];
+                let b = &b[rows(shape.value_heads)];
                 let (state, next_state) = recurrent(span.session, *state)?.step();
                 spans.push(DeltaSpan {
                     qkv,

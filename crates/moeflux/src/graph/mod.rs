@@ -10,7 +10,7 @@ mod uses;
 
 use moeflux_kernels::{KvPage, KvType};
 
-pub use op::Op;
+pub use op::{ExpertForm, Op};
 pub use pool::BufferPool;
 pub use recurrence::Recurrence;
 

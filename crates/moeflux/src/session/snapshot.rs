@@ -15,8 +15,8 @@ use std::sync::Arc;
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::state::{KeyValueCache, LayerState};
 use super::checkpoint::{Checkpoint, Saved};
+use super::state::{KeyValueCache, LayerState};
 use super::{MAX_CHECKPOINTS, Session, SessionShape, forgets};
 use crate::Error;
 

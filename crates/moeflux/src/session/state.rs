@@ -162,7 +162,9 @@ impl KeyValueCache {
 
     /// The pages that a session of `position` tokens needs.
     pub(super) fn needed(&self, position: usize) -> &[KvPage] {
-        let end = position.div_ceil(KV_PAGE_TOKENS).saturating_sub(self.dropped);
+        let end = position
+            .div_ceil(KV_PAGE_TOKENS)
+            .saturating_sub(self.dropped);
         let first = self.first_page(position).saturating_sub(self.dropped);
         let end = end.min(self.pages.len());
         &self.pages[first.min(end)..end]

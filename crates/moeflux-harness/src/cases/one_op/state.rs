@@ -1,7 +1,7 @@
 //! Operations with state, over several steps.
 
 use moeflux::graph::{GraphBuilder, Op, StateDecl, WeightId};
-use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder};
+use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder};
 use moeflux::weights::WeightPart;
 
 use super::{graph_of, inputs};
@@ -109,6 +109,15 @@ pub(super) fn conv1d_silu(random: &mut Random) -> Case {
 
 /// Steps of 1, 4 and 16 tokens.
 pub(super) fn gated_delta(random: &mut Random) -> Case {
+    delta_of(random, Decay::Head)
+}
+
+/// The same where each key element decays by itself.
+pub(super) fn keyed_delta(random: &mut Random, decay: Decay) -> Case {
+    delta_of(random, decay)
+}
+
+fn delta_of(random: &mut Random, decay: Decay) -> Case {
     let key_heads = random.within(1, 3);
     let shape = DeltaShape {
         key_heads,
@@ -116,15 +125,14 @@ pub(super) fn gated_delta(random: &mut Random) -> Case {
         key_dim: random.within(1, 70),
         value_dim: random.within(1, 70),
         head_order: random.one_of(&[HeadOrder::Grouped, HeadOrder::Tiled]),
+        decay,
     };
+    let decays = shape.value_heads * shape.head_decays();
     let value_len = shape.value_heads * shape.value_dim;
     let qkv_len = 2 * key_heads * shape.key_dim + value_len;
     let mut g = GraphBuilder::default();
     let (qkv, out) = (g.buffer("qkv", qkv_len), g.buffer("out", value_len));
-    let (a, b) = (
-        g.buffer("a", shape.value_heads),
-        g.buffer("b", shape.value_heads),
-    );
+    let (a, b) = (g.buffer("a", decays), g.buffer("b", shape.value_heads));
     let state = g.state(StateDecl::Recurrent {
         len: value_len * shape.key_dim,
     });
@@ -138,9 +146,9 @@ pub(super) fn gated_delta(random: &mut Random) -> Case {
         shape,
         out,
     };
-    let mut case = Case::new("gated_delta", graph_of(g, op, out));
-    for _ in 0..2 {
-        let values = random.floats(shape.value_heads, 2.0);
+    let mut case = Case::new(op.name(), graph_of(g, op.clone(), out));
+    for len in [shape.value_heads, decays] {
+        let values = random.floats(len, 2.0);
         case.weights.push(WeightPart::Vector(values));
     }
     for n in [1, 4, 16] {
@@ -148,7 +156,7 @@ pub(super) fn gated_delta(random: &mut Random) -> Case {
         let data = inputs(
             random,
             n,
-            &[(qkv, qkv_len, 1.0), (a, heads, 3.0), (b, heads, 3.0)],
+            &[(qkv, qkv_len, 1.0), (a, decays, 3.0), (b, heads, 3.0)],
         );
         case = case.step(n, data);
     }
