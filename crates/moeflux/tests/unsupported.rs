@@ -33,6 +33,18 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("deepseek_v3", "moe_layer_freq", json!(2)),
         ("deepseek_v3", "attention_bias", json!(true)),
         ("deepseek_v3", "kv_lora_rank", json!("many")),
+        ("kimi_k2", "scoring_func", json!("softmax")),
+        ("gpt_oss", "attention_bias", json!(false)),
+        ("gpt_oss", "sliding_window", json!(null)),
+        ("gpt_oss", "sliding_window", json!(0)),
+        ("gpt_oss", "layer_types", json!(["full_attention"])),
+        ("gpt_oss", "layer_types", json!(["a", "b", "c", "d"])),
+        ("gpt_oss", "swiglu_limit", json!(0)),
+        ("kimi_linear", "moe_router_activation_func", json!("softmax")),
+        ("kimi_linear", "mla_use_nope", json!(false)),
+        ("kimi_linear", "linear_attn_config", json!(null)),
+        ("kimi_linear", "num_expert_group", json!(3)),
+        ("kimi_linear", "num_experts_per_token", json!(9)),
         ("deepseek_v2", "topk_method", json!("best")),
         ("deepseek_v2", "norm_topk_prob", json!(true)),
         ("deepseek_v2", "qk_rope_head_dim", json!(15)),
@@ -57,6 +69,21 @@ fn what_is_not_implemented_is_named() {
         // Where a fraction of a head rotates, the field that says so is named.
         let named = message.contains(field) || message.contains("rotates");
         assert!(named, "{name}: {field} = {value}: {message:?}");
+    }
+}
+
+#[test]
+fn kimi_linear_lists_each_layer_once() {
+    let lists = |full: Value, delta: Value| {
+        json!({"num_heads": 3, "head_dim": 24, "full_attn_layers": full, "kda_layers": delta})
+    };
+    for (full, delta) in [
+        (json!([2]), json!([1, 3])),
+        (json!([2, 4]), json!([1, 2, 3])),
+        (json!(["two"]), json!([1, 3])),
+    ] {
+        let message = message("kimi_linear", "linear_attn_config", lists(full, delta));
+        assert!(message.contains("full_attn_layers"), "{message:?}");
     }
 }
 

@@ -319,6 +319,8 @@ KIMI_LINEAR = {
     "first_k_dense_replace": 1,
     "num_nextn_predict_layers": 0,
     "model_max_length": 4096,
+    "bos_token_id": 1,
+    "pad_token_id": 254,
 }
 del KIMI_LINEAR["max_position_embeddings"]
 
