@@ -9,7 +9,7 @@ use moeflux_formats::{
 
 use super::files::ModelFiles;
 use super::layout::{MatrixLayout, PART_ALIGN, check_shape, find_matrix, plain_codec};
-use super::turned::{Turned, turned_layer};
+use super::turned::{Turned, is_turned, turned_layer};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
 
@@ -70,7 +70,7 @@ impl ExpertTable {
         for layer in &blueprint.experts {
             let (layout, records) = match files.packed() {
                 Some(packed) => packed_layer(files, packed, layer, &mut catalog)?,
-                None if layer.is_turned && files.dense().gguf().is_none() => {
+                None if is_turned(files, layer) => {
                     let name = files.full_name(&layer.name);
                     let (layout, records, form) = turned_layer(files.dense(), &name, layer)?;
                     turned.insert(layer.layer, form);

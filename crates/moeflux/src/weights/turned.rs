@@ -7,6 +7,7 @@ use moeflux_experts::Record;
 use moeflux_formats::Checkpoint;
 
 use super::experts::{ExpertLayout, segment};
+use super::files::ModelFiles;
 use super::layout::{MatrixLayout, check_shape, plain_codec};
 use crate::Error;
 use crate::models::ExpertLayer;
@@ -79,6 +80,12 @@ fn transpose(from: &[u8], steps: (usize, usize), element: usize, cols: usize, in
             into.copy_from_slice(&from[at..at + element]);
         }
     }
+}
+
+/// Whether the files have the layer's experts in this form.
+pub(super) fn is_turned(files: &ModelFiles, layer: &ExpertLayer) -> bool {
+    let tensor = format!("{}.gate_up_proj", files.full_name(&layer.name));
+    layer.is_turned && files.dense().get(&tensor).is_some()
 }
 
 /// A layer of such experts whose tensors' names begin with `name`.
