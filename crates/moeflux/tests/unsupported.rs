@@ -40,7 +40,11 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("gpt_oss", "layer_types", json!(["full_attention"])),
         ("gpt_oss", "layer_types", json!(["a", "b", "c", "d"])),
         ("gpt_oss", "swiglu_limit", json!(0)),
-        ("kimi_linear", "moe_router_activation_func", json!("softmax")),
+        (
+            "kimi_linear",
+            "moe_router_activation_func",
+            json!("softmax"),
+        ),
         ("kimi_linear", "mla_use_nope", json!(false)),
         ("kimi_linear", "linear_attn_config", json!(null)),
         ("kimi_linear", "num_expert_group", json!(3)),
@@ -74,9 +78,7 @@ fn what_is_not_implemented_is_named() {
 
 #[test]
 fn kimi_linear_lists_each_layer_once() {
-    let lists = |full: Value, delta: Value| {
-        json!({"num_heads": 3, "head_dim": 24, "full_attn_layers": full, "kda_layers": delta})
-    };
+    let lists = |full: Value, delta: Value| json!({"num_heads": 3, "head_dim": 24, "full_attn_layers": full, "kda_layers": delta});
     for (full, delta) in [
         (json!([2]), json!([1, 3])),
         (json!([2, 4]), json!([1, 2, 3])),

@@ -325,6 +325,52 @@ KIMI_LINEAR = {
 del KIMI_LINEAR["max_position_embeddings"]
 
 
+# As GLM-4.7-Flash is published: DeepSeek-V3's form in GLM-4.5's decoder.
+GLM4_MOE_LITE = {
+    **{key: value for key, value in KIMI_K2.items() if key != "rope_scaling"},
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "routed_scaling_factor": 1.8,
+    "num_nextn_predict_layers": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000,
+    "rope_scaling": None,
+}
+
+# As Kimi-K2.5 is published, but for its packed integers: Kimi-K2 within a multimodal model.
+KIMI_K25 = {
+    "architectures": ["KimiK25ForConditionalGeneration"],
+    "model_type": "kimi_k25",
+    "dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "image_token_id": 252,
+    "video_token_id": 253,
+    "vision_start_token_id": 250,
+    "vision_end_token_id": 251,
+    "text_config": {
+        **{key: value for key, value in KIMI_K2.items() if key != "architectures"},
+        "model_type": "kimi_k2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 10,
+    },
+    "projection_hidden_size": 32,
+    "vision_config": {
+        "model_type": "kimi_k25_vision",
+        "patch_size": 4,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+        "pos_emb_time": 2,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+    },
+}
+
+
 def specs(Spec):
     """A `Spec` of each. New ones come last: their place is their seed."""
     return [
@@ -437,5 +483,24 @@ def specs(Spec):
             model_class="KimiLinearForCausalLM",
             moe_names="kimi_linear",
             f32_suffixes=("e_score_correction_bias", "A_log", "dt_bias"),
+        ),
+        Spec(
+            name="glm4_moe_lite",
+            about="as GLM-4.7-Flash is published: latent attention, plain rotation, one group",
+            config=GLM4_MOE_LITE,
+            prompt_tokens=120,
+            model_class="Glm4MoeLiteForCausalLM",
+            f32_suffixes=("e_score_correction_bias",),
+        ),
+        Spec(
+            name="kimi_k25",
+            about="as Kimi-K2.5 is published, in bf16: nested text_config, head beside the text "
+            "part's layers, vision tensors to skip",
+            config=KIMI_K25,
+            prompt_tokens=150,
+            model_class="Kimi_K25ForConditionalGeneration",
+            moe_names="kimi_k25",
+            f32_suffixes=("e_score_correction_bias",),
+            reserved_tokens=frozenset({250, 251, 252, 253}),
         ),
     ]

@@ -28,6 +28,8 @@ def named_tensors(model, spec, seed):
             tensors[name] = stored
     if spec.moe_names == "block_sparse_moe":
         tensors = {block_sparse_name(name): values for name, values in tensors.items()}
+    if spec.moe_names == "kimi_k25":
+        tensors = {kimi_k25_name(name): values for name, values in tensors.items()}
     if spec.moe_names == "kimi_linear":
         tensors = dict(pair for item in tensors.items() for pair in kimi_linear_tensors(*item))
     if spec.mtp:
@@ -57,6 +59,12 @@ def block_sparse_name(name):
     for ours, theirs in BLOCK_SPARSE_MATRICES.items():
         name = re.sub(rf"(\.experts\.\d+)\.{ours}\.", rf"\1.{theirs}.", name)
     return name
+
+
+def kimi_k25_name(name):
+    """The name that Kimi-K2.5 publishes for what transformers calls `name`."""
+    name = name.replace("model.language_model.", "language_model.model.")
+    return re.sub(r"^lm_head\.", "language_model.lm_head.", name)
 
 
 def kimi_linear_tensors(name, values):

@@ -31,7 +31,8 @@ class Spec:
     # constant under its square root shows in the logits.
     faint_keys: bool = False
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
-    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear" does, which names more in its own way.
+    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear" or "kimi_k25" do, which
+    # name more in their own way.
     moe_names: str = "mlp"
     # The model_type that the published config.json has, where transformers knows the form by another.
     published_type: str | None = None

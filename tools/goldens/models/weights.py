@@ -36,7 +36,7 @@ def random_tensor(name, shape, zero_centered_norms, tied, turned, generator):
         return normal(1.0)
     if name.endswith("conv1d.weight"):
         return normal(1.0 / math.sqrt(shape[-1]))
-    if "visual" in name:
+    if "visual" in name or "vision" in name:
         return normal(0.2)
     if name.endswith("e_score_correction_bias"):
         return normal(0.15)
