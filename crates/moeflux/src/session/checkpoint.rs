@@ -1,7 +1,7 @@
 //! What a session keeps to come back to a position: recurrent states, and what windows show there.
 //! Keys and values of all positions need nothing.
 
-use moeflux_kernels::KvPage;
+use moeflux_kernels::{KvPage, KvType};
 
 use super::state::LayerState;
 use crate::Error;
@@ -28,11 +28,21 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Device`] if a device is lost.
-    pub fn of(states: &[LayerState], position: usize) -> Result<Checkpoint, Error> {
+    pub fn of(
+        states: &[LayerState],
+        position: usize,
+        kv_type: KvType,
+    ) -> Result<Checkpoint, Error> {
+        let window = |state: &LayerState| match state {
+            LayerState::KeyValue(cache) => Saved::Window(cache.needed(position).to_vec()),
+            _ => Saved::Window(Vec::new()),
+        };
         let saved = states.iter().filter_map(|state| match state {
-            LayerState::KeyValue(cache) if cache.has_window() => {
-                Some(Ok(Saved::Window(cache.needed(position).to_vec())))
-            }
+            LayerState::KeyValue(cache) if cache.has_window() => Some(Ok(window(state))),
+            LayerState::Remote(decl, remote) if decl.has_window() => Some({
+                let home = LayerState::at_home(decl, kv_type, position, &**remote);
+                home.map(|home| window(&home))
+            }),
             _ => state.recurrent_values().map(|r| r.map(Saved::Recurrent)),
         });
         let saved = saved.collect::<Result<_, Error>>()?;
@@ -85,6 +95,14 @@ impl LayerState {
             LayerState::Recurrent(recurrent) => recurrent.restore(values(saved.next())),
             LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
                 state.set(0, values(saved.next()).as_deref())?;
+            }
+            LayerState::Remote(decl, state) if decl.has_window() => {
+                // The device may have kept more than the window, or not.
+                if let Some(Saved::Window(pages)) = saved.next() {
+                    let kv_type = pages.first().map_or_else(KvType::default, KvPage::kv_type);
+                    let home = LayerState::of_pages(decl, kv_type, position, pages);
+                    state.set(position, Some(&home.values(position)?))?;
+                }
             }
             LayerState::Remote(StateDecl::KeyValue { .. }, _) => {}
         }

@@ -116,7 +116,7 @@ impl Session {
             return;
         }
         // A device that is lost has nothing to come back to.
-        let Ok(checkpoint) = Checkpoint::of(&self.states, position) else {
+        let Ok(checkpoint) = Checkpoint::of(&self.states, position, self.shape.kv_type) else {
             return;
         };
         self.checkpoints.retain(|c| c.position != position);

@@ -1,8 +1,9 @@
 //! A session's state as plain values, for comparing sessions.
 
-use moeflux_kernels::KV_PAGE_TOKENS;
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 use super::Session;
+use super::remote::RemoteState;
 use super::state::{KeyValueCache, LayerState};
 use crate::Error;
 use crate::graph::StateDecl;
@@ -40,15 +41,40 @@ impl Session {
         let LayerState::Remote(decl, remote) = state else {
             return Ok(None);
         };
-        let mut home = LayerState::new(decl, self.shape.kv_type);
-        home.take(self.len(), &remote.values(self.len())?)?;
-        Ok(Some(home))
+        let home = LayerState::at_home(decl, self.shape.kv_type, self.len(), &**remote);
+        home.map(Some)
     }
 }
 
 impl LayerState {
+    /// State in the host's memory that holds what `remote` has of a session of `positions` tokens.
+    pub(super) fn at_home(
+        decl: &StateDecl,
+        kv_type: KvType,
+        positions: usize,
+        remote: &dyn RemoteState,
+    ) -> Result<LayerState, Error> {
+        let mut home = LayerState::new(decl, kv_type);
+        home.take(positions, &remote.values(positions)?)?;
+        Ok(home)
+    }
+
+    /// Keys and values that a session of `positions` tokens needs, in `pages`.
+    pub(super) fn of_pages(
+        decl: &StateDecl,
+        kv_type: KvType,
+        positions: usize,
+        pages: Vec<KvPage>,
+    ) -> LayerState {
+        let mut state = LayerState::new(decl, kv_type);
+        if let LayerState::KeyValue(cache) = &mut state {
+            cache.restore(positions, pages);
+        }
+        state
+    }
+
     /// See [`Session::state_values`].
-    fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         match self {
             LayerState::KeyValue(cache) => Ok(values(cache, positions)),
             LayerState::Recurrent(recurrent) => Ok(recurrent.current().to_vec()),
