@@ -6,13 +6,15 @@
 //! are past them, and weigh zero elsewhere.
 
 mod chunk;
+mod merge;
 
 use std::{cell::RefCell, mem, ops::Range};
 
 use crate::{
     Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint, lines::Lines,
 };
-use chunk::{Chunk, Finish, Merge, PARTIAL_EXTRA};
+use chunk::{Chunk, PARTIAL_EXTRA};
+use merge::{Finish, Merge};
 
 /// Positions in a block of the softmax, a multiple of [`KV_PAGE_TOKENS`].
 pub const KV_CHUNK_TOKENS: usize = 8 * KV_PAGE_TOKENS;
