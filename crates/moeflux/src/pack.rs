@@ -13,10 +13,11 @@ use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 8] = [
+const COPIED_FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tiktoken.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
