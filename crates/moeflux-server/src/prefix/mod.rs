@@ -43,8 +43,6 @@ pub struct PrefixOptions {
     pub folder: Option<PathBuf>,
     /// The most bytes in the folder.
     pub folder_bytes: u64,
-    /// The tokens that begin a message.
-    pub openings: Vec<u32>,
     /// Told what an operator may want to know.
     pub report: fn(&str),
 }
@@ -53,6 +51,8 @@ pub struct PrefixOptions {
 pub struct PrefixCache {
     engine: Arc<Engine>,
     options: PrefixOptions,
+    /// The tokens that begin a message.
+    openings: Vec<u32>,
     metrics: Arc<Metrics>,
     tree: Tree,
     filing: Option<Filing>,
@@ -67,13 +67,15 @@ enum Unusable {
 }
 
 impl PrefixCache {
-    /// Opens the folder, if there is one, and finds what is in it.
+    /// Opens the folder, if there is one, and finds what is in it. `openings` are the tokens that
+    /// begin a message.
     ///
     /// # Errors
     /// The folder cannot be used.
     pub fn open(
         engine: Arc<Engine>,
         options: PrefixOptions,
+        openings: Vec<u32>,
         metrics: Arc<Metrics>,
     ) -> Result<PrefixCache, FolderError> {
         let identity = engine.state_identity();
@@ -85,6 +87,7 @@ impl PrefixCache {
         let cache = PrefixCache {
             engine,
             options,
+            openings,
             metrics,
             tree,
             filing,
@@ -102,8 +105,8 @@ impl PrefixCache {
     /// [`PrefixCache::keep`].
     pub fn stops(&self, prompt: &[u32], done: usize) -> Vec<usize> {
         match self.has_recurrent_state() {
-            true => stops::stops(prompt, &self.options.openings, done),
-            false => Vec::new(),
+            true => stops::stops(prompt, &self.openings, done),
+            false => vec![prompt.len()],
         }
     }
 
@@ -255,7 +258,7 @@ impl PrefixCache {
         let tokens = session.tokens();
         let path = self.tree.path(tokens);
         let (mut last, mut at) = (path.last(), path.reach);
-        for end in stops::pieces(tokens, &self.options.openings, at) {
+        for end in stops::pieces(tokens, &self.openings, at) {
             let keys = session.key_values(at..end)?;
             let Some(id) = self.tree.add(last, at, &tokens[at..end]) else {
                 return Ok(());

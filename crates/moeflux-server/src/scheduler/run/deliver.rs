@@ -29,7 +29,10 @@ impl Worker {
             }
             match self.advance(&mut sequence, &logits) {
                 true => self.running.push(sequence),
-                false => ended = true,
+                false => {
+                    self.keep(&sequence);
+                    ended = true;
+                }
             }
             self.engine.recycle(logits);
         }
@@ -70,8 +73,7 @@ impl Worker {
     /// Another answer to the prompt that `sequence` has just computed. Where memory does not hold
     /// a second session now, it computes the prompt again later.
     fn fork(&self, sequence: &Sequence, number: usize) -> Option<Sequence> {
-        let copy = sequence.session.to_bytes();
-        let session = copy.and_then(|bytes| self.engine.restore(&bytes));
+        let session = self.engine.fork(&sequence.session);
         let session = session.unwrap_or_else(|_| self.engine.session());
         match sequence.fork(number, session) {
             Ok(fork) => Some(fork),
