@@ -89,7 +89,12 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let open = |prefix: &PrefixOptions| {
             let engine = Arc::clone(&model.engine);
-            PrefixCache::open(engine, prefix.clone(), model.openings(), Arc::clone(&metrics))
+            PrefixCache::open(
+                engine,
+                prefix.clone(),
+                model.openings(),
+                Arc::clone(&metrics),
+            )
         };
         let prefix = options.prefix.as_ref().map(open).transpose()?;
         let engine = Arc::clone(&model.engine);

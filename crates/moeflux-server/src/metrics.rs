@@ -104,18 +104,46 @@ pub struct PrefixMetrics {
 impl PrefixMetrics {
     fn write(&self, text: &mut String) {
         for (name, help, number) in [
-            ("prefix_hits", "Requests that went on from kept state", &self.hits),
-            ("prefix_misses", "Requests that found no kept state", &self.misses),
-            ("prefix_tokens", "Tokens of prompts found in kept state", &self.tokens),
-            ("prefix_evictions", "Pieces of kept state that left memory", &self.evictions),
-            ("prefix_written_bytes", "Bytes of kept state written", &self.written_bytes),
-            ("prefix_read_bytes", "Bytes of kept state read", &self.read_bytes),
+            (
+                "prefix_hits",
+                "Requests that went on from kept state",
+                &self.hits,
+            ),
+            (
+                "prefix_misses",
+                "Requests that found no kept state",
+                &self.misses,
+            ),
+            (
+                "prefix_tokens",
+                "Tokens of prompts found in kept state",
+                &self.tokens,
+            ),
+            (
+                "prefix_evictions",
+                "Pieces of kept state that left memory",
+                &self.evictions,
+            ),
+            (
+                "prefix_written_bytes",
+                "Bytes of kept state written",
+                &self.written_bytes,
+            ),
+            (
+                "prefix_read_bytes",
+                "Bytes of kept state read",
+                &self.read_bytes,
+            ),
         ] {
             counter(text, name, help, number.get() as f64);
         }
         for (name, help, number) in [
             ("prefix_bytes", "Bytes of kept state in memory", &self.bytes),
-            ("prefix_folder_bytes", "Bytes of kept state on disk", &self.folder_bytes),
+            (
+                "prefix_folder_bytes",
+                "Bytes of kept state on disk",
+                &self.folder_bytes,
+            ),
         ] {
             gauge(text, name, help, number.get() as f64);
         }

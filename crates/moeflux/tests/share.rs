@@ -16,7 +16,11 @@ fn parts(session: &Session, starts: &[usize]) -> (Vec<KeyValues>, Option<Recurre
 
 #[test]
 fn a_session_goes_on_from_parts_with_the_same_bits() {
-    for (name, pack_bits) in [("qwen3_5_moe_text", 4), ("qwen3_moe", 4), ("deepseek_v3", 4)] {
+    for (name, pack_bits) in [
+        ("qwen3_5_moe_text", 4),
+        ("qwen3_moe", 4),
+        ("deepseek_v3", 4),
+    ] {
         let model = packed(name, pack_bits);
         let engine = open(&model.path(), &options());
         let tokens = &prompt(name)[..150];
@@ -74,7 +78,11 @@ fn parts_survive_as_bytes() {
             part.write_to(&mut bytes).expect("a vector takes all");
             let positions = part.positions();
             let mut short = &bytes[..bytes.len() - 1];
-            assert!(other.read_key_values(positions.clone(), &mut short).is_err());
+            assert!(
+                other
+                    .read_key_values(positions.clone(), &mut short)
+                    .is_err()
+            );
             let mut input = bytes.as_slice();
             read.push(other.read_key_values(positions, &mut input).expect("reads"));
             assert!(input.is_empty());
@@ -84,7 +92,9 @@ fn parts_survive_as_bytes() {
             state.write_to(&mut bytes).expect("a vector takes all");
             assert_eq!(bytes.len() as u64, other.recurrent_bytes());
             assert!(other.read_recurrent_state(&mut &bytes[1..]).is_err());
-            other.read_recurrent_state(&mut bytes.as_slice()).expect("reads")
+            other
+                .read_recurrent_state(&mut bytes.as_slice())
+                .expect("reads")
         });
         assert_eq!(engine.state_identity(), other.state_identity());
         let read: Vec<&KeyValues> = read.iter().collect();
@@ -108,7 +118,11 @@ fn shared_pages_are_counted_once_and_copied_when_written() {
         let mut fork = engine.fork(&session).expect("forks");
         assert_eq!(bytes(), 2 * empty + pages, "{name}: pages are shared");
         run(&engine, &mut fork, &tokens[100..101]);
-        assert_eq!(bytes(), 2 * empty + pages + pages / 2, "{name}: one of two is copied");
+        assert_eq!(
+            bytes(),
+            2 * empty + pages + pages / 2,
+            "{name}: one of two is copied"
+        );
         let part = session.key_values(0..64).expect("is here");
         assert_eq!(part.bytes(), pages / 2);
         drop((session, fork));
@@ -121,7 +135,10 @@ fn shared_pages_are_counted_once_and_copied_when_written() {
 #[test]
 fn parts_that_do_not_fit_are_refused() {
     let model = packed("qwen3_5_moe_text", 4);
-    let (engine, other) = (open(&model.path(), &options()), open(&model.path(), &options()));
+    let (engine, other) = (
+        open(&model.path(), &options()),
+        open(&model.path(), &options()),
+    );
     let tokens = prompt("qwen3_5_moe_text");
     let mut session = engine.session();
     run(&engine, &mut session, &tokens[..100]);

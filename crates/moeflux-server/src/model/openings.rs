@@ -21,10 +21,14 @@ impl ServedModel {
         };
         let message = |role| Message::new(role, "one two");
         let mut openings = Vec::new();
-        for roles in [&["system", "user", "assistant", "user"][..], &["user", "assistant", "user"]] {
+        for roles in [
+            &["system", "user", "assistant", "user"][..],
+            &["user", "assistant", "user"],
+        ] {
             let all: Vec<Message> = roles.iter().copied().map(message).collect();
-            let mut texts: Vec<Option<Vec<u32>>> =
-                (0..all.len()).map(|len| render(&all[..len], false)).collect();
+            let mut texts: Vec<Option<Vec<u32>>> = (0..all.len())
+                .map(|len| render(&all[..len], false))
+                .collect();
             texts.push(render(&all, false));
             texts.push(render(&all, true));
             for pair in texts.windows(2) {

@@ -65,16 +65,25 @@ impl Filing {
 
 /// Puts files into an empty tree, the oldest first, and gives those that nothing leads to.
 fn adopt(tree: &mut Tree, found: Vec<Found>) -> Vec<Stale> {
-    let (mut keys, states): (Vec<Found>, Vec<Found>) =
-        found.into_iter().partition(|one| one.header.position.is_none());
+    let (mut keys, states): (Vec<Found>, Vec<Found>) = found
+        .into_iter()
+        .partition(|one| one.header.position.is_none());
     // What a piece hangs on begins before it.
     let mut ids = std::collections::BTreeMap::from([(tree.root_key(), ROOT)]);
     let order: Vec<u128> = keys.iter().map(|one| one.header.key).collect();
     keys.sort_by_key(|one| one.header.start);
     let mut stale = Vec::new();
     for one in keys {
-        let Header { key, parent, start, tokens, .. } = &one.header;
-        let id = ids.get(parent).and_then(|&parent| tree.add(parent, *start, tokens));
+        let Header {
+            key,
+            parent,
+            start,
+            tokens,
+            ..
+        } = &one.header;
+        let id = ids
+            .get(parent)
+            .and_then(|&parent| tree.add(parent, *start, tokens));
         match id.and_then(|id| Some((id, tree.node_mut(id)?))) {
             Some((id, node)) if node.key == *key => {
                 node.keys.disk = Disk::Filed(one.bytes);
@@ -136,7 +145,11 @@ impl PrefixCache {
         };
         let bytes = header.file_bytes();
         let path = filing.folder.file(file);
-        if writer.write(Order { path, header, content }) {
+        if writer.write(Order {
+            path,
+            header,
+            content,
+        }) {
             filing.busy = Some((part, file, bytes));
         }
     }
@@ -178,7 +191,9 @@ impl PrefixCache {
 
     /// Whether something is on its way to the folder.
     pub fn is_filing(&self) -> bool {
-        self.filing.as_ref().is_some_and(|filing| filing.busy.is_some())
+        self.filing
+            .as_ref()
+            .is_some_and(|filing| filing.busy.is_some())
     }
 
     /// Removes what the folder holds beyond its bound: files of other models, then what has been of

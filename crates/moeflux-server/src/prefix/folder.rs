@@ -70,7 +70,9 @@ impl Folder {
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         builder.create(path).map_err(unusable)?;
-        let lock = private(&mut OpenOptions::new()).open(path.join(LOCK)).map_err(unusable)?;
+        let lock = private(&mut OpenOptions::new())
+            .open(path.join(LOCK))
+            .map_err(unusable)?;
         lock.try_lock().map_err(|e| match e {
             std::fs::TryLockError::WouldBlock => FolderError::InUse {
                 path: path.to_owned(),
@@ -97,7 +99,10 @@ impl Folder {
         others.sort_by_key(|(modified, ..)| std::cmp::Reverse(*modified));
         let folder = Folder {
             path: path.to_owned(),
-            others: others.into_iter().map(|(_, file, bytes)| (file, bytes)).collect(),
+            others: others
+                .into_iter()
+                .map(|(_, file, bytes)| (file, bytes))
+                .collect(),
             _lock: lock,
         };
         Ok((folder, found))
@@ -139,7 +144,10 @@ impl Folder {
             let mut file = BufReader::with_capacity(1 << 20, File::open(&path)?);
             let header = Header::read(&mut file)?;
             if (header.key, header.position, header.identity) != (stale.0, stale.1, identity) {
-                return Err(std::io::Error::new(ErrorKind::InvalidData, "it is another file"));
+                return Err(std::io::Error::new(
+                    ErrorKind::InvalidData,
+                    "it is another file",
+                ));
             }
             header.read_payload(&mut file, read)
         };
@@ -158,7 +166,9 @@ pub fn write(
         let file = private(OpenOptions::new().truncate(true)).open(&partial)?;
         let mut out = BufWriter::with_capacity(1 << 20, file);
         header.write(&mut out, payload)?;
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_data()?;
+        out.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?
+            .sync_data()?;
         std::fs::rename(&partial, path)
     };
     write().inspect_err(|_| {
@@ -179,7 +189,10 @@ fn look(path: &Path) -> std::io::Result<Found> {
     let meta = file.metadata()?;
     let header = Header::read(&mut BufReader::new(file))?;
     if header.file_bytes() != meta.len() {
-        return Err(std::io::Error::new(ErrorKind::InvalidData, "it is cut short"));
+        return Err(std::io::Error::new(
+            ErrorKind::InvalidData,
+            "it is cut short",
+        ));
     }
     Ok(Found {
         header,
@@ -193,6 +206,9 @@ fn refuse(path: &Path, error: &std::io::Error, report: fn(&str)) {
     if error.kind() != ErrorKind::NotFound {
         // If it stays, the next start finds it again.
         let _ = std::fs::remove_file(path);
-        report(&format!("{}: {error}; it is removed and computed again", path.display()));
+        report(&format!(
+            "{}: {error}; it is removed and computed again",
+            path.display()
+        ));
     }
 }

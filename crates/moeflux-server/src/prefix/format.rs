@@ -70,7 +70,9 @@ impl Header {
         write(&mut payload)?;
         let (bytes, sum) = (payload.bytes, payload.hash.digest());
         if bytes != self.payload {
-            return Err(Error::other("the payload has another length than announced"));
+            return Err(Error::other(
+                "the payload has another length than announced",
+            ));
         }
         out.write_all(&sum.to_le_bytes())
     }
@@ -113,7 +115,12 @@ impl Header {
             parent,
             start,
             position: (position > 0).then_some(position),
-            tokens: body[tokens.start..].as_chunks::<4>().0.iter().map(token).collect(),
+            tokens: body[tokens.start..]
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(token)
+                .collect(),
         })
     }
 

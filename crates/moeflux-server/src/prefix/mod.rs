@@ -163,7 +163,11 @@ impl PrefixCache {
         self.make_room(2 * self.engine.recurrent_bytes())?;
         let mut parts = Vec::with_capacity(path.nodes.len());
         for &id in &path.nodes {
-            if self.tree.node(id).is_none_or(|node| node.start >= tokens.len()) {
+            if self
+                .tree
+                .node(id)
+                .is_none_or(|node| node.start >= tokens.len())
+            {
                 break;
             }
             parts.push(self.load_keys(id)?);
@@ -198,9 +202,10 @@ impl PrefixCache {
         }
         self.make_room(bytes)?;
         let engine = Arc::clone(&self.engine);
-        let read = self.filing.as_ref().and_then(|filing| {
-            filing.read(file, |input| engine.read_key_values(positions, input))
-        });
+        let read = self
+            .filing
+            .as_ref()
+            .and_then(|filing| filing.read(file, |input| engine.read_key_values(positions, input)));
         let Some(keys) = read.map(Arc::new) else {
             let stale = self.tree.remove(id);
             self.delete(&stale);
@@ -228,9 +233,10 @@ impl PrefixCache {
         }
         self.make_room(bytes)?;
         let engine = Arc::clone(&self.engine);
-        let read = self.filing.as_ref().and_then(|filing| {
-            filing.read(file, |input| engine.read_recurrent_state(input))
-        });
+        let read = self
+            .filing
+            .as_ref()
+            .and_then(|filing| filing.read(file, |input| engine.read_recurrent_state(input)));
         let node = self.tree.node_mut(id).ok_or(Unusable::Lost)?;
         let Some(state) = read.map(Arc::new) else {
             node.checkpoints.remove(&at);

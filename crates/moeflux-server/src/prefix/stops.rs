@@ -83,8 +83,14 @@ mod tests {
     #[test]
     fn pieces_end_where_messages_begin() {
         let openings = [9];
-        assert_eq!(pieces(&prompt(&[200, 100, 3]), &openings, 0), [200, 300, 303]);
-        assert_eq!(pieces(&prompt(&[200, 10, 10, 90]), &openings, 0), [200, 310]);
+        assert_eq!(
+            pieces(&prompt(&[200, 100, 3]), &openings, 0),
+            [200, 300, 303]
+        );
+        assert_eq!(
+            pieces(&prompt(&[200, 10, 10, 90]), &openings, 0),
+            [200, 310]
+        );
         assert_eq!(pieces(&prompt(&[200, 100, 3]), &openings, 250), [303]);
         assert_eq!(pieces(&prompt(&[2500]), &openings, 0), [1024, 2048, 2500]);
         assert_eq!(pieces(&[1; 5], &openings, 5), [0_usize; 0]);

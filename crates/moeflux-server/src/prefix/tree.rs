@@ -229,7 +229,8 @@ impl<K: Payload, R: Payload> Tree<K, R> {
             let children = || node.children.values().filter_map(|c| self.nodes.get(c));
             let held = node.keys.is_in(tier);
             let is_end = !children().any(|child| child.keys.is_in(tier));
-            let may_go = tier == Tier::Disk || node.keys.is_in(Tier::Disk) || children().count() == 0;
+            let may_go =
+                tier == Tier::Disk || node.keys.is_in(Tier::Disk) || children().count() == 0;
             let states = node.checkpoints.iter().filter(|(_, c)| c.is_in(tier));
             if held && is_end && may_go {
                 // What lies at the end goes as a whole: keys without the state behind them are
@@ -275,7 +276,10 @@ impl<K: Payload, R: Payload> Tree<K, R> {
                 if !state.is_somewhere() {
                     node.checkpoints.remove(&position);
                 }
-                was_filed.then_some((key, Some(position))).into_iter().collect()
+                was_filed
+                    .then_some((key, Some(position)))
+                    .into_iter()
+                    .collect()
             }
         }
     }
@@ -315,3 +319,6 @@ fn files<K: Payload, R: Payload>(node: &Node<K, R>) -> impl Iterator<Item = Stal
     let states: Vec<Stale> = states.map(|(at, _)| (node.key, Some(*at))).collect();
     keys.into_iter().chain(states)
 }
+
+#[cfg(test)]
+mod tests;

@@ -58,7 +58,9 @@ impl Writer {
 
     /// Has a file written; false if the thread is gone.
     pub fn write(&self, order: Order) -> bool {
-        self.orders.as_ref().is_some_and(|orders| orders.send(order).is_ok())
+        self.orders
+            .as_ref()
+            .is_some_and(|orders| orders.send(order).is_ok())
     }
 }
 

@@ -120,8 +120,13 @@ impl Scheduler {
             draining: AtomicBool::new(false),
             metrics,
         });
-        let worker =
-            run::Worker::new(engine, limits.clone(), received, Arc::clone(&shared), prefix);
+        let worker = run::Worker::new(
+            engine,
+            limits.clone(),
+            received,
+            Arc::clone(&shared),
+            prefix,
+        );
         let thread = std::thread::Builder::new()
             .name("moeflux-engine".to_owned())
             .spawn(move || worker.run())?;

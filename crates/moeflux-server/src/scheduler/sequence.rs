@@ -132,7 +132,9 @@ impl Sequence {
     /// Tokens up to where computing has to stop.
     pub fn rest_to_stop(&self) -> usize {
         let next = self.stops.iter().find(|stop| **stop > self.session.len());
-        next.map_or(self.rest(), |stop| self.rest().min(stop - self.session.len()))
+        next.map_or(self.rest(), |stop| {
+            self.rest().min(stop - self.session.len())
+        })
     }
 
     /// Prompt and answer so far.

@@ -53,7 +53,10 @@ impl KeyValues {
 
     /// Bytes that [`KeyValues::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let layers = self.pages.iter().flat_map(|pages| pages_of(&self.positions).zip(pages));
+        let layers = self
+            .pages
+            .iter()
+            .flat_map(|pages| pages_of(&self.positions).zip(pages));
         let bytes = |(index, page): (usize, &KvPage)| {
             page.saved_bytes(self.positions.end - index * KV_PAGE_TOKENS) as u64
         };

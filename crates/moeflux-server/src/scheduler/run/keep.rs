@@ -15,7 +15,10 @@ const FLUSH: Duration = Duration::from_secs(10);
 impl Worker {
     /// A session for `tokens`, with as many of them as are known.
     pub(super) fn session_for(&mut self, tokens: &[u32]) -> Session {
-        let known = self.prefix.as_mut().and_then(|prefix| prefix.resume(tokens));
+        let known = self
+            .prefix
+            .as_mut()
+            .and_then(|prefix| prefix.resume(tokens));
         known.unwrap_or_else(|| self.engine.session())
     }
 
