@@ -165,6 +165,10 @@ pub struct Metrics {
     pub prompt_tokens: Number,
     /// Tokens of answers.
     pub generated_tokens: Number,
+    /// Tokens that were guessed and computed with the one before them.
+    pub drafted_tokens: Number,
+    /// Guessed tokens that were right.
+    pub drafted_right: Number,
     /// Answers that ended by themselves.
     pub completed: Number,
     /// Answers that nobody waited for any more.
@@ -201,6 +205,8 @@ impl Default for Metrics {
             steps: Number::default(),
             prompt_tokens: Number::default(),
             generated_tokens: Number::default(),
+            drafted_tokens: Number::default(),
+            drafted_right: Number::default(),
             completed: Number::default(),
             cancelled: Number::default(),
             failed: Number::default(),
@@ -256,6 +262,12 @@ impl Metrics {
                 "generated_tokens",
                 "Tokens of answers",
                 &self.generated_tokens,
+            ),
+            ("drafted_tokens", "Tokens guessed", &self.drafted_tokens),
+            (
+                "drafted_right",
+                "Guessed tokens that were right",
+                &self.drafted_right,
             ),
             (
                 "answers_completed",

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use moeflux::MemoryPlan;
+use moeflux::draft::Speculate;
 use moeflux_server::{Limits, PrefixOptions, ServedModel, ServerError, ServerOptions};
 
 use crate::args::ModelArgs;
@@ -47,6 +48,10 @@ pub struct ServeArgs {
     /// Requests that may wait for that; further ones are refused
     #[arg(long, value_name = "N", default_value_t = 128)]
     queue: usize,
+    /// Guess tokens of an answer that runs alone from the text so far and check several in one step:
+    /// auto (while it pays), off or always; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    speculate: Speculate,
     /// Memory for the state of earlier requests, so that what prompts have in common is computed
     /// once; 0 for none [default: a sixteenth of the memory bound, or half of what experts leave]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
@@ -127,6 +132,7 @@ impl ServeArgs {
         options.limits = Limits {
             parallel: self.parallel,
             queue: self.queue,
+            speculate: self.speculate,
             ..Limits::default()
         };
         options.max_tokens = self.max_tokens;

@@ -100,7 +100,7 @@ impl<K: Payload, R: Payload> Tree<K, R> {
 
     /// The key of the root.
     pub fn root_key(&self) -> u128 {
-        self.nodes[&ROOT].key
+        self.nodes.get(&ROOT).map_or(0, |root| root.key)
     }
 
     /// A node, if it is still there.
@@ -131,26 +131,24 @@ impl<K: Payload, R: Payload> Tree<K, R> {
             nodes: Vec::new(),
             reach: 0,
         };
-        let mut node = &self.nodes[&ROOT];
-        loop {
+        let mut next = Some(&ROOT);
+        while let Some((id, node)) = next.and_then(|id| Some((id, self.nodes.get(id)?))) {
+            if *id != ROOT {
+                path.nodes.push(*id);
+            }
             let ahead = node.tokens.iter().zip(&tokens[path.reach..]);
             path.reach += ahead.take_while(|(a, b)| a == b).count();
-            let Some(token) = tokens.get(path.reach) else {
-                return path;
-            };
-            let Some(child) = node.children.get(&(path.reach, *token)) else {
-                return path;
-            };
-            path.nodes.push(*child);
-            node = &self.nodes[child];
+            let token = tokens.get(path.reach);
+            next = token.and_then(|token| node.children.get(&(path.reach, *token)));
         }
+        path
     }
 
     /// The last recurrent state of `path`: its node and position.
     pub fn checkpoint(&self, path: &Path) -> Option<(NodeId, usize)> {
         let mut limit = path.reach;
         for &id in path.nodes.iter().rev() {
-            let node = &self.nodes[&id];
+            let node = self.nodes.get(&id)?;
             let found = node.checkpoints.range(..=limit).next_back();
             if let Some((position, _)) = found {
                 return Some((id, *position));
@@ -289,7 +287,8 @@ impl<K: Payload, R: Payload> Tree<K, R> {
     pub fn unfiled(&self) -> Option<Part> {
         let is_new = |disk: &Disk| matches!(disk, Disk::Never);
         self.iter().find_map(|(id, node)| {
-            let above = node.parent == ROOT || self.nodes[&node.parent].keys.is_in(Tier::Disk);
+            let parent = self.nodes.get(&node.parent);
+            let above = node.parent == ROOT || parent.is_some_and(|p| p.keys.is_in(Tier::Disk));
             if above && is_new(&node.keys.disk) && node.keys.memory.is_some() {
                 return Some(Part::Keys(id));
             }

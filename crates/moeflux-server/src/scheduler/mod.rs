@@ -25,6 +25,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use moeflux::Engine;
+use moeflux::draft::Speculate;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ pub struct Limits {
     pub queue: usize,
     /// The most prompt tokens of a step while answers are running.
     pub shared_chunk_tokens: usize,
+    /// When to guess tokens of an answer that runs alone.
+    pub speculate: Speculate,
 }
 
 impl Default for Limits {
@@ -47,6 +50,7 @@ impl Default for Limits {
             parallel: 8,
             queue: 128,
             shared_chunk_tokens: 512,
+            speculate: Speculate::default(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The engine's thread.
 
 mod deliver;
+mod draft;
 mod keep;
 
 use std::collections::VecDeque;
@@ -9,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use moeflux::draft::Speculation;
 use moeflux::{Engine, Error, Logits, Span, Want};
 
 use super::sequence::Sequence;
@@ -35,6 +37,7 @@ pub struct Worker {
     /// The most answers to run: fewer than asked for after memory has run out.
     places: usize,
     turns: Turns,
+    speculation: Speculation,
     scratch: Vec<f32>,
     published: Option<Instant>,
     stopped: bool,
@@ -56,6 +59,7 @@ impl Worker {
         limits.parallel = limits.parallel.clamp(1, most);
         Worker {
             places: limits.parallel,
+            speculation: Speculation::new(limits.speculate),
             engine,
             limits,
             commands,
@@ -205,6 +209,9 @@ impl Worker {
     }
 
     fn step(&mut self) {
+        if self.step_with_draft() {
+            return;
+        }
         let candidates: Vec<Candidate> = self
             .running
             .iter()
@@ -232,6 +239,9 @@ impl Worker {
         };
         let time = start.elapsed();
         self.turns.note(time, prompts > 0, answers);
+        if decoded == 1 && counts.len() == 1 {
+            self.speculation.single_step(time);
+        }
         let metrics = &self.shared.metrics;
         metrics.steps.add(1);
         metrics.prompt_tokens.add(prompts as u64);

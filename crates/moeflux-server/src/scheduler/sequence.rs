@@ -137,6 +137,21 @@ impl Sequence {
         })
     }
 
+    /// The last of its tokens, which the session does not hold yet while it is decoding.
+    pub fn last(&self) -> u32 {
+        self.tokens.last().copied().unwrap_or(0)
+    }
+
+    /// The most tokens that may still come.
+    pub fn room(&self) -> usize {
+        let context = self.session.context_tokens() - self.session.len();
+        let wanted = self
+            .request
+            .max_tokens
+            .map_or(usize::MAX, |m| m - self.generated());
+        context.min(wanted)
+    }
+
     /// Prompt and answer so far.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens

@@ -20,6 +20,8 @@ pub struct KeyValues {
     positions: Range<usize>,
     /// For each state of that kind, in the graph's order.
     pages: Vec<Vec<KvPage>>,
+    /// Bytes of the pages.
+    bytes: u64,
 }
 
 /// The recurrent state behind a position.
@@ -37,6 +39,23 @@ fn pages_of(positions: &Range<usize>) -> Range<usize> {
 }
 
 impl KeyValues {
+    fn new(
+        shape: &Arc<SessionShape>,
+        positions: Range<usize>,
+        pages: Vec<Vec<KvPage>>,
+    ) -> KeyValues {
+        let page_bytes = |page: &KvPage| {
+            let (kv_heads, head_dim) = page.shape();
+            KvPage::bytes(page.kv_type(), kv_heads, head_dim)
+        };
+        KeyValues {
+            shape: Arc::clone(shape),
+            positions,
+            bytes: pages.iter().flatten().map(page_bytes).sum(),
+            pages,
+        }
+    }
+
     /// The positions.
     pub fn positions(&self) -> Range<usize> {
         self.positions.clone()
@@ -44,11 +63,7 @@ impl KeyValues {
 
     /// Bytes of its pages, shared ones included.
     pub fn bytes(&self) -> u64 {
-        let page_bytes = |page: &KvPage| {
-            let (kv_heads, head_dim) = page.shape();
-            KvPage::bytes(page.kv_type(), kv_heads, head_dim)
-        };
-        self.pages.iter().flatten().map(page_bytes).sum()
+        self.bytes
     }
 
     /// Bytes that [`KeyValues::write_to`] writes.
@@ -102,11 +117,7 @@ impl KeyValues {
             }
             pages.push(layer);
         }
-        Ok(KeyValues {
-            shape: Arc::clone(shape),
-            positions,
-            pages,
-        })
+        Ok(KeyValues::new(shape, positions, pages))
     }
 }
 
@@ -186,11 +197,7 @@ impl Session {
                 pages.push(held.ok_or_else(lost)?.to_vec());
             }
         }
-        Ok(KeyValues {
-            shape: Arc::clone(&self.shape),
-            positions,
-            pages,
-        })
+        Ok(KeyValues::new(&self.shape, positions, pages))
     }
 
     /// A copy of the recurrent state; `None` where there is no such state.

@@ -25,7 +25,8 @@ impl Worker {
     /// Where `sequence` has to stop for its state to be kept.
     pub(super) fn set_stops(&self, sequence: &mut Sequence) {
         if let Some(prefix) = &self.prefix {
-            sequence.stops = prefix.stops(sequence.tokens(), sequence.session.len());
+            sequence.kept = sequence.session.len();
+            sequence.stops = prefix.stops(sequence.tokens(), sequence.kept);
         }
     }
 
