@@ -168,6 +168,11 @@ impl Sequence {
         count > 1 || self.session.len() < self.request.prompt_tokens
     }
 
+    /// Whether all that the session holds is of the prompt.
+    pub fn is_within_prompt(&self) -> bool {
+        self.session.len() <= self.request.prompt_tokens
+    }
+
     /// The session and the next `count` tokens to compute.
     pub fn next_tokens(&mut self, count: usize) -> (&mut Session, &[u32]) {
         let start = self.session.len();
