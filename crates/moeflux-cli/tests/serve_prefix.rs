@@ -1,5 +1,5 @@
-//! `serve` with the prefix cache: what was known is told in each protocol, survives a restart in its
-//! folder, and can be turned off.
+//! `serve` with the prefix cache: what was known is told in each protocol, survives a restart in
+//! its folder, and can be turned off.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
