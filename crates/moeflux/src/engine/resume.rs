@@ -71,8 +71,8 @@ impl Engine {
         self.shape.states.iter().map(bytes).sum()
     }
 
-    /// Whether the tokens of an answer leave the same bits of state as those of a prompt; a graphics
-    /// processor has kernels of their own for either.
+    /// Whether the tokens of an answer leave the same bits of state as those of a prompt; a
+    /// graphics processor has kernels of its own for either.
     pub fn decodes_as_it_prefills(&self) -> bool {
         self.shape.remote.is_none()
     }
