@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{Work, bench, cpu, criterion, floats, group, pages, shared_pages};
+use common::{Work, bench, cpu, criterion, floats, group, joint_pages, pages};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moeflux_kernels::{
     AttentionShape, AttentionSpan, ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, KvPage,
@@ -80,13 +80,13 @@ fn shared_keys(criterion: &mut Criterion) {
     let cpu = cpu();
     let mut group = group(criterion, "latent attention");
     let (heads, head_dim, positions) = (128, 576, 4096);
-    for (name, is_shared, window) in [
+    for (name, is_joint, window) in [
         ("kept once", true, None),
         ("kept twice", false, None),
         ("window of 512", true, Some(512)),
     ] {
-        let layer = || match is_shared {
-            true => shared_pages(&cpu, 1, head_dim, positions),
+        let layer = || match is_joint {
+            true => joint_pages(&cpu, 1, head_dim, positions),
             false => pages(&cpu, 1, head_dim, positions),
         };
         let layers: Vec<Vec<KvPage>> = (0..4).map(|_| layer()).collect();
@@ -101,7 +101,7 @@ fn shared_keys(criterion: &mut Criterion) {
         let mut out = vec![0.0; q.len()];
         let seen = window.unwrap_or(positions);
         let work = Work {
-            bytes: seen * head_dim * if is_shared { 2 } else { 4 },
+            bytes: seen * head_dim * if is_joint { 2 } else { 4 },
             multiply_adds: 2 * seen * heads * head_dim,
         };
         let mut turn = 0;

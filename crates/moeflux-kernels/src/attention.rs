@@ -92,7 +92,7 @@ pub(crate) fn check(
             check::size(OP, "head_dim of a page", head_dim, page.shape().1)?;
             let expected = span.pages[0].kv_type().bytes();
             check::size(OP, "element of a page", expected, page.kv_type().bytes())?;
-            let (first, own) = (span.pages[0].is_shared(), page.is_shared());
+            let (first, own) = (span.pages[0].is_joint(), page.is_joint());
             check::size(OP, "parts of a page", first.into(), own.into())?;
         }
     }
@@ -292,7 +292,7 @@ impl Call<'_> {
         }
         let rows = unit.queries * group;
         scratch.weights.resize(rows * KV_CHUNK_TOKENS);
-        if span.pages.first().is_some_and(KvPage::is_shared) {
+        if span.pages.first().is_some_and(KvPage::is_joint) {
             scratch.turned.resize(KV_PAGE_TOKENS * dim);
         }
         let first_page = chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS);

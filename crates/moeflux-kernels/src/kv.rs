@@ -1,11 +1,17 @@
 //! Keys and values of a layer in pages of fixed size: how they lie in memory, and how they are
 //! written.
 
+mod counted;
 mod parts;
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use crate::{Cpu, KernelError, check};
+pub use counted::Counted;
 use parts::Write;
 pub(crate) use parts::{KvElement, Parts};
 
@@ -55,17 +61,26 @@ impl FromStr for KvType {
     }
 }
 
-/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written.
+/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written. A clone shares
+/// the memory until either of the two is written.
 #[derive(Debug, Clone)]
 pub struct KvPage {
     kv_heads: usize,
     head_dim: usize,
     /// Whether keys are the values too.
-    is_shared: bool,
-    data: KvData,
+    is_joint: bool,
+    memory: Arc<Memory>,
 }
 
-/// A page's memory.
+/// A page's memory, which may be counted.
+#[derive(Debug, Clone)]
+struct Memory {
+    data: KvData,
+    #[allow(dead_code, reason = "it counts as long as it lives")]
+    counted: Option<Counted>,
+}
+
+/// The elements of a page.
 #[derive(Debug, Clone)]
 pub(crate) enum KvData {
     F16(Parts<u16>),
@@ -79,31 +94,62 @@ impl KvPage {
     }
 
     /// A page of zeros whose keys are the values too, kept once.
-    pub fn shared(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
+    pub fn joint(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
         KvPage::of(kv_type, kv_heads, head_dim, true)
     }
 
-    fn of(kv_type: KvType, kv_heads: usize, head_dim: usize, is_shared: bool) -> KvPage {
+    fn of(kv_type: KvType, kv_heads: usize, head_dim: usize, is_joint: bool) -> KvPage {
         let len = kv_heads * head_dim * KV_PAGE_TOKENS;
-        let values = if is_shared { 0 } else { len };
+        let values = if is_joint { 0 } else { len };
+        let data = match kv_type {
+            KvType::F16 => KvData::F16(Parts::zeros(len, values)),
+            KvType::F32 => KvData::F32(Parts::zeros(len, values)),
+        };
         KvPage {
             kv_heads,
             head_dim,
-            is_shared,
-            data: match kv_type {
-                KvType::F16 => KvData::F16(Parts::zeros(len, values)),
-                KvType::F32 => KvData::F32(Parts::zeros(len, values)),
-            },
+            is_joint,
+            memory: Arc::new(Memory {
+                data,
+                counted: None,
+            }),
         }
+    }
+
+    /// The page with its memory added to `count` as long as it lives, once however many pages share
+    /// it.
+    #[must_use]
+    pub fn counted(mut self, count: &Arc<AtomicU64>) -> KvPage {
+        let counted = Counted::new(self.own_bytes(), count);
+        Arc::make_mut(&mut self.memory).counted = Some(counted);
+        self
+    }
+
+    /// Whether others share the memory, so that a write has to copy it first.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.memory) > 1
+    }
+
+    /// Copies the memory now if it is shared.
+    pub fn make_own(&mut self) {
+        Arc::make_mut(&mut self.memory);
+    }
+
+    pub(crate) fn data(&self) -> &KvData {
+        &self.memory.data
+    }
+
+    fn data_mut(&mut self) -> &mut KvData {
+        &mut Arc::make_mut(&mut self.memory).data
     }
 
     /// Bytes of a page of this shape.
     pub fn bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
-        2 * KvPage::shared_bytes(kv_type, kv_heads, head_dim)
+        2 * KvPage::joint_bytes(kv_type, kv_heads, head_dim)
     }
 
     /// Bytes of a page of this shape whose keys are the values too.
-    pub fn shared_bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
+    pub fn joint_bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
         (kv_type.bytes() * kv_heads * head_dim * KV_PAGE_TOKENS) as u64
     }
 
@@ -113,13 +159,13 @@ impl KvPage {
     }
 
     /// Whether keys are the values too.
-    pub fn is_shared(&self) -> bool {
-        self.is_shared
+    pub fn is_joint(&self) -> bool {
+        self.is_joint
     }
 
     /// What its elements are.
     pub fn kv_type(&self) -> KvType {
-        match self.data {
+        match self.memory.data {
             KvData::F16(_) => KvType::F16,
             KvData::F32(_) => KvType::F32,
         }
@@ -144,7 +190,7 @@ impl KvPage {
     ) -> Result<(), KernelError> {
         self.check_place(in_page, head, key, value)?;
         let dim = self.head_dim;
-        match &mut self.data {
+        match self.data_mut() {
             KvData::F16(parts) => parts.write(in_page, head, dim, key, value),
             KvData::F32(parts) => parts.write(in_page, head, dim, key, value),
         }
@@ -163,7 +209,7 @@ impl KvPage {
         value: &mut [f32],
     ) -> Result<(), KernelError> {
         self.check_place(in_page, head, key, value)?;
-        match &self.data {
+        match self.data() {
             KvData::F16(parts) => parts.read(in_page, head, self.head_dim, key, value),
             KvData::F32(parts) => parts.read(in_page, head, self.head_dim, key, value),
         }
@@ -172,7 +218,7 @@ impl KvPage {
 
     /// Bytes that [`KvPage::save`] appends.
     pub fn saved_bytes(&self, positions: usize) -> usize {
-        let parts = if self.is_shared { 1 } else { 2 };
+        let parts = if self.is_joint { 1 } else { 2 };
         let width = parts * self.kv_type().bytes() * self.kv_heads * self.head_dim;
         width * positions.min(KV_PAGE_TOKENS)
     }
@@ -180,7 +226,7 @@ impl KvPage {
     /// Appends the elements of the first positions, little-endian, as
     /// `[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too.
     pub fn save(&self, positions: usize, out: &mut Vec<u8>) {
-        match &self.data {
+        match self.data() {
             KvData::F16(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
             KvData::F32(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
         }
@@ -197,9 +243,10 @@ impl KvPage {
             self.saved_bytes(positions),
             bytes.len(),
         )?;
-        match &mut self.data {
-            KvData::F16(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
-            KvData::F32(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
+        let (kv_heads, head_dim) = self.shape();
+        match self.data_mut() {
+            KvData::F16(parts) => parts.load(kv_heads, head_dim, bytes),
+            KvData::F32(parts) => parts.load(kv_heads, head_dim, bytes),
         }
         Ok(())
     }
@@ -260,20 +307,34 @@ impl Cpu {
         let Some((kv_heads, dim)) = check_append(pages, start, k, v)? else {
             return Ok(());
         };
-        for (index, (key, value)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
-            let position = start + index / kv_heads;
-            let (in_page, head) = (position % KV_PAGE_TOKENS, index % kv_heads);
-            match &mut pages[position / KV_PAGE_TOKENS].data {
-                KvData::F16(parts) => self.backend.run(Write {
-                    parts,
-                    in_page,
-                    head,
-                    key,
-                    value,
-                }),
-                KvData::F32(parts) => parts.write(in_page, head, dim, key, value),
+        let width = kv_heads * dim;
+        let mut rest = k.chunks_exact(width).zip(v.chunks_exact(width));
+        let mut position = start;
+        while rest.len() > 0 {
+            let (page, first) = (position / KV_PAGE_TOKENS, position % KV_PAGE_TOKENS);
+            let here = rest.len().min(KV_PAGE_TOKENS - first);
+            let data = pages[page].data_mut();
+            for (in_page, (k, v)) in (first..).zip(rest.by_ref().take(here)) {
+                let heads = k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate();
+                for (head, (key, value)) in heads {
+                    self.kv_write(data, in_page, head, key, value);
+                }
             }
+            position += here;
         }
         Ok(())
+    }
+
+    fn kv_write(&self, data: &mut KvData, in_page: usize, head: usize, key: &[f32], value: &[f32]) {
+        match data {
+            KvData::F16(parts) => self.backend.run(Write {
+                parts,
+                in_page,
+                head,
+                key,
+                value,
+            }),
+            KvData::F32(parts) => parts.write(in_page, head, key.len(), key, value),
+        }
     }
 }

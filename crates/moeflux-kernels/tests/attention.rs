@@ -42,15 +42,15 @@ proptest! {
     #[test]
     fn windows_and_sinks(
         seed: u64, kv_heads in 1usize..3, group in 1usize..9, head_dim in 1usize..100,
-        window in 1usize..1200, n in 1usize..90, start in 0usize..1100, is_shared: bool,
+        window in 1usize..1200, n in 1usize..90, start in 0usize..1100, is_joint: bool,
     ) {
         let window = Some(window);
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.3, window };
         let random = &mut Random(seed);
         let (q, sinks) = (random.floats(n * shape.heads * head_dim), random.floats(shape.heads));
         let mut pages = random_pages(random, KvType::F16, shape, start + n, Kind::Plain);
-        if is_shared {
-            pages = pages.iter().map(as_shared).collect();
+        if is_joint {
+            pages = pages.iter().map(as_joint).collect();
         }
         let passed = shape.first_seen(start) / KV_PAGE_TOKENS;
         let run = |cpu: Option<&Cpu>, dropped: usize| {
@@ -73,9 +73,9 @@ proptest! {
 }
 
 /// A page whose keys are those of `page`, and the values too.
-fn as_shared(page: &KvPage) -> KvPage {
+fn as_joint(page: &KvPage) -> KvPage {
     let (kv_heads, head_dim) = page.shape();
-    let mut shared = KvPage::shared(page.kv_type(), kv_heads, head_dim);
+    let mut shared = KvPage::joint(page.kv_type(), kv_heads, head_dim);
     let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);
     for position in 0..KV_PAGE_TOKENS {
         for head in 0..kv_heads {
@@ -101,7 +101,7 @@ fn keys_that_are_the_values_too_count_as_both() {
     for kv_type in [KvType::F16, KvType::F32] {
         let keys = random.floats((start + n) * 2 * 50);
         let mut both = empty_pages(kv_type, shape, start + n);
-        let mut once: Vec<KvPage> = both.iter().map(as_shared).collect();
+        let mut once: Vec<KvPage> = both.iter().map(as_joint).collect();
         reference::kv_append(&mut both, 0, &keys, &keys).unwrap();
         for cpu in cpus() {
             cpu.kv_append(&mut once, 0, &keys, &keys).unwrap();
@@ -122,7 +122,7 @@ fn keys_that_are_the_values_too_count_as_both() {
         let mut bytes = vec![];
         once[0].save(KV_PAGE_TOKENS, &mut bytes);
         assert_eq!(bytes.len() as u64, KvPage::bytes(kv_type, 2, 50) / 2);
-        let mut loaded = KvPage::shared(kv_type, 2, 50);
+        let mut loaded = KvPage::joint(kv_type, 2, 50);
         loaded.load(KV_PAGE_TOKENS, &bytes).unwrap();
         let mut again = vec![];
         loaded.save(KV_PAGE_TOKENS, &mut again);

@@ -241,9 +241,9 @@ pub fn pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> V
 }
 
 /// The same where keys are the values too.
-pub fn shared_pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> Vec<KvPage> {
+pub fn joint_pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> Vec<KvPage> {
     let count = positions.div_ceil(KV_PAGE_TOKENS);
-    let page = || KvPage::shared(KvType::F16, kv_heads, head_dim);
+    let page = || KvPage::joint(KvType::F16, kv_heads, head_dim);
     let mut pages: Vec<KvPage> = (0..count).map(|_| page()).collect();
     let values = floats(positions * kv_heads * head_dim);
     cpu.kv_append(&mut pages, 0, &values, &values).unwrap();

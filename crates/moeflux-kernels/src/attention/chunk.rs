@@ -125,17 +125,17 @@ impl<'a> Chunk<'a> {
     #[inline(always)]
     fn pass<L: Lanes, E: KvElement, const KEYS: bool>(&mut self, l: L) {
         let used = self.visible(self.queries - 1).div_ceil(KV_PAGE_TOKENS);
-        let is_shared = self.pages.first().is_some_and(KvPage::is_shared);
+        let is_joint = self.pages.first().is_some_and(KvPage::is_joint);
         let turned = mem::take(&mut self.turned);
         for page in self.first_page()..used {
-            if is_shared && !KEYS {
+            if is_joint && !KEYS {
                 turn(l, self.data::<E>(page, true), self.shape.head_dim, turned);
                 self.page::<L, f32, false>(l, page, turned, &[]);
                 continue;
             }
             let next = match page + 1 < used {
                 true => self.data(page + 1, KEYS),
-                false if KEYS => self.data(self.first_page(), is_shared),
+                false if KEYS => self.data(self.first_page(), is_joint),
                 false => &[],
             };
             self.page::<L, E, KEYS>(l, page, self.data::<E>(page, KEYS), next);

@@ -84,7 +84,7 @@ pub enum StateDecl {
         /// Positions that a query sees, its own included; those before may be forgotten. `None`: all.
         window: Option<usize>,
         /// Whether keys are the values too, so that they are kept once.
-        is_shared: bool,
+        is_joint: bool,
     },
     /// A recurrent state of fixed size, all zeros at the start.
     Recurrent {
@@ -100,7 +100,7 @@ impl StateDecl {
             kv_heads,
             head_dim,
             window: None,
-            is_shared: false,
+            is_joint: false,
         }
     }
 
@@ -131,10 +131,10 @@ impl StateDecl {
             StateDecl::KeyValue {
                 kv_heads,
                 head_dim,
-                is_shared,
+                is_joint,
                 ..
-            } => match is_shared {
-                true => KvPage::shared_bytes(kv_type, kv_heads, head_dim),
+            } => match is_joint {
+                true => KvPage::joint_bytes(kv_type, kv_heads, head_dim),
                 false => KvPage::bytes(kv_type, kv_heads, head_dim),
             },
             StateDecl::Recurrent { .. } => 0,

@@ -3,6 +3,7 @@
 
 use moeflux_kernels::{KvPage, KvType};
 
+use super::SessionShape;
 use super::state::LayerState;
 use crate::Error;
 use crate::graph::StateDecl;
@@ -31,7 +32,7 @@ impl Checkpoint {
     pub fn of(
         states: &[LayerState],
         position: usize,
-        kv_type: KvType,
+        shape: &SessionShape,
     ) -> Result<Checkpoint, Error> {
         let window = |state: &LayerState| match state {
             LayerState::KeyValue(cache) => Saved::Window(cache.needed(position).to_vec()),
@@ -40,7 +41,7 @@ impl Checkpoint {
         let saved = states.iter().filter_map(|state| match state {
             LayerState::KeyValue(cache) if cache.has_window() => Some(Ok(window(state))),
             LayerState::Remote(decl, remote) if decl.has_window() => Some({
-                let home = LayerState::at_home(decl, kv_type, position, &**remote);
+                let home = LayerState::at_home(decl, shape, position, &**remote);
                 home.map(|home| window(&home))
             }),
             _ => state.recurrent_values().map(|r| r.map(Saved::Recurrent)),
@@ -49,18 +50,22 @@ impl Checkpoint {
         Ok(Checkpoint { position, saved })
     }
 
-    /// Bytes that it takes.
+    /// Bytes that it takes, but for pages, which are counted where they are made.
     pub fn bytes(&self) -> u64 {
-        self.saved.iter().map(Saved::bytes).sum()
-    }
-}
-
-impl Saved {
-    fn bytes(&self) -> u64 {
-        match self {
+        let bytes = |saved: &Saved| match saved {
             Saved::Recurrent(values) => values.len() as u64 * 4,
-            Saved::Window(pages) => pages.iter().map(KvPage::own_bytes).sum(),
-        }
+            Saved::Window(_) => 0,
+        };
+        self.saved.iter().map(bytes).sum()
+    }
+
+    /// Bytes of its pages, which others may share.
+    pub fn page_bytes(&self) -> u64 {
+        let bytes = |saved: &Saved| match saved {
+            Saved::Recurrent(_) => 0,
+            Saved::Window(pages) => pages.iter().map(KvPage::own_bytes).sum::<u64>(),
+        };
+        self.saved.iter().map(bytes).sum()
     }
 }
 
@@ -92,7 +97,7 @@ impl LayerState {
                     _ => cache.truncate(position),
                 }
             }
-            LayerState::Recurrent(recurrent) => recurrent.restore(values(saved.next())),
+            LayerState::Recurrent(recurrent) => recurrent.restore(values(saved.next()).as_deref()),
             LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
                 state.set(0, values(saved.next()).as_deref())?;
             }

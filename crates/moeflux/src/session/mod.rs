@@ -7,6 +7,7 @@
 mod checkpoint;
 mod memory;
 mod remote;
+mod share;
 mod snapshot;
 mod state;
 mod trial;
@@ -14,6 +15,7 @@ mod values;
 
 use checkpoint::Checkpoint;
 pub use remote::{RemoteState, RemoteStates};
+pub use share::{KeyValues, RecurrentState};
 pub use state::{KeyValueCache, LayerState, Recurrent};
 
 use std::path::Path;
@@ -46,6 +48,14 @@ pub(crate) struct SessionShape {
     pub remote: Option<Arc<dyn RemoteStates>>,
 }
 
+impl SessionShape {
+    /// Whether there is state that does not keep all positions, so that it only exists behind the
+    /// last token.
+    pub(crate) fn forgets(&self) -> bool {
+        self.states.iter().any(forgets)
+    }
+}
+
 /// One timeline of tokens. Made by [`Engine::session`](crate::Engine::session).
 pub struct Session {
     shape: Arc<SessionShape>,
@@ -62,7 +72,7 @@ impl Session {
     pub(crate) fn new(shape: Arc<SessionShape>) -> Session {
         let new = |decl: &StateDecl| match &shape.remote {
             Some(remote) => LayerState::Remote(*decl, remote.make(decl, shape.kv_type)),
-            None => LayerState::new(decl, shape.kv_type),
+            None => LayerState::new(decl, shape.kv_type, &shape.state_bytes),
         };
         let states = shape.states.iter().map(new).collect();
         Session::with(shape, states)
@@ -70,7 +80,7 @@ impl Session {
 
     /// A session whose state is in the host's memory wherever the backend wants it.
     fn at_host(shape: Arc<SessionShape>) -> Session {
-        let new = |decl| LayerState::new(decl, shape.kv_type);
+        let new = |decl| LayerState::new(decl, shape.kv_type, &shape.state_bytes);
         let states = shape.states.iter().map(new).collect();
         Session::with(shape, states)
     }
@@ -116,7 +126,7 @@ impl Session {
             return;
         }
         // A device that is lost has nothing to come back to.
-        let Ok(checkpoint) = Checkpoint::of(&self.states, position, self.shape.kv_type) else {
+        let Ok(checkpoint) = Checkpoint::of(&self.states, position, &self.shape) else {
             return;
         };
         self.checkpoints.retain(|c| c.position != position);
@@ -236,7 +246,7 @@ impl Session {
 
     /// Whether there is state that does not keep all positions.
     fn forgets(&self) -> bool {
-        self.shape.states.iter().any(forgets)
+        self.shape.forgets()
     }
 
     /// Brings the engine's count of state bytes up to date.

@@ -173,7 +173,8 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
         }
         let mut saved = Vec::new();
         for decl in session.shape.states.iter().filter(|decl| forgets(decl)) {
-            let mut state = LayerState::new(decl, session.shape.kv_type);
+            let mut state =
+                LayerState::new(decl, session.shape.kv_type, &session.shape.state_bytes);
             saved.push(match &mut state {
                 LayerState::Recurrent(recurrent) => {
                     reader.f32_into(recurrent.current_mut())?;
@@ -194,7 +195,7 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
 
 fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
     cache.restore(positions, Vec::new());
-    cache.reserve(positions);
+    cache.reserve(0, positions);
     for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
         let held = positions - index * KV_PAGE_TOKENS;
         let bytes = reader.take(page.saved_bytes(held))?;

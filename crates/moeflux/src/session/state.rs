@@ -1,5 +1,8 @@
 //! State of one layer: a key-value cache in pages, or a recurrent state in two copies.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 use super::memory::Floats;
@@ -19,13 +22,15 @@ pub enum LayerState {
 }
 
 impl LayerState {
-    pub(super) fn new(decl: &StateDecl, kv_type: KvType) -> LayerState {
+    /// Empty state in the host's memory; that of keys and values is added to `count`.
+    pub(super) fn new(decl: &StateDecl, kv_type: KvType, count: &Arc<AtomicU64>) -> LayerState {
         match *decl {
             StateDecl::KeyValue { .. } => LayerState::KeyValue(KeyValueCache {
                 kv_type,
                 decl: *decl,
                 dropped: 0,
                 pages: Vec::new(),
+                count: Arc::clone(count),
             }),
             StateDecl::Recurrent { len } => LayerState::Recurrent(Recurrent {
                 current: Floats::zeros(len),
@@ -35,32 +40,36 @@ impl LayerState {
         }
     }
 
+    /// Bytes of a recurrent state; pages of keys and values are counted where they are made.
     pub(super) fn bytes(&self) -> u64 {
         match self {
-            LayerState::KeyValue(c) => c.pages.len() as u64 * c.page_bytes(),
             LayerState::Recurrent(r) => (r.current.len() + r.next.len()) as u64 * 4,
-            LayerState::Remote(..) => 0,
+            LayerState::KeyValue(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    /// Bytes that a step from `start` to `end` would add.
+    /// Bytes that [`LayerState::reserve`] would add.
     pub(super) fn growth_bytes(&self, start: usize, end: usize) -> u64 {
         match self {
             LayerState::KeyValue(c) => {
                 let first = c.first_page(start).max(c.dropped);
                 let pages = end.div_ceil(KV_PAGE_TOKENS) - first;
-                pages.saturating_sub(c.pages.len()) as u64 * c.page_bytes()
+                let kept = c.pages.iter().skip(first - c.dropped);
+                let written = c.pages.iter().skip(c.written_from(start));
+                let shared = written.filter(|page| page.is_shared()).count();
+                (pages.saturating_sub(kept.count()) + shared) as u64 * c.page_bytes()
             }
             LayerState::Recurrent(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    /// Makes room for a step from `start` to `end`.
+    /// Makes room for the positions `start .. end` to be written, and forgets what no query from
+    /// there on needs.
     pub(super) fn reserve(&mut self, start: usize, end: usize) -> Result<(), Error> {
         match self {
             LayerState::KeyValue(c) => {
                 c.forget(start);
-                c.reserve(end);
+                c.reserve(start, end);
             }
             LayerState::Recurrent(r) => r.written = false,
             LayerState::Remote(_, state) => state.reserve(end)?,
@@ -103,6 +112,8 @@ pub struct KeyValueCache {
     /// Pages before those that are there.
     dropped: usize,
     pages: Vec<KvPage>,
+    /// Bytes of all sessions' state.
+    count: Arc<AtomicU64>,
 }
 
 impl KeyValueCache {
@@ -127,22 +138,42 @@ impl KeyValueCache {
         self.dropped += passed;
     }
 
-    pub(super) fn reserve(&mut self, end: usize) {
-        let StateDecl::KeyValue {
-            kv_heads,
-            head_dim,
-            is_shared,
-            ..
-        } = self.decl
-        else {
-            return;
+    pub(super) fn new_page(&self) -> KvPage {
+        let page = match self.decl {
+            StateDecl::KeyValue {
+                kv_heads,
+                head_dim,
+                is_joint: false,
+                ..
+            } => KvPage::new(self.kv_type, kv_heads, head_dim),
+            StateDecl::KeyValue {
+                kv_heads, head_dim, ..
+            } => KvPage::joint(self.kv_type, kv_heads, head_dim),
+            // A cache is made for keys and values only.
+            StateDecl::Recurrent { .. } => KvPage::new(self.kv_type, 0, 0),
         };
+        page.counted(&self.count)
+    }
+
+    /// The first page that is written from `position` on, among those that are there.
+    fn written_from(&self, position: usize) -> usize {
+        (position / KV_PAGE_TOKENS).saturating_sub(self.dropped)
+    }
+
+    /// Makes room for the positions `start .. end` to be written: what is shared there is copied.
+    pub(super) fn reserve(&mut self, start: usize, end: usize) {
+        let from = self.written_from(start);
+        self.pages.iter_mut().skip(from).for_each(KvPage::make_own);
         while (self.dropped + self.pages.len()) * KV_PAGE_TOKENS < end {
-            self.pages.push(match is_shared {
-                true => KvPage::shared(self.kv_type, kv_heads, head_dim),
-                false => KvPage::new(self.kv_type, kv_heads, head_dim),
-            });
+            self.pages.push(self.new_page());
         }
+    }
+
+    /// Goes on with pages that others have as well: `pages` are those from number `first` on. For
+    /// caches without a window.
+    pub(super) fn share(&mut self, first: usize, pages: &[KvPage]) {
+        self.pages.truncate(first);
+        self.pages.extend_from_slice(pages);
     }
 
     /// Whether old positions are forgotten.
@@ -212,9 +243,9 @@ impl Recurrent {
     }
 
     /// Takes `saved`, or zeros, as the current state.
-    pub(super) fn restore(&mut self, saved: Option<Vec<f32>>) {
+    pub(super) fn restore(&mut self, saved: Option<&[f32]>) {
         match saved {
-            Some(saved) => self.current.copy_from_slice(&saved),
+            Some(saved) => self.current.copy_from_slice(saved),
             None => self.current.fill(0.0),
         }
         self.written = false;

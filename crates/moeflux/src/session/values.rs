@@ -1,10 +1,12 @@
 //! A session's state as plain values, for comparing sessions.
 
+use std::sync::Arc;
+
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
-use super::Session;
 use super::remote::RemoteState;
 use super::state::{KeyValueCache, LayerState};
+use super::{Session, SessionShape};
 use crate::Error;
 use crate::graph::StateDecl;
 
@@ -41,7 +43,7 @@ impl Session {
         let LayerState::Remote(decl, remote) = state else {
             return Ok(None);
         };
-        let home = LayerState::at_home(decl, self.shape.kv_type, self.len(), &**remote);
+        let home = LayerState::at_home(decl, &self.shape, self.len(), &**remote);
         home.map(Some)
     }
 }
@@ -50,11 +52,11 @@ impl LayerState {
     /// State in the host's memory that holds what `remote` has of a session of `positions` tokens.
     pub(super) fn at_home(
         decl: &StateDecl,
-        kv_type: KvType,
+        shape: &SessionShape,
         positions: usize,
         remote: &dyn RemoteState,
     ) -> Result<LayerState, Error> {
-        let mut home = LayerState::new(decl, kv_type);
+        let mut home = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
         home.take(positions, &remote.values(positions)?)?;
         Ok(home)
     }
@@ -66,7 +68,7 @@ impl LayerState {
         positions: usize,
         pages: Vec<KvPage>,
     ) -> LayerState {
-        let mut state = LayerState::new(decl, kv_type);
+        let mut state = LayerState::new(decl, kv_type, &Arc::default());
         if let LayerState::KeyValue(cache) = &mut state {
             cache.restore(positions, pages);
         }
@@ -97,7 +99,7 @@ impl LayerState {
             LayerState::KeyValue(cache) => {
                 let first = cache.first_needed(positions);
                 cache.restore(positions, Vec::new());
-                cache.reserve(positions);
+                cache.reserve(0, positions);
                 let (keys, values) = values.split_at(values.len() / 2);
                 let width = keys.len() / (positions - first).max(1);
                 for position in first..positions {

@@ -52,7 +52,7 @@ fn attention_of(
         kv_heads,
         head_dim,
         window,
-        is_shared: false,
+        is_joint: false,
     });
     g.push(Op::KvAppend { k, v, state });
     let shape = AttentionShape {

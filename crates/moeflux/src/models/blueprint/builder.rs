@@ -225,7 +225,7 @@ impl BlueprintBuilder {
             kv_heads: shape.kv_heads,
             head_dim: shape.head_dim,
             window: shape.window,
-            is_shared: k == v,
+            is_joint: k == v,
         });
         self.graph.push(Op::KvAppend { k, v, state });
         let out = self.graph.buffer("attended", shape.heads * shape.head_dim);
