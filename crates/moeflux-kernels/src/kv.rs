@@ -176,8 +176,8 @@ impl KvPage {
         (self.kv_heads, self.head_dim)
     }
 
-    /// Writes the key and the value of one head at a position of the page; where keys are the values
-    /// too, the value is left out.
+    /// Writes the key and the value of one head at a position of the page; where keys are the
+    /// values too, the value is left out.
     ///
     /// # Errors
     /// If there is no such position or head, or lengths differ from head_dim.

@@ -79,7 +79,8 @@ impl LayerState {
         }
     }
 
-    /// Comes back to `position`, with what a checkpoint there has saved; `saved` gives the next one.
+    /// Comes back to `position`, with what a checkpoint there has saved; `saved` gives the next
+    /// one.
     ///
     /// # Errors
     /// [`Error::Device`] if a device is lost.

@@ -14,8 +14,8 @@ use super::{Session, SessionShape, forgets};
 use crate::Error;
 use crate::graph::StateDecl;
 
-/// Keys and values of a range of positions in all layers that keep them. Its pages are whole: they also hold what
-/// lies before the range in its first page.
+/// Keys and values of a range of positions in all layers that keep them. Its pages are whole: they
+/// also hold what lies before the range in its first page.
 #[derive(Debug)]
 pub struct KeyValues {
     shape: Arc<SessionShape>,
