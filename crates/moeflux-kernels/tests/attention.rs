@@ -23,7 +23,8 @@ proptest! {
         half: bool,
     ) {
         let kv_type = if half { KvType::F16 } else { KvType::F32 };
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.3, window: None };
+        let (heads, window) = (kv_heads * group, None);
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window };
         let run = |cpu: Option<&Cpu>| {
             let kind = kind(x_kind);
             run_attention(cpu, &mut Random(seed), kv_type, shape, &spans, kind).concat()
@@ -44,8 +45,8 @@ proptest! {
         seed: u64, kv_heads in 1usize..3, group in 1usize..9, head_dim in 1usize..100,
         window in 1usize..1200, n in 1usize..90, start in 0usize..1100, is_joint: bool,
     ) {
-        let window = Some(window);
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.3, window };
+        let (heads, window) = (kv_heads * group, Some(window));
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window };
         let random = &mut Random(seed);
         let (q, sinks) = (random.floats(n * shape.heads * head_dim), random.floats(shape.heads));
         let mut pages = random_pages(random, KvType::F16, shape, start + n, Kind::Plain);

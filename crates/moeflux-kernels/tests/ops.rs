@@ -48,7 +48,9 @@ proptest! {
     }
 
     #[test]
-    fn gated_activations(seed: u64, len in 0usize..400, limit in 0.1f32..5.0, x_kind in 0usize..14) {
+    fn gated_activations(
+        seed: u64, len in 0usize..400, limit in 0.1f32..5.0, x_kind in 0usize..14,
+    ) {
         let mut random = Random(seed);
         let [gate, up] = [(); 2].map(|()| random.values(kind(x_kind), len));
         let clamped = Glu::Clamped { limit, alpha: 1.702, offset: 1.0 };

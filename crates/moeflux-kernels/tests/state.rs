@@ -54,7 +54,8 @@ proptest! {
     #[test]
     fn delta_rule(
         seed: u64, key_heads in 1usize..4, times in 1usize..4, key_dim in 1usize..70,
-        value_dim in 1usize..150, decay in 0usize..3, lengths in proptest::collection::vec(1usize..70, 0..3),
+        value_dim in 1usize..150, decay in 0usize..3,
+        lengths in proptest::collection::vec(1usize..70, 0..3),
         x_kind in 0usize..14, tiled: bool,
     ) {
         let head_order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };

@@ -51,8 +51,9 @@ pub struct ModelInfo {
     pub token_expert_bytes: u64,
     /// Multiply-adds of a token in all matrices but the output head.
     pub token_multiply_adds: u64,
-    /// Bytes that the session's state grows by with each token, once past its first page and
-    /// all windows, with the engine's type of keys and values (the default one before the model is opened).
+    /// Bytes that the session's state grows by with each token, once past its first page and all
+    /// windows, with the engine's type of keys and values (the default one before the model is
+    /// opened).
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
     pub codecs: Vec<(String, String)>,

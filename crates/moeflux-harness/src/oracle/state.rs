@@ -215,8 +215,8 @@ impl Oracle<'_> {
     }
 }
 
-/// Softmax of one query's scores over the positions that it sees, times the values. A sink is a score
-/// without a value.
+/// Softmax of one query's scores over the positions that it sees, times the values. A sink is a
+/// score without a value.
 fn one_query(
     q: &[f64],
     keys: &[f64],

@@ -63,8 +63,8 @@ impl Engine {
         RecurrentState::read_from(&self.shape, input)
     }
 
-    /// Bytes of a [`RecurrentState`] of this model, at most; 0 where there is none, so that a session
-    /// can go on from every position.
+    /// Bytes of a [`RecurrentState`] of this model, at most; 0 where there is none, so that a
+    /// session can go on from every position.
     pub fn recurrent_bytes(&self) -> u64 {
         let bytes = |decl: &StateDecl| match *decl {
             StateDecl::Recurrent { len } => len as u64 * 4,

@@ -81,7 +81,8 @@ pub enum StateDecl {
         kv_heads: usize,
         /// Elements of a head.
         head_dim: usize,
-        /// Positions that a query sees, its own included; those before may be forgotten. `None`: all.
+        /// Positions that a query sees, its own included; those before may be forgotten. `None`:
+        /// all.
         window: Option<usize>,
         /// Whether keys are the values too, so that they are kept once.
         is_joint: bool,

@@ -151,7 +151,8 @@ pub enum Op {
     GatedDelta {
         /// `[q | k | v]`.
         qkv: BufferId,
-        /// Decay input, `[value_heads]`, or `[value_heads, key_dim]`; see [`moeflux_kernels::Decay`].
+        /// Decay input, `[value_heads]`, or `[value_heads, key_dim]`; see
+        /// [`moeflux_kernels::Decay`].
         a: BufferId,
         /// Learning-rate input, `[value_heads]`.
         b: BufferId,

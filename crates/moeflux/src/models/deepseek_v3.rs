@@ -1,6 +1,6 @@
-//! DeepSeek-V3, R1, Kimi-K2, K2.5, GLM-4.7-Flash and what shares their form: latent attention, plain
-//! MLPs in the first layers, then experts routed by groups and corrected sigmoid scores beside
-//! shared ones.
+//! DeepSeek-V3, R1, Kimi-K2, K2.5, GLM-4.7-Flash and what shares their form: latent attention,
+//! plain MLPs in the first layers, then experts routed by groups and corrected sigmoid scores
+//! beside shared ones.
 //!
 //! Reference: `transformers/models/deepseek_v3/modeling_deepseek_v3.py`.
 
