@@ -77,7 +77,7 @@ fn tokens(text: &str) -> Result<Vec<Vec<u8>>, String> {
         .map(|(index, line)| {
             let wrong = || format!("line {} is no token with rank {index}", index + 1);
             let (bytes, rank) = line.split_once(' ').ok_or_else(wrong)?;
-            match rank.trim().parse() {
+            match rank.trim().parse::<usize>() {
                 Ok(rank) if index == rank => from_base64(bytes).ok_or_else(wrong),
                 _ => Err(wrong()),
             }
