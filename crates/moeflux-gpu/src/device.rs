@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use wgpu::{Features, Limits};
 
@@ -25,6 +25,8 @@ pub struct Gpu {
     bytes: Arc<AtomicU64>,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Whether its multiply-add is rounded once, when that has been found out.
+    pub(crate) fma: OnceLock<bool>,
 }
 
 /// Compiled kernels, by name and parameters.
@@ -140,6 +142,7 @@ impl Gpu {
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
             pipelines: Mutex::default(),
+            fma: OnceLock::new(),
         }))
     }
 
@@ -176,6 +179,11 @@ impl Gpu {
     /// Bytes of memory in use on the device.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the device's multiply-add is known to be rounded once.
+    pub(crate) fn has_fma(&self) -> bool {
+        self.fma.get().copied().unwrap_or(false)
     }
 
     /// What the driver reported since the last call.

@@ -11,6 +11,7 @@ mod adapter;
 mod backend;
 mod device;
 mod error;
+pub mod exactness;
 pub mod kv_layout;
 pub mod matrix;
 pub mod ops;

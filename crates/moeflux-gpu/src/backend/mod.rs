@@ -3,6 +3,7 @@
 
 mod buffers;
 mod experts;
+mod latent;
 mod state_ops;
 mod weights;
 
@@ -19,6 +20,7 @@ use crate::state::DeviceStates;
 use crate::{Gpu, GpuError, Recorder};
 use buffers::{DeviceBuffers, StepInputs};
 use experts::DeviceExperts;
+use latent::PieceLists;
 use weights::DeviceWeights;
 
 /// What a caller may choose.
@@ -35,6 +37,7 @@ pub struct GpuBackend {
     buffers: DeviceBuffers,
     inputs: StepInputs,
     weights: DeviceWeights,
+    pieces: PieceLists,
     experts: DeviceExperts,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
@@ -49,6 +52,7 @@ impl GpuBackend {
             buffers: DeviceBuffers::default(),
             inputs: StepInputs::default(),
             weights: DeviceWeights::default(),
+            pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             buffers_seen: 0,
         }
@@ -231,6 +235,10 @@ impl Backend for GpuBackend {
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            Op::AddBias { .. }
+            | Op::Rearrange { .. }
+            | Op::HeadMatmul { .. }
+            | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
             Op::Experts { .. } => self.routed_experts(op, pool, experts),
             _ => self.rows(op, step, weights, pool),

@@ -4,6 +4,7 @@
 mod common;
 
 mod attention;
+mod latent;
 mod recurrent;
 mod routing;
 mod rowwise;
