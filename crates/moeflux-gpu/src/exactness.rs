@@ -132,11 +132,12 @@ impl RandomWeights {
     fn new(random: &mut Bits, coding: Coding, rows: usize, cols: usize) -> Option<RandomWeights> {
         let [weights, scales, biases] = coding.part_lengths(rows, cols).ok()?;
         let mut weights: Vec<u8> = (0..weights).map(|_| random.next() as u8).collect();
-        let mut maps = |len| (0..len).map(|_| (random.float(8) / 64.0).to_bits() >> 16);
-        let scales: Vec<u32> = maps(scales).collect();
-        let biases: Vec<u32> = maps(biases).collect();
-        let narrow = |v: Vec<u32>| v.into_iter().map(|bits| bits as u16).collect::<Vec<u16>>();
-        let (mut scales, mut biases) = (narrow(scales), narrow(biases));
+        // bfloat16 is the upper half of f32.
+        let mut maps = |len: usize| -> Vec<u16> {
+            let upper = |v: f32| (v.to_bits() >> 16) as u16;
+            (0..len).map(|_| upper(random.float(8) / 64.0)).collect()
+        };
+        let (mut scales, mut biases) = (maps(scales), maps(biases));
         // Bytes of a block, and where its binary16 scales are.
         let (block, places): (usize, &[usize]) = match coding {
             Coding::Affine { .. } => (1, &[]),

@@ -154,17 +154,17 @@ fn exact_exp(given: f32) -> f32 {
     var x = select(given, 89.0, given > 89.0);
     x = select(x, -104.0, x < -104.0);
     let n = round(x * 1.4426950408889634);
-    var r = fused(n, -0.693359375, x);
-    r = fused(n, 2.12194440e-4, r);
-    // 1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6
-    var p = bitcast<f32>(0x39500d01u);
-    p = fused(p, r, bitcast<f32>(0x3ab60b61u));
-    p = fused(p, r, bitcast<f32>(0x3c088889u));
-    p = fused(p, r, bitcast<f32>(0x3d2aaaabu));
-    p = fused(p, r, bitcast<f32>(0x3e2aaaabu));
-    p = fused(p, r, 0.5);
-    p = fused(p, r, 1.0);
-    p = fused(p, r, 1.0);
+    // Loops, so that a driver need not have `fused` in ten places.
+    var parts = array(-0.693359375, 2.12194440e-4);
+    var r = x;
+    for (var i = 0u; i < 2u; i++) { r = fused(n, parts[i], r); }
+    // 1 / k! for k from 7 to 0.
+    var terms = array(
+        0x39500d01u, 0x3ab60b61u, 0x3c088889u, 0x3d2aaaabu, 0x3e2aaaabu, 0x3f000000u, 0x3f800000u,
+        0x3f800000u,
+    );
+    var p = bitcast<f32>(terms[0]);
+    for (var i = 1u; i < 8u; i++) { p = fused(p, r, bitcast<f32>(terms[i])); }
     let half_n = round(n * 0.5);
     return p * exact_power_of_two(half_n) * exact_power_of_two(n - half_n);
 }

@@ -71,9 +71,7 @@ fn integers_near(v: vec4<f32>, scale: f32, inverse: f32) -> vec4<i32> {
     // Near a half, or where the inverse is inexact, the quotient itself decides.
     let from_half = abs(abs(near - whole) - vec4(0.5));
     if scale < 1e-30 || any(from_half < vec4(1e-3)) {
-        whole = round(vec4(
-            divided(v.x, scale), divided(v.y, scale), divided(v.z, scale), divided(v.w, scale),
-        ));
+        for (var i = 0u; i < 4u; i++) { whole[i] = round(divided(v[i], scale)); }
     }
     return vec4<i32>(clamp(whole, vec4(-127.0), vec4(127.0)));
 }
@@ -104,17 +102,16 @@ fn round_chunk(first: u32, cols: u32, thread: u32) {
     for (var run = thread; run < cols / RUN; run += THREADS) {
         let scale = scales_x[run * RUN / GROUP];
         let bits = bitcast<u32>(scale);
-        var low = vec4(0);
-        var high = vec4(0);
-        if bits != 0u && !is_special(bits) {
-            let inverse = 1.0 / scale;
-            let at = first + run * 2u;
-            low = integers_near(x[at], scale, inverse);
-            high = integers_near(x[at + 1u], scale, inverse);
+        let inverse = 1.0 / scale;
+        var both = vec4(0);
+        for (var half = 0u; half < 2u; half++) {
+            var four = vec4(0);
+            if bits != 0u && !is_special(bits) {
+                four = integers_near(x[first + run * 2u + half], scale, inverse);
+            }
+            rounded_x[run * 2u + half] = packed(four);
+            both += four;
         }
-        rounded_x[run * 2u] = packed(low);
-        rounded_x[run * 2u + 1u] = packed(high);
-        let both = low + high;
         run_sums[run] = (both.x + both.y) + (both.z + both.w);
     }
     workgroupBarrier();
@@ -176,7 +173,7 @@ fn segment_sum(
         let maps = maps_of(place, im.cols, tile, row / 4u, block, unit);
 //#if IS_Q6K
         let scale = select(maps.low, maps.high, group % 2u == 1u)[row % 4u];
-        let dot = dots[matrix * DOTS + group * 16u + row];
+        var dot = dots[matrix * DOTS + group * 16u + row];
 //#else
         let scale = maps.low[row % 4u];
         var dot = 0;

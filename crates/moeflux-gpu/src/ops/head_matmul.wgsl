@@ -24,10 +24,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let pair = group.y + group.z * 32768u;
     let k4 = group.x * THREADS + thread;
     if pair >= im.pairs || k4 * 4u >= im.cols { return; }
-    let from = (pair % im.heads) * im.stride + im.first;
+    let row = (pair % im.heads) * im.stride + im.first;
     var sums = vec4(0.0);
     for (var i = 0u; i < im.rows; i++) {
-        sums = fma(vec4(x[pair * im.rows + i]), four(from + i, k4), sums);
+        sums = fma(vec4(x[pair * im.rows + i]), four(row + i, k4), sums);
     }
     for (var i = 0u; i < 4u; i++) {
         if k4 * 4u + i < im.cols { out[pair * im.cols + k4 * 4u + i] = sums[i]; }

@@ -4,6 +4,7 @@
 mod common;
 
 mod attention;
+mod exact;
 mod latent;
 mod recurrent;
 mod routing;
