@@ -13,9 +13,12 @@ mod exact_probe;
 mod expert_exact;
 mod expert_matvec;
 mod gated_delta;
+mod group_experts;
 mod grouped_router;
+mod halves;
 mod head_matmul;
 mod kv_append;
+pub mod matmul;
 mod matvec;
 mod rearrange;
 mod rms_norm;
@@ -34,6 +37,7 @@ pub use exact_probe::exact_probe;
 pub use expert_exact::{expert_exact, expert_exact_swiglu};
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
 pub use gated_delta::{DeltaViews, gated_delta};
+pub use group_experts::{Groups, group_experts};
 pub use grouped_router::grouped_router;
 pub use head_matmul::head_matmul;
 pub use kv_append::kv_append;
@@ -73,7 +77,11 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         expert_matvec::kernels(),
         gated_delta::kernels(),
         head_matmul::kernels(),
+        group_experts::kernels(),
+        halves::kernels(),
         kv_append::kernels(),
+        matmul::kernels(),
+        matmul::unit_kernels(8),
         matvec::kernels(),
         rearrange::kernels(),
         rms_norm::kernels(),
