@@ -47,10 +47,15 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
         device => device,
     };
     if device == Device::Cpu {
-        return match (args.device, args.gpu_memory) {
-            (Device::Cpu, Some(_)) => Err(Failure::Usage(
-                "--gpu-memory needs --device gpu or auto".to_owned(),
-            )),
+        let given = [
+            ("--gpu-memory", args.gpu_memory.is_some()),
+            ("--cpu-experts", args.cpu_experts),
+        ];
+        let given = given.into_iter().find(|(_, is_given)| *is_given);
+        return match (args.device, given) {
+            (Device::Cpu, Some((flag, _))) => {
+                Err(Failure::Usage(format!("{flag} needs --device gpu or auto")))
+            }
             _ => Ok(()),
         };
     }
@@ -68,7 +73,7 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
             )));
         }
     }
-    on_gpu(options, device, args.gpu_memory)
+    on_gpu(options, device, args)
 }
 
 #[cfg(feature = "gpu")]
@@ -87,7 +92,7 @@ fn automatic() -> Device {
 fn on_gpu(
     options: &mut EngineOptions,
     device: Device,
-    expert_bytes: Option<u64>,
+    args: &ModelArgs,
 ) -> Result<(), Failure> {
     use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
@@ -96,9 +101,23 @@ fn on_gpu(
         _ => DeviceChoice::Any,
     };
     let gpu = Gpu::open(choice).map_err(moeflux::Error::from)?;
-    let limits = GpuOptions { expert_bytes };
+    let limits = GpuOptions {
+        expert_bytes: args.gpu_memory,
+    };
+    let with_host = args.cpu_experts;
+    let agree = || moeflux_gpu::exactness::usual_experts_agree(&gpu).map_err(moeflux::Error::from);
+    if args.cpu_experts && !agree()? {
+        output::note(
+            "this device does not have the processor's bits: answers may differ by where experts \
+             are computed",
+        );
+    }
     options.backend = Some(std::sync::Arc::new(move || {
-        Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
+        let backend = GpuBackend::new(gpu.clone(), limits);
+        Ok(Box::new(match with_host {
+            true => backend.with_host_experts()?,
+            false => backend,
+        }))
     }));
     Ok(())
 }
@@ -110,8 +129,43 @@ fn automatic() -> Device {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn on_gpu(_: &mut EngineOptions, _: Device, _: Option<u64>) -> Result<(), Failure> {
+fn on_gpu(_: &mut EngineOptions, _: Device, _: &ModelArgs) -> Result<(), Failure> {
     Err(Failure::Usage(
         "built without the feature `gpu`; build with it, or use --device cpu".to_owned(),
     ))
+}
+
+/// The exit code of what a device reported, as `moeflux --help` lists it; `None` of another's error.
+#[cfg(feature = "gpu")]
+pub fn fault_class(error: &(dyn std::error::Error + 'static)) -> Option<FaultClass> {
+    use moeflux_gpu::GpuError;
+    Some(match error.downcast_ref()? {
+        GpuError::NoAdapter { .. }
+        | GpuError::Lacks { .. }
+        | GpuError::Open { .. }
+        | GpuError::TooLarge { .. }
+        | GpuError::Unsupported { .. } => FaultClass::Unusable,
+        GpuError::OutOfMemory { .. } | GpuError::Budget { .. } => FaultClass::Memory,
+        GpuError::Lost { .. } | GpuError::Wrong { .. } => FaultClass::Machine,
+        _ => return None,
+    })
+}
+
+/// The same without devices.
+#[cfg(not(feature = "gpu"))]
+pub fn fault_class(_: &(dyn std::error::Error + 'static)) -> Option<FaultClass> {
+    None
+}
+
+/// What a device's error is about.
+pub enum FaultClass {
+    /// A device that cannot be used so.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Unusable,
+    /// Memory that is not there.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Memory,
+    /// A device that failed.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Machine,
 }

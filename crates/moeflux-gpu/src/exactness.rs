@@ -1,6 +1,8 @@
 //! Whether a device computes experts to the processor's bits. Where it does, an expert may be
 //! computed on either, and no answer tells which.
 
+use std::sync::Arc;
+
 use moeflux_kernels::{Coded, Coding, MatmulJob, Matrix, MatrixData, arrange, reference};
 
 use crate::matrix::Form;
@@ -40,6 +42,22 @@ pub fn scalar_functions_agree(r: &mut Recorder) -> Result<bool, GpuError> {
     Ok(own || trial(r, false)?)
 }
 
+/// Whether experts in usual codings come out with the processor's bits.
+///
+/// # Errors
+/// What the device reports.
+pub fn usual_experts_agree(gpu: &Arc<Gpu>) -> Result<bool, GpuError> {
+    let mut recorder = Recorder::new(Arc::clone(gpu));
+    let affine = |bits| Coding::Affine { bits, group: 64 };
+    let mut agree = scalar_functions_agree(&mut recorder)?;
+    let usual =
+        [(affine(4), affine(8)), (Coding::Q8_0, Coding::Q4_0), (Coding::Q4K, Coding::Q6K)];
+    for (gate, down) in usual {
+        agree = agree && experts_agree(&mut recorder, gate, down)?;
+    }
+    Ok(agree)
+}
+
 fn trial(r: &mut Recorder, has_fma: bool) -> Result<bool, GpuError> {
     let random = &mut Bits(0x2545_f491_4f6c_dd1d);
     let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
@@ -55,7 +73,7 @@ fn trial(r: &mut Recorder, has_fma: bool) -> Result<bool, GpuError> {
             _ => -x * y * (1.0 + random.float(30)),
         });
     }
-    let gpu = std::sync::Arc::clone(r.gpu());
+    let gpu = Arc::clone(r.gpu());
     let upload = |v: &[f32]| gpu.buffer_with("a trial", bytemuck::cast_slice(v));
     let (a_there, b_there, c_there) = (upload(&a)?, upload(&b)?, upload(&c)?);
     let out = gpu.buffer("a trial", 12 * TRIALS as u64)?;
@@ -207,7 +225,7 @@ fn on_device(
     matrices: [&RandomWeights; 3],
     x: &[f32],
 ) -> Result<Vec<f32>, GpuError> {
-    let gpu = std::sync::Arc::clone(r.gpu());
+    let gpu = Arc::clone(r.gpu());
     let mut slot = Vec::new();
     let mut placed = Vec::new();
     for matrix in matrices {

@@ -12,6 +12,7 @@ mod backend;
 mod device;
 mod error;
 pub mod exactness;
+mod faults;
 pub mod kv_layout;
 pub mod matrix;
 pub mod ops;

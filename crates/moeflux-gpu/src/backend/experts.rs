@@ -8,7 +8,7 @@ use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferPool, Op};
 use moeflux::weights::ExpertLayout;
 
-use super::{GpuBackend, wrong_op};
+use super::{GpuBackend, budget, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder, View};
@@ -64,6 +64,9 @@ impl DeviceExperts {
         if self.layers.contains_key(&layer) {
             return Ok(());
         }
+        if let Some(bytes) = self.bytes.filter(|_| self.layers.is_empty()) {
+            budget::check(stage, bytes)?;
+        }
         let experts = stage.residency.experts(layer) as usize;
         let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
         let new = Layer::new(gpu, stage.layout(layer)?, experts, share)?;
@@ -95,10 +98,7 @@ impl Layer {
         experts: usize,
         bytes: Option<u64>,
     ) -> Result<Layer, Error> {
-        let end = [&layout.gate, &layout.up, &layout.down].map(|m| m.end());
-        let empty = vec![0; end.into_iter().max().unwrap_or(0)];
-        let form = |m: &moeflux::weights::MatrixLayout| Ok::<_, Error>(Form::of(&m.view(&empty)?));
-        let (gate, up, down) = (form(&layout.gate)?, form(&layout.up)?, form(&layout.down)?);
+        let [gate, up, down] = budget::forms(layout)?;
         let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
@@ -109,6 +109,7 @@ impl Layer {
                 made => break made?,
             }
         };
+        gpu.note_experts(slots.bytes());
         let slot_of = vec![NONE; experts];
         Ok(Layer {
             gate: (gate, gate.place(starts[0])),

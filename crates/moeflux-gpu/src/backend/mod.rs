@@ -1,6 +1,7 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod budget;
 mod buffers;
 mod experts;
 mod latent;
