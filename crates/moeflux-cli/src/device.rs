@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use moeflux::{Activations, EngineOptions};
+use moeflux::{Activations, EngineOptions, Lookahead};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -62,6 +62,9 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
     for (flag, is_given) in [
         ("--threads", args.threads.is_some()),
         ("--isa", args.isa.is_some()),
+        // What is chosen among experts that are all on the device does not come to the host.
+        ("--trace", args.trace.is_some()),
+        ("--lookahead on", args.lookahead == Lookahead::On),
         (
             "--activations f32",
             args.activations != Activations::default(),
@@ -89,11 +92,7 @@ fn automatic() -> Device {
 }
 
 #[cfg(feature = "gpu")]
-fn on_gpu(
-    options: &mut EngineOptions,
-    device: Device,
-    args: &ModelArgs,
-) -> Result<(), Failure> {
+fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Result<(), Failure> {
     use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
     let choice = match device {

@@ -8,6 +8,7 @@ use wgpu::{Features, Limits};
 
 use crate::adapter::{self, AdapterLine, DeviceChoice};
 use crate::faults::{Fault, Faults, listen};
+use crate::tier::TierCounts;
 use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
@@ -27,8 +28,8 @@ pub struct Gpu {
     bytes: Arc<AtomicU64>,
     /// The most bytes that buffers may take.
     most_bytes: AtomicU64,
-    /// Bytes that hold experts.
-    expert_bytes: AtomicU64,
+    /// What its memory for experts has done.
+    pub(crate) tier: TierCounts,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
     /// Whether its multiply-add is rounded once, when that has been found out.
@@ -121,7 +122,7 @@ impl Gpu {
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
             most_bytes: AtomicU64::new(u64::MAX),
-            expert_bytes: AtomicU64::new(0),
+            tier: TierCounts::default(),
             pipelines: Mutex::default(),
             fma: OnceLock::new(),
         }))
@@ -200,18 +201,13 @@ impl Gpu {
             what,
             bytes_wanted,
             in_use: self.bytes_in_use(),
-            experts: self.expert_bytes.load(Ordering::Relaxed),
+            experts: self.tier.bytes(),
         }
     }
 
     /// Takes no more than this many bytes of the device's memory from now on.
     pub fn limit_memory(&self, bytes: u64) {
         self.most_bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    /// Notes that so many more bytes hold experts.
-    pub(crate) fn note_experts(&self, bytes: u64) {
-        self.expert_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Gives the device up as if it had been taken out: whatever needs it fails from now on.

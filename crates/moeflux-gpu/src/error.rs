@@ -83,7 +83,9 @@ pub enum GpuError {
         problem: String,
     },
     /// Results that are not the operation's.
-    #[error("{adapter} computes wrong results ({problem}); use --device cpu, and please report this")]
+    #[error(
+        "{adapter} computes wrong results ({problem}); use --device cpu, and please report this"
+    )]
     Wrong {
         /// The adapter's name.
         adapter: String,

@@ -50,8 +50,11 @@ pub fn usual_experts_agree(gpu: &Arc<Gpu>) -> Result<bool, GpuError> {
     let mut recorder = Recorder::new(Arc::clone(gpu));
     let affine = |bits| Coding::Affine { bits, group: 64 };
     let mut agree = scalar_functions_agree(&mut recorder)?;
-    let usual =
-        [(affine(4), affine(8)), (Coding::Q8_0, Coding::Q4_0), (Coding::Q4K, Coding::Q6K)];
+    let usual = [
+        (affine(4), affine(8)),
+        (Coding::Q8_0, Coding::Q4_0),
+        (Coding::Q4K, Coding::Q6K),
+    ];
     for (gate, down) in usual {
         agree = agree && experts_agree(&mut recorder, gate, down)?;
     }

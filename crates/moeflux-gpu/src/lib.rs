@@ -19,6 +19,7 @@ pub mod ops;
 mod recorder;
 mod shader;
 pub mod state;
+mod tier;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
 pub use backend::{GpuBackend, GpuOptions};

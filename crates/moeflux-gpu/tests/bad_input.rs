@@ -38,7 +38,10 @@ fn on_device(expert_bytes: Option<u64>) -> (Arc<Gpu>, Engine) {
         backend: Some(Arc::new(make)),
         ..options()
     };
-    (gpu, Engine::open(&demo(), &options).expect("the demo opens"))
+    (
+        gpu,
+        Engine::open(&demo(), &options).expect("the demo opens"),
+    )
 }
 
 fn prefill(engine: &Engine, session: &mut Session) -> Result<Vec<f32>, moeflux::Error> {
@@ -76,7 +79,10 @@ fn a_device_without_memory_says_what_would_do() {
     gpu.limit_memory(gpu.bytes_in_use());
     let mut long = engine.session();
     let words = refusal(prefill(&engine, &mut long));
-    assert!(words.contains("--gpu-memory") && words.contains("--context"), "{words}");
+    assert!(
+        words.contains("--gpu-memory") && words.contains("--context"),
+        "{words}"
+    );
     // Who has memory goes on.
     next(&engine, &mut session, 3).expect("it needs no more");
 }
@@ -105,7 +111,10 @@ fn a_lost_device_leaves_the_last_snapshot() {
     gpu.give_up();
     for _ in 0..2 {
         let words = refusal(next(&engine, &mut session, 4));
-        assert!(words.contains("lost") && words.contains("snapshot"), "{words}");
+        assert!(
+            words.contains("lost") && words.contains("snapshot"),
+            "{words}"
+        );
     }
     refusal(session.to_bytes());
     // The processor goes on from the snapshot.
@@ -124,5 +133,8 @@ fn a_device_that_is_not_there_is_named() {
     let refused = refused.err().expect("nobody has so many");
     assert!(matches!(refused, GpuError::NoAdapter { .. }));
     let words = refused.to_string();
-    assert!(words.contains("number 99") && words.contains("--device cpu"), "{words}");
+    assert!(
+        words.contains("number 99") && words.contains("--device cpu"),
+        "{words}"
+    );
 }

@@ -70,12 +70,18 @@ pub fn run(device: Device, is_json: bool) -> Result<(), Failure> {
 fn report(name: &str, found: &BTreeMap<String, Found>, bits: bool) -> Result<(), Failure> {
     output::line(name)?;
     for (op, found) in found {
-        let Found { cases, worst, problems } = found;
+        let Found {
+            cases,
+            worst,
+            problems,
+        } = found;
         let verdict = match problems.first() {
             None => "right".to_owned(),
             Some(problem) => format!("WRONG: {problem}"),
         };
-        output::line(&format!("  {op:<18} {cases:>3} cases, error {worst:.1e}: {verdict}"))?;
+        output::line(&format!(
+            "  {op:<18} {cases:>3} cases, error {worst:.1e}: {verdict}"
+        ))?;
     }
     output::line(match bits {
         true => "  experts come out with the processor's bits",
@@ -110,7 +116,11 @@ fn operations(gpu: &Arc<Gpu>) -> Result<BTreeMap<String, Found>, Failure> {
 fn check(gpu: &Arc<Gpu>, case: &Case) -> Result<f64, HarnessError> {
     let backend = || Box::new(GpuBackend::new(Arc::clone(gpu), GpuOptions::default()));
     let found = run_case(case, backend())?;
-    let error = close(&found, &run_case(case, reference(Activations::F32))?, TOLERANCE)?;
+    let error = close(
+        &found,
+        &run_case(case, reference(Activations::F32))?,
+        TOLERANCE,
+    )?;
     let cut = case.in_steps(&[1])?;
     identical(&run_case(&cut, backend())?, &found)?;
     Ok(error)

@@ -109,7 +109,7 @@ impl Layer {
                 made => break made?,
             }
         };
-        gpu.note_experts(slots.bytes());
+        gpu.tier.opened(count, slots.bytes());
         let slot_of = vec![NONE; experts];
         Ok(Layer {
             gate: (gate, gate.place(starts[0])),
@@ -352,6 +352,7 @@ impl DeviceExperts {
                 slots.down.0.pack(&layout.down.view(bytes)?, packed);
                 let slot = slots.take_slot(id, now)?;
                 r.write(&slots.slots, (slot * slots.slot_bytes) as u64, packed);
+                r.gpu().tier.brought(packed.len() as u64);
                 Ok(())
             })?;
             slots.compute(r, views, Some(turn))?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use moeflux::Error;
 use moeflux::RemoteStates;
-use moeflux::backend::{Backend, ExpertStage, Step};
+use moeflux::backend::{Backend, ExpertStage, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Op};
 use moeflux::weights::Weights;
 
@@ -188,6 +188,10 @@ impl GpuBackend {
 impl Backend for GpuBackend {
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+    }
+
+    fn tier(&self) -> Option<TierStats> {
+        Some(self.gpu.tier.stats())
     }
 
     fn begin_step(&mut self) {
