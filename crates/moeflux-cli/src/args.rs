@@ -36,12 +36,6 @@ pub struct ModelArgs {
     /// Memory of the graphics processor for experts [default: all of them, or what it has left]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub gpu_memory: Option<u64>,
-    /// Compute experts that the graphics processor's memory does not hold on the processor, at the same
-    /// time, where that takes less time than bringing them over. Which are is a matter of measured
-    /// time; the answer is the same where weights are integers and the device has the processor's
-    /// bits (moeflux devices --self-test), else it may differ in rounding
-    #[arg(long)]
-    pub cpu_experts: bool,
     /// Compute threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

@@ -47,15 +47,10 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
         device => device,
     };
     if device == Device::Cpu {
-        let given = [
-            ("--gpu-memory", args.gpu_memory.is_some()),
-            ("--cpu-experts", args.cpu_experts),
-        ];
-        let given = given.into_iter().find(|(_, is_given)| *is_given);
-        return match (args.device, given) {
-            (Device::Cpu, Some((flag, _))) => {
-                Err(Failure::Usage(format!("{flag} needs --device gpu or auto")))
-            }
+        return match (args.device, args.gpu_memory) {
+            (Device::Cpu, Some(_)) => Err(Failure::Usage(
+                "--gpu-memory needs --device gpu or auto".to_owned(),
+            )),
             _ => Ok(()),
         };
     }
@@ -103,20 +98,8 @@ fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Resu
     let limits = GpuOptions {
         expert_bytes: args.gpu_memory,
     };
-    let with_host = args.cpu_experts;
-    let agree = || moeflux_gpu::exactness::usual_experts_agree(&gpu).map_err(moeflux::Error::from);
-    if args.cpu_experts && !agree()? {
-        output::note(
-            "this device does not have the processor's bits: answers may differ by where experts \
-             are computed",
-        );
-    }
     options.backend = Some(std::sync::Arc::new(move || {
-        let backend = GpuBackend::new(gpu.clone(), limits);
-        Ok(Box::new(match with_host {
-            true => backend.with_host_experts()?,
-            false => backend,
-        }))
+        Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));
     Ok(())
 }

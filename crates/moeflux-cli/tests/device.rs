@@ -46,11 +46,6 @@ fn what_does_not_go_together_is_refused() {
         fails(&[&["run", "hi"], flags].concat(), 2, &words);
     }
     fails(
-        &["run", "hi", "--cpu-experts"],
-        2,
-        &["--cpu-experts", "--device"],
-    );
-    fails(
         &["run", "--device", "gpu:99", "hi"],
         2,
         &["99", "--device cpu"],

@@ -11,7 +11,6 @@ pub(crate) struct TierCounts {
     slots: AtomicU64,
     brought: AtomicU64,
     brought_bytes: AtomicU64,
-    on_host: AtomicU64,
 }
 
 impl TierCounts {
@@ -27,11 +26,6 @@ impl TierCounts {
         self.brought_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The processor computed experts.
-    pub fn on_host(&self, experts: usize) {
-        self.on_host.fetch_add(experts as u64, Ordering::Relaxed);
-    }
-
     /// Bytes of all slots.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -45,7 +39,6 @@ impl TierCounts {
             slot_bytes: get(&self.bytes),
             brought: get(&self.brought),
             brought_bytes: get(&self.brought_bytes),
-            on_host: get(&self.on_host),
         }
     }
 }

@@ -11,8 +11,6 @@ pub struct TierStats {
     pub brought: u64,
     /// Bytes of those.
     pub brought_bytes: u64,
-    /// Experts that the processor computed because they were not there.
-    pub on_host: u64,
 }
 
 impl TierStats {
@@ -21,7 +19,6 @@ impl TierStats {
         TierStats {
             brought: self.brought - before.brought,
             brought_bytes: self.brought_bytes - before.brought_bytes,
-            on_host: self.on_host - before.on_host,
             ..*self
         }
     }

@@ -30,7 +30,7 @@ impl Tier {
         Tier {
             stats: *stats,
             experts: info.expert_records,
-            found: (1.0 - (stats.brought + stats.on_host) as f64 / choices).max(0.0),
+            found: (1.0 - stats.brought as f64 / choices).max(0.0),
             bytes_per_token: stats.brought_bytes as f64 / tokens.max(1) as f64,
         }
     }
@@ -39,28 +39,23 @@ impl Tier {
     pub fn text(&self) -> String {
         format!(
             "  on the device: room for {} of {} experts ({}); {:.1} % of choices found there, \
-             {:.3} MB a token brought over, {} experts computed by the processor",
+             {:.3} MB a token brought over",
             self.stats.slots,
             self.experts,
             size::show(self.stats.slot_bytes),
             self.found * 100.0,
             self.bytes_per_token * 1e-6,
-            self.stats.on_host,
         )
     }
 
     /// For programs; nothing where the processor computed.
-    pub fn fields(tier: Option<&Tier>) -> [(&'static str, Value); 4] {
+    pub fn fields(tier: Option<&Tier>) -> [(&'static str, Value); 3] {
         [
             ("device_slots", json!(tier.map(|t| t.stats.slots))),
             ("device_hit_rate", json!(tier.map(|t| t.found))),
             (
                 "device_bytes_per_token",
                 json!(tier.map(|t| t.bytes_per_token)),
-            ),
-            (
-                "device_experts_on_cpu",
-                json!(tier.map(|t| t.stats.on_host)),
             ),
         ]
     }
