@@ -117,14 +117,17 @@ fn operations(gpu: &Arc<Gpu>) -> Result<BTreeMap<String, Found>, Failure> {
 /// The error of a case, if it is small, also in a prompt, and the same bits come token by token.
 fn check(gpu: &Arc<Gpu>, case: &Case) -> Result<f64, HarnessError> {
     let backend = || Box::new(GpuBackend::new(Arc::clone(gpu), GpuOptions::default()));
+    let expected = run_case(case, reference(Activations::F32))?;
     let found = run_case(case, backend())?;
-    let error = close(
-        &found,
-        &run_case(case, reference(Activations::F32))?,
-        TOLERANCE,
-    )?;
+    let error = close(&found, &expected, TOLERANCE)?;
     let cut = case.in_steps(&[1])?;
     identical(&run_case(&cut, backend())?, &found)?;
+    let prompt = Case {
+        is_prompt: true,
+        ..case.clone()
+    };
+    let found = run_case(&prompt, backend())?;
+    close(&found, &expected, PROMPT_TOLERANCE)?;
     Ok(error)
 }
 
