@@ -45,6 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..EngineOptions::default()
     };
     let engine = Engine::open(Path::new(path), &options)?;
+    let start = Instant::now();
+    engine.warm(&mut |_, _| ())?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("experts brought there in {seconds:.1} s");
     let vocab = engine.info().vocab_size as u32;
     let tokens: Vec<u32> = (0..prompt as u32).map(|i| (i * 7919 + 3) % vocab).collect();
     for round in 0..3 {

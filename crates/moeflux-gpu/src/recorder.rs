@@ -1,6 +1,7 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, PoisonError};
 
 use crate::GpuError;
@@ -39,6 +40,12 @@ impl<'a> From<&'a DeviceBuffer> for View<'a> {
     }
 }
 
+impl<'a> From<&'a Arc<DeviceBuffer>> for View<'a> {
+    fn from(buffer: &'a Arc<DeviceBuffer>) -> View<'a> {
+        View::from(&**buffer)
+    }
+}
+
 /// One run of a kernel.
 pub struct Dispatch<'a> {
     /// The kernel.
@@ -57,32 +64,84 @@ pub struct Dispatch<'a> {
 struct Kernel {
     pipeline: wgpu::ComputePipeline,
     /// By the bound views: buffer, offset, bytes.
-    bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup>,
+    bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup, Quick>,
 }
 
 /// Records commands for a device, and submits them together.
 pub struct Recorder {
     gpu: Arc<Gpu>,
-    kernels: HashMap<(&'static str, Vec<Param>), Kernel>,
+    kernels: HashMap<(&'static str, Vec<Param>), Kernel, Quick>,
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     staging: Option<wgpu::Buffer>,
     scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
     dispatches: u64,
+    /// Dispatches that are submitted together.
+    together: u32,
+    /// Dispatches since the last submission.
+    waiting: u32,
 }
+
+/// Dispatches of a submission: the device begins with them while the next ones are recorded.
+const TOGETHER: u32 = 64;
+/// Those of a first submission that the device waits for.
+const FIRST: u32 = 16;
+
+/// Hashes short keys in few steps: a lookup a dispatch.
+#[derive(Default)]
+struct QuickHash(u64);
+
+impl Hasher for QuickHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(u64::from(byte));
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}
+
+type Quick = BuildHasherDefault<QuickHash>;
 
 impl Recorder {
     /// A recorder for `gpu`.
     pub fn new(gpu: Arc<Gpu>) -> Recorder {
         Recorder {
             gpu,
-            kernels: HashMap::new(),
+            kernels: HashMap::default(),
             encoder: None,
             pass: None,
             staging: None,
             scratch: HashMap::new(),
             dispatches: 0,
+            together: TOGETHER,
+            waiting: 0,
         }
+    }
+
+    /// The device has nothing to do: it is given work soon.
+    pub fn hasten(&mut self) {
+        self.together = FIRST;
     }
 
     /// The device.
@@ -138,7 +197,7 @@ impl Recorder {
                 None => compile(&self.gpu, d.shader, d.params)?,
             };
             known.insert(key.clone(), pipeline.clone());
-            let bindings = HashMap::new();
+            let bindings = HashMap::default();
             self.kernels
                 .insert(key.clone(), Kernel { pipeline, bindings });
         }
@@ -159,6 +218,10 @@ impl Recorder {
         let [x, y, z] = d.groups;
         pass.dispatch_workgroups(x, y, z);
         self.dispatches += 1;
+        self.waiting += 1;
+        if self.waiting >= self.together {
+            self.submit();
+        }
         Ok(())
     }
 
@@ -193,6 +256,9 @@ impl Recorder {
     /// Has the device begin with what was recorded.
     pub fn submit(&mut self) {
         self.pass = None;
+        if self.waiting > 0 {
+            (self.waiting, self.together) = (0, TOGETHER);
+        }
         if let Some(encoder) = self.encoder.take() {
             self.gpu.queue.submit([encoder.finish()]);
         }

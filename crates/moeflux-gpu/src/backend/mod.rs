@@ -2,7 +2,10 @@
 //! its kernels. Results stay on the device until somebody fetches them.
 
 mod buffers;
+mod decode;
 mod experts;
+mod plan;
+mod planned_experts;
 mod state_ops;
 mod weights;
 
@@ -11,15 +14,20 @@ use std::sync::Arc;
 use moeflux::Error;
 use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Step};
-use moeflux::graph::{BufferId, BufferPool, Op};
+use moeflux::graph::{BufferId, BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
 use crate::{Gpu, GpuError, Recorder};
 use buffers::{DeviceBuffers, StepInputs};
+use decode::Work;
 use experts::DeviceExperts;
+use plan::Plan;
 use weights::DeviceWeights;
+
+/// Tokens of the longest span that is run by a plan of fused kernels.
+const DECODE_TOKENS: usize = 8;
 
 /// What a caller may choose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -36,6 +44,7 @@ pub struct GpuBackend {
     inputs: StepInputs,
     weights: DeviceWeights,
     experts: DeviceExperts,
+    plan: Option<Plan>,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -50,6 +59,7 @@ impl GpuBackend {
             inputs: StepInputs::default(),
             weights: DeviceWeights::default(),
             experts: DeviceExperts::new(options.expert_bytes),
+            plan: None,
             buffers_seen: 0,
         }
     }
@@ -180,6 +190,42 @@ impl GpuBackend {
     }
 }
 
+impl GpuBackend {
+    /// Runs one operation.
+    fn one(
+        &mut self,
+        op: &Op,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        if matches!(op, Op::Lookahead { .. }) {
+            return Ok(());
+        }
+        let writes = op.writes();
+        for id in op.reads() {
+            self.buffers.bring(&mut self.recorder, pool, id)?;
+        }
+        for id in &writes {
+            self.buffers.make(&self.gpu, pool, *id)?;
+        }
+        // A step that wants no logits has rows of nothing at its end.
+        if !writes.is_empty() && writes.iter().all(|id| pool.len(*id) == 0) {
+            return Ok(());
+        }
+        match op {
+            Op::KvAppend { .. }
+            | Op::Attention { .. }
+            | Op::Conv1dSilu { .. }
+            | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, pool, experts),
+            _ => self.rows(op, step, weights, pool),
+        }
+    }
+}
+
 impl Backend for GpuBackend {
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
@@ -212,29 +258,34 @@ impl Backend for GpuBackend {
         pool: &mut BufferPool,
         experts: &mut ExpertStage,
     ) -> Result<(), Error> {
-        if matches!(op, Op::Lookahead { .. }) {
+        self.one(op, step, weights, pool, experts)
+    }
+
+    fn run_graph(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        if step.spans.iter().any(|span| span.len > DECODE_TOKENS) {
+            for op in &graph.ops {
+                self.one(op, step, weights, pool, stage)?;
+            }
             return Ok(());
         }
-        let writes = op.writes();
-        for id in op.reads() {
-            self.buffers.bring(&mut self.recorder, pool, id)?;
-        }
-        for id in &writes {
-            self.buffers.make(&self.gpu, pool, *id)?;
-        }
-        // A step that wants no logits has rows of nothing at its end.
-        if !writes.is_empty() && writes.iter().all(|id| pool.len(*id) == 0) {
-            return Ok(());
-        }
-        match op {
-            Op::KvAppend { .. }
-            | Op::Attention { .. }
-            | Op::Conv1dSilu { .. }
-            | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
-            Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, pool, experts),
-            _ => self.rows(op, step, weights, pool),
-        }
+        self.decode(&mut Work {
+            graph,
+            step,
+            weights,
+            pool,
+            stage,
+        })
+    }
+
+    fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {
+        self.experts.warm(&mut self.recorder, stage)
     }
 }
 

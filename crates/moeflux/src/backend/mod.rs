@@ -20,7 +20,7 @@ use std::sync::Arc;
 use moeflux_kernels::Settled;
 
 use crate::Error;
-use crate::graph::{BufferId, BufferPool, Op};
+use crate::graph::{BufferId, BufferPool, Graph, Op};
 use crate::session::{RemoteStates, Session};
 use crate::weights::Weights;
 
@@ -79,6 +79,33 @@ pub trait Backend: Send {
     /// # Errors
     /// If a device is lost.
     fn end_step(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Runs a step's operations. Only sessions' state and the graph's result need to be there
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn run_graph(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        for op in &graph.ops {
+            self.run(op, step, weights, buffers, experts)?;
+        }
+        Ok(())
+    }
+
+    /// Brings experts nearer to where they are computed, as far as there is room.
+    ///
+    /// # Errors
+    /// An expert that cannot be read, or a lost device.
+    fn warm(&mut self, _experts: &mut ExpertStage) -> Result<(), Error> {
         Ok(())
     }
 

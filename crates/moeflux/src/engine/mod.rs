@@ -187,12 +187,15 @@ impl Engine {
         let _settled = backend.settle();
         stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         backend.begin_step();
-        for op in &self.graph.ops {
-            backend.run(op, &mut step, &self.weights, buffers, stage)?;
-            if let Some(observe) = &mut observe {
-                backend.fetch(&op.reads(), buffers)?;
-                backend.fetch(&op.writes(), buffers)?;
-                observe(op, buffers);
+        match &mut observe {
+            None => backend.run_graph(&self.graph, &mut step, &self.weights, buffers, stage)?,
+            Some(observe) => {
+                for op in &self.graph.ops {
+                    backend.run(op, &mut step, &self.weights, buffers, stage)?;
+                    backend.fetch(&op.reads(), buffers)?;
+                    backend.fetch(&op.writes(), buffers)?;
+                    observe(op, buffers);
+                }
             }
         }
         drop(step);
@@ -283,7 +286,10 @@ impl Engine {
     /// # Errors
     /// An expert that cannot be read.
     pub fn warm(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<bool, Error> {
-        Ok(self.lock().stage.residency.warm(progress)?)
+        let Executor { backend, stage, .. } = &mut *self.lock();
+        let is_complete = stage.residency.warm(progress)?;
+        backend.warm(stage)?;
+        Ok(is_complete)
     }
 
     /// Forgets all cached experts, as after a cold start.
