@@ -1,8 +1,9 @@
 //! Tokens a second of a model on a device: `decode_rate MODEL_DIR [PROMPT_TOKENS] [TOKENS]
-//! [GIB_OF_EXPERTS_ON_THE_DEVICE]`.
+//! [GIB_OF_EXPERTS_ON_THE_DEVICE]`. Ends with the times of a token's dispatches.
 
 #![allow(clippy::print_stdout, reason = "it prints what it measures")]
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +69,41 @@ fn main() -> Result<(), Box<dyn Error>> {
             prompt as f64 / prefill,
             count as f64 / decode,
             gpu.bytes_in_use() as f64 / (1u64 << 30) as f64
+        );
+    }
+    profile(&gpu, &engine, &tokens)
+}
+
+/// Prints where the time of a token goes, by kernel.
+fn profile(gpu: &Gpu, engine: &Engine, tokens: &[u32]) -> Result<(), Box<dyn Error>> {
+    const STEPS: usize = 8;
+    let mut session = engine.session();
+    engine.prefill(&mut session, tokens, Want::Last)?;
+    let mut token = step(engine, &mut session, 1)?;
+    gpu.time_dispatches(true)?;
+    for _ in 0..STEPS {
+        token = step(engine, &mut session, token)?;
+    }
+    gpu.time_dispatches(false)?;
+    // By kernel and workgroups: how many, microseconds, and microseconds with what lies before.
+    let mut kernels: BTreeMap<_, (usize, f64, f64)> = BTreeMap::new();
+    for time in gpu.take_times() {
+        for key in [(time.kernel, time.groups), ("all", [0; 3])] {
+            let sums = kernels.entry(key).or_default();
+            sums.0 += 1;
+            sums.1 += time.microseconds;
+            sums.2 += time.with_gap.min(1e3);
+        }
+    }
+    println!("kernel, workgroups: a token's dispatches, us a dispatch (with gap), us a token");
+    for ((kernel, groups), (count, time, with_gap)) in kernels {
+        let (count, steps) = (count as f64, STEPS as f64);
+        println!(
+            "{kernel} {groups:?}: {:.1}, {:.2} ({:.2}), {:.1}",
+            count / steps,
+            time / count,
+            with_gap / count,
+            time / steps
         );
     }
     Ok(())

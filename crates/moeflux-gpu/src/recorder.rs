@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::GpuError;
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
+use crate::profile::Timing;
 use crate::shader::{Param, Shader};
 
 /// A part of a buffer, bound to a kernel.
@@ -80,6 +82,7 @@ pub struct Recorder {
     together: u32,
     /// Dispatches since the last submission.
     waiting: u32,
+    timing: Option<Timing>,
 }
 
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
@@ -136,7 +139,26 @@ impl Recorder {
             dispatches: 0,
             together: TOGETHER,
             waiting: 0,
+            timing: None,
         }
+    }
+
+    /// Begins to time dispatches if the device is told to.
+    pub fn begin_times(&mut self) {
+        let is_timing = self.gpu.is_timing.load(Ordering::Relaxed);
+        self.timing = is_timing.then(|| Timing::new(&self.gpu));
+    }
+
+    /// Waits for what was recorded if it is timed.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn end_times(&mut self) -> Result<(), GpuError> {
+        let Some(timing) = self.timing.take() else {
+            return Ok(());
+        };
+        self.submit();
+        timing.finish(&self.gpu)
     }
 
     /// The device has nothing to do: it is given work soon.
@@ -201,7 +223,7 @@ impl Recorder {
             self.kernels
                 .insert(key.clone(), Kernel { pipeline, bindings });
         }
-        self.begin();
+        self.begin(d);
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
             return Ok(());
         };
@@ -225,7 +247,10 @@ impl Recorder {
         Ok(())
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, d: &Dispatch<'_>) {
+        if self.timing.is_some() {
+            self.pass = None;
+        }
         if self.pass.is_some() {
             return;
         }
@@ -233,7 +258,11 @@ impl Recorder {
         let encoder = self
             .encoder
             .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
-        let pass = encoder.begin_compute_pass(&Default::default());
+        let timing = self.timing.as_mut();
+        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: timing.and_then(|t| t.note(d.shader.name, d.groups)),
+        });
         self.pass = Some(pass.forget_lifetime());
     }
 

@@ -239,6 +239,7 @@ impl Backend for GpuBackend {
             self.buffers_seen = made;
             self.recorder.forget_bindings();
         }
+        self.recorder.begin_times();
     }
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
@@ -247,6 +248,7 @@ impl Backend for GpuBackend {
 
     fn end_step(&mut self) -> Result<(), Error> {
         self.recorder.submit();
+        self.recorder.end_times()?;
         Ok(self.gpu.check()?)
     }
 
