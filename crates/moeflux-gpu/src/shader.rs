@@ -1,7 +1,8 @@
 //! Kernels as text: WGSL with parameters filled in.
 //!
 //! `${NAME}` stands for a parameter's value. Lines between `//#if NAME` and `//#else` or
-//! `//#endif` are kept where the parameter is there and not 0; conditions nest. After a line
+//! `//#endif` are kept where the parameter is there and not 0. Lines between `//#each I COUNT` and
+//! `//#end` are repeated with `${I}` from 0 to below the parameter COUNT. Both nest. After a line
 //! `//#form LETTER BINDING` parameters have names that begin with the letter, `${F}` is the letter and
 //! `${M}` the binding; before one they are empty and `m`, and the condition `IS_FIRST` holds.
 
@@ -16,6 +17,23 @@ pub struct Shader {
     pub parts: &'static [&'static str],
 }
 
+/// Names that loops may count with.
+const INDICES: [&str; 3] = ["I", "J", "K"];
+
+/// Lines before the `//#end` of the loop that these lines begin in.
+fn body_len(lines: &[&str]) -> usize {
+    let mut depth = 0;
+    for (at, line) in lines.iter().enumerate() {
+        match line.trim() {
+            "//#end" if depth == 0 => return at,
+            "//#end" => depth -= 1,
+            line if line.starts_with("//#each ") => depth += 1,
+            _ => {}
+        }
+    }
+    lines.len()
+}
+
 /// A parameter of a kernel.
 pub type Param = (&'static str, u32);
 
@@ -25,39 +43,88 @@ impl Shader {
     /// # Errors
     /// [`GpuError::Refused`] for a parameter that is not given.
     pub fn text(&self, params: &[Param]) -> Result<String, GpuError> {
+        let lines: Vec<&str> = self.parts.iter().flat_map(|part| part.lines()).collect();
         let mut out = String::new();
-        let mut form = Names::first(params);
+        self.lines(&lines, Names::first(params), &mut out)?;
+        Ok(out)
+    }
+
+    fn lines<'a>(
+        &self,
+        lines: &[&'a str],
+        mut names: Names<'a>,
+        out: &mut String,
+    ) -> Result<(), GpuError> {
         // For each condition that holds this line: whether its lines are kept.
         let mut kept: Vec<bool> = Vec::new();
-        for line in self.parts.iter().flat_map(|part| part.lines()) {
+        let mut at = 0;
+        while let Some(line) = lines.get(at) {
+            at += 1;
             let command = line.trim();
+            if let Some(loop_of) = command.strip_prefix("//#each ") {
+                let body = at..at + body_len(&lines[at..]);
+                at = body.end + 1;
+                if kept.iter().all(|&keep| keep) {
+                    self.repeat(loop_of, &lines[body], names, out)?;
+                }
+                continue;
+            }
             if let Some(name) = command.strip_prefix("//#if ") {
-                kept.push(form.holds(name.trim()));
+                kept.push(names.holds(name.trim()));
             } else if command == "//#else" {
                 if let Some(last) = kept.last_mut() {
                     *last = !*last;
                 }
             } else if command == "//#endif" {
                 kept.pop();
-            } else if let Some(names) = command.strip_prefix("//#form ") {
-                let (letter, binding) = names.split_once(' ').unwrap_or((names, "m"));
-                (form.letter, form.binding) = (letter, binding);
+            } else if let Some(form) = command.strip_prefix("//#form ") {
+                (names.letter, names.binding) = form.split_once(' ').unwrap_or((form, "m"));
             } else if kept.iter().all(|&keep| keep) {
-                self.fill(line, &form, &mut out)?;
+                self.fill(line, &names, out)?;
                 out.push('\n');
             }
         }
-        Ok(out)
+        Ok(())
     }
 
-    fn fill(&self, line: &str, form: &Names<'_>, out: &mut String) -> Result<(), GpuError> {
+    /// The lines of a loop, `NAME COUNT`.
+    fn repeat(
+        &self,
+        loop_of: &str,
+        body: &[&str],
+        names: Names<'_>,
+        out: &mut String,
+    ) -> Result<(), GpuError> {
+        let params = names.params;
+        let mut words = loop_of.split_whitespace();
+        let (name, count) = (words.next(), words.next());
+        let problem = || GpuError::Refused {
+            problem: format!("kernel {} has no value for `{loop_of}`", self.name),
+        };
+        let known = |name: Option<&str>| params.iter().find(|(n, _)| Some(*n) == name).copied();
+        let count = known(count).ok_or_else(problem)?.1;
+        let index = INDICES.iter().find(|n| Some(**n) == name);
+        let name = *index.ok_or_else(problem)?;
+        for index in 0..count {
+            let mut inner = vec![(name, index)];
+            inner.extend_from_slice(params);
+            let names = Names {
+                params: &inner,
+                ..names
+            };
+            self.lines(body, names, out)?;
+        }
+        Ok(())
+    }
+
+    fn fill(&self, line: &str, names: &Names<'_>, out: &mut String) -> Result<(), GpuError> {
         let mut rest = line;
         while let Some((before, after)) = rest.split_once("${") {
             let (name, behind) = after.split_once('}').unwrap_or((after, ""));
             out.push_str(before);
-            match (name, form.value(name)) {
-                ("F", _) => out.push_str(form.letter),
-                ("M", _) => out.push_str(form.binding),
+            match (name, names.value(name)) {
+                ("F", _) => out.push_str(names.letter),
+                ("M", _) => out.push_str(names.binding),
                 (_, Some(value)) => out.push_str(&value.to_string()),
                 (_, None) => {
                     let problem = format!("kernel {} has no value for {name}", self.name);
@@ -72,6 +139,7 @@ impl Shader {
 }
 
 /// What names stand for at a place of a kernel's text.
+#[derive(Clone, Copy)]
 struct Names<'a> {
     params: &'a [Param],
     letter: &'a str,
@@ -120,11 +188,29 @@ mod tests {
         assert_eq!(text(&[("N", 3), ("X", 1)]), "a 3\nx\nn\nz\n");
         assert_eq!(text(&[("N", 0), ("X", 0)]), "a 0\ny 00\nz\n");
         assert!(shader.text(&[]).is_err());
-        let two = Shader {
+    }
+
+    #[test]
+    fn two_forms() {
+        let shader = Shader {
             name: "two",
             parts: &["f${F} ${M} ${N}", "//#form B other", "f${F} ${M} ${N}"],
         };
-        let text = two.text(&[("N", 1), ("BN", 2)]);
+        let text = shader.text(&[("N", 1), ("BN", 2)]);
         assert_eq!(text.expect("all are given"), "f m 1\nfB other 2\n");
+    }
+
+    #[test]
+    fn loops() {
+        let part =
+            "//#each I N\na${I}\n//#each J M\n//#if J\nb${I}${J}\n//#endif\n//#end\n//#end\nz";
+        let shader = Shader {
+            name: "test",
+            parts: &[part],
+        };
+        let text = shader.text(&[("N", 2), ("M", 3)]).expect("all are given");
+        assert_eq!(text, "a0\nb01\nb02\na1\nb11\nb12\nz\n");
+        assert_eq!(shader.text(&[("N", 0)]).expect("M is not needed"), "z\n");
+        assert!(shader.text(&[("M", 1)]).is_err());
     }
 }

@@ -4,6 +4,7 @@
 mod buffers;
 mod decode;
 mod experts;
+mod mixed;
 mod plan;
 mod planned_experts;
 mod state_ops;
@@ -25,9 +26,6 @@ use decode::Work;
 use experts::DeviceExperts;
 use plan::Plan;
 use weights::DeviceWeights;
-
-/// Tokens of the longest span that is run by a plan of fused kernels.
-const DECODE_TOKENS: usize = 8;
 
 /// What a caller may choose.
 #[derive(Clone, Copy, Debug, Default)]
@@ -191,6 +189,17 @@ impl GpuBackend {
 }
 
 impl GpuBackend {
+    /// A step of which either all tokens are of prompts or none.
+    fn whole(&mut self, w: &mut Work<'_, '_>) -> Result<(), Error> {
+        if w.step.spans.iter().all(|span| !span.is_prompt) {
+            return self.decode(w);
+        }
+        for op in &w.graph.ops {
+            self.one(op, w.step, w.weights, w.pool, w.stage)?;
+        }
+        Ok(())
+    }
+
     /// Runs one operation.
     fn one(
         &mut self,
@@ -271,19 +280,19 @@ impl Backend for GpuBackend {
         pool: &mut BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
-        if step.spans.iter().any(|span| span.len > DECODE_TOKENS) {
-            for op in &graph.ops {
-                self.one(op, step, weights, pool, stage)?;
-            }
-            return Ok(());
-        }
-        self.decode(&mut Work {
+        let mut work = Work {
             graph,
             step,
             weights,
             pool,
             stage,
-        })
+        };
+        let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
+        let prompts = prompts.count();
+        match prompts == 0 || prompts == work.step.spans.len() {
+            true => self.whole(&mut work),
+            false => self.mixed(&mut work),
+        }
     }
 
     fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {
