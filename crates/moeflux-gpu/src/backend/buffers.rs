@@ -123,13 +123,19 @@ impl DeviceBuffers {
             return Ok(());
         }
         self.make(&Arc::clone(recorder.gpu()), pool, id)?;
-        match self.slots.get(&pool.slot(id)) {
-            Some(buffer) if !self.is_placed => {
-                recorder.write(buffer, 0, bytemuck::cast_slice(pool.get(id)));
+        let bytes = bytemuck::cast_slice(pool.get(id));
+        let place = self.places.of.get(id.index()).copied().flatten();
+        match (place, self.slots.get(&pool.slot(id))) {
+            (Some((set, start)), _) if self.is_placed => {
+                recorder.write(&self.places.memory[set], start, bytes);
+                Ok(())
+            }
+            (_, Some(buffer)) if !self.is_placed => {
+                recorder.write(buffer, 0, bytes);
                 Ok(())
             }
             _ => Err(GpuError::Refused {
-                problem: format!("buffer {id:?} is read before it is written"),
+                problem: format!("buffer {id:?} has no memory on the device"),
             }),
         }
     }

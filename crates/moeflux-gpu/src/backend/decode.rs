@@ -6,7 +6,7 @@
 //! state is only taken over when a step has ended.
 
 use moeflux::Error;
-use moeflux::backend::{ExpertStage, Step};
+use moeflux::backend::{ExpertStage, Inputs, Record, Step};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op, WeightId};
 use moeflux::weights::Weights;
 
@@ -30,14 +30,71 @@ pub(super) struct Work<'a, 'b> {
 }
 
 impl GpuBackend {
-    pub(super) fn decode(&mut self, w: &mut Work<'_, '_>) -> Result<(), Error> {
+    pub(super) fn decode(
+        &mut self,
+        w: &mut Work<'_, '_>,
+        record: Option<Record<'_>>,
+    ) -> Result<(), Error> {
         let plan = match self.plan.take() {
             Some(plan) => plan,
             None => self.planned(w)?,
         };
         let result = self.planned_step(&plan, w);
         self.plan = Some(plan);
+        result?;
+        let Some(record) = record else {
+            return Ok(());
+        };
+        for recurrence in w.graph.recurrences() {
+            self.buffers
+                .fetch(&mut self.recorder, &recurrence.inputs, w.pool)?;
+            record(&recurrence, w.pool);
+        }
+        Ok(())
+    }
+
+    /// Runs the recurrences alone.
+    pub(super) fn replay(&mut self, w: &mut Work<'_, '_>, inputs: Inputs<'_>) -> Result<(), Error> {
+        let plan = match self.plan.take() {
+            Some(plan) => plan,
+            None => self.planned(w)?,
+        };
+        let result = self.replayed(&plan, w, inputs);
+        self.plan = Some(plan);
         result
+    }
+
+    fn replayed(
+        &mut self,
+        plan: &Plan,
+        w: &mut Work<'_, '_>,
+        inputs: Inputs<'_>,
+    ) -> Result<(), Error> {
+        let rows = w.step.spans.iter().map(|span| span.len).sum();
+        self.buffers.place(&self.gpu, w.graph, &plan.sets, rows)?;
+        let mut deltas = plan.items.iter().filter_map(|item| match item {
+            Item::Delta(delta) => Some(delta),
+            _ => None,
+        });
+        let mut next = deltas.next();
+        for recurrence in w.graph.recurrences() {
+            inputs(&recurrence, w.pool)?;
+            for id in &recurrence.inputs {
+                self.buffers.bring(&mut self.recorder, w.pool, *id)?;
+            }
+            match next {
+                Some(delta) if delta.conv == recurrence.op => {}
+                Some(delta) if delta.rule == recurrence.op => {
+                    self.delta(delta, w)?;
+                    next = deltas.next();
+                }
+                _ => {
+                    let op = &w.graph.ops[recurrence.op];
+                    self.one(op, w.step, w.weights, w.pool, w.stage)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The plan, with the weights that it wants side by side uploaded.

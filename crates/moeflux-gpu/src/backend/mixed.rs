@@ -65,13 +65,14 @@ impl GpuBackend {
                 positions: &half.positions,
                 outputs: &half.outputs,
             };
-            self.whole(&mut Work {
+            let mut half_of = Work {
                 graph: w.graph,
                 step: &mut step,
                 weights: w.weights,
                 pool: &mut *w.pool,
                 stage: &mut *w.stage,
-            })?;
+            };
+            self.whole(&mut half_of, None)?;
             self.buffers.fetch(&mut self.recorder, &[logits], w.pool)?;
             let own = w.pool.get(logits).chunks_exact(width.max(1));
             for (number, values) in half.numbers.iter().zip(own) {

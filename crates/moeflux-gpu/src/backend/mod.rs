@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use moeflux::Error;
 use moeflux::RemoteStates;
-use moeflux::backend::{Backend, ExpertStage, Step};
+use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
@@ -190,14 +190,17 @@ impl GpuBackend {
 
 impl GpuBackend {
     /// A step of which either all tokens are of prompts or none.
-    fn whole(&mut self, w: &mut Work<'_, '_>) -> Result<(), Error> {
+    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
         if w.step.spans.iter().all(|span| !span.is_prompt) {
-            return self.decode(w);
+            return self.decode(w, record);
         }
         for op in &w.graph.ops {
             self.one(op, w.step, w.weights, w.pool, w.stage)?;
         }
-        Ok(())
+        match record {
+            None => Ok(()),
+            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
+        }
     }
 
     /// Runs one operation.
@@ -279,6 +282,7 @@ impl Backend for GpuBackend {
         weights: &Weights,
         pool: &mut BufferPool,
         stage: &mut ExpertStage,
+        record: Option<Record<'_>>,
     ) -> Result<(), Error> {
         let mut work = Work {
             graph,
@@ -290,9 +294,30 @@ impl Backend for GpuBackend {
         let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
         let prompts = prompts.count();
         match prompts == 0 || prompts == work.step.spans.len() {
-            true => self.whole(&mut work),
+            true => self.whole(&mut work, record),
             false => self.mixed(&mut work),
         }
+    }
+
+    fn run_recurrences(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+        inputs: Inputs<'_>,
+    ) -> Result<(), Error> {
+        self.replay(
+            &mut Work {
+                graph,
+                step,
+                weights,
+                pool,
+                stage,
+            },
+            inputs,
+        )
     }
 
     fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {
