@@ -13,7 +13,9 @@ static SHADER: Shader = Shader {
     name: "heads",
     parts: &[
         include_str!("../common.wgsl"),
+        "//#if NORMED",
         include_str!("../reduce.wgsl"),
+        "//#endif",
         include_str!("../turn.wgsl"),
         include_str!("heads.wgsl"),
     ],

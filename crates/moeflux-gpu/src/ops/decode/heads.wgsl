@@ -99,20 +99,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let is_query = group.x < HEADS;
     let is_key = !is_query && group.x < HEADS + KV_HEADS;
     var number = group.x;
-    var from = im.q + (row * HEADS + number) * LEN;
+    var begin = im.q + (row * HEADS + number) * LEN;
 //#if PAIRED
-    from = im.q + (row * HEADS + number) * 2u * LEN;
+    begin = im.q + (row * HEADS + number) * 2u * LEN;
 //#endif
     if is_key {
         number -= HEADS;
-        from = im.k + (row * KV_HEADS + number) * LEN;
+        begin = im.k + (row * KV_HEADS + number) * LEN;
     } else if !is_query {
         number -= HEADS + KV_HEADS;
-        from = im.v + (row * KV_HEADS + number) * LEN;
+        begin = im.v + (row * KV_HEADS + number) * LEN;
     }
     for (var d = thread; d < UNITS * UNIT; d += THREADS) {
         var value = 0.0;
-        if d < LEN { value = x[from + d]; }
+        if d < LEN { value = x[begin + d]; }
         head[d] = value;
         turned[d] = value;
     }
