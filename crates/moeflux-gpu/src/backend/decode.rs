@@ -35,9 +35,9 @@ impl GpuBackend {
         w: &mut Work<'_, '_>,
         record: Option<Record<'_>>,
     ) -> Result<(), Error> {
-        let plan = match self.plan.take() {
-            Some(plan) => plan,
-            None => self.planned(w)?,
+        self.make_plan(w)?;
+        let Some(plan) = self.plan.take() else {
+            return Ok(());
         };
         let result = self.planned_step(&plan, w);
         self.plan = Some(plan);
@@ -55,9 +55,9 @@ impl GpuBackend {
 
     /// Runs the recurrences alone.
     pub(super) fn replay(&mut self, w: &mut Work<'_, '_>, inputs: Inputs<'_>) -> Result<(), Error> {
-        let plan = match self.plan.take() {
-            Some(plan) => plan,
-            None => self.planned(w)?,
+        self.make_plan(w)?;
+        let Some(plan) = self.plan.take() else {
+            return Ok(());
         };
         let result = self.replayed(&plan, w, inputs);
         self.plan = Some(plan);
@@ -97,8 +97,12 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// The plan, with the weights that it wants side by side uploaded.
-    fn planned(&mut self, w: &Work<'_, '_>) -> Result<Plan, Error> {
+    /// Makes the plan where there is none yet, and uploads the weights that it wants side by side:
+    /// before any other step has them uploaded one by one.
+    pub(super) fn make_plan(&mut self, w: &Work<'_, '_>) -> Result<(), Error> {
+        if self.plan.is_some() {
+            return Ok(());
+        }
         let plan = Plan::new(w.graph, w.weights, w.stage)?;
         let (gpu, held) = (&self.gpu, &mut self.weights);
         for item in &plan.items {
@@ -119,7 +123,8 @@ impl GpuBackend {
                 Item::Op(_) | Item::Experts(_) => {}
             }
         }
-        Ok(plan)
+        self.plan = Some(plan);
+        Ok(())
     }
 
     fn planned_step(&mut self, plan: &Plan, w: &mut Work<'_, '_>) -> Result<(), Error> {

@@ -194,6 +194,7 @@ impl GpuBackend {
         if w.step.spans.iter().all(|span| !span.is_prompt) {
             return self.decode(w, record);
         }
+        self.make_plan(w)?;
         for op in &w.graph.ops {
             self.one(op, w.step, w.weights, w.pool, w.stage)?;
         }
