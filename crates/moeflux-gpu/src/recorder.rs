@@ -304,12 +304,26 @@ impl Recorder {
     /// # Errors
     /// Whatever the device reported since the last read.
     pub fn read(&mut self, views: &[View<'_>]) -> Result<Vec<u8>, GpuError> {
+        let mut out = vec![0; views.iter().map(|v| v.bytes as usize).sum()];
+        self.read_into(views, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same into memory of their bytes.
+    ///
+    /// # Errors
+    /// As [`Recorder::read`]; [`GpuError::Refused`] if `out` has another length.
+    pub fn read_into(&mut self, views: &[View<'_>], out: &mut [u8]) -> Result<(), GpuError> {
         let bytes: u64 = views.iter().map(|v| v.bytes).sum();
+        if out.len() as u64 != bytes {
+            let problem = format!("{bytes} bytes are read into {}", out.len());
+            return Err(GpuError::Refused { problem });
+        }
         if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
             self.staging = Some(self.gpu.staging(bytes.next_power_of_two())?);
         }
         let Some(staging) = self.staging.clone() else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         self.pass = None;
         let device = &self.gpu.device;
@@ -323,12 +337,10 @@ impl Recorder {
             at += view.bytes;
         }
         self.submit();
-        let mut out = vec![0; bytes as usize];
         if bytes > 0 {
-            self.gpu.wait_for(&staging, &mut out)?;
+            self.gpu.wait_for(&staging, out)?;
         }
-        self.gpu.check()?;
-        Ok(out)
+        self.gpu.check()
     }
 }
 

@@ -202,11 +202,11 @@ mod tests {
 
     #[test]
     fn loops() {
-        let part =
+        const PART: &str =
             "//#each I N\na${I}\n//#each J M\n//#if J\nb${I}${J}\n//#endif\n//#end\n//#end\nz";
         let shader = Shader {
             name: "test",
-            parts: &[part],
+            parts: &[PART],
         };
         let text = shader.text(&[("N", 2), ("M", 3)]).expect("all are given");
         assert_eq!(text, "a0\nb01\nb02\na1\nb11\nb12\nz\n");

@@ -165,20 +165,11 @@ impl DeviceBuffers {
     ) -> Result<(), Error> {
         let here = wanted.iter().filter(|id| self.is_held(**id));
         let here: Vec<BufferId> = here.copied().filter(|id| pool.len(*id) > 0).collect();
-        let mut views = Vec::with_capacity(here.len());
-        for id in &here {
-            views.push(self.view(pool, *id)?);
-        }
-        if views.is_empty() {
-            return Ok(());
-        }
-        let bytes = recorder.read(&views)?;
-        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&bytes);
-        let mut rest = &values[..];
         for id in here {
-            let (own, behind) = rest.split_at(pool.len(id));
-            pool.upload(id, own)?;
-            rest = behind;
+            let view = self.view(pool, id)?;
+            pool.write(id, |_, out| {
+                Ok(recorder.read_into(&[view], bytemuck::cast_slice_mut(out))?)
+            })?;
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ impl GpuBackend {
         let slots = self.experts.open(&self.gpu, w.stage, (layer, top_k))?;
         let (room, is_complete) = (slots.slots(), slots.is_complete());
         if hopeful || is_complete {
-            return Ok(self.turn(item, w, 0..tokens, hopeful && !is_complete)?);
+            return self.turn(item, w, 0..tokens, hopeful && !is_complete);
         }
         let chosen = match self.experts.take_chosen(layer) {
             Some(chosen) => chosen,

@@ -35,11 +35,7 @@ pub(super) fn items(
     for at in 0..graph.ops.len() {
         match &graph.ops[at] {
             Op::Lookahead { .. } => f.put(at, TAKEN),
-            Op::Experts { layer, .. } => {
-                if readable_experts(stage, *layer)? {
-                    f.experts(at)?;
-                }
-            }
+            Op::Experts { layer, .. } if readable_experts(stage, *layer)? => f.experts(at)?,
             Op::KvAppend { .. } => f.heads(at)?,
             Op::GatedDelta { .. } => f.delta(at)?,
             _ => {}
