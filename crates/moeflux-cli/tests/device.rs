@@ -24,7 +24,7 @@ fn a_device_is_listed_and_answers_as_the_processor_does() {
     for device in ["gpu", "gpu:0", "auto", "cpu"] {
         assert_eq!(output_of(&["run", "--device", device, PROMPT]), answer);
     }
-    let few = ["run", "--device", "gpu", "--gpu-memory", "500KiB", PROMPT];
+    let few = ["run", "--device", "gpu", "--gpu-memory", "1MiB", PROMPT];
     assert_eq!(output_of(&few), answer);
 }
 

@@ -1,13 +1,14 @@
 //! A device: which one, what it can do, its memory, and what went wrong with it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use wgpu::{Features, Limits};
 
 use crate::adapter::{self, AdapterLine, DeviceChoice};
 use crate::faults::{Fault, Faults, listen};
+use crate::profile::DispatchTime;
 use crate::tier::TierCounts;
 use crate::{GpuError, Param};
 
@@ -34,6 +35,8 @@ pub struct Gpu {
     pub(crate) pipelines: Mutex<Pipelines>,
     /// Whether its multiply-add is rounded once, when that has been found out.
     pub(crate) fma: OnceLock<bool>,
+    pub(crate) is_timing: AtomicBool,
+    pub(crate) times: Mutex<Vec<DispatchTime>>,
 }
 
 /// Compiled kernels, by name and parameters.
@@ -125,6 +128,8 @@ impl Gpu {
             tier: TierCounts::default(),
             pipelines: Mutex::default(),
             fma: OnceLock::new(),
+            is_timing: AtomicBool::new(false),
+            times: Mutex::default(),
         }))
     }
 

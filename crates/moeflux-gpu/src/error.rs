@@ -45,10 +45,10 @@ pub enum GpuError {
         /// Bytes of those that hold experts.
         experts: u64,
     },
-    /// Less memory for experts than one expert a layer needs.
+    /// Less memory for experts than those of a token need.
     #[error(
-        "{given} bytes of the device's memory for experts are too few: an expert of each layer \
-         takes {least}; raise --gpu-memory to that, or use --device cpu"
+        "{given} bytes of the device's memory for experts are too few: a token's in all layers \
+         take {least}; raise --gpu-memory to that, or use --device cpu"
     )]
     Budget {
         /// What was given.

@@ -16,14 +16,15 @@ pub(super) fn forms(layout: &ExpertLayout) -> Result<[Form; 3], Error> {
     Ok([gate?, up?, down?])
 }
 
-/// Refuses a budget that does not hold an expert of each layer, whose shares are alike.
-pub(super) fn check(stage: &ExpertStage, given: u64) -> Result<(), Error> {
+/// Refuses a budget that does not hold the experts of a token in each layer, `of_token`; layers have
+/// equal shares.
+pub(super) fn check(stage: &ExpertStage, given: u64, of_token: usize) -> Result<(), Error> {
     let mut largest = 0;
     for layer in stage.layers() {
         let bytes: usize = forms(stage.layout(layer)?)?.iter().map(Form::bytes).sum();
         largest = largest.max(bytes as u64);
     }
-    let least = largest * stage.layers().count() as u64;
+    let least = largest * (of_token * stage.layers().count()) as u64;
     match given < least {
         true => Err(GpuError::Budget { given, least }.into()),
         false => Ok(()),

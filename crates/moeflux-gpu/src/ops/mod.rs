@@ -7,6 +7,7 @@ mod attention;
 mod check;
 mod combine;
 mod conv1d_silu;
+pub mod decode;
 mod elementwise;
 mod embed;
 mod exact_probe;
@@ -61,6 +62,16 @@ pub struct SpanRows {
     pub start: usize,
 }
 
+impl From<&moeflux::backend::StepSpan<'_>> for SpanRows {
+    fn from(span: &moeflux::backend::StepSpan<'_>) -> SpanRows {
+        SpanRows {
+            first_row: span.first_row,
+            len: span.len,
+            start: span.start,
+        }
+    }
+}
+
 /// Every kernel with each set of parameters that operations use, for checking translations.
 pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
     let mut all = vec![
@@ -90,6 +101,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
     ];
     all.extend(grouped_router::kernels());
     all.extend(rows::kernels());
+    all.extend(decode::all_kernels());
     all
 }
 
