@@ -9,13 +9,13 @@
 use std::error::Error;
 use std::time::Instant;
 
-use moeflux_gpu::exactness::{experts_agree, scalar_functions_agree};
+use moeflux_gpu::exactness::{experts_agree, scalar_differences, scalar_functions_agree};
 use moeflux_gpu::matrix::{Elements, Form};
 use moeflux_gpu::ops::{self, ExpertSlots};
 use moeflux_gpu::{DeviceChoice, Gpu, Recorder, View};
 use moeflux_kernels::Coding;
 
-const EXPERTS: usize = 256;
+const MOST_EXPERTS: usize = 256;
 const TOP_K: usize = 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,6 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut r = Recorder::new(gpu.clone());
     println!("{}", gpu.line().name);
     let started = Instant::now();
+    for has_fma in [true, false] {
+        let found = scalar_differences(&mut r, has_fma)?;
+        println!("own multiply-add {has_fma}: {found:?}");
+    }
     println!(
         "scalar functions agree: {}",
         scalar_functions_agree(&mut r)?
@@ -64,14 +68,15 @@ fn rates(
     let (gate, down) = (form(gate, 512, 2048), form(down, 2048, 512));
     let starts = [0, gate.bytes(), 2 * gate.bytes()];
     let slot_bytes = starts[2] + down.bytes();
-    let slots = gpu.buffer("experts", (slot_bytes * EXPERTS) as u64)?;
-    let table: Vec<u32> = (0..EXPERTS as u32).collect();
+    let count = MOST_EXPERTS.min(gpu.most_bytes_bound() as usize / slot_bytes);
+    let slots = gpu.buffer("experts", (slot_bytes * count) as u64)?;
+    let table: Vec<u32> = (0..count as u32).collect();
     let table = gpu.buffer_with("table", bytemuck::cast_slice(&table))?;
     // Other experts every time.
     let ids: Vec<Vec<u32>> = (0..32)
         .map(|i| {
             (0..TOP_K)
-                .map(|k| ((i * TOP_K + k) % EXPERTS) as u32)
+                .map(|k| ((i * TOP_K + k) % count) as u32)
                 .collect()
         })
         .collect();

@@ -37,9 +37,9 @@ impl Bits {
 /// # Errors
 /// What the device reports.
 pub fn scalar_functions_agree(r: &mut Recorder) -> Result<bool, GpuError> {
-    let own = trial(r, true)?;
+    let own = scalar_differences(r, true)?.is_empty();
     let _ = r.gpu().fma.set(own);
-    Ok(own || trial(r, false)?)
+    Ok(own || scalar_differences(r, false)?.is_empty())
 }
 
 /// Whether experts in usual codings come out with the processor's bits.
@@ -61,7 +61,12 @@ pub fn usual_experts_agree(gpu: &Arc<Gpu>) -> Result<bool, GpuError> {
     Ok(agree)
 }
 
-fn trial(r: &mut Recorder, has_fma: bool) -> Result<bool, GpuError> {
+/// For each function whose results are not the processor's, the first that is not; `has_fma`: with
+/// the device's own multiply-add.
+///
+/// # Errors
+/// What the device reports.
+pub fn scalar_differences(r: &mut Recorder, has_fma: bool) -> Result<Vec<String>, GpuError> {
     let random = &mut Bits(0x2545_f491_4f6c_dd1d);
     let (mut a, mut b, mut c) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..TRIALS {
@@ -84,15 +89,28 @@ fn trial(r: &mut Recorder, has_fma: bool) -> Result<bool, GpuError> {
     ops::exact_probe(r, inputs, (&out).into(), TRIALS, has_fma)?;
     let found: Vec<f32> = bytemuck::pod_collect_to_vec(&r.read(&[(&out).into()])?);
     let mut silu = vec![0.0; TRIALS];
-    let fits = reference::swiglu(&a, &b, &mut silu).is_ok();
-    let fused = (0..TRIALS).map(|i| a[i].mul_add(b[i], c[i]));
-    let divided = (0..TRIALS).map(|i| a[i] / b[i]);
-    let expected = fused.chain(divided).chain(silu);
-    Ok(fits
-        && found
-            .iter()
-            .map(|v| v.to_bits())
-            .eq(expected.map(f32::to_bits)))
+    if reference::swiglu(&a, &b, &mut silu).is_err() {
+        silu.fill(f32::NAN);
+    }
+    let fused: Vec<f32> = (0..TRIALS).map(|i| a[i].mul_add(b[i], c[i])).collect();
+    let divided: Vec<f32> = (0..TRIALS).map(|i| a[i] / b[i]).collect();
+    let mut differences = Vec::new();
+    let expected = [
+        ("a * b + c", fused),
+        ("a / b", divided),
+        ("silu(a) * b", silu),
+    ];
+    for ((name, expected), found) in expected.iter().zip(found.chunks(TRIALS)) {
+        let differs = |i: &usize| found[*i].to_bits() != expected[*i].to_bits();
+        if let Some(i) = (0..TRIALS).find(differs) {
+            let (a, b, c) = (a[i], b[i], c[i]);
+            let (found, expected) = (found[i], expected[i]);
+            differences.push(format!(
+                "{name} is {found:e}, not {expected:e}, with a {a:e}, b {b:e}, c {c:e}"
+            ));
+        }
+    }
+    Ok(differences)
 }
 
 /// Whether experts whose matrices are coded so come out with the processor's bits: gate and up of

@@ -169,8 +169,26 @@ fn exact_exp(given: f32) -> f32 {
     return p * exact_power_of_two(half_n) * exact_power_of_two(n - half_n);
 }
 
+// a * b. Devices may take the smallest numbers for zeros: products with such, and such products,
+// are made in integers.
+fn multiplied(a: f32, b: f32) -> f32 {
+    let bits = vec2(bitcast<u32>(a), bitcast<u32>(b));
+    let sizes = bits & vec2(0x7fffffffu);
+    let near = a * b;
+    let least = min(min(sizes.x, sizes.y), bitcast<u32>(near) & 0x7fffffffu);
+    if least >= 0x800000u || is_special(max(sizes.x, sizes.y)) { return near; }
+    let one = parts_of(sizes.x);
+    let two = parts_of(sizes.y);
+    let exponent = one.exponent + two.exponent - 300;
+    let sign = (bits.x ^ bits.y) & 0x80000000u;
+    return rounded(sign, product_of(one.integer, two.integer), exponent);
+}
+
 // silu(gate) * up.
 fn exact_swiglu(gate: f32, up: f32) -> f32 {
     let sigmoid = divided(1.0, 1.0 + exact_exp(0.0 - gate));
-    return gate * sigmoid * up;
+    let factors = array(sigmoid, up);
+    var product = gate;
+    for (var i = 0u; i < 2u; i++) { product = multiplied(product, factors[i]); }
+    return product;
 }
