@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use moeflux::Error;
-use moeflux::backend::ExpertStage;
+use moeflux::backend::{ExpertStage, Step};
 use moeflux::graph::{BufferPool, Op};
 use moeflux::weights::ExpertLayout;
 
+use super::prompt::{self, ExpertForms, Run};
 use super::{GpuBackend, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
@@ -162,14 +163,39 @@ impl Layer {
             ids: v.ids,
             n,
         };
+        if v.prompts != [(0, v.n)] {
+            self.one_by_one(r, &experts, v)?;
+        }
+        let act_bytes = (n * self.gate.0.rows * 4) as u64;
+        let forms = ExpertForms {
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+            count: self.slot_of.len(),
+        };
+        for &run in &v.prompts {
+            let act = r.scratch("experts: activations", act_bytes)?;
+            let act = View::first(&act, act_bytes);
+            let views = (v.x, act, v.results);
+            prompt::experts(r, (&experts, &forms), views, run, v.top_k)?;
+        }
+        Ok(())
+    }
+
+    fn one_by_one(
+        &self,
+        r: &mut Recorder,
+        experts: &ExpertSlots<'_>,
+        v: &ExpertViews<'_>,
+    ) -> Result<(), GpuError> {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
-        let act_bytes = (n * gate.rows * 4) as u64;
+        let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
         if gate == up {
             let places = (&gate, gate_place, up_place);
             ops::expert_swiglu(
                 r,
-                &experts,
+                experts,
                 places,
                 (v.x, v.top_k),
                 View::first(&act, act_bytes),
@@ -180,14 +206,14 @@ impl Layer {
             let x = (v.x, v.top_k);
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&gate, gate_place),
                 x,
                 View::first(&gated, act_bytes),
             )?;
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&up, up_place),
                 x,
                 View::first(&upped, act_bytes),
@@ -202,7 +228,7 @@ impl Layer {
         let down = (&self.down.0, self.down.1);
         ops::expert_matvec(
             r,
-            &experts,
+            experts,
             down,
             (View::first(&act, act_bytes), 1),
             v.results,
@@ -218,6 +244,8 @@ struct ExpertViews<'a> {
     results: View<'a>,
     n: usize,
     top_k: usize,
+    /// Rows that are of prompts.
+    prompts: Vec<Run>,
 }
 
 impl GpuBackend {
@@ -267,6 +295,7 @@ impl GpuBackend {
     pub(super) fn routed_experts(
         &mut self,
         op: &Op,
+        step: &Step<'_>,
         pool: &BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
@@ -292,6 +321,7 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            prompts: prompt::prompt_rows(step),
         };
         let (weights, out) = (
             self.buffers.view(pool, weights)?,

@@ -3,6 +3,7 @@
 
 mod buffers;
 mod experts;
+mod prompt;
 mod state_ops;
 mod weights;
 
@@ -93,12 +94,8 @@ impl GpuBackend {
                 let views = (view(x)?, view(gate)?, weight, view(out)?);
                 ops::rms_norm_gated(r, views, pool.len(*x) / len, len, *eps)?;
             }
-            Op::Matmul { x, outputs, .. } => {
-                for (weight, out) in outputs {
-                    let matrix = held.matrix(gpu, weights, *weight)?;
-                    let n = pool.len(*x) / matrix.form.cols;
-                    ops::matvec(r, matrix, view(x)?, n, view(out)?)?;
-                }
+            Op::Matmul { x, outputs, exact } => {
+                return self.matmul(*x, outputs, *exact, step, (weights, pool));
             }
             _ => return self.rows_alone(op, step, pool),
         }
@@ -232,7 +229,7 @@ impl Backend for GpuBackend {
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
             _ => self.rows(op, step, weights, pool),
         }
     }

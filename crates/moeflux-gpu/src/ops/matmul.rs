@@ -72,7 +72,8 @@ impl Tile {
         }
     }
 
-    fn is_half(&self) -> bool {
+    /// Whether elements are rounded to binary16.
+    pub fn is_half(&self) -> bool {
         self.arithmetic != Arithmetic::Floats
     }
 
