@@ -94,14 +94,12 @@ impl Tile {
         let (m, n) = self.part;
         let fits = |whole: u32, part: u32| part >= 32 && part % 32 == 0 && whole % part == 0;
         let limits = gpu.limits();
-        let threads = if fits(self.vectors, m) && fits(self.rows, n) {
-            self.vectors / m * (self.rows / n) * 32
-        } else {
-            0
-        };
         let most = limits.max_compute_invocations_per_workgroup;
-        if (1..=most).contains(&threads)
+        if fits(self.vectors, m)
+            && fits(self.rows, n)
+            && self.threads() <= most
             && matches!(self.depth, 32 | 64)
+            && self.weights_each(1) >= 1
             && self.shared_bytes() <= limits.max_compute_workgroup_storage_size
         {
             return Ok(());
@@ -110,11 +108,29 @@ impl Tile {
         Err(GpuError::Unsupported { op: OP, problem })
     }
 
+    fn threads(&self) -> u32 {
+        self.vectors / self.part.0 * (self.rows / self.part.1) * 32
+    }
+
+    /// Items of weights that a thread brings to the workgroup's memory at a time, where an item has
+    /// so many quads of each of four rows.
+    fn weights_each(&self, quads: u32) -> u32 {
+        self.rows * self.depth / (16 * quads) / self.threads()
+    }
+
     fn params(&self, form: &Form, experts: bool, fused: bool) -> Vec<Param> {
         let half = self.is_half();
         let unit = match self.arithmetic {
             Arithmetic::Unit(size) => size,
             _ => 0,
+        };
+        let (quads, weights_each) = match form.rounding() {
+            Some(_) if self.weights_each(2) > 0 => (2, self.weights_each(2)),
+            Some(_) => (1, self.weights_each(1)),
+            None => {
+                let span = if form.elements == Elements::F32 { 4 } else { 8 };
+                (1, self.rows * self.depth / span / self.threads())
+            }
         };
         let width = if fused { self.part.1 / 2 } else { self.part.1 };
         let mut params = form.params();
@@ -131,6 +147,14 @@ impl Tile {
             ("SCALARS", u32::from(unit == 8)),
             ("FRAGS_M", self.part.0.checked_div(unit).unwrap_or(0)),
             ("FRAGS_N", width.checked_div(unit).unwrap_or(0)),
+            ("STEPS", self.depth.checked_div(unit).unwrap_or(0)),
+            (
+                "X_EACH",
+                self.vectors * self.depth / 4 / self.threads().max(1),
+            ),
+            ("W_EACH", weights_each),
+            ("QUADS", quads),
+            ("TWO_QUADS", u32::from(quads == 2)),
             ("BITS", if half { 16 } else { 32 }),
             ("EXPERTS", u32::from(experts)),
             ("FUSED", u32::from(fused)),

@@ -31,12 +31,32 @@ fn main(
 //#endif
 //#end
 //#end
+    // What the next step through the inner dimension needs is on its way during this one.
+//#each I X_EACH
+    var x_next${I} = fetch_x(0u, thread + ${I}u * THREADS);
+//#end
+//#each I W_EACH
+    var w_next${I} = fetch_w(0u, group.x, slot, thread + ${I}u * THREADS);
+//#end
     for (var k0 = 0u; k0 < im.cols; k0 += TK) {
         workgroupBarrier();
-        stage_x(k0, thread);
-        stage_weights(k0, group.x, slot, thread);
+//#each I X_EACH
+        put_x_item(thread + ${I}u * THREADS, x_next${I});
+//#end
+//#each I W_EACH
+        put_w_item(thread + ${I}u * THREADS, w_next${I});
+//#end
         workgroupBarrier();
-        for (var k = 0u; k < TK; k += FRAG) {
+        let next = min(k0 + TK, (im.cols - 1u) / TK * TK);
+//#each I X_EACH
+        x_next${I} = fetch_x(next, thread + ${I}u * THREADS);
+//#end
+//#each I W_EACH
+        w_next${I} = fetch_w(next, group.x, slot, thread + ${I}u * THREADS);
+//#end
+//#each K STEPS
+        {
+            const k = ${K}u * FRAG;
 //#each I FRAGS_M
             let x${I} = coopLoadT<coop_mat${FRAG}x${FRAG}<f16, A>>(
                 &xs[((from_m + ${I}u * FRAG) * STRIDE + k) / WIDE], STRIDE / WIDE,
@@ -59,6 +79,7 @@ fn main(
 //#endif
 //#end
         }
+//#end
     }
     let own = thread / 32u;
     let lane = thread % 32u;

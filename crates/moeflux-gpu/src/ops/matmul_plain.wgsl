@@ -18,8 +18,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sums: array<array<f32, EACH_N>, EACH_M>;
     for (var k0 = 0u; k0 < im.cols; k0 += TK) {
         workgroupBarrier();
-        stage_x(k0, thread);
-        stage_weights(k0, group.x, slot, thread);
+        for (var item = thread; item < X_ITEMS; item += THREADS) {
+            put_x_item(item, fetch_x(k0, item));
+        }
+        for (var item = thread; item < W_ITEMS; item += THREADS) {
+            put_w_item(item, fetch_w(k0, group.x, slot, item));
+        }
         workgroupBarrier();
         for (var k = 0u; k < TK / 4u; k++) {
             var w: array<vec4<f32>, EACH_N>;
