@@ -304,8 +304,11 @@ fn experts(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
 
 /// Has the device work for a while: its clock rises with its load.
 fn warm_up(gpu: &Arc<Gpu>) -> Result<()> {
-    let x = random(gpu, 1 << 24)?;
-    let out = random(gpu, 1 << 24)?;
+    let [x, y, out] = [
+        random(gpu, 1 << 24)?,
+        random(gpu, 1 << 24)?,
+        random(gpu, 1 << 24)?,
+    ];
     let seconds = if gpu.line().is_software { 0.0 } else { 1.5 };
     let begin = Instant::now();
     while begin.elapsed().as_secs_f64() < seconds {
