@@ -313,7 +313,7 @@ fn warm_up(gpu: &Arc<Gpu>) -> Result<()> {
     let begin = Instant::now();
     while begin.elapsed().as_secs_f64() < seconds {
         time(gpu, |r| {
-            ops::add(r, (&x).into(), (&out).into(), (&out).into())
+            ops::add(r, (&x).into(), (&y).into(), (&out).into())
         })?;
     }
     Ok(())
