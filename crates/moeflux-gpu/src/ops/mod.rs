@@ -27,7 +27,7 @@ pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 pub use embed::embed;
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
-pub use gated_delta::{DeltaViews, gated_delta};
+pub use gated_delta::{DeltaViews, gated_delta, gated_delta_by};
 pub use group_experts::{Groups, group_experts};
 pub use kv_append::kv_append;
 pub use matvec::matvec;
