@@ -178,6 +178,11 @@ impl GpuBackend {
 }
 
 impl Backend for GpuBackend {
+    fn cached_tokens(&self) -> usize {
+        // Each expert's weights are decoded for all its tokens of a step at once.
+        4096
+    }
+
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
     }
