@@ -23,7 +23,7 @@ impl GpuBackend {
                 len: span.len,
                 start: span.start,
             };
-            self.span(op, span.session, rows, weights, pool)?;
+            self.span(op, (span.session, span.is_prompt), rows, weights, pool)?;
         }
         Ok(())
     }
@@ -31,7 +31,7 @@ impl GpuBackend {
     fn span(
         &mut self,
         op: &Op,
-        session: &mut Session,
+        (session, is_prompt): (&mut Session, bool),
         rows: SpanRows,
         weights: &Weights,
         pool: &BufferPool,
@@ -50,7 +50,11 @@ impl GpuBackend {
                 out,
             } => {
                 let kv = state_of::<DeviceKv>(session, *state)?;
-                ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
+                let attention = match is_prompt {
+                    true => ops::attention_prompt,
+                    false => ops::attention,
+                };
+                attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
             }
             Op::Conv1dSilu {
                 x,

@@ -3,6 +3,7 @@
 
 mod argmax;
 mod attention;
+mod attention_prompt;
 mod check;
 mod combine;
 mod conv1d_silu;
@@ -22,6 +23,7 @@ mod rows;
 
 pub use argmax::argmax;
 pub use attention::attention;
+pub use attention_prompt::{attention_prompt, unit_kernels as attention_unit_kernels};
 pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
@@ -55,6 +57,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         argmax::kernels(),
         attention::kernels(),
         attention::merge_kernels(),
+        attention_prompt::kernels(),
         combine::kernels(),
         conv1d_silu::kernels(),
         elementwise::kernels(),
