@@ -75,16 +75,16 @@ impl DeviceExperts {
 
 impl Chosen {
     fn new(layer: usize, ids: Vec<u32>, weights: Vec<f32>) -> Chosen {
-        let mut tally: BTreeMap<u32, u32> = BTreeMap::new();
-        for &id in &ids {
-            *tally.entry(id).or_default() += 1;
-        }
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        let tally = sorted.chunk_by(|a, b| a == b);
+        let (experts, counts) = tally.map(|same| (same[0], same.len() as u32)).unzip();
         Chosen {
             layer,
             ids,
             weights,
-            experts: tally.keys().copied().collect(),
-            counts: tally.values().copied().collect(),
+            experts,
+            counts,
         }
     }
 }

@@ -18,6 +18,8 @@ static SHADER: Shader = Shader {
 const COLUMNS: usize = 16;
 /// Neighbouring threads that share a column of the state.
 const PARTS: u32 = 8;
+/// Threads of a workgroup.
+const THREADS: u32 = 128;
 /// Elements of the longest key: a block of tokens lies in 32 KiB of workgroup memory.
 const MAX_KEY_DIM: usize = 256;
 
@@ -38,8 +40,9 @@ pub struct DeltaViews<'a> {
 }
 
 /// `lanes`: sums over neighbouring threads within a subgroup.
-fn params(shape: DeltaShape, lanes: bool) -> [Param; 7] {
+fn params(shape: DeltaShape, lanes: bool) -> [Param; 12] {
     // What a block of tokens needs fits in the workgroup's memory.
+    let quads = (shape.key_dim as u32).div_ceil(4 * PARTS);
     let block = match shape.key_dim {
         0..=128 => 16,
         _ => 8,
@@ -51,6 +54,11 @@ fn params(shape: DeltaShape, lanes: bool) -> [Param; 7] {
         ("VALUE_DIM", shape.value_dim as u32),
         ("TILED", u32::from(shape.head_order == HeadOrder::Tiled)),
         ("BLOCK", block),
+        ("QUADS", quads),
+        ("LOADS", 2 * block * PARTS * quads / THREADS),
+        ("VALUES", block * COLUMNS as u32 / THREADS),
+        ("WHOLE", u32::from(shape.key_dim.is_multiple_of(32))),
+        ("FOUR", 4),
         ("LANES", u32::from(lanes)),
     ]
 }

@@ -1,6 +1,7 @@
 // Gated delta rule: a workgroup has COLUMNS elements of the values of one head and takes the tokens
 // of a span in order. PARTS neighbouring threads share a column of the state and keep it in
-// registers: thread `part` has every PARTSth vec4 of a key.
+// registers: thread `part` has every PARTSth vec4 of a key. What is indexed in registers is written
+// out: drivers do not unroll all loops.
 
 const THREADS: u32 = 128u;
 const KEY_HEADS: u32 = ${KEY_HEADS}u;
@@ -10,12 +11,10 @@ const VALUE_DIM: u32 = ${VALUE_DIM}u;
 const PARTS: u32 = 8u;
 const COLUMNS: u32 = THREADS / PARTS;
 // vec4s of a thread's part of a key, and of a whole one, filled up with zeros.
-const QUADS: u32 = (KEY_DIM + 31u) / 32u;
+const QUADS: u32 = ${QUADS}u;
 const KEY_QUADS: u32 = PARTS * QUADS;
-// Tokens that are loaded together, and what a thread loads of them.
+// Tokens that are loaded together.
 const BLOCK: u32 = ${BLOCK}u;
-const LOADS: u32 = 2u * BLOCK * KEY_QUADS / THREADS;
-const VALUES: u32 = BLOCK * COLUMNS / THREADS;
 const WIDTH: u32 = 2u * KEY_HEADS * KEY_DIM + VALUE_HEADS * VALUE_DIM;
 const L2_EPS: f32 = 1e-6;
 
@@ -52,47 +51,60 @@ var<workgroup> memory: array<f32, 2u * THREADS>;
 
 // What a thread brings of a block.
 struct Loaded {
-    quads: array<vec4<f32>, LOADS>,
-    values: array<f32, VALUES>,
+//#each I LOADS
+    quad${I}: vec4<f32>,
+//#end
+//#each I VALUES
+    value${I}: f32,
+//#end
     gates: vec2<f32>,
+}
+
+fn load_quad(token: u32, key_head: u32, at: u32) -> vec4<f32> {
+    let vector = at / KEY_QUADS;
+    let d = at % KEY_QUADS * 4u;
+    let row = (sizes.first_row + min(token + vector / 2u, sizes.tokens - 1u)) * WIDTH;
+    let place = row + (vector % 2u * KEY_HEADS + key_head) * KEY_DIM + d;
+//#if WHOLE
+    return vec4(qkv[place], qkv[place + 1u], qkv[place + 2u], qkv[place + 3u]);
+//#else
+    var quad = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if d + j < KEY_DIM { quad[j] = qkv[place + j]; }
+    }
+    return quad;
+//#endif
+}
+
+fn load_value(token: u32, head: u32, first: u32, at: u32) -> f32 {
+    let column = min(first + at % COLUMNS, VALUE_DIM - 1u);
+    let row = (sizes.first_row + min(token + at / COLUMNS, sizes.tokens - 1u)) * WIDTH;
+    return qkv[row + 2u * KEY_HEADS * KEY_DIM + head * VALUE_DIM + column];
 }
 
 // Tokens past the last are read from it, for nothing.
 fn load_block(token: u32, key_head: u32, head: u32, first: u32, thread: u32) -> Loaded {
     var loaded: Loaded;
-    let last = sizes.tokens - 1u;
-    for (var i = 0u; i < LOADS; i++) {
-        let at = i * THREADS + thread;
-        let vector = at / KEY_QUADS;
-        let d = at % KEY_QUADS * 4u;
-        let row = (sizes.first_row + min(token + vector / 2u, last)) * WIDTH;
-        let place = row + (vector % 2u * KEY_HEADS + key_head) * KEY_DIM;
-        for (var j = 0u; j < 4u; j++) {
-            if d + j < KEY_DIM {
-                loaded.quads[i][j] = qkv[place + d + j];
-            }
-        }
-    }
-    for (var i = 0u; i < VALUES; i++) {
-        let at = i * THREADS + thread;
-        let column = min(first + at % COLUMNS, VALUE_DIM - 1u);
-        let row = (sizes.first_row + min(token + at / COLUMNS, last)) * WIDTH;
-        loaded.values[i] = qkv[row + 2u * KEY_HEADS * KEY_DIM + head * VALUE_DIM + column];
-    }
+//#each I LOADS
+    loaded.quad${I} = load_quad(token, key_head, ${I}u * THREADS + thread);
+//#end
+//#each I VALUES
+    loaded.value${I} = load_value(token, head, first, ${I}u * THREADS + thread);
+//#end
     if thread < BLOCK {
-        let at = (sizes.first_row + min(token + thread, last)) * VALUE_HEADS + head;
+        let at = (sizes.first_row + min(token + thread, sizes.tokens - 1u)) * VALUE_HEADS + head;
         loaded.gates = vec2(a[at], b[at]);
     }
     return loaded;
 }
 
 fn put_block(loaded: Loaded, head: u32, thread: u32) {
-    for (var i = 0u; i < LOADS; i++) {
-        vectors[i * THREADS + thread] = loaded.quads[i];
-    }
-    for (var i = 0u; i < VALUES; i++) {
-        values[i * THREADS + thread] = loaded.values[i];
-    }
+//#each I LOADS
+    vectors[${I}u * THREADS + thread] = loaded.quad${I};
+//#end
+//#each I VALUES
+    values[${I}u * THREADS + thread] = loaded.value${I};
+//#end
     if thread < BLOCK {
         let rate = exp_of(a_log[head]) * softplus(loaded.gates.x + dt_bias[head]);
         gates[thread] = vec2(exp_of(-rate), sigmoid(loaded.gates.y));
@@ -157,15 +169,15 @@ fn main(
     let part = thread % PARTS;
     let inside = first + column < VALUE_DIM;
     let place = head * KEY_DIM * VALUE_DIM + first + column;
-    var kept: array<vec4<f32>, QUADS>;
-    for (var i = 0u; i < QUADS; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            let d = (i * PARTS + part) * 4u + j;
-            if inside && d < KEY_DIM {
-                kept[i][j] = state[place + d * VALUE_DIM];
-            }
-        }
+//#each I QUADS
+    var kept${I} = vec4<f32>();
+//#each J FOUR
+    {
+        let d = (${I}u * PARTS + part) * 4u + ${J}u;
+        if inside && d < KEY_DIM { kept${I}[${J}] = state[place + d * VALUE_DIM]; }
     }
+//#end
+//#end
     var next = load_block(0u, key_head, head, first, thread);
     for (var token = 0u; token < sizes.tokens; token += BLOCK) {
         workgroupBarrier();
@@ -179,19 +191,19 @@ fn main(
             let query = 2u * t * KEY_QUADS + part;
             let key = query + KEY_QUADS;
             var sums = vec4<f32>();
-            for (var i = 0u; i < QUADS; i++) {
-                sums = fma(kept[i], vectors[key + i * PARTS], sums);
-            }
+//#each I QUADS
+            let key${I} = vectors[key + ${I}u * PARTS];
+            sums = fma(kept${I}, key${I}, sums);
+//#end
             let length = inverse[2u * t + 1u];
             let decay = gates[t].x;
             let held = sum_of_parts(sum_of_four(sums), t % 2u, thread) * length;
             let delta = fma(held, -decay, values[t * COLUMNS + column]) * gates[t].y * length;
             var result = vec4<f32>();
-            for (var i = 0u; i < QUADS; i++) {
-                let quad = fma(vectors[key + i * PARTS], vec4(delta), kept[i] * decay);
-                kept[i] = quad;
-                result = fma(quad, vectors[query + i * PARTS], result);
-            }
+//#each I QUADS
+            kept${I} = fma(key${I}, vec4(delta), kept${I} * decay);
+            result = fma(kept${I}, vectors[query + ${I}u * PARTS], result);
+//#end
             results[t * THREADS + thread] = sum_of_four(result);
         }
         workgroupBarrier();
@@ -207,12 +219,12 @@ fn main(
             }
         }
     }
-    for (var i = 0u; i < QUADS; i++) {
-        for (var j = 0u; j < 4u; j++) {
-            let d = (i * PARTS + part) * 4u + j;
-            if inside && d < KEY_DIM {
-                next_state[place + d * VALUE_DIM] = kept[i][j];
-            }
-        }
+//#each I QUADS
+//#each J FOUR
+    {
+        let d = (${I}u * PARTS + part) * 4u + ${J}u;
+        if inside && d < KEY_DIM { next_state[place + d * VALUE_DIM] = kept${I}[${J}]; }
     }
+//#end
+//#end
 }

@@ -63,11 +63,15 @@ impl Tile {
             Some(size) if !exact => Arithmetic::Unit(size),
             _ => Arithmetic::Floats,
         };
+        let (rows, part) = match arithmetic {
+            Arithmetic::Unit(_) => (128, (32, 64)),
+            _ => (64, (32, 32)),
+        };
         Tile {
             vectors: 64,
-            rows: 128,
+            rows,
             depth: 32,
-            part: (32, 64),
+            part,
             arithmetic,
         }
     }
@@ -145,6 +149,11 @@ impl Tile {
             ("FRAG", unit),
             // Metal's loads take pointers to scalars.
             ("SCALARS", u32::from(unit == 8)),
+            // Of a thread, where there is no matrix unit.
+            ("EACH_M", self.part.0 / 4),
+            ("EACH_N", width / 8),
+            ("FOUR", 4),
+            ("LANE_ELEMENTS", unit * unit / 32),
             ("FRAGS_M", self.part.0.checked_div(unit).unwrap_or(0)),
             ("FRAGS_N", width.checked_div(unit).unwrap_or(0)),
             ("STEPS", self.depth.checked_div(unit).unwrap_or(0)),
@@ -179,11 +188,15 @@ fn all_params(arithmetics: &[Arithmetic], vectors: &[u32]) -> Vec<Vec<Param>> {
         for &arithmetic in arithmetics {
             for &vectors in vectors {
                 for (experts, fused) in [(false, false), (true, false), (true, true)] {
+                    let (rows, part) = match arithmetic {
+                        Arithmetic::Floats => (64, (32, 32)),
+                        _ => (128, (32, 64)),
+                    };
                     let tile = Tile {
                         vectors,
-                        rows: 128,
+                        rows,
                         depth: 32,
-                        part: (32, 64),
+                        part,
                         arithmetic,
                     };
                     all.push(tile.params(&form, experts, fused));

@@ -3,6 +3,7 @@
 // 32 threads (a subgroup) have WM vectors and WN rows of the tile. Elements are rounded to binary16
 // with HALF, and multiplied by the device's matrix unit, FRAG x FRAG at a time, with COOP; sums are
 // in f32, each in ascending order of the inner dimension, whatever else is in the tile.
+// What is indexed in registers is written out: drivers do not unroll all loops.
 //
 // With EXPERTS a tile of vectors is one expert's, whose matrix lies in slot tiles[..], and its rows
 // are pairs order[..]. With FUSED there are two matrices of one form, their rows side by side in
@@ -75,6 +76,10 @@ fn put_w(at: u32, value: vec4<f32>) {
     ws[at] = vec4<f${BITS}>(value);
 }
 //#endif
+//#if HALF
+// What the sums of each vector of the tile are to be multiplied with.
+var<workgroup> factors: array<f32, TM>;
+//#endif
 // Row of x and of the result of each vector of the tile; NONE: there is none.
 var<workgroup> sources: array<u32, TM>;
 var<workgroup> targets: array<u32, TM>;
@@ -94,7 +99,11 @@ fn find_rows(tile: u32, thread: u32) {
         let there = pair < im.n;
 //#endif
         // Rows that are not there are computed for nothing, from the first.
-        sources[i] = im.x_first + select(0u, pair / im.share, there);
+        let row = im.x_first + select(0u, pair / im.share, there);
+        sources[i] = row;
+//#if HALF
+        factors[i] = scales[row];
+//#endif
         targets[i] = select(NONE, im.out_first + pair, there);
     }
 }
@@ -175,17 +184,20 @@ fn put_w_item(item: u32, weights: Weights) {
     let unit_in = item / UNIT_ITEMS % (TK / 32u);
     let t = item / (UNIT_ITEMS * (TK / 32u));
     let at = (t * 16u + q * 4u) * (STRIDE / 4u) + unit_in * 8u + j;
-    for (var r = 0u; r < 4u; r++) {
-        let place = at + r * (STRIDE / 4u);
-        let bias = vec4(weights.maps.bias[r]);
+//#each I FOUR
+    {
+        let place = at + ${I}u * (STRIDE / 4u);
+        let bias = vec4(weights.maps.bias[${I}]);
 //#if TWO_QUADS
-        let factor = weights.maps.low[r];
-        put_w(place + 4u, fma(integers_of(weights.two[r]), vec4(weights.maps.high[r]), bias));
+        let factor = weights.maps.low[${I}];
+        let high = weights.maps.high[${I}];
+        put_w(place + 4u, fma(integers_of(weights.two[${I}]), vec4(high), bias));
 //#else
-        let factor = select(weights.maps.low[r], weights.maps.high[r], j >= 4u);
+        let factor = select(weights.maps.low[${I}], weights.maps.high[${I}], j >= 4u);
 //#endif
-        put_w(place, fma(integers_of(weights.one[r]), vec4(factor), bias));
+        put_w(place, fma(integers_of(weights.one[${I}]), vec4(factor), bias));
     }
+//#end
 }
 //#else
 // An item of weights is SPAN elements of a row.
@@ -236,7 +248,7 @@ fn put_out(column: u32, row: u32, at: u32, value: f32) {
 
 fn scale_of(row: u32) -> f32 {
 //#if HALF
-    return scales[sources[row]];
+    return factors[row];
 //#else
     return 1.0;
 //#endif

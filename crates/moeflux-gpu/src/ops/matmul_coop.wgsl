@@ -1,8 +1,6 @@
 // The tiles' products by the device's matrix unit. What a subgroup's lanes hold of a result is the
 // device's secret, so results go through the workgroup's memory, a fragment a subgroup at a time.
 
-const LANE_ELEMENTS: u32 = FRAG * FRAG / 32u;
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -92,24 +90,27 @@ fn main(
         coopStoreT(sum${I}_${J}, &fragments[fragment], FRAG);
         workgroupBarrier();
 //#if FUSED
-        var gates: array<f32, LANE_ELEMENTS>;
-        for (var e = 0u; e < LANE_ELEMENTS; e++) {
-            gates[e] = fragments[own * FRAG * FRAG + e * 32u + lane];
-        }
+//#each K LANE_ELEMENTS
+        let gate${K} = fragments[own * FRAG * FRAG + ${K}u * 32u + lane];
+//#end
         workgroupBarrier();
         coopStoreT(up${I}_${J}, &fragments[fragment], FRAG);
         workgroupBarrier();
 //#endif
-        for (var e = 0u; e < LANE_ELEMENTS; e++) {
-            let at = e * 32u + lane;
+//#each K LANE_ELEMENTS
+        {
+            let at = ${K}u * 32u + lane;
             let row = out_m + ${I}u * FRAG + at / FRAG;
             let scale = scale_of(row);
-            var value = fragments[own * FRAG * FRAG + at] * scale;
+            let value = fragments[own * FRAG * FRAG + at] * scale;
+            let column = out_n + ${J}u * FRAG + at % FRAG;
 //#if FUSED
-            value = fused(gates[e] * scale, value);
+            put_out(group.x, row, column, fused(gate${K} * scale, value));
+//#else
+            put_out(group.x, row, column, value);
 //#endif
-            put_out(group.x, row, out_n + ${J}u * FRAG + at % FRAG, value);
         }
+//#end
     }
 //#end
 //#end
