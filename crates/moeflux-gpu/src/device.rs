@@ -1,12 +1,13 @@
 //! A device: which one, what it can do, its memory, and what went wrong with it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wgpu::{Features, Limits};
 
 use crate::adapter::{self, AdapterLine, DeviceChoice};
+use crate::profile::DispatchTime;
 use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
@@ -26,6 +27,8 @@ pub struct Gpu {
     bytes: Arc<AtomicU64>,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    pub(crate) is_timing: AtomicBool,
+    pub(crate) times: Mutex<Vec<DispatchTime>>,
 }
 
 /// Compiled kernels, by name and parameters.
@@ -150,6 +153,8 @@ impl Gpu {
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
             pipelines: Mutex::default(),
+            is_timing: AtomicBool::new(false),
+            times: Mutex::default(),
         }))
     }
 

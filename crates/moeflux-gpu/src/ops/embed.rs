@@ -34,7 +34,7 @@ pub fn embed(
         product(name, &[n, table.form.cols])? as usize,
     )?;
     for band in &table.bands {
-        let place = band.form.place(0);
+        let place = band.form.place(band.start);
         r.dispatch(&Dispatch {
             shader: &SHADER,
             params: &band.form.params(),

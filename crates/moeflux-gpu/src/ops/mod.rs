@@ -7,6 +7,7 @@ mod attention_prompt;
 mod check;
 mod combine;
 mod conv1d_silu;
+pub mod decode;
 mod elementwise;
 mod embed;
 mod expert_matvec;
@@ -20,6 +21,7 @@ mod rms_norm;
 mod rope;
 mod router;
 mod rows;
+mod tile;
 
 pub use argmax::argmax;
 pub use attention::attention;
@@ -51,6 +53,16 @@ pub struct SpanRows {
     pub start: usize,
 }
 
+impl From<&moeflux::backend::StepSpan<'_>> for SpanRows {
+    fn from(span: &moeflux::backend::StepSpan<'_>) -> SpanRows {
+        SpanRows {
+            first_row: span.first_row,
+            len: span.len,
+            start: span.start,
+        }
+    }
+}
+
 /// Every kernel with each set of parameters that operations use, for checking translations.
 pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
     let mut all = vec![
@@ -75,6 +87,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         router::kernels(),
     ];
     all.extend(rows::kernels());
+    all.extend(decode::all_kernels());
     all
 }
 
