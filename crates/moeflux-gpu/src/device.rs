@@ -78,7 +78,7 @@ impl Gpu {
         let adapter = adapter::choose(choice)?;
         let line = adapter::line(&adapter);
         let info = adapter.get_info();
-        let matrix_unit = matrix_unit(&adapter, &info);
+        let matrix_unit = adapter::matrix_unit(&adapter, &info);
         let mut wanted = Features::IMMEDIATES
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
@@ -101,7 +101,7 @@ impl Gpu {
             label: Some("moeflux"),
             required_features: features,
             required_limits: limits.clone(),
-            experimental_features: experimental(matrix_unit.is_some()),
+            experimental_features: adapter::experimental(matrix_unit.is_some()),
             ..Default::default()
         };
         let (device, queue) =
@@ -143,6 +143,15 @@ impl Gpu {
         self.features
             .contains(Features::SUBGROUP)
             .then_some(self.subgroup)
+    }
+
+    /// Whether so many neighbouring threads of a workgroup (a power of two) are of one subgroup, so
+    /// that they can exchange values without memory.
+    pub fn shares_lanes(&self, threads: u32) -> bool {
+        // Metal says what a subgroup could be at least, and has 32 everywhere.
+        let is_metal = self.line.api == wgpu::Backend::Metal.to_string();
+        let least = if is_metal { 32 } else { self.subgroup.0 };
+        self.subgroup_sizes().is_some() && least >= threads
     }
 
     /// Size of the squares that the device's matrix unit multiplies, binary16 with sums in f32;
@@ -361,36 +370,4 @@ impl Gpu {
         staging.unmap();
         Ok(())
     }
-}
-
-/// The largest square that the adapter's matrix unit multiplies, where subgroups are of 32 threads
-/// as the kernels for it take them to be.
-fn matrix_unit(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> Option<u32> {
-    use wgpu::CooperativeScalarType::{F16, F32};
-    let needed =
-        Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
-    let of_32 = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
-    let is_metal = info.backend == wgpu::Backend::Metal;
-    if !adapter.features().contains(needed) || !(of_32 || is_metal) {
-        return None;
-    }
-    let known = adapter.cooperative_matrix_properties();
-    let has = |size: u32| {
-        known.iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (size, size, size)
-                && (p.ab_type, p.cr_type) == (F16, F32)
-        })
-    };
-    // Metal's language has squares of 8 only.
-    let sizes: &[u32] = if is_metal { &[8] } else { &[16, 8] };
-    sizes.iter().copied().find(|&size| has(size))
-}
-
-fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
-    if !wanted {
-        return wgpu::ExperimentalFeatures::disabled();
-    }
-    // SAFETY: what is used of them is products of matrices in workgroup memory, at places that the
-    // kernels keep inside their arrays.
-    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }

@@ -9,6 +9,7 @@ mod latent;
 mod mixed;
 mod plan;
 mod planned_experts;
+mod prompt;
 mod state_ops;
 mod weights;
 
@@ -106,12 +107,8 @@ impl GpuBackend {
                 let views = (view(x)?, view(gate)?, weight, view(out)?);
                 ops::rms_norm_gated(r, views, pool.len(*x) / len, len, *eps)?;
             }
-            Op::Matmul { x, outputs, .. } => {
-                for (weight, out) in outputs {
-                    let matrix = held.matrix(gpu, weights, *weight)?;
-                    let n = pool.len(*x) / matrix.form.cols;
-                    ops::matvec(r, matrix, view(x)?, n, view(out)?)?;
-                }
+            Op::Matmul { x, outputs, exact } => {
+                return self.matmul(*x, outputs, *exact, step, (weights, pool));
             }
             _ => return self.rows_alone(op, step, pool),
         }
@@ -242,13 +239,18 @@ impl GpuBackend {
             | Op::HeadMatmul { .. }
             | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
             _ => self.rows(op, step, weights, pool),
         }
     }
 }
 
 impl Backend for GpuBackend {
+    fn cached_tokens(&self) -> usize {
+        // Each expert's weights are decoded for all its tokens of a step at once.
+        4096
+    }
+
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
     }

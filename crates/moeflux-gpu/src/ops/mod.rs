@@ -4,6 +4,7 @@
 mod add_bias;
 mod argmax;
 mod attention;
+mod attention_prompt;
 mod check;
 mod combine;
 mod conv1d_silu;
@@ -26,10 +27,12 @@ mod rms_norm;
 mod rope;
 mod router;
 mod rows;
+mod tile;
 
 pub use add_bias::add_bias;
 pub use argmax::argmax;
 pub use attention::attention;
+pub use attention_prompt::{attention_prompt, unit_kernels as attention_unit_kernels};
 pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
@@ -37,7 +40,7 @@ pub use embed::embed;
 pub use exact_probe::exact_probe;
 pub use expert_exact::{expert_exact, expert_exact_swiglu};
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
-pub use gated_delta::{DeltaViews, gated_delta};
+pub use gated_delta::{DeltaViews, gated_delta, gated_delta_by};
 pub use group_experts::{Groups, group_experts};
 pub use grouped_router::grouped_router;
 pub use head_matmul::head_matmul;
@@ -79,6 +82,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         argmax::kernels(),
         attention::kernels(),
         attention::merge_kernels(),
+        attention_prompt::kernels(),
         combine::kernels(),
         conv1d_silu::kernels(),
         elementwise::kernels(),

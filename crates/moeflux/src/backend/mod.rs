@@ -65,6 +65,11 @@ pub trait Backend: Send {
         Settled::free()
     }
 
+    /// Tokens of a step that is as fast, a token, as any longer one, if nothing has to be read.
+    fn cached_tokens(&self) -> usize {
+        512
+    }
+
     /// Gives back the scratch memory that large steps need; a step takes what it needs.
     fn give_back_scratch(&mut self) {}
 
