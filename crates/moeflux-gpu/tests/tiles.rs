@@ -32,7 +32,7 @@ fn tiles(gpu: &Gpu) -> Vec<(Tile, f64)> {
         all.push((halves(64, 64, Arithmetic::Halves), 2e-3));
         if gpu.matrix_unit().is_some() {
             let own = Tile::of(gpu, false);
-            for (vectors, depth) in [(32, 32), (64, 32), (128, 64)] {
+            for (vectors, depth) in [(32, 32), (64, 64), (128, 32)] {
                 let tile = Tile {
                     vectors,
                     depth,
@@ -90,18 +90,13 @@ fn check_tiles(matrix: &Matrix<'_>, n: usize, what: &str) {
     reference::matmul(&mut [job]).expect("it fits");
     let device = DeviceMatrix::upload(&gpu, matrix).expect("there is memory");
     let x = upload(&gpu, &x);
-    let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-    let mut known: Option<(Arithmetic, Vec<u32>)> = None;
     for (tile, tolerance) in tiles(&gpu) {
         let what = format!("{what}, {tile:?}");
         let found = tiled(&gpu, tile, &device, &x, &[(0, n)], n);
         close(&found, &expected, tolerance, &what);
         let cut = tiled(&gpu, tile, &device, &x, &[(0, 1), (1, n - 1)], n);
-        assert!(bits(&found) == bits(&cut), "{what}: cut into two");
-        let same = known.filter(|(arithmetic, _)| *arithmetic == tile.arithmetic);
-        let same = same.is_none_or(|(_, others)| others == bits(&found));
-        assert!(same, "{what}: another tile gave other bits");
-        known = Some((tile.arithmetic, bits(&found)));
+        let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found), bits(&cut), "{what}: cut into two");
     }
 }
 

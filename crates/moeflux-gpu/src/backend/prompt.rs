@@ -72,8 +72,7 @@ impl GpuBackend {
                     Some((_, vectors)) => vectors,
                     None => matmul::vectors(r, tile, Vectors::INPUTS, x, run, cols)?,
                 };
-                let large = tile.for_size(&self.gpu, run.1, matrix.form.rows);
-                matmul::matmul(r, large, matrix, &vectors, out)?;
+                matmul::matmul(r, tile, matrix, &vectors, out)?;
                 if tile.is_half() {
                     rounded = Some((run, vectors));
                 }

@@ -51,25 +51,6 @@ impl Tile {
         }
     }
 
-    /// The same for a product of so many vectors with a matrix of so many rows: larger where there
-    /// are enough for every processor of a large device. Results have the same bits.
-    pub fn for_size(self, gpu: &Gpu, vectors: usize, rows: usize) -> Tile {
-        /// Workgroups from which larger ones were faster.
-        const ENOUGH: usize = 200;
-        let large = Tile {
-            vectors: 128,
-            rows: 128,
-            depth: 64,
-            ..self
-        };
-        let groups = vectors.div_ceil(128) * rows.div_ceil(128);
-        let pays = self.arithmetic == Arithmetic::Unit(16) && groups >= ENOUGH;
-        match pays && large.check(gpu).is_ok() {
-            true => large,
-            false => self,
-        }
-    }
-
     /// Whether elements are rounded to binary16.
     pub fn is_half(&self) -> bool {
         self.arithmetic != Arithmetic::Floats
