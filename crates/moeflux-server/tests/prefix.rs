@@ -20,7 +20,7 @@ fn answers_are_the_same_wherever_they_go_on() {
     for name in MODELS {
         let model = Model::new(name, &options());
         let mut random = Random(7);
-        let whole = random.tokens(330);
+        let whole = random.tokens(200);
         for cut in 60..whole.len() {
             // What is asked first makes a place to go on from; the rest differs.
             let server = start(&model.engine, memory(64 << 20)).unwrap();
@@ -59,9 +59,10 @@ fn conversations_that_part_and_go_on_stay_exact_while_state_comes_and_goes() {
         let mut server = start(&model.engine, prefix()).unwrap();
         let mut random = Random(bytes + u64::from(disk));
         let mut known: Vec<Vec<u32>> = vec![random.message(150)];
-        let mut saved = 0;
+        let (mut saved, mut evicted) = (0, 0);
         for round in 0..60 {
             if round % 20 == 19 {
+                evicted += server.metrics.prefix.evictions.get();
                 drop(server);
                 server = start(&model.engine, prefix()).unwrap();
             }
@@ -81,10 +82,7 @@ fn conversations_that_part_and_go_on_stay_exact_while_state_comes_and_goes() {
         let bound = server.metrics.prefix.bytes.get();
         assert!(bound <= bytes, "{name}: {bound} bytes kept");
         let small = bytes < 1 << 20;
-        assert!(
-            !small || server.metrics.prefix.evictions.get() > 0,
-            "{name}"
-        );
+        assert!(!small || evicted > 0, "{name}: memory was never short");
         assert!(server.metrics.prefix.folder_bytes.get() <= 2 << 20);
     }
 }
