@@ -44,12 +44,14 @@ fn random_operations_agree_everywhere() {
         "add",
         "add_bias",
         "attention",
+        "biased_experts",
         "conv1d_silu",
         "embed",
         "experts",
         "gated_delta",
         "grouped_router",
         "head_matmul",
+        "keyed_delta",
         "kv_append",
         "lookahead",
         "matmul",
@@ -64,6 +66,7 @@ fn random_operations_agree_everywhere() {
         "sigmoid_mul",
         "split_pairs",
         "swiglu",
+        "windowed_attention",
     ];
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), known);
 }
