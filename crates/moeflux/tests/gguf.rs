@@ -24,7 +24,7 @@ use moeflux::{
 
 /// File, the checkpoint it was made from, and how far its logits may be from that one's. The
 /// first was rounded differently: one is added to norms in f16.
-const MADE_FROM: [(&str, &str, f64); 4] = [
+const MADE_FROM: [(&str, &str, f64); 13] = [
     (
         "split/model-00001-of-00002.gguf",
         "qwen3_5_moe_text_f16",
@@ -33,7 +33,18 @@ const MADE_FROM: [(&str, &str, f64); 4] = [
     ("qwen3_5_moe.gguf", "qwen3_5_moe", 1e-5),
     ("qwen3_5_moe_tied.gguf", "qwen3_5_moe_text_fused", 1e-5),
     ("qwen3_5_moe_gate_up.gguf", "qwen3_5_moe_text_f32", 1e-5),
+    ("qwen3_next.gguf", "qwen3_next", 1e-5),
+    ("olmoe.gguf", "olmoe", 1e-5),
+    ("mixtral.gguf", "mixtral", 1e-5),
+    ("glm4_moe.gguf", "glm4_moe", 1e-5),
+    ("glm4_moe_air.gguf", "glm4_moe_air", 1e-5),
+    ("minimax_m2.gguf", "minimax_m2", 1e-5),
+    ("deepseek_v3.gguf", "deepseek_v3", 1e-5),
+    ("deepseek_v2_lite.gguf", "deepseek_v2_lite", 1e-5),
+    ("deepseek_v2.gguf", "deepseek_v2", 1e-5),
 ];
+/// Files with answers of their own: their checkpoint's form does not convert.
+const WITH_ANSWERS: [&str; 2] = ["qwen3_moe", "qwen2_moe"];
 
 /// Nothing is rounded that the file has not rounded.
 fn options() -> EngineOptions {
@@ -91,10 +102,14 @@ fn answers_are_those_of_transformers() {
             limit.max(1e-4),
         )
     });
-    let own = ("qwen3_moe.gguf", file("qwen3_moe.golden.safetensors"), 1e-4);
-    for (name, answers, limit) in made.into_iter().chain([own]) {
+    let made = made.map(|(name, answers, limit)| (name.to_owned(), answers, limit));
+    let own = WITH_ANSWERS.map(|name| {
+        let answers = file(&format!("{name}.golden.safetensors"));
+        (format!("{name}.gguf"), answers, 1e-4)
+    });
+    for (name, answers, limit) in made.into_iter().chain(own) {
         let golden = golden(answers);
-        let ours = logits(&open(&file(name), &options()), &golden.tokens);
+        let ours = logits(&open(&file(&name), &options()), &golden.tokens);
         let found = distance(&ours, &golden.logits);
         println!("{name}: relative L2 {found:.1e}");
         assert!(found <= limit, "{name}: {found:.1e}");
@@ -241,7 +256,6 @@ fn missing_keys_are_named() {
         "attention.layer_norm_rms_epsilon",
         "expert_count",
         "expert_used_count",
-        "expert_feed_forward_length",
         "expert_shared_feed_forward_length",
         "ssm.conv_kernel",
         "ssm.state_size",
@@ -296,7 +310,7 @@ fn values_out_of_range_name_the_key() {
 #[test]
 fn other_architectures_are_told_which_there_are() {
     let message = refused(&Copy::patched("qwen3_5_moe.gguf", "qwen35moe", "mixtral_x"));
-    for words in ["general.architecture", "mixtral_x", "qwen3moe, qwen35moe"] {
+    for words in ["general.architecture", "mixtral_x", "qwen3moe, qwen35moe", "deepseek2"] {
         assert!(message.contains(words), "{message}");
     }
 }

@@ -192,8 +192,12 @@ pub(super) fn find_matrix<'a>(
     let info = files.require(&full)?;
     if info.dtype != DType::U32 {
         let codec = plain_codec(files, &full, info)?;
-        // GGUF files store a matrix of one row as a vector.
-        if rows != 1 || info.shape != [cols] {
+        // GGUF files store a matrix of one row as a vector, and one a head as a stack.
+        let fits = match info.shape.split_last() {
+            Some((&last, leading)) => last == cols && leading.iter().product::<usize>() == rows,
+            None => false,
+        };
+        if !fits {
             check_shape(files, &full, info, &[rows, cols])?;
         }
         return Ok(MatrixTensors {
