@@ -138,13 +138,8 @@ impl Form {
             Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
             Elements::Coded(coding) => coding,
         };
-        let (form, bits, units, scale_bytes) = match coding {
-            Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
-            Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
-            Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
-            Coding::Q4K => ("IS_K", 4, 8, 16),
-            Coding::Q5K => ("IS_K", 5, 8, 16),
-            Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        let Some((form, bits, units, scale_bytes)) = kind(coding) else {
+            return Vec::new();
         };
         let Rounding { group, zero } = coding.rounding();
         vec![
@@ -166,6 +161,22 @@ impl Form {
             ("ZERO", zero as u32),
             ("BIASED", u32::from(form != "IS_SIMPLE" && form != "IS_Q6K")),
         ]
+    }
+
+    /// Whether there are kernels for it.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsupported`], with the coding.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match self.elements {
+            Elements::Coded(coding) if kind(coding).is_none() => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: format!(
+                    "{coding:?} has no kernels on graphics processors yet; run with --device cpu"
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Appends the matrix in this form.
@@ -209,6 +220,20 @@ impl Form {
     }
 }
 
+/// The parameter that says how a coding's scales lie, its bits, units of a block and bytes of
+/// their scales; `None` of codings without kernels.
+fn kind(coding: Coding) -> Option<(&'static str, u32, u32, u32)> {
+    Some(match coding {
+        Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
+        Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
+        Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
+        Coding::Q4K => ("IS_K", 4, 8, 16),
+        Coding::Q5K => ("IS_K", 5, 8, 16),
+        Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        _ => return None,
+    })
+}
+
 /// Bytes a lane of the runs of a block, in their order.
 fn runs(coding: Coding) -> Vec<usize> {
     let words = |count: usize| vec![4; count];
@@ -219,6 +244,8 @@ fn runs(coding: Coding) -> Vec<usize> {
         Coding::Q4K => [words(3), vec![2, 2], words(32)].concat(),
         Coding::Q5K => [words(3), vec![2, 2], words(40)].concat(),
         Coding::Q6K => [words(4), vec![2], words(48)].concat(),
+        // Refused by `Form::check`.
+        _ => Vec::new(),
     }
 }
 
@@ -265,6 +292,7 @@ impl DeviceMatrix {
     /// No device memory.
     pub fn upload(gpu: &Gpu, matrix: &Matrix<'_>) -> Result<DeviceMatrix, GpuError> {
         let form = Form::of(matrix);
+        form.check()?;
         let mut packed = Vec::with_capacity(form.bytes());
         form.pack(matrix, &mut packed);
         let limit = gpu.most_bytes_bound() as usize;

@@ -97,7 +97,11 @@ impl Layer {
     ) -> Result<Layer, Error> {
         let end = [&layout.gate, &layout.up, &layout.down].map(|m| m.end());
         let empty = vec![0; end.into_iter().max().unwrap_or(0)];
-        let form = |m: &moeflux::weights::MatrixLayout| Ok::<_, Error>(Form::of(&m.view(&empty)?));
+        let form = |m: &moeflux::weights::MatrixLayout| {
+            let form = Form::of(&m.view(&empty)?);
+            form.check()?;
+            Ok::<_, Error>(form)
+        };
         let (gate, up, down) = (form(&layout.gate)?, form(&layout.up)?, form(&layout.down)?);
         let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
         let slot_bytes = starts[2] + down.bytes();

@@ -29,7 +29,8 @@ pub(crate) const TILE: usize = 16;
 /// Elements of a row that a unit holds.
 pub(crate) const UNIT: usize = 32;
 
-/// An integer coding: a weight is `(integer - zero) * scale + bias`.
+/// An integer coding: a weight is `(integer - zero) * scale + bias`. Where codes stand for uneven
+/// levels, the integers are those levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     /// Unsigned integers with a bfloat16 scale and bias a group (MLX's layout before
@@ -42,15 +43,40 @@ pub enum Coding {
     },
     /// GGUF Q4_0: blocks of 32, a binary16 scale, 4 bits minus 8.
     Q4_0,
+    /// GGUF Q4_1: blocks of 32, a binary16 scale and bias, 4 bits.
+    Q4_1,
+    /// GGUF Q5_0: blocks of 32, a binary16 scale, 5 bits minus 16.
+    Q5_0,
+    /// GGUF Q5_1: blocks of 32, a binary16 scale and bias, 5 bits.
+    Q5_1,
     /// GGUF Q8_0: blocks of 32, a binary16 scale, 8 signed bits.
     Q8_0,
+    /// GGUF Q2_K: blocks of 256, sixteen groups of 16 with 4-bit scales and minima, 2 bits.
+    Q2K,
+    /// GGUF Q3_K: blocks of 256, sixteen groups of 16 with 6-bit scales, 3 bits minus 4.
+    Q3K,
     /// GGUF Q4_K: blocks of 256, eight groups of 32 with 6-bit scales and minima.
     Q4K,
     /// GGUF Q5_K: as Q4_K with 5 bits.
     Q5K,
     /// GGUF Q6_K: blocks of 256, sixteen groups of 16 with 8-bit scales, 6 bits minus 32.
     Q6K,
+    /// GGUF IQ4_NL: blocks of 32, a binary16 scale, 4 bits for one of sixteen levels.
+    Iq4Nl,
+    /// GGUF IQ4_XS: blocks of 256, eight groups of 32 with 6-bit scales, the same levels.
+    Iq4Xs,
+    /// MXFP4: blocks of 32, a power of two, 4-bit floats.
+    Mxfp4,
 }
+
+/// The levels of IQ4_NL and IQ4_XS, 128 above.
+pub(crate) const IQ4_LEVELS: [u8; 16] = [
+    1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
+];
+/// The levels of E2M1, doubled, 12 above.
+pub(crate) const E2M1_LEVELS: [u8; 16] = [
+    12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
+];
 
 /// How the kernels of a coding want activations rounded to 8 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +101,26 @@ pub struct Coded<'a> {
 }
 
 impl Coding {
-    /// Bits of an integer.
+    /// Bits of an integer, or of the code of a level.
     pub(crate) fn bits(self) -> usize {
         match self {
             Coding::Affine { bits, .. } => bits as usize,
-            Coding::Q4_0 | Coding::Q4K => 4,
-            Coding::Q5K => 5,
+            Coding::Q2K => 2,
+            Coding::Q3K => 3,
+            Coding::Q4_0 | Coding::Q4_1 | Coding::Q4K => 4,
+            Coding::Iq4Nl | Coding::Iq4Xs | Coding::Mxfp4 => 4,
+            Coding::Q5_0 | Coding::Q5_1 | Coding::Q5K => 5,
             Coding::Q6K => 6,
             Coding::Q8_0 => 8,
+        }
+    }
+
+    /// What codes stand for, if they are not the integers themselves.
+    pub(crate) fn levels(self) -> Option<&'static [u8; 16]> {
+        match self {
+            Coding::Iq4Nl | Coding::Iq4Xs => Some(&IQ4_LEVELS),
+            Coding::Mxfp4 => Some(&E2M1_LEVELS),
+            _ => None,
         }
     }
 
@@ -91,20 +129,38 @@ impl Coding {
         let (group, zero) = match self {
             Coding::Affine { group, .. } => (group, 0),
             Coding::Q4_0 => (32, 8),
-            Coding::Q8_0 => (32, 128),
-            Coding::Q4K | Coding::Q5K => (32, 0),
+            Coding::Q5_0 => (32, 16),
+            Coding::Q8_0 | Coding::Iq4Nl | Coding::Iq4Xs => (32, 128),
+            Coding::Mxfp4 => (32, 12),
+            Coding::Q4_1 | Coding::Q5_1 | Coding::Q4K | Coding::Q5K => (32, 0),
+            Coding::Q2K => (16, 0),
+            Coding::Q3K => (16, 4),
             Coding::Q6K => (16, 32),
         };
         Rounding { group, zero }
+    }
+
+    /// Whether weights have a bias a group.
+    pub(crate) fn has_bias(self) -> bool {
+        match self {
+            Coding::Affine { .. } | Coding::Q4_1 | Coding::Q5_1 => true,
+            Coding::Q2K | Coding::Q4K | Coding::Q5K => true,
+            _ => false,
+        }
     }
 
     /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
     pub(crate) fn block_parts(self) -> (usize, usize) {
         match self {
             Coding::Affine { .. } => (1, 0),
-            Coding::Q4_0 | Coding::Q8_0 => (1, 2),
+            Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => (1, 2),
+            Coding::Q4_1 | Coding::Q5_1 => (1, 4),
+            Coding::Mxfp4 => (1, 1),
+            Coding::Q2K => (8, 20),
+            Coding::Q3K => (8, 14),
             Coding::Q4K | Coding::Q5K => (8, 16),
             Coding::Q6K => (8, 18),
+            Coding::Iq4Xs => (8, 8),
         }
     }
 

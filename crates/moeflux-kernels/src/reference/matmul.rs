@@ -2,7 +2,7 @@
 
 use super::dot16;
 use crate::{
-    Coded, Coding, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT,
+    Coded, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT,
     coding::TILE, matmul::check_row,
 };
 
@@ -54,17 +54,13 @@ fn integer_dot(coded: &Coded<'_>, rows: usize, row: usize, x: &Quantized, token:
             }
             let (scale, bias) = tile.map(lane, g);
             acc = (scale * x.scales[token * groups + g]).mul_add(dot as f32, acc);
-            if has_bias(coded.coding) {
+            if coded.coding.has_bias() {
                 acc = bias.mul_add(x.sums[token * groups + g], acc);
             }
         }
         total = if first == 0 { acc } else { total + acc };
     }
     total
-}
-
-fn has_bias(coding: Coding) -> bool {
-    matches!(coding, Coding::Affine { .. } | Coding::Q4K | Coding::Q5K)
 }
 
 /// Four partial sums, element k in sum k mod 4.

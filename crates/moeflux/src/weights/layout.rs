@@ -143,11 +143,22 @@ impl MatrixLayout {
 fn coding(codec: Codec) -> Option<Coding> {
     match codec {
         Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
-        Codec::Block(BlockCodec::Q4_0) => Some(Coding::Q4_0),
-        Codec::Block(BlockCodec::Q8_0) => Some(Coding::Q8_0),
-        Codec::Block(BlockCodec::Q4K) => Some(Coding::Q4K),
-        Codec::Block(BlockCodec::Q5K) => Some(Coding::Q5K),
-        Codec::Block(BlockCodec::Q6K) => Some(Coding::Q6K),
+        Codec::Block(block) => Some(match block {
+            BlockCodec::Q4_0 => Coding::Q4_0,
+            BlockCodec::Q4_1 => Coding::Q4_1,
+            BlockCodec::Q5_0 => Coding::Q5_0,
+            BlockCodec::Q5_1 => Coding::Q5_1,
+            BlockCodec::Q8_0 => Coding::Q8_0,
+            BlockCodec::Q2K => Coding::Q2K,
+            BlockCodec::Q3K => Coding::Q3K,
+            BlockCodec::Q4K => Coding::Q4K,
+            BlockCodec::Q5K => Coding::Q5K,
+            BlockCodec::Q6K => Coding::Q6K,
+            BlockCodec::Iq4Nl => Coding::Iq4Nl,
+            BlockCodec::Iq4Xs => Coding::Iq4Xs,
+            BlockCodec::Mxfp4 => Coding::Mxfp4,
+            _ => return None,
+        }),
         _ => None,
     }
 }
