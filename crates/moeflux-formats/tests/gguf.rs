@@ -78,8 +78,9 @@ fn mxfp4_blocks_are_made_of_codes_and_exponents() {
         let code = |j: usize| block[1 + j % 16] >> (j / 16 * 4) & 15;
         codes.extend((0..16).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
     }
-    let mut made = vec![0; blocks.len()];
-    mxfp4::from_parts(&codes, &exponents, &mut made);
+    let mut made = codes;
+    made.append(&mut exponents);
+    mxfp4::join(&mut made);
     assert_eq!(made, blocks);
 }
 

@@ -22,6 +22,8 @@ pub enum Elements {
     F16,
     /// bfloat16.
     Bf16,
+    /// Floats of 8 bits, which have no kernels yet.
+    F8,
     /// Integers with scales.
     Coded(Coding),
 }
@@ -79,6 +81,7 @@ impl Form {
                 MatrixData::F32(_) => Elements::F32,
                 MatrixData::F16(_) => Elements::F16,
                 MatrixData::Bf16(_) => Elements::Bf16,
+                MatrixData::F8(_) => Elements::F8,
                 MatrixData::Coded(coded) => Elements::Coded(coded.coding),
             },
         }
@@ -99,6 +102,7 @@ impl Form {
         match self.elements {
             Elements::F32 => [self.rows * row(4), 0, 0],
             Elements::F16 | Elements::Bf16 => [self.rows * row(2), 0, 0],
+            Elements::F8 => [self.rows * row(1), 0, 0],
             Elements::Coded(coding) => {
                 let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
                 let [weights, scales, biases] = lengths;
@@ -136,6 +140,8 @@ impl Form {
             Elements::F32 => return vec![("IS_F32", 1), ("SPAN", 4)],
             Elements::F16 => return vec![("IS_F16", 1), ("SPAN", 8)],
             Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
+            // Refused by `check`.
+            Elements::F8 => return Vec::new(),
             Elements::Coded(coding) => coding,
         };
         let Some((form, bits, units, scale_bytes)) = kind(coding) else {
@@ -175,6 +181,11 @@ impl Form {
                     "{coding:?} has no kernels on graphics processors yet; run with --device cpu"
                 ),
             }),
+            Elements::F8 => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: "F8_E4M3 has no kernels on graphics processors yet; run with --device cpu"
+                    .to_owned(),
+            }),
             _ => Ok(()),
         }
     }
@@ -186,6 +197,7 @@ impl Form {
             MatrixData::F16(values) | MatrixData::Bf16(values) => {
                 self.pack_rows(bytemuck::cast_slice(values), 2, out);
             }
+            MatrixData::F8(_) => {}
             MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
         }
     }

@@ -154,7 +154,7 @@ pub enum Codec {
 }
 
 /// Every codec and its name.
-pub const CODECS: [(&str, Codec); 22] = [
+pub const CODECS: [(&str, Codec); 23] = [
     ("affine-b4", affine(4)),
     ("affine-b8", affine(8)),
     ("affine-b2", affine(2)),
@@ -174,6 +174,7 @@ pub const CODECS: [(&str, Codec); 22] = [
     ("iq4_nl", Codec::Coded(Coding::Iq4Nl)),
     ("iq4_xs", Codec::Coded(Coding::Iq4Xs)),
     ("mxfp4", Codec::Coded(Coding::Mxfp4)),
+    ("centered-b4", Codec::Coded(Coding::Centered { bits: 4, group: 32 })),
     ("bf16", Codec::Bf16),
     ("f16", Codec::F16),
     ("f32", Codec::F32),

@@ -121,7 +121,7 @@ fn pieces(coding: Coding, cols: usize, piece: &mut dyn FnMut(usize, usize)) {
 /// The pieces of a block's scales: place in the block as files have it, and bytes.
 fn scale_pieces(coding: Coding) -> &'static [(usize, usize)] {
     match coding {
-        Coding::Affine { .. } => &[],
+        Coding::Affine { .. } | Coding::Centered { .. } => &[],
         Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => &[(0, 2)],
         Coding::Q4_1 | Coding::Q5_1 => &[(0, 2), (2, 2)],
         Coding::Mxfp4 => &[(0, 1)],

@@ -41,6 +41,14 @@ pub enum Coding {
         /// Elements of a row that share a scale and a bias: 32, 64 or 128.
         group: usize,
     },
+    /// Unsigned integers minus half their range, with a bfloat16 scale a group (rows are
+    /// little-endian bit streams, low bits first).
+    Centered {
+        /// Bits of an integer: 4 or 8.
+        bits: u32,
+        /// Elements of a row that share a scale: 32, 64 or 128.
+        group: usize,
+    },
     /// GGUF Q4_0: blocks of 32, a binary16 scale, 4 bits minus 8.
     Q4_0,
     /// GGUF Q4_1: blocks of 32, a binary16 scale and bias, 4 bits.
@@ -104,7 +112,7 @@ impl Coding {
     /// Bits of an integer, or of the code of a level.
     pub(crate) fn bits(self) -> usize {
         match self {
-            Coding::Affine { bits, .. } => bits as usize,
+            Coding::Affine { bits, .. } | Coding::Centered { bits, .. } => bits as usize,
             Coding::Q2K => 2,
             Coding::Q3K => 3,
             Coding::Q4_0 | Coding::Q4_1 | Coding::Q4K => 4,
@@ -128,6 +136,8 @@ impl Coding {
     pub fn rounding(self) -> Rounding {
         let (group, zero) = match self {
             Coding::Affine { group, .. } => (group, 0),
+            Coding::Centered { bits: 4, group } => (group, 8),
+            Coding::Centered { group, .. } => (group, 128),
             Coding::Q4_0 => (32, 8),
             Coding::Q5_0 => (32, 16),
             Coding::Q8_0 | Coding::Iq4Nl | Coding::Iq4Xs => (32, 128),
@@ -152,7 +162,7 @@ impl Coding {
     /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
     pub(crate) fn block_parts(self) -> (usize, usize) {
         match self {
-            Coding::Affine { .. } => (1, 0),
+            Coding::Affine { .. } | Coding::Centered { .. } => (1, 0),
             Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => (1, 2),
             Coding::Q4_1 | Coding::Q5_1 => (1, 4),
             Coding::Mxfp4 => (1, 1),
@@ -183,7 +193,10 @@ impl Coding {
     pub fn part_lengths(self, rows: usize, cols: usize) -> Result<[usize; 3], KernelError> {
         let (units, _) = self.block_parts();
         let (mut columns, mut scales) = (units * UNIT, 0);
-        if let Coding::Affine { bits, group } = self {
+        if let Coding::Affine { bits, group } | Coding::Centered { bits, group } = self {
+            if matches!(self, Coding::Centered { .. }) && !matches!(bits, 4 | 8) {
+                return Err(KernelError::Bits { bits });
+            }
             if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
                 return Err(KernelError::Bits { bits });
             }
@@ -194,6 +207,10 @@ impl Coding {
         }
         check::multiple("matrix", "cols", cols, columns)?;
         let weights = check::product(&[rows, self.row_bytes(cols)]);
-        Ok([weights, scales, scales])
+        let biases = match self {
+            Coding::Centered { .. } => 0,
+            _ => scales,
+        };
+        Ok([weights, scales, biases])
     }
 }

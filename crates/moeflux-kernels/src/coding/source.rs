@@ -20,7 +20,10 @@ impl Rows<'_> {
     #[inline(always)]
     pub fn unit<L: Lanes>(&self, l: L, unit: usize) -> [L::I; 8] {
         match self.coding {
-            Coding::Affine { bits: 4, .. } => self.bit_stream_of_4(l, unit),
+            Coding::Affine { bits: 4, .. } | Coding::Centered { bits: 4, .. } => {
+                self.bit_stream_of_4(l, unit)
+            }
+            Coding::Centered { .. } => self.bytes_of_rows(l, unit * UNIT),
             Coding::Affine { bits: 8, .. } => self.bytes_of_rows(l, unit * UNIT),
             Coding::Affine { bits, .. } => self.bit_stream(l, bits, unit),
             Coding::Q4_0 | Coding::Iq4Nl => self.halves(l, self.block(unit) + 2),

@@ -10,8 +10,9 @@ pub(crate) struct CodedTile<'a> {
     pub lanes: usize,
     /// Block after block: scales of all lanes, then words of all lanes.
     pub bytes: &'a [u8],
-    /// `[groups, lanes]` of affine codings.
+    /// `[groups, lanes]` of affine and centered codings.
     pub scales: &'a [u16],
+    /// `[groups, lanes]` of affine codings, else empty.
     pub biases: &'a [u16],
 }
 
@@ -22,17 +23,21 @@ impl<'a> Coded<'a> {
         let lanes = TILE.min(rows - first);
         let row_bytes = self.coding.row_bytes(cols);
         let groups = match self.coding {
-            Coding::Affine { group, .. } => cols / group,
+            Coding::Affine { group, .. } | Coding::Centered { group, .. } => cols / group,
             _ => 0,
         };
         let maps = first * groups..(first + lanes) * groups;
+        let biases = match self.biases.is_empty() {
+            true => &[],
+            false => &self.biases[maps.clone()],
+        };
         CodedTile {
             coding: self.coding,
             cols,
             lanes,
             bytes: &self.weights[first * row_bytes..(first + lanes) * row_bytes],
-            scales: &self.scales[maps.clone()],
-            biases: &self.biases[maps],
+            scales: &self.scales[maps],
+            biases,
         }
     }
 }
@@ -82,6 +87,7 @@ impl CodedTile<'_> {
                 let at = g * self.lanes + lane;
                 (bf16(self.scales[at]), bf16(self.biases[at]))
             }
+            Coding::Centered { .. } => (bf16(self.scales[g * self.lanes + lane]), 0.0),
             Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => {
                 (self.half(self.block(g), lane), 0.0)
             }

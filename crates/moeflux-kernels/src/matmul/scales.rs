@@ -68,6 +68,38 @@ impl Scales for Affine<'_> {
     }
 }
 
+/// bfloat16 scale a group.
+#[derive(Clone, Copy)]
+pub(super) struct Centered<'a> {
+    scales: &'a [[u16; TILE]],
+    units: usize,
+}
+
+impl<'a> Centered<'a> {
+    #[inline(always)]
+    pub fn of(tile: &CodedTile<'a>) -> Self {
+        Centered {
+            scales: tile.scales.as_chunks().0,
+            units: tile.coding.rounding().group / crate::coding::UNIT,
+        }
+    }
+}
+
+impl Scales for Centered<'_> {
+    const BIAS: bool = false;
+    const ZERO: bool = true;
+
+    #[inline(always)]
+    fn units(self) -> usize {
+        self.units
+    }
+
+    #[inline(always)]
+    fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
+        l.load_bf16(&self.scales[g])
+    }
+}
+
 /// A binary16 scale a unit.
 #[derive(Clone, Copy)]
 pub(super) struct Half<'a, const BITS: usize>(&'a [u8]);
@@ -183,6 +215,8 @@ macro_rules! with_coding {
             Coding::Affine { bits: 5, .. } => with!(5, 1, 0, scales::Affine<'_>),
             Coding::Affine { bits: 6, .. } => with!(6, 1, 0, scales::Affine<'_>),
             Coding::Affine { .. } => with!(8, 1, 0, scales::Affine<'_>),
+            Coding::Centered { bits: 4, .. } => with!(4, 1, 0, scales::Centered<'_>),
+            Coding::Centered { .. } => with!(8, 1, 0, scales::Centered<'_>),
             Coding::Q4_0 => with!(4, 1, 2, scales::Half<'_, 4>),
             Coding::Q4_1 => with!(4, 1, 4, scales::Halves<'_, 4>),
             Coding::Q5_0 => with!(5, 1, 2, scales::Half<'_, 5>),

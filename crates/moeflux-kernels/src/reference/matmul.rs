@@ -84,6 +84,7 @@ fn decoded(matrix: &Matrix<'_>, row: usize) -> Vec<f32> {
             MatrixData::F32(w) => w[at(j)],
             MatrixData::F16(w) => half::f16::from_bits(w[at(j)]).to_f32_const(),
             MatrixData::Bf16(w) => bf16(w[at(j)]),
+            MatrixData::F8(w) => w.value(cols, row, j),
             MatrixData::Coded(coded) => {
                 let tile = coded.tile(matrix.rows(), cols, row / TILE * TILE);
                 tile.value(row % TILE, j)

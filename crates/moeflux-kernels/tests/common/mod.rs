@@ -134,6 +134,9 @@ pub fn codings() -> Vec<Coding> {
     for bits in [2, 3, 4, 5, 6, 8] {
         codings.extend([32, 64, 128].map(|group| Coding::Affine { bits, group }));
     }
+    for bits in [4, 8] {
+        codings.extend([32, 64, 128].map(|group| Coding::Centered { bits, group }));
+    }
     codings
 }
 
@@ -170,7 +173,7 @@ impl Weights {
     fn fill(&mut self, random: &mut Random, coding: Coding, kind: Kind) {
         let [bytes, scales, biases] = coding.part_lengths(self.rows, self.cols).unwrap();
         self.rows_of_bytes = random.bytes(bytes);
-        if let Coding::Affine { bits, .. } = coding {
+        if let Coding::Affine { bits, .. } | Coding::Centered { bits, .. } = coding {
             let most = ((1 << bits) - 1) as f32;
             let values = random.values(kind, scales);
             self.rows_of_scales = values.iter().map(|x| bf16(x / most)).collect();

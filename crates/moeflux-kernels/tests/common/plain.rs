@@ -5,7 +5,7 @@ use moeflux_kernels::Coding;
 /// Where the binary16 of a block stand, and the block's bytes.
 pub fn half_places(coding: Coding) -> Option<(usize, &'static [usize])> {
     match coding {
-        Coding::Affine { .. } => None,
+        Coding::Affine { .. } | Coding::Centered { .. } => None,
         Coding::Mxfp4 => None,
         Coding::Q4_0 | Coding::Iq4Nl => Some((18, &[0])),
         Coding::Q4_1 => Some((20, &[0, 2])),
@@ -51,6 +51,15 @@ pub fn decode(coding: Coding, row: &[u8], scales: &[u16], biases: &[u16]) -> Vec
                 (integer(j) as f32).mul_add(float(scales[j / group]), float(biases[j / group]))
             };
             (0..count).map(value).collect()
+        }
+        Coding::Centered { bits, group } => {
+            let per_byte = 8 / bits as usize;
+            let mask = u8::MAX >> (8 - bits);
+            let integer = |j: usize| row[j / per_byte] >> (j % per_byte * 4) & mask;
+            let float = |bits: u16| half::bf16::from_bits(bits).to_f32();
+            let zero = f32::from(1u8 << (bits - 1));
+            let value = |j: usize| (f32::from(integer(j)) - zero) * float(scales[j / group]);
+            (0..row.len() * per_byte).map(value).collect()
         }
         Coding::Q4_0 => blocks(row, 18, q4_0),
         Coding::Q4_1 => blocks(row, 20, |block, out| {

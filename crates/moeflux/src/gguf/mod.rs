@@ -14,6 +14,7 @@ mod fields;
 mod names;
 mod text;
 mod tokenizer;
+mod words;
 
 use std::path::{Path, PathBuf};
 

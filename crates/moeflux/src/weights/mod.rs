@@ -3,12 +3,16 @@
 
 mod experts;
 mod files;
+mod find;
 mod layout;
+mod mlx;
+mod mxfp4;
 mod parts;
 mod resident;
 
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
 pub use layout::MatrixLayout;
+pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};
 pub use resident::{Survey, Weights};

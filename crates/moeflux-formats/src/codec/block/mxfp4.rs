@@ -7,9 +7,10 @@
 //! | 1..17 | byte `j`: element `j` in the low half, element `j + 16` in the high half |
 //!
 //! Safetensors files have the same numbers in two tensors, and neighbours in a byte:
-//! [`from_parts`].
+//! [`join`].
 
-pub(super) const BYTES: usize = 17;
+/// Bytes of a block.
+pub const BYTES: usize = 17;
 
 /// Elements of a block.
 pub const ELEMENTS: usize = 32;
@@ -35,16 +36,20 @@ pub(super) fn decode(block: &[u8; BYTES], out: &mut [f32; 32]) {
     }
 }
 
-/// Makes blocks of the tensors of safetensors files: `codes` has 16 bytes a block, byte `j` with
-/// element `2 j` in its low and element `2 j + 1` in its high half; `exponents` a byte a block.
-/// Blocks past the shortest of the three are left as they are.
-pub fn from_parts(codes: &[u8], exponents: &[u8], blocks: &mut [u8]) {
-    let codes = codes.as_chunks::<16>().0;
-    let blocks = blocks.as_chunks_mut::<BYTES>().0;
-    for ((block, codes), &exponent) in blocks.iter_mut().zip(codes).zip(exponents) {
+/// Turns the two tensors of a matrix in safetensors files, one behind the other, into blocks, in
+/// place: first the codes, 16 bytes a block, byte `j` with element `2 j` in its low and element
+/// `2 j + 1` in its high half, then a byte a block, `e`. Bytes past whole blocks stay.
+pub fn join(bytes: &mut [u8]) {
+    let blocks = bytes.len() / BYTES;
+    // The blocks grow over the exponents, so these are put aside.
+    let exponents = bytes[blocks * 16..blocks * BYTES].to_vec();
+    for (index, &exponent) in exponents.iter().enumerate().rev() {
+        let mut codes = [0; 16];
+        codes.copy_from_slice(&bytes[index * 16..][..16]);
+        let half = |element: usize| codes[element / 2] >> (element % 2 * 4) & 15;
+        let block = &mut bytes[index * BYTES..][..BYTES];
         block[0] = exponent;
         for (j, byte) in block[1..].iter_mut().enumerate() {
-            let half = |element: usize| codes[element / 2] >> (element % 2 * 4) & 15;
             *byte = half(j) | half(j + 16) << 4;
         }
     }
