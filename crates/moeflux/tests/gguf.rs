@@ -15,36 +15,12 @@ mod gguf;
 use std::path::PathBuf;
 
 use common::{bits, fixture, logits, open, run};
-use gguf::{Copy, file};
+use gguf::{Copy, MADE_FROM, WITH_ANSWERS, file};
 use moeflux::formats::Checkpoint;
 use moeflux::{
     Activations, Engine, EngineOptions, Error, KvType, Logits, PackOptions, inspect, model_path,
     pack,
 };
-
-/// File, the checkpoint it was made from, and how far its logits may be from that one's. The
-/// first was rounded differently: one is added to norms in f16.
-const MADE_FROM: [(&str, &str, f64); 13] = [
-    (
-        "split/model-00001-of-00002.gguf",
-        "qwen3_5_moe_text_f16",
-        2e-3,
-    ),
-    ("qwen3_5_moe.gguf", "qwen3_5_moe", 1e-5),
-    ("qwen3_5_moe_tied.gguf", "qwen3_5_moe_text_fused", 1e-5),
-    ("qwen3_5_moe_gate_up.gguf", "qwen3_5_moe_text_f32", 1e-5),
-    ("qwen3_next.gguf", "qwen3_next", 1e-5),
-    ("olmoe.gguf", "olmoe", 1e-5),
-    ("mixtral.gguf", "mixtral", 1e-5),
-    ("glm4_moe.gguf", "glm4_moe", 1e-5),
-    ("glm4_moe_air.gguf", "glm4_moe_air", 1e-5),
-    ("minimax_m2.gguf", "minimax_m2", 1e-5),
-    ("deepseek_v3.gguf", "deepseek_v3", 1e-5),
-    ("deepseek_v2_lite.gguf", "deepseek_v2_lite", 1e-5),
-    ("deepseek_v2.gguf", "deepseek_v2", 1e-5),
-];
-/// Files with answers of their own: their checkpoint's form does not convert.
-const WITH_ANSWERS: [&str; 2] = ["qwen3_moe", "qwen2_moe"];
 
 /// Nothing is rounded that the file has not rounded.
 fn options() -> EngineOptions {
