@@ -54,26 +54,56 @@ fn perplexity_is_that_of_the_logits() {
     let expected = surprises(&tokens, &[]);
     let mean = expected.iter().sum::<f64>() / expected.len() as f64;
     assert_eq!(number(&report, "tokens") as usize, tokens.len() - 1);
-    assert!((number(&report, "nats_per_token") - mean).abs() < 1e-5, "{report}");
-    assert!((number(&report, "perplexity") - mean.exp()).abs() < 1e-3, "{report}");
+    assert!(
+        (number(&report, "nats_per_token") - mean).abs() < 1e-5,
+        "{report}"
+    );
+    assert!(
+        (number(&report, "perplexity") - mean.exp()).abs() < 1e-3,
+        "{report}"
+    );
     // The demo was made for such stories.
     assert!(mean < 2.0, "{report}");
 
     // Windows begin anew.
-    let args = ["eval", "ppl", "--text", text(&path), "--window", "8", "--tokens", "16", "--json"];
+    let args = [
+        "eval",
+        "ppl",
+        "--text",
+        text(&path),
+        "--window",
+        "8",
+        "--tokens",
+        "16",
+        "--json",
+    ];
     let report: Value = serde_json::from_str(&output_of(&args)).unwrap();
     let both = [surprises(&tokens[..8], &[]), surprises(&tokens[8..16], &[])].concat();
     let mean = both.iter().sum::<f64>() / both.len() as f64;
     assert_eq!(number(&report, "tokens") as usize, 14);
-    assert!((number(&report, "nats_per_token") - mean).abs() < 1e-5, "{report}");
+    assert!(
+        (number(&report, "nats_per_token") - mean).abs() < 1e-5,
+        "{report}"
+    );
     let line = output_of(&["eval", "ppl", "--text", text(&path)]);
-    assert!(line.contains("perplexity") && line.contains("windows of 512"), "{line}");
+    assert!(
+        line.contains("perplexity") && line.contains("windows of 512"),
+        "{line}"
+    );
 }
 
 #[test]
 fn a_model_is_no_distance_from_itself() {
     let (_dir, path) = story();
-    let args = ["eval", "kl", "demo", "demo", "--text", text(&path), "--json"];
+    let args = [
+        "eval",
+        "kl",
+        "demo",
+        "demo",
+        "--text",
+        text(&path),
+        "--json",
+    ];
     let report: Value = serde_json::from_str(&output_of(&args)).unwrap();
     for field in ["mean_nats", "p99_nats", "max_nats"] {
         assert_eq!(number(&report, field), 0.0, "{report}");
@@ -106,25 +136,48 @@ fn a_model_with_other_weights_is_some_distance_away() {
     let report: Value = serde_json::from_str(&output_of(&args)).unwrap();
     let mean = number(&report, "mean_nats");
     assert!(mean > 1e-3 && mean < 1.0, "{report}");
-    assert!(number(&report, "p99_nats") >= number(&report, "median_nats"), "{report}");
+    assert!(
+        number(&report, "p99_nats") >= number(&report, "median_nats"),
+        "{report}"
+    );
     let back = ["eval", "kl", other, "demo", "--text", text(&path), "--json"];
     let back: Value = serde_json::from_str(&output_of(&back)).unwrap();
     assert_ne!(number(&back, "mean_nats"), mean, "it has a direction");
     let line = output_of(&["eval", "kl", "demo", other, "--text", text(&path)]);
-    assert!(line.contains("KL divergence") && line.contains('%'), "{line}");
+    assert!(
+        line.contains("KL divergence") && line.contains('%'),
+        "{line}"
+    );
 }
 
 #[test]
 fn what_cannot_be_evaluated_is_named() {
     let (dir, path) = story();
     let nothing = dir.path().join("nothing.txt");
-    fails(&["eval", "ppl", "--text", text(&nothing)], 3, &["nothing.txt"]);
+    fails(
+        &["eval", "ppl", "--text", text(&nothing)],
+        3,
+        &["nothing.txt"],
+    );
     std::fs::write(&nothing, "").unwrap();
-    fails(&["eval", "ppl", "--text", text(&nothing)], 3, &["nothing.txt", "two or more"]);
+    fails(
+        &["eval", "ppl", "--text", text(&nothing)],
+        3,
+        &["nothing.txt", "two or more"],
+    );
     let bare = fixture("qwen3_moe");
     let args = ["eval", "kl", "demo", text(&bare), "--text", text(&path)];
     fails(&args, 3, &["tokenizer"]);
-    let args = ["eval", "kl", "demo", "demo", "-m", "demo", "--text", text(&path)];
+    let args = [
+        "eval",
+        "kl",
+        "demo",
+        "demo",
+        "-m",
+        "demo",
+        "--text",
+        text(&path),
+    ];
     fails(&args, 2, &["--model"]);
     let args = ["eval", "ppl", "--text", text(&path), "--window", "1"];
     fails(&args, 2, &["--window"]);

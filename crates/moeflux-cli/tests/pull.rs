@@ -23,8 +23,12 @@ fn repository(name: &str) -> Files {
 
 fn pull(hub: &Hub, args: &[&str], models: &std::path::Path) -> Ran {
     let mut command = command(&[&["pull"], args].concat());
-    command.env("HF_ENDPOINT", &hub.address).env("MOEFLUX_MODELS", models);
-    command.env("HF_HOME", models.join("nothing here")).env_remove("HF_TOKEN");
+    command
+        .env("HF_ENDPOINT", &hub.address)
+        .env("MOEFLUX_MODELS", models);
+    command
+        .env("HF_HOME", models.join("nothing here"))
+        .env_remove("HF_TOKEN");
     command.output().unwrap().into()
 }
 
@@ -38,11 +42,27 @@ fn a_pulled_model_is_the_one_that_was_published() {
     let models = tempfile::tempdir().unwrap();
     let ran = pull(&hub, &["owner/name"], models.path());
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
-    assert!(ran.stderr.contains("checked") && ran.stderr.contains("commit"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("checked") && ran.stderr.contains("commit"),
+        "{}",
+        ran.stderr
+    );
     let pulled = models.path().join("name");
-    assert!(!pulled.join("golden.safetensors").exists(), "nobody needs that");
+    assert!(
+        !pulled.join("golden.safetensors").exists(),
+        "nobody needs that"
+    );
     let logits = |model: &str, out: &std::path::Path| {
-        output_of(&["eval", "logits", "-m", model, "--tokens", "1,2,3", "-o", text(out)]);
+        output_of(&[
+            "eval",
+            "logits",
+            "-m",
+            model,
+            "--tokens",
+            "1,2,3",
+            "-o",
+            text(out),
+        ]);
         std::fs::read(out).unwrap()
     };
     let (a, b) = (models.path().join("a"), models.path().join("b"));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use ureq::config::RedirectAuthHeaders;
 use ureq::http::Response;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
 use crate::HubError;
@@ -26,11 +26,14 @@ pub struct Access {
     pub endpoint: String,
     /// The token that is sent to the hub, and to nobody else.
     pub token: Option<String>,
+    /// A file of certificates that servers are believed by, in PEM; `None`: Mozilla's.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Access {
     /// As the hub's own tools have it: `HF_ENDPOINT`, and the token in `HF_TOKEN`, in the file
-    /// that `HF_TOKEN_PATH` names, or in `token` under `HF_HOME` or `~/.cache/huggingface`.
+    /// that `HF_TOKEN_PATH` names, or in `token` under `HF_HOME` or `~/.cache/huggingface`;
+    /// certificates in `SSL_CERT_FILE`.
     #[must_use]
     pub fn from_environment() -> Self {
         let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
@@ -47,6 +50,7 @@ impl Access {
         Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token: token.filter(|token| !token.is_empty()),
+            certificates: set("SSL_CERT_FILE").map(PathBuf::from),
         }
     }
 }
@@ -79,7 +83,7 @@ impl Client {
             let provider = Arc::new(rustls_graviola::default_provider());
             let tls = TlsConfig::builder()
                 .provider(TlsProvider::Rustls)
-                .root_certs(RootCerts::WebPki)
+                .root_certs(roots(access)?)
                 .unversioned_rustls_crypto_provider(provider);
             config = config.tls_config(tls.build());
         } else if access.endpoint.starts_with("https:") {
@@ -111,7 +115,9 @@ impl Client {
         }
         // Lengths are those of the files only where nothing is compressed.
         let request = request.header("Accept-Encoding", "identity");
-        let response = request.call().map_err(|e| Refusal::Passing(e.to_string()))?;
+        let response = request
+            .call()
+            .map_err(|e| Refusal::Passing(e.to_string()))?;
         let status = response.status().as_u16();
         let url = || url.to_owned();
         match status {
@@ -132,7 +138,10 @@ impl Client {
         url: &str,
     ) -> Result<(T, Option<String>), Refusal> {
         let mut response = self.get(url, 0)?;
-        let next = response.headers().get("link").and_then(|link| link.to_str().ok());
+        let next = response
+            .headers()
+            .get("link")
+            .and_then(|link| link.to_str().ok());
         let next = next.and_then(next_page);
         let body = response.body_mut().with_config().limit(MAX_JSON_BYTES);
         let text = body.read_to_string();
@@ -145,6 +154,38 @@ impl Client {
         })?;
         Ok((value, next))
     }
+}
+
+/// The certificates that servers are believed by.
+fn roots(access: &Access) -> Result<RootCerts, HubError> {
+    let Some(path) = &access.certificates else {
+        return Ok(RootCerts::WebPki);
+    };
+    let pem = std::fs::read(path).map_err(|source| HubError::File {
+        action: "read",
+        path: path.clone(),
+        source,
+    })?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&pem) {
+        match item {
+            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
+            Ok(_) => {}
+            Err(error) => {
+                return Err(HubError::Certificates {
+                    path: path.clone(),
+                    problem: error.to_string(),
+                });
+            }
+        }
+    }
+    if certificates.is_empty() {
+        return Err(HubError::Certificates {
+            path: path.clone(),
+            problem: "has no certificate".to_owned(),
+        });
+    }
+    Ok(RootCerts::new_with_certs(&certificates))
 }
 
 /// The address that a `Link` header gives as the next.

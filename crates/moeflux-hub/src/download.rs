@@ -151,7 +151,8 @@ impl Download<'_> {
             } = partial;
             let (found, expected) = (hash.digits(), self.entry.checksum.digits());
             if found.eq_ignore_ascii_case(expected) {
-                file.sync_all().map_err(|source| failed("write", &path, source))?;
+                file.sync_all()
+                    .map_err(|source| failed("write", &path, source))?;
                 let renamed = fs::rename(&path, &self.target);
                 return renamed.map_err(|source| failed("rename", &path, source));
             }

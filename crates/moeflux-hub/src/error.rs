@@ -11,7 +11,9 @@ pub enum HubError {
     #[error("`{0}` is no repository; give OWNER/NAME, as in Qwen/Qwen3-30B-A3B")]
     Name(String),
     /// The hub does not know the repository or the revision.
-    #[error("{url}: no such repository or revision; check both names (a private one needs HF_TOKEN)")]
+    #[error(
+        "{url}: no such repository or revision; check both names (a private one needs HF_TOKEN)"
+    )]
     NotFound {
         /// What was asked for.
         url: String,
@@ -36,8 +38,10 @@ pub enum HubError {
         problem: String,
     },
     /// The connection failed, and again when it was repeated.
-    #[error("{url}: {problem}; gave up after {attempts} attempts without progress; repeat the \
-             command to go on from here")]
+    #[error(
+        "{url}: {problem}; gave up after {attempts} attempts without progress; repeat the \
+             command to go on from here"
+    )]
     Connection {
         /// What was asked for.
         url: String,
@@ -57,8 +61,10 @@ pub enum HubError {
         found: u64,
     },
     /// A file whose bytes are not those of the hub.
-    #[error("{file}: what was downloaded has the checksum {found}, the hub lists {expected}; \
-             it was deleted, repeat the command")]
+    #[error(
+        "{file}: what was downloaded has the checksum {found}, the hub lists {expected}; \
+             it was deleted, repeat the command"
+    )]
     Checksum {
         /// Its name in the repository.
         file: String,
@@ -111,8 +117,18 @@ pub enum HubError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificates that the user names cannot be used.
+    #[error("{}: {problem}; SSL_CERT_FILE names a file of certificates in PEM", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// The processor lacks instructions that encryption needs.
-    #[error("HTTPS needs a processor with AES and AVX2 (or, on ARM, AES) instructions; set \
-             HF_ENDPOINT to a mirror that speaks HTTP")]
+    #[error(
+        "HTTPS needs a processor with AES and AVX2 (or, on ARM, AES) instructions; set \
+             HF_ENDPOINT to a mirror that speaks HTTP"
+    )]
     NoEncryption,
 }

@@ -176,7 +176,9 @@ impl Work<'_> {
             let mut result = worker();
             for other in others {
                 // A panic there goes on here.
-                let theirs = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let theirs = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 result = result.and(theirs);
             }
             result

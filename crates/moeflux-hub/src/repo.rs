@@ -66,9 +66,14 @@ mod tests {
     #[test]
     fn names_are_two_plain_parts() {
         for good in ["Qwen/Qwen3-30B-A3B", "a/b", "unsloth/gpt-oss-20b-GGUF"] {
-            assert_eq!(good.parse::<Repo>().map(|r| r.to_string()).ok(), Some(good.into()));
+            assert_eq!(
+                good.parse::<Repo>().map(|r| r.to_string()).ok(),
+                Some(good.into())
+            );
         }
-        for bad in ["", "gpt2", "a/b/c", "../etc", "a/..", "a/.b", "a b/c", "/b", "a/"] {
+        for bad in [
+            "", "gpt2", "a/b/c", "../etc", "a/..", "a/.b", "a b/c", "/b", "a/",
+        ] {
             assert!(bad.parse::<Repo>().is_err(), "{bad}");
         }
     }

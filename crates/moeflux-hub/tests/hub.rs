@@ -25,7 +25,11 @@ fn checkpoint() -> Files {
     let mut add = |name: &str, bytes: Vec<u8>, large| {
         files.insert(name.to_owned(), (bytes, large));
     };
-    add("config.json", b"{\"model_type\": \"qwen3_moe\"}".to_vec(), false);
+    add(
+        "config.json",
+        b"{\"model_type\": \"qwen3_moe\"}".to_vec(),
+        false,
+    );
     add("tokenizer.json", bytes(5000, 1), true);
     add(INDEX, index.as_bytes().to_vec(), false);
     add("model-00001-of-00002.safetensors", bytes(700_000, 2), true);
@@ -53,6 +57,7 @@ fn options(hub: &Hub) -> PullOptions {
         access: Access {
             endpoint: hub.address.clone(),
             token: None,
+            certificates: None,
         },
         connections: 2,
     }
@@ -77,7 +82,10 @@ fn holds(dir: &Path, files: &Files, expected: &[&str]) {
     expected.sort_unstable();
     assert_eq!(names(dir), expected);
     for name in expected {
-        assert!(std::fs::read(dir.join(name)).unwrap() == files[name].0, "{name}");
+        assert!(
+            std::fs::read(dir.join(name)).unwrap() == files[name].0,
+            "{name}"
+        );
     }
 }
 
@@ -95,7 +103,10 @@ fn what_is_needed_is_fetched_and_counted() {
     });
     let report = report.unwrap();
     holds(dir.path(), &checkpoint(), &NEEDED);
-    let total: u64 = NEEDED.iter().map(|name| checkpoint()[*name].0.len() as u64).sum();
+    let total: u64 = NEEDED
+        .iter()
+        .map(|name| checkpoint()[*name].0.len() as u64)
+        .sum();
     assert_eq!((report.commit.as_str(), report.bytes), (COMMIT, total));
     assert_eq!(report.files.len(), NEEDED.len());
     let end = Progress {
@@ -108,7 +119,10 @@ fn what_is_needed_is_fetched_and_counted() {
     let before = hub.asked().len();
     run(&options(&hub), dir.path()).unwrap();
     let asked = hub.asked().split_off(before);
-    assert!(asked.iter().all(|(path, ..)| path.starts_with("/api/")), "{asked:?}");
+    assert!(
+        asked.iter().all(|(path, ..)| path.starts_with("/api/")),
+        "{asked:?}"
+    );
 }
 
 #[test]
@@ -128,7 +142,9 @@ fn connections_that_drop_are_taken_up_where_they_ended() {
     run(&options(&hub), dir.path()).unwrap();
     holds(dir.path(), &files, &["model.safetensors"]);
     let asked = hub.asked();
-    let starts = asked.iter().filter(|(path, ..)| path.ends_with("/model.safetensors"));
+    let starts = asked
+        .iter()
+        .filter(|(path, ..)| path.ends_with("/model.safetensors"));
     let starts: Vec<u64> = starts.map(|(_, from, _)| *from).collect();
     assert_eq!(starts, [0, 0, 100_000, 100_000, 350_000, 350_001]);
 }
@@ -153,7 +169,9 @@ fn a_later_call_goes_on_with_what_an_earlier_one_left() {
     run(&options(&hub), dir.path()).unwrap();
     holds(dir.path(), &files, &["model.safetensors"]);
     let asked = hub.asked().split_off(before);
-    let file = asked.iter().find(|(path, ..)| path.ends_with(".safetensors"));
+    let file = asked
+        .iter()
+        .find(|(path, ..)| path.ends_with(".safetensors"));
     assert_eq!(file.unwrap().1, 150_000);
 }
 
@@ -169,7 +187,10 @@ fn servers_without_ranges_are_asked_for_all_again() {
     let hub = Hub::start(files.clone(), faults);
     let dir = tempfile::tempdir().unwrap();
     let mut most = 0;
-    pull(&options(&hub), dir.path(), &mut |p| most = p.done_bytes.max(most)).unwrap();
+    pull(&options(&hub), dir.path(), &mut |p| {
+        most = p.done_bytes.max(most)
+    })
+    .unwrap();
     holds(dir.path(), &files, &["model.safetensors"]);
     assert_eq!(most, 200_000, "what is fetched twice counts once");
 }
@@ -220,7 +241,14 @@ fn wrong_lengths_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = run(&options(&hub), dir.path()).unwrap_err();
     assert!(
-        matches!(error, HubError::Length { expected: 1000, found: 1005, .. }),
+        matches!(
+            error,
+            HubError::Length {
+                expected: 1000,
+                found: 1005,
+                ..
+            }
+        ),
         "{error}"
     );
     assert!(!dir.path().join("model.safetensors").exists());
@@ -241,7 +269,10 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let hub = Hub::start(files.clone(), faults);
     let dir = tempfile::tempdir().unwrap();
     let error = run(&options(&hub), dir.path()).unwrap_err();
-    assert!(matches!(error, HubError::Access { status: 401, .. }), "{error}");
+    assert!(
+        matches!(error, HubError::Access { status: 401, .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("HF_TOKEN"), "{error}");
 
     let mut with_token = options(&hub);
@@ -254,9 +285,31 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
 }
 
 #[test]
+fn certificates_that_cannot_be_used_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("roots.pem");
+    for text in [
+        "no PEM",
+        "-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n",
+    ] {
+        std::fs::write(&path, text).unwrap();
+        let hub = Hub::start(Files::new(), Faults::default());
+        let mut options = options(&hub);
+        options.access.certificates = Some(path.clone());
+        let error = run(&options, dir.path()).unwrap_err();
+        assert!(matches!(error, HubError::Certificates { .. }), "{error}");
+        assert!(error.to_string().contains("SSL_CERT_FILE"), "{error}");
+    }
+}
+
+#[test]
 fn one_gguf_model_is_found_and_several_are_named() {
     let mut files = Files::new();
-    for name in ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "mmproj-F16.gguf"] {
+    for name in [
+        "m-00001-of-00002.gguf",
+        "m-00002-of-00002.gguf",
+        "mmproj-F16.gguf",
+    ] {
         files.insert(name.to_owned(), (bytes(1000, name.len()), true));
     }
     let hub = Hub::start(files.clone(), Faults::default());
@@ -305,7 +358,10 @@ fn repositories_that_cannot_be_used_say_why() {
     files.remove("model-00002-of-00002.safetensors");
     let hub = Hub::start(files, Faults::default());
     let message = run(&options(&hub), dir.path()).unwrap_err().to_string();
-    assert!(message.contains("model-00002-of-00002.safetensors"), "{message}");
+    assert!(
+        message.contains("model-00002-of-00002.safetensors"),
+        "{message}"
+    );
 
     let mut files = checkpoint();
     let index = r#"{"weight_map": {"a": "../../evil.safetensors"}}"#;

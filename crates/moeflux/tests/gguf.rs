@@ -286,7 +286,12 @@ fn values_out_of_range_name_the_key() {
 #[test]
 fn other_architectures_are_told_which_there_are() {
     let message = refused(&Copy::patched("qwen3_5_moe.gguf", "qwen35moe", "mixtral_x"));
-    for words in ["general.architecture", "mixtral_x", "qwen3moe, qwen35moe", "deepseek2"] {
+    for words in [
+        "general.architecture",
+        "mixtral_x",
+        "qwen3moe, qwen35moe",
+        "deepseek2",
+    ] {
         assert!(message.contains(words), "{message}");
     }
 }

@@ -20,7 +20,11 @@ const END: &str = "<!-- end -->";
 fn table() -> String {
     let made = MADE_FROM.map(|(name, ..)| name.to_owned());
     let own = WITH_ANSWERS.map(|name| format!("{name}.gguf"));
-    let files: Vec<_> = made.into_iter().chain(own).map(|name| inspect(&file(&name))).collect();
+    let files: Vec<_> = made
+        .into_iter()
+        .chain(own)
+        .map(|name| inspect(&file(&name)))
+        .collect();
     let directories = FIXTURES.map(|name| (name, inspect(&fixture(name)).unwrap().model_type));
     let mut table = "| `model_type` | safetensors | GGUF |\n|---|---|---|\n".to_owned();
     for name in models::known() {
@@ -51,7 +55,10 @@ fn the_table_is_what_is_tested() {
     let (_, rest) = readme.split_once(START).unwrap();
     let (found, _) = rest.split_once(END).unwrap();
     let expected = table();
-    assert!(found == expected, "README.md should have between its marks:\n{expected}");
+    assert!(
+        found == expected,
+        "README.md should have between its marks:\n{expected}"
+    );
     for line in expected.lines().skip(2) {
         let safetensors = line.split('|').nth(2).unwrap_or_default();
         assert_ne!(safetensors.trim(), "-", "no test opens {line}");

@@ -37,7 +37,10 @@ impl TextArgs {
         if tokens.len() < 2 {
             return Err(Failure::Input {
                 path: self.text.clone(),
-                problem: format!("has {} tokens; an evaluation needs two or more", tokens.len()),
+                problem: format!(
+                    "has {} tokens; an evaluation needs two or more",
+                    tokens.len()
+                ),
             });
         }
         Ok(tokens)

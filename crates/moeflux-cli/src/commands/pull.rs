@@ -18,7 +18,8 @@ model of the repository. Every file is checked against the hub's checksum before
 An interrupted download goes on when it is repeated.
 
 HF_ENDPOINT names another hub. A token is taken from HF_TOKEN, from the file in HF_TOKEN_PATH, or
-from token under HF_HOME or ~/.cache/huggingface.";
+from token under HF_HOME or ~/.cache/huggingface. Servers are believed by Mozilla's certificates, or
+by those in SSL_CERT_FILE.";
 
 /// Flags of `pull`.
 #[derive(Debug, Args)]

@@ -49,7 +49,10 @@ impl Hub {
     /// Starts a hub that has `files` in the repository `owner/name`.
     pub fn start(files: Files, faults: Faults) -> Hub {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = format!("http://{}", listener.local_addr().expect("it has an address"));
+        let address = format!(
+            "http://{}",
+            listener.local_addr().expect("it has an address")
+        );
         let hub = Hub {
             address,
             faults: Arc::new(Mutex::new(faults)),
@@ -121,7 +124,9 @@ impl Serving {
             return self.api(&stream, rest, &faults);
         }
         let start = format!("/owner/name/resolve/{COMMIT}/");
-        let file = path.strip_prefix(&start).or_else(|| path.strip_prefix("/cdn/"));
+        let file = path
+            .strip_prefix(&start)
+            .or_else(|| path.strip_prefix("/cdn/"));
         let name = file.unwrap_or_default().replace("%20", " ");
         match self.files.get(&name) {
             None => send(&stream, 404, "", b""),
@@ -142,7 +147,9 @@ impl Serving {
         let Some(query) = path.strip_prefix(&format!("tree/{COMMIT}?recursive=true")) else {
             return send(stream, 404, "", b"");
         };
-        let first: usize = query.strip_prefix("&cursor=").map_or(0, |n| n.parse().unwrap_or(0));
+        let first: usize = query
+            .strip_prefix("&cursor=")
+            .map_or(0, |n| n.parse().unwrap_or(0));
         let page = faults.page.unwrap_or(1000);
         let items: Vec<Value> = self.files.iter().skip(first).take(page).map(item).collect();
         let next = first + page;
@@ -154,7 +161,12 @@ impl Serving {
             ),
             false => String::new(),
         };
-        send(stream, 200, &header, Value::Array(items).to_string().as_bytes());
+        send(
+            stream,
+            200,
+            &header,
+            Value::Array(items).to_string().as_bytes(),
+        );
     }
 
     fn file(&self, mut stream: &TcpStream, bytes: &[u8], from: usize) {
@@ -187,7 +199,9 @@ impl Serving {
         let head = head(status, &range, body.len());
         let sent = dropped.unwrap_or(body.len()).min(body.len());
         // Who went away while being answered is no matter.
-        let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..sent]));
+        let _ = stream
+            .write_all(head.as_bytes())
+            .and_then(|()| stream.write_all(&body[..sent]));
     }
 }
 
@@ -207,13 +221,13 @@ fn item((name, (bytes, large)): (&String, &(Vec<u8>, bool))) -> Value {
 }
 
 fn head(status: u16, headers: &str, length: usize) -> String {
-    format!(
-        "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n"
-    )
+    format!("HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n")
 }
 
 fn send(mut stream: &TcpStream, status: u16, headers: &str, body: &[u8]) {
     let head = head(status, headers, body.len());
     // Who went away while being answered is no matter.
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+    let _ = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(body));
 }

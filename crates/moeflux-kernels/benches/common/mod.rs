@@ -174,7 +174,10 @@ pub const CODECS: [(&str, Codec); 23] = [
     ("iq4_nl", Codec::Coded(Coding::Iq4Nl)),
     ("iq4_xs", Codec::Coded(Coding::Iq4Xs)),
     ("mxfp4", Codec::Coded(Coding::Mxfp4)),
-    ("centered-b4", Codec::Coded(Coding::Centered { bits: 4, group: 32 })),
+    (
+        "centered-b4",
+        Codec::Coded(Coding::Centered { bits: 4, group: 32 }),
+    ),
     ("bf16", Codec::Bf16),
     ("f16", Codec::F16),
     ("f32", Codec::F32),

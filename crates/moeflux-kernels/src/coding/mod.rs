@@ -82,9 +82,8 @@ pub(crate) const IQ4_LEVELS: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
 /// The levels of E2M1, doubled, 12 above.
-pub(crate) const E2M1_LEVELS: [u8; 16] = [
-    12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-];
+pub(crate) const E2M1_LEVELS: [u8; 16] =
+    [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// How the kernels of a coding want activations rounded to 8 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -141,7 +141,9 @@ impl Lanes for Scalar {
     #[inline(always)]
     fn look_up(self, table: &[u8; 16], codes: Self::I) -> Self::I {
         let byte = |code: u8| table[usize::from(code & 15)];
-        map(codes, |codes| i32::from_le_bytes(codes.to_le_bytes().map(byte)))
+        map(codes, |codes| {
+            i32::from_le_bytes(codes.to_le_bytes().map(byte))
+        })
     }
 
     #[inline(always)]

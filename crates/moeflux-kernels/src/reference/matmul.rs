@@ -2,8 +2,8 @@
 
 use super::dot16;
 use crate::{
-    Coded, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT,
-    coding::TILE, matmul::check_row,
+    Coded, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT, coding::TILE,
+    matmul::check_row,
 };
 
 /// See [`Cpu::matmul`](crate::Cpu::matmul).

@@ -113,7 +113,13 @@ fn packed<'a>(
     if files.get(&format!("{name}.weight_zero_point")).is_some() {
         let tensor = format!("{name}.weight_zero_point");
         let zeros = files.require(&tensor)?;
-        return Err(wrong_dtype(files, &tensor, zeros, "symmetric integers, without zero points").into());
+        return Err(wrong_dtype(
+            files,
+            &tensor,
+            zeros,
+            "symmetric integers, without zero points",
+        )
+        .into());
     }
     let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
     let (words, groups) = (last(info), last(scales));
@@ -149,7 +155,9 @@ fn f8<'a>(
     let (weight, scale) = (format!("{name}.weight"), format!("{name}.{F8_SCALES}"));
     let info = files.require(&weight)?;
     let &[rows] = outer else {
-        return Err(wrong_dtype(files, &weight, info, "no F8_E4M3 in tensors of all experts").into());
+        return Err(
+            wrong_dtype(files, &weight, info, "no F8_E4M3 in tensors of all experts").into(),
+        );
     };
     check_rows(files, &weight, info, outer, cols)?;
     let scales = files.require(&scale)?;

@@ -101,7 +101,10 @@ fn rotation(fields: &mut Fields<'_>) -> Result<(), Error> {
     section.insert("rope_type".to_owned(), json!("yarn"));
     for (field, name) in [
         ("factor", "factor"),
-        ("original_max_position_embeddings", "original_context_length"),
+        (
+            "original_max_position_embeddings",
+            "original_context_length",
+        ),
         ("beta_fast", "yarn_beta_fast"),
         ("beta_slow", "yarn_beta_slow"),
         ("attention_factor", "yarn_attn_factor"),
