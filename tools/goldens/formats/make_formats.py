@@ -1,6 +1,6 @@
 """Makes the fixtures in forms of quantized weights that checkpoints are published in.
 
-usage: make_formats.py [--out DIR]
+usage: make_formats.py [--out DIR] [--only NAME]
 
 Each is a tiny random checkpoint whose matrices are quantized here, by a few lines of torch written
 from the formats' descriptions, and the answers of transformers to the very numbers that the
@@ -81,6 +81,47 @@ def affine(values, bits, group):
     return {".weight": words, ".scales": scales, ".biases": biases}, decoded
 
 
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def mxfp4(values):
+    """4-bit floats with a power of two to 32 of them: codes two a byte, exponents."""
+    groups = values.view(values.shape[0], -1, 32)
+    exponents = groups.abs().amax(-1).log2().floor().clamp(-100, 100) - 2
+    scaled = groups / exponents.exp2()[..., None]
+    codes = (scaled.abs()[..., None] - E2M1).abs().argmin(-1)
+    decoded = E2M1[codes] * scaled.sign() * exponents.exp2()[..., None]
+    codes = (codes + 8 * (scaled < 0)).to(torch.uint8)
+    parts = {
+        "_blocks": codes[..., 0::2] | codes[..., 1::2] << 4,
+        "_scales": (exponents + 127).to(torch.uint8),
+    }
+    return parts, decoded.view(values.shape)
+
+
+def gpt_oss_names(tensors, quantized):
+    """A layer's experts as gpt-oss publishes them: stacked, rows of gate and up by turns."""
+    made, stacks = {}, {}
+    for name, values in tensors.items():
+        if ".experts." not in name:
+            made[name] = values
+            continue
+        start, _, rest = name.partition(".experts.")
+        expert, matrix = rest.split(".", 1)
+        stacks.setdefault(start, {})[int(expert), matrix] = values
+    for start, parts in stacks.items():
+        for kind in ("blocks", "scales"):
+            def each(matrix):
+                count = 1 + max(expert for expert, _ in parts)
+                return [parts[expert, f"{matrix}_{kind}"] for expert in range(count)]
+
+            pairs = zip(each("gate_proj"), each("up_proj"))
+            both = [torch.stack(pair, dim=1).flatten(0, 1) for pair in pairs]
+            made[f"{start}.experts.gate_up_proj_{kind}"] = torch.stack(both)
+            made[f"{start}.experts.down_proj_{kind}"] = torch.stack(each("down_proj"))
+    return made
+
+
 def experts_only(form):
     return lambda name, values: form(values) if ".experts." in name else None
 
@@ -159,6 +200,17 @@ CASES = [
         mlx_form,
         mlx_names,
     ),
+    (
+        Spec(
+            name="qwen3_moe_mxfp4",
+            about="MXFP4 experts as gpt-oss has them: codes and exponents, gate and up by turns",
+            config={**SPARSE, "moe_intermediate_size": 96},
+            prompt_tokens=70,
+            model_class="Qwen3MoeForCausalLM",
+        ),
+        experts_only(mxfp4),
+        gpt_oss_names,
+    ),
 ]
 
 
@@ -208,10 +260,13 @@ def make(spec, form, rename, first_seed, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=REPOSITORY / "fixtures" / "formats")
+    parser.add_argument("--only", choices=[spec.name for spec, _, _ in CASES])
     options = parser.parse_args()
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
     for index, (spec, form, rename) in enumerate(CASES):
+        if options.only not in (None, spec.name):
+            continue
         make(spec, form, rename, 20_000 + 1000 * index, options.out)
 
 
