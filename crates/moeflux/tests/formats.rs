@@ -11,7 +11,7 @@ mod common;
 
 use common::{bits, fixture, logits, open, run};
 use moeflux::formats::Checkpoint;
-use moeflux::{Activations, EngineOptions, KvType, Logits, inspect};
+use moeflux::{Activations, EngineOptions, Error, KvType, Logits, PackOptions, inspect, pack};
 
 /// Directories under `fixtures/formats`, the codec of their experts, and whether its kernels round
 /// activations to 8 bits where asked.
@@ -42,19 +42,21 @@ fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
     (tokens, answers.read_f32("logits", &shape).unwrap())
 }
 
+fn relative(ours: &[f32], reference: &[f32]) -> f64 {
+    let pairs = ours.iter().zip(reference);
+    let error: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let size: f64 = reference.iter().map(|&b| f64::from(b).powi(2)).sum();
+    (error / size).sqrt()
+}
+
 /// Relative L2 of the worst position.
 fn distance(ours: &Logits, reference: &[f32]) -> f64 {
     assert_eq!(ours.values.len(), reference.len());
-    let relative = |(row, reference): (usize, &[f32])| {
-        let pairs = ours.row(row).iter().zip(reference);
-        let error: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
-        let size: f64 = reference.iter().map(|&b| f64::from(b).powi(2)).sum();
-        (error / size).sqrt()
-    };
     // NaN must not get lost.
     let worse = |worst, x| if x <= worst { worst } else { x };
     let rows = reference.chunks_exact(ours.vocab).enumerate();
-    rows.map(relative).fold(0.0, worse)
+    rows.map(|(row, reference)| relative(ours.row(row), reference))
+        .fold(0.0, worse)
 }
 
 #[test]
@@ -116,4 +118,49 @@ fn one_answer_however_it_is_computed() {
             assert_eq!(bits(&other.values), bits(&whole.values), "{name}");
         }
     }
+}
+
+/// Packed to 8 bits, the numbers are near those of the source.
+#[test]
+fn coded_sources_are_packed() {
+    for (name, codec, _) in FORMS {
+        let source = fixture(&format!("formats/{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        let bits = |bits| PackOptions {
+            bits,
+            group: 32,
+            threads: Some(2),
+            ..PackOptions::default()
+        };
+        let result = pack(&source, &target, &bits(8), &mut |_| {});
+        if codec == "mxfp4" {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains("open as they are"), "{message}");
+            continue;
+        }
+        result.unwrap();
+        let (tokens, expected) = golden(name);
+        let ours = logits(&open(&target, &options()), &tokens);
+        let found = median_distance(&ours, &expected);
+        println!("{name} in 8 bits: relative L2 {found:.1e} (median)");
+        assert!(found > 1e-5 && found < 0.05, "{name}: {found:.1e}");
+        // Floats cannot be kept where there are none.
+        let result = pack(&source, &dir.path().join("x"), &bits(16), &mut |_| {});
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, Error::Option { flag: "--bits", .. }),
+            "{error}"
+        );
+    }
+}
+
+/// Relative L2 of the middle position: where a choice of experts changes, one may be far off.
+fn median_distance(ours: &Logits, reference: &[f32]) -> f64 {
+    let rows = reference.chunks_exact(ours.vocab).enumerate();
+    let mut found: Vec<f64> = rows
+        .map(|(row, reference)| relative(ours.row(row), reference))
+        .collect();
+    found.sort_by(f64::total_cmp);
+    found[found.len() / 2]
 }

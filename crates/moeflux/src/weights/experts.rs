@@ -259,7 +259,7 @@ fn plain_layer(
 }
 
 /// What the names of MLX's tensors of all experts begin with, if the files have them.
-fn switched(files: &Checkpoint, name: &str) -> Option<String> {
+pub(crate) fn switched(files: &Checkpoint, name: &str) -> Option<String> {
     let switched = format!("{}.switch_mlp", name.strip_suffix(".experts")?);
     let first = format!("{switched}.gate_proj.weight");
     files.get(&first).map(|_| switched)

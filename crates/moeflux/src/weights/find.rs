@@ -9,10 +9,12 @@ use moeflux_formats::{
 use crate::Error;
 
 /// The tensors that make up a matrix, and its codec.
-pub(super) struct MatrixTensors<'a> {
+pub(crate) struct MatrixTensors<'a> {
     pub codec: Codec,
     /// Weights, scales, biases, as many as the codec has.
     pub parts: Vec<&'a TensorInfo>,
+    /// Their names.
+    pub names: Vec<String>,
 }
 
 /// What integers with scales of their own are called beside `name`: MLX's affine groups,
@@ -22,7 +24,7 @@ const PACKED: [&str; 2] = ["weight_packed", "weight_scale"];
 const F8_SCALES: &str = "weight_scale_inv";
 
 /// Finds the matrix `name` (without `.weight`) of `[rows, cols]` in any form.
-pub(super) fn find_matrix<'a>(
+pub(crate) fn find_matrix<'a>(
     files: &'a Checkpoint,
     name: &str,
     rows: usize,
@@ -32,7 +34,7 @@ pub(super) fn find_matrix<'a>(
 }
 
 /// Finds the matrices of `[rows, cols]` that `experts` have in one tensor (or one a part).
-pub(super) fn find_stack<'a>(
+pub(crate) fn find_stack<'a>(
     files: &'a Checkpoint,
     name: &str,
     experts: usize,
@@ -64,6 +66,7 @@ fn find<'a>(
             Ok(MatrixTensors {
                 codec,
                 parts: vec![info],
+                names: vec![weight],
             })
         }
     }
@@ -98,6 +101,7 @@ fn affine<'a>(
     Ok(MatrixTensors {
         codec: Codec::Affine(codec),
         parts: vec![info, scales, biases],
+        names: names.to_vec(),
     })
 }
 
@@ -142,6 +146,7 @@ fn packed<'a>(
     Ok(MatrixTensors {
         codec: Codec::Centered(codec),
         parts: vec![info, scales],
+        names: names.to_vec(),
     })
 }
 
@@ -172,6 +177,7 @@ fn f8<'a>(
     Ok(MatrixTensors {
         codec: Codec::F8(codec),
         parts: vec![info, scales],
+        names: vec![weight, scale],
     })
 }
 

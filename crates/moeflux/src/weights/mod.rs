@@ -10,8 +10,10 @@ mod mxfp4;
 mod parts;
 mod resident;
 
+pub(crate) use experts::switched;
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
+pub(crate) use find::{MatrixTensors, find_matrix, find_stack};
 pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};
