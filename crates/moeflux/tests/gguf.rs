@@ -197,7 +197,7 @@ fn a_directory_stands_for_the_file_it_holds() {
     let error = inspect(&file("")).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::SeveralModels { .. }), "{message}");
-    assert!(message.contains("demo_vocabulary.gguf"), "{message}");
+    assert!(message.contains("deepseek_v2.gguf"), "{message}");
     // A file is known by how it begins, and not by its name.
     let copy = Copy::of(&std::fs::read(file("qwen3_moe.gguf")).unwrap());
     let renamed = copy.dir().join("model.bin");

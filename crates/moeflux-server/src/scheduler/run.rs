@@ -234,11 +234,13 @@ impl Worker {
                     true => Want::Last,
                     false => Want::None,
                 };
+                let is_prompt = sequence.is_prompt(count);
                 let (session, tokens) = sequence.next_tokens(count);
                 spans.push(Span {
                     session,
                     tokens,
                     want,
+                    is_prompt,
                 });
             }
         }
