@@ -169,7 +169,9 @@ impl Fields<'_> {
         };
         match (self.metadata.get(&self.key(name)), from_tensor()) {
             (None, Some(size)) => self.set(field, "blk.*.ffn_down_exps.weight", json!(size)),
-            _ => drop(self.size(field, name)?),
+            _ => {
+                self.size(field, name)?;
+            }
         }
         Ok(())
     }
