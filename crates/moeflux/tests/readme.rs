@@ -1,7 +1,11 @@
 //! The README's table of architectures by format is what the registry and the fixtures say: a row
 //! for each architecture, and in a cell what a test opens and compares with `transformers`.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 #[path = "common/gguf.rs"]

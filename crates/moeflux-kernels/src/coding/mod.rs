@@ -151,11 +151,8 @@ impl Coding {
 
     /// Whether weights have a bias a group.
     pub(crate) fn has_bias(self) -> bool {
-        match self {
-            Coding::Affine { .. } | Coding::Q4_1 | Coding::Q5_1 => true,
-            Coding::Q2K | Coding::Q4K | Coding::Q5K => true,
-            _ => false,
-        }
+        use Coding::{Affine, Q2K, Q4_1, Q4K, Q5_1, Q5K};
+        matches!(self, Affine { .. } | Q4_1 | Q5_1 | Q2K | Q4K | Q5K)
     }
 
     /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
