@@ -8,7 +8,8 @@ use moeflux_formats::Checkpoint;
 
 use super::experts::{ExpertLayout, segment};
 use super::files::ModelFiles;
-use super::layout::{MatrixLayout, check_shape, plain_codec};
+use super::find::{check_shape, plain_codec};
+use super::layout::MatrixLayout;
 use crate::Error;
 use crate::models::ExpertLayer;
 
