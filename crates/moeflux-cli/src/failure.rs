@@ -8,6 +8,7 @@ use moeflux::formats::{FormatError, GgufProblem, HeaderProblem};
 use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
+use moeflux_hub::HubError;
 use moeflux_server::ServerError;
 
 use crate::device::{self, FaultClass};
@@ -58,6 +59,9 @@ pub enum Failure {
     /// The server could not run.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A download failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The library failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -111,6 +115,7 @@ impl Failure {
             Failure::Interrupted => INTERRUPTED,
             Failure::Server(ServerError::Open(_)) => USAGE,
             Failure::Server(_) => SYSTEM,
+            Failure::Hub(error) => hub_code(error),
             Failure::Engine(error) => engine_code(error),
         }
     }
@@ -122,6 +127,16 @@ fn io_code(error: &std::io::Error) -> u8 {
         NotFound => INPUT,
         AlreadyExists | QuotaExceeded | StorageFull => OUTPUT,
         _ => SYSTEM,
+    }
+}
+
+fn hub_code(error: &HubError) -> u8 {
+    match error {
+        HubError::Name(_) | HubError::Several { .. } => USAGE,
+        HubError::File { source, .. } => io_code(source),
+        HubError::Length { .. } | HubError::Checksum { .. } => CORRUPT,
+        HubError::Connection { .. } | HubError::Answer { .. } | HubError::NoEncryption => SYSTEM,
+        _ => INPUT,
     }
 }
 

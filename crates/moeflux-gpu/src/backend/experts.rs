@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Step};
-use moeflux::graph::{BufferPool, Op};
+use moeflux::graph::{BufferPool, ExpertForm, Op};
 use moeflux::weights::ExpertLayout;
 
 use super::prompt::{self, ExpertForms, Run};
@@ -450,11 +450,15 @@ impl GpuBackend {
             weights,
             top_k,
             layer,
+            form,
             out,
         } = op
         else {
             return Err(wrong_op(op));
         };
+        if form != ExpertForm::default() {
+            return Err(wrong_op(op));
+        }
         self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
         let width = pool.len(x) / n;

@@ -65,7 +65,7 @@ impl Tile {
         };
         let parts = (self.vectors / self.part.0) * (self.rows / self.part.1);
         (self.vectors + self.rows) * (self.depth + 8) * element
-            + 8 * self.vectors
+            + 12 * self.vectors
             + 4 * parts * unit * unit
     }
 
