@@ -13,13 +13,14 @@ mod live;
 pub mod metrics;
 pub mod model;
 pub mod openai;
+pub mod openapi;
 mod page;
 pub mod responses;
 pub mod scheduler;
 mod serve;
 mod utilities;
 
-pub use app::{App, ServerOptions};
+pub use app::{App, ServerOptions, paths, router};
 pub use model::ServedModel;
 pub use scheduler::Limits;
 pub use serve::{ServerError, serve};

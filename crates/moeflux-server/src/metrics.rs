@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use moeflux::Stats;
 
+use crate::scheduler::Overview;
+
 /// A number that goes up, or is set.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -85,6 +87,8 @@ impl Histogram {
 pub struct Metrics {
     started: Instant,
     engine: Mutex<Option<Stats>>,
+    /// The requests now.
+    pub overview: Overview,
     /// Answers being computed.
     pub running: Number,
     /// Requests and answers that wait.
@@ -124,6 +128,7 @@ impl Default for Metrics {
         Metrics {
             started: Instant::now(),
             engine: Mutex::new(None),
+            overview: Overview::default(),
             running: Number::default(),
             waiting: Number::default(),
             steps: Number::default(),

@@ -9,6 +9,7 @@ use moeflux_server::{Limits, ServedModel, ServerError, ServerOptions};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
+use crate::key;
 use crate::model::{self, Model};
 use crate::output;
 use crate::size;
@@ -23,15 +24,9 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 8080)]
     port: u16,
     /// The key that requests must carry; others can see it in the list of processes
-    #[arg(
-        long,
-        value_name = "KEY",
-        conflicts_with = "api_key_file",
-        env = "MOEFLUX_API_KEY",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "KEY", conflicts_with = "api_key_file")]
     api_key: Option<String>,
-    /// A file that holds the key
+    /// A file that holds the key [default: $MOEFLUX_API_KEY]
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Let other machines ask without a key
@@ -102,7 +97,7 @@ impl ServeArgs {
             }
         }
         let mut options = ServerOptions::new(SocketAddr::new(self.host, self.port));
-        options.api_key = self.key()?;
+        options.api_key = key::given(self.api_key.as_deref(), self.api_key_file.as_deref())?;
         if options.api_key.is_none() && !self.no_api_key && !self.host.is_loopback() {
             return Err(ServerError::Open(options.address).into());
         }
@@ -118,29 +113,5 @@ impl ServeArgs {
         options.read_timeout = Duration::from_secs(self.read_timeout);
         options.grace = Duration::from_secs(self.grace);
         Ok(options)
-    }
-
-    fn key(&self) -> Result<Option<String>, Failure> {
-        let key = match &self.api_key_file {
-            None => self.api_key.clone(),
-            Some(path) => {
-                let read = std::fs::read_to_string(path);
-                Some(read.map_err(|source| Failure::File {
-                    action: "read",
-                    path: path.clone(),
-                    source,
-                })?)
-            }
-        };
-        let Some(key) = key else {
-            return Ok(None);
-        };
-        let key = key.trim().to_owned();
-        match !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic()) {
-            true => Ok(Some(key)),
-            false => Err(Failure::Usage(
-                "the API key must be visible ASCII characters, at least one".to_owned(),
-            )),
-        }
     }
 }

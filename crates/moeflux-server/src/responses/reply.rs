@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::items::Items;
 use crate::answer::{Answers, Finish, OutputParser};
 use crate::app::App;
-use crate::http::{self, ApiError, Frames, Gone};
+use crate::http::{self, ApiError, Fields, Frames, Gone};
 use crate::scheduler::Event;
 
 /// What every part of a reply needs.
@@ -27,6 +27,32 @@ pub struct Reply {
     pub stops: Vec<String>,
     /// Whether an answer may have several calls of tools.
     pub parallel_calls: bool,
+    /// What is given back as it came.
+    pub echo: Echo,
+}
+
+/// Parameters that a response gives back, with what they are where nothing was said.
+pub struct Echo(Vec<(&'static str, Value)>);
+
+impl Echo {
+    /// Those of a request.
+    pub fn of(fields: &Fields) -> Echo {
+        let given = |(name, default): (&'static str, Value)| match fields.given(name) {
+            Value::Null => (name, default),
+            value => (name, value),
+        };
+        let known = [
+            ("instructions", Value::Null),
+            ("metadata", json!({})),
+            ("reasoning", Value::Null),
+            ("temperature", Value::Null),
+            ("text", json!({"format": {"type": "text"}})),
+            ("tool_choice", json!("auto")),
+            ("tools", json!([])),
+            ("top_p", Value::Null),
+        ];
+        Echo(known.into_iter().map(given).collect())
+    }
 }
 
 /// How far an answer is.
@@ -60,7 +86,7 @@ fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
             "total_tokens": reply.prompt_tokens + tokens,
         })
     });
-    json!({
+    let mut object = json!({
         "id": reply.id,
         "object": "response",
         "created_at": reply.created,
@@ -72,16 +98,14 @@ fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
         "usage": usage,
         "max_output_tokens": reply.max_tokens,
         "parallel_tool_calls": reply.parallel_calls,
-        "tool_choice": "auto",
-        "tools": [],
-        "instructions": null,
-        "metadata": {},
         "previous_response_id": null,
         "store": false,
-        "temperature": null,
-        "top_p": null,
         "truncation": "disabled",
-    })
+    });
+    for (name, value) in &reply.echo.0 {
+        object[*name] = value.clone();
+    }
+    object
 }
 
 /// The reply as one object.
