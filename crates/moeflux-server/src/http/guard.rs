@@ -1,6 +1,10 @@
 //! Who may ask, and how much: the key, browsers, the body's size and time.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -43,9 +47,26 @@ impl Dialect {
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     app.metrics.http_requests.add(1);
     match check(&app, request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            let dialect = Dialect::of(request.uri());
+            answered(next.run(request)).await.unwrap_or_else(|| {
+                let message = "this request met a defect of the server; please report it";
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                dialect.refuse(&ApiError::new(status, "defect", message))
+            })
+        }
         Err(error) => Dialect::of(request.uri()).refuse(&error),
     }
+}
+
+/// What a handler answers; `None` if it panics, which must not take the connection with it.
+async fn answered<T>(handling: impl Future<Output = T>) -> Option<T> {
+    let mut handling = pin!(handling);
+    poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -184,7 +205,14 @@ pub async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use super::{is_local, is_same};
+    use super::{answered, is_local, is_same};
+
+    #[tokio::test]
+    #[expect(clippy::panic, reason = "it is what is tested")]
+    async fn a_defect_is_not_the_connections_end() {
+        assert_eq!(answered(async { 7 }).await, Some(7));
+        assert_eq!(answered(async { panic!("a defect") }).await, None::<u8>);
+    }
 
     #[test]
     fn keys_are_the_same_or_not() {
