@@ -110,13 +110,21 @@ function Trouble() {
 function Messages() {
   const box = useRef<HTMLDivElement>(null);
   const atEnd = useRef(true);
+  /** Where this put the view last. */
+  const put = useRef({ top: 0, height: 0 });
   const messages = shown.value;
   useLayoutEffect(() => {
     atEnd.current = true;
+    put.current = { top: 0, height: 0 };
   }, [open.value.id, messages.length]);
   useLayoutEffect(() => {
     const element = box.current;
-    if (element && atEnd.current) element.scrollTop = element.scrollHeight;
+    if (!element) return;
+    const { top, height } = put.current;
+    // The user's scrolling may be seen here before its event comes.
+    if (element.scrollTop < top - 1 && element.scrollHeight >= height) atEnd.current = false;
+    if (atEnd.current) element.scrollTop = element.scrollHeight;
+    put.current = { top: element.scrollTop, height: element.scrollHeight };
   });
   const onScroll = () => {
     const element = box.current;

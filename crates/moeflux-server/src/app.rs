@@ -26,6 +26,8 @@ pub struct ServerOptions {
     pub address: SocketAddr,
     /// The key that requests must carry.
     pub api_key: Option<String>,
+    /// Origins whose pages may ask, as `https://example.org`; `*` for all.
+    pub allowed_origins: Vec<String>,
     /// How much is computed at a time and how much may wait.
     pub limits: Limits,
     /// The most tokens of an answer; what a request asks for beyond is refused.
@@ -50,6 +52,7 @@ impl ServerOptions {
         ServerOptions {
             address,
             api_key: None,
+            allowed_origins: Vec::new(),
             limits: Limits::default(),
             max_tokens: None,
             body_bytes: 16 << 20,

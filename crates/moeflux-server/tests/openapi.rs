@@ -11,6 +11,7 @@ mod schema;
 use std::collections::BTreeSet;
 
 use axum::Router;
+use axum::http::HeaderMap;
 use http::{Reply, ask, options, post, routes};
 use http_body_util::BodyExt as _;
 use schema::problems;
@@ -173,6 +174,7 @@ async fn the_live_view_is_as_described() {
     let reply = Reply {
         status: 200,
         kind: "text/event-stream".into(),
+        headers: HeaderMap::new(),
         body: text.into_bytes(),
     };
     check(&document, "/live", "get", &reply);

@@ -294,6 +294,35 @@ async fn a_wrong_key_is_told_in_each_protocol() {
 }
 
 #[tokio::test]
+async fn pages_of_other_origins_need_leave() {
+    let mut options = options();
+    options.allowed_origins = vec!["https://friend.example".into()];
+    let routes = routes(options);
+    let page = |origin: &'static str| {
+        [("host", "localhost:80"), ("content-type", "application/json"), ("origin", origin)]
+    };
+    for (origin, status, allowed) in [
+        ("http://localhost:80", 200, None),
+        ("https://friend.example", 200, Some("https://friend.example")),
+        ("http://friend.example", 403, None),
+        ("https://friend.example.evil.example", 403, None),
+        ("null", 403, None),
+    ] {
+        let reply = ask_with(&routes, "GET", "/v1/models", &page(origin), Vec::new()).await;
+        assert_eq!(reply.status, status, "{origin}");
+        assert_eq!(reply.header("access-control-allow-origin"), allowed, "{origin}");
+        let asks = ("access-control-request-method", "POST");
+        let headers = [&page(origin)[..], &[asks, ("access-control-request-headers", "x-api-key")]];
+        let reply = ask_with(&routes, "OPTIONS", CHAT, &headers.concat(), Vec::new()).await;
+        let known = reply.header("access-control-allow-headers");
+        match allowed {
+            Some(_) => assert_eq!((reply.status, known), (204, Some("x-api-key"))),
+            None => assert!(reply.status >= 400 && known.is_none(), "{origin}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn sizes_have_bounds_in_each_protocol() {
     let mut options = options();
     options.body_bytes = 100_000;

@@ -32,6 +32,10 @@ pub struct ServeArgs {
     /// Let other machines ask without a key
     #[arg(long)]
     no_api_key: bool,
+    /// Let pages of this origin ask, as https://example.org, or * for all, which needs a key; can be
+    /// given several times
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
     /// A name under which clients ask for the model, instead of its own; can be given several times
     #[arg(long, value_name = "NAME")]
     served_name: Vec<String>,
@@ -101,6 +105,10 @@ impl ServeArgs {
         if options.api_key.is_none() && !self.no_api_key && !self.host.is_loopback() {
             return Err(ServerError::Open(options.address).into());
         }
+        for origin in &self.allow_origin {
+            check_origin(origin, options.api_key.is_some())?;
+        }
+        options.allowed_origins.clone_from(&self.allow_origin);
         options.limits = Limits {
             parallel: self.parallel,
             queue: self.queue,
@@ -113,5 +121,20 @@ impl ServeArgs {
         options.read_timeout = Duration::from_secs(self.read_timeout);
         options.grace = Duration::from_secs(self.grace);
         Ok(options)
+    }
+}
+
+/// An origin as browsers send it: a scheme and a host, without anything behind.
+fn check_origin(origin: &str, has_key: bool) -> Result<(), Failure> {
+    let wrong = |problem: &str| Failure::Usage(format!("--allow-origin {origin}: {problem}"));
+    if origin == "*" {
+        let problem = "lets every page that you visit ask; give --api-key-file FILE too";
+        return has_key.then_some(()).ok_or_else(|| wrong(problem));
+    }
+    let site = origin.split_once("://").map_or("", |(_, site)| site);
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '*' | '@' | '?' | '#');
+    match !site.is_empty() && site.chars().all(is_plain) && origin.is_ascii() {
+        true => Ok(()),
+        false => Err(wrong("write it as https://example.org, or with a port")),
     }
 }

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::ApiError;
+use super::{ApiError, Origin};
 use crate::app::App;
 use crate::page;
 
@@ -46,17 +46,23 @@ impl Dialect {
 /// Lets a request through that may be answered.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     app.metrics.http_requests.add(1);
-    match check(&app, request.uri(), request.headers()) {
-        Ok(()) => {
-            let dialect = Dialect::of(request.uri());
-            answered(next.run(request)).await.unwrap_or_else(|| {
-                let message = "this request met a defect of the server; please report it";
-                let status = StatusCode::INTERNAL_SERVER_ERROR;
-                dialect.refuse(&ApiError::new(status, "defect", message))
-            })
-        }
-        Err(error) => Dialect::of(request.uri()).refuse(&error),
+    let dialect = Dialect::of(request.uri());
+    let origin = match Origin::of(&app, request.headers()) {
+        Ok(origin) => origin,
+        Err(error) => return dialect.refuse(&error),
+    };
+    if let Some(response) = origin.preflight(request.method(), request.headers()) {
+        return response;
     }
+    let response = match check(&app, request.uri(), request.headers()) {
+        Ok(()) => answered(next.run(request)).await.unwrap_or_else(|| {
+            let message = "this request met a defect of the server; please report it";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            dialect.refuse(&ApiError::new(status, "defect", message))
+        }),
+        Err(error) => dialect.refuse(&error),
+    };
+    origin.told(response)
 }
 
 /// What a handler answers; `None` if it panics, which must not take the connection with it.
@@ -81,18 +87,6 @@ fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "foreign_host",
-            message,
-        ));
-    }
-    if let Some(origin) = text(header::ORIGIN)
-        && origin
-            .split_once("://")
-            .is_none_or(|(_, site)| site != host)
-    {
-        let message = format!("pages of `{origin}` may not use this server");
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "foreign_origin",
             message,
         ));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, header};
+use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt as _;
 use moeflux::text::{ChatTemplate, TextFiles};
 use moeflux_server::{App, ServedModel, ServerOptions, router};
@@ -22,6 +22,7 @@ use super::common;
 pub struct Reply {
     pub status: u16,
     pub kind: String,
+    pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
@@ -33,6 +34,10 @@ impl Reply {
 
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
     /// The data of all events.
@@ -86,10 +91,12 @@ pub async fn ask_with(
     let kind = response.headers().get(header::CONTENT_TYPE);
     let kind = kind.map_or(String::new(), |kind| kind.to_str().unwrap().to_owned());
     let status = response.status().as_u16();
+    let headers = response.headers().clone();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     Reply {
         status,
         kind,
+        headers,
         body: body.into(),
     }
 }
