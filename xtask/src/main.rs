@@ -101,7 +101,13 @@ fn advisories() -> Result<()> {
     if !fetched.is_ok_and(|fetched| fetched.status.success()) {
         return skip("advisories", "their list cannot be fetched from GitHub");
     }
-    let arguments = ["deny", "--offline", "check", "--hide-inclusion-graph", "advisories"];
+    let arguments = [
+        "deny",
+        "--offline",
+        "check",
+        "--hide-inclusion-graph",
+        "advisories",
+    ];
     cargo("advisories", &arguments)
 }
 

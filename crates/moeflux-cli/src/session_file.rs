@@ -41,7 +41,10 @@ impl Talk {
         let system = old.messages.into_iter().next();
         *self = Talk {
             raw: old.raw,
-            messages: system.filter(|m| m.role() == "system").into_iter().collect(),
+            messages: system
+                .filter(|m| m.role() == "system")
+                .into_iter()
+                .collect(),
             tools: old.tools,
             variables: old.variables,
             ..Talk::default()

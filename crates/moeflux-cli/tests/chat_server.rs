@@ -35,10 +35,18 @@ fn it_says_what_a_chat_without_server_says() {
         &format!("{QUESTION}\n/stats\n/help\n"),
     );
     assert_eq!(ran.stdout.trim(), ANSWER);
-    for words in ["answer 5 tokens", "tok/s", "of 8192 context tokens used", "/save FILE"] {
+    for words in [
+        "answer 5 tokens",
+        "tok/s",
+        "of 8192 context tokens used",
+        "/save FILE",
+    ] {
         assert!(ran.stderr.contains(words), "no {words}: {}", ran.stderr);
     }
-    assert_eq!(run_with_input(&["chat", "--server", &url], "/nonsense\n").code, 2);
+    assert_eq!(
+        run_with_input(&["chat", "--server", &url], "/nonsense\n").code,
+        2
+    );
 }
 
 #[test]
@@ -78,7 +86,10 @@ fn the_key_is_given_by_flag_file_or_variable() {
         assert_eq!(ran.code, 6);
         assert!(ran.stderr.contains("--api-key-file"), "{}", ran.stderr);
     }
-    let with_variable = command(&chat).env("MOEFLUX_API_KEY", "secret").output().unwrap();
+    let with_variable = command(&chat)
+        .env("MOEFLUX_API_KEY", "secret")
+        .output()
+        .unwrap();
     assert_eq!(Ran::from(with_variable).code, 0);
 }
 
@@ -88,17 +99,37 @@ fn what_cannot_be_is_said() {
     let url = format!("http://{}", nobody.local_addr().unwrap());
     drop(nobody);
     fails(&["chat", "--server", &url], 6, &[&url, "moeflux serve"]);
-    fails(&["chat", "--server", "https://localhost"], 2, &["--server", "https"]);
-    fails(&["chat", "--server", "localhost"], 2, &["--server", "http://"]);
+    fails(
+        &["chat", "--server", "https://localhost"],
+        2,
+        &["--server", "https"],
+    );
+    fails(
+        &["chat", "--server", "localhost"],
+        2,
+        &["--server", "http://"],
+    );
     // Flags of a model of one's own, and those of a server without one, mean nothing.
-    for (flag, value) in [("--memory", "1GiB"), ("--model", "demo"), ("--speculate", "off")] {
-        fails(&["chat", "--server", &url, flag, value], 2, &["--server", flag]);
+    for (flag, value) in [
+        ("--memory", "1GiB"),
+        ("--model", "demo"),
+        ("--speculate", "off"),
+    ] {
+        fails(
+            &["chat", "--server", &url, flag, value],
+            2,
+            &["--server", flag],
+        );
     }
     fails(&["chat", "--api-key", "x"], 2, &["--server"]);
     // A refusal in the server's words ends a script.
     let server = Server::start(&["--max-tokens", "10"]);
     let url = self::url(&server);
-    fails_with_input(&["chat", "--server", &url, "--max-tokens", "11"], 6, "at most 10");
+    fails_with_input(
+        &["chat", "--server", &url, "--max-tokens", "11"],
+        6,
+        "at most 10",
+    );
     let full = Server::start(&["--context", "64"]);
     let url = self::url(&full);
     fails_with_input(&["chat", "--server", &url], 6, "context holds 64");

@@ -58,7 +58,10 @@ fn the_unit_starts_a_server() {
     };
     let credentials = tempfile::tempdir().unwrap();
     fs::write(credentials.path().join("api-key"), "secret\n").unwrap();
-    assert_eq!(setting(&unit, "LoadCredential"), ["api-key:/etc/moeflux/api-key"]);
+    assert_eq!(
+        setting(&unit, "LoadCredential"),
+        ["api-key:/etc/moeflux/api-key"]
+    );
     let line = start.strip_prefix(PROGRAM).unwrap();
     let line = line.replace("%d", text(credentials.path()));
     let line = line.replace("${MOEFLUX_MODEL}", "demo");
@@ -84,38 +87,70 @@ fn systemd_takes_the_unit_as_it_is() {
     let file = dir.path().join("moeflux.service");
     fs::write(&file, unit).unwrap();
     let file = text(&file);
-    let verified = Command::new("systemd-analyze").args(["verify", file]).output().unwrap();
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", file])
+        .output()
+        .unwrap();
     let told = String::from_utf8_lossy(&verified.stderr);
-    assert!(verified.status.success() && !told.contains("moeflux"), "{told}");
+    assert!(
+        verified.status.success() && !told.contains("moeflux"),
+        "{told}"
+    );
     let arguments = ["security", "--offline=true", "--threshold=20", file];
-    let exposed = Command::new("systemd-analyze").args(arguments).output().unwrap();
+    let exposed = Command::new("systemd-analyze")
+        .args(arguments)
+        .output()
+        .unwrap();
     let table = String::from_utf8_lossy(&exposed.stdout);
-    assert!(exposed.status.success(), "more than 2.0 is exposed: {table}");
+    assert!(
+        exposed.status.success(),
+        "more than 2.0 is exposed: {table}"
+    );
 }
 
 #[test]
 fn the_container_starts_a_server() {
     let file = deployed("Containerfile");
     let list = |name: &str| -> Vec<String> {
-        let line = file.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let line = file
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
         serde_json::from_str(line).unwrap()
     };
     assert_eq!(list("ENTRYPOINT "), [PROGRAM]);
     let words = at_a_free_port(list("CMD ").into_iter());
     // Nobody may ask a container that was given no key.
     let line: Vec<&str> = words.iter().map(String::as_str).collect();
-    let ran = command(&line).env_remove("MOEFLUX_API_KEY").output().unwrap();
+    let ran = command(&line)
+        .env_remove("MOEFLUX_API_KEY")
+        .output()
+        .unwrap();
     assert_eq!(ran.status.code(), Some(2), "{ran:?}");
-    let words = words.into_iter().chain(["--memory=1GiB".into(), "--no-warm".into()]);
+    let words = words
+        .into_iter()
+        .chain(["--memory=1GiB".into(), "--no-warm".into()]);
     serves_with_key(&words.collect::<Vec<_>>(), |command| {
         command.env("MOEFLUX_API_KEY", "secret");
     });
     // What is copied from this tree is there, and the Rust that builds it is new enough.
-    for path in file.lines().filter_map(|line| line.strip_prefix("COPY --from=build /source/")) {
+    for path in file
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY --from=build /source/"))
+    {
         let path = path.split(' ').next().unwrap();
-        assert!(path.starts_with("target/") || repository().join(path).exists(), "{path}");
+        assert!(
+            path.starts_with("target/") || repository().join(path).exists(),
+            "{path}"
+        );
     }
     let manifest = fs::read_to_string(repository().join("Cargo.toml")).unwrap();
-    let rust = manifest.lines().find_map(|l| l.strip_prefix("rust-version = \"")).unwrap();
-    assert!(file.contains(&format!("rust:{}-", rust.trim_end_matches('"'))), "{rust}");
+    let rust = manifest
+        .lines()
+        .find_map(|l| l.strip_prefix("rust-version = \""))
+        .unwrap();
+    assert!(
+        file.contains(&format!("rust:{}-", rust.trim_end_matches('"'))),
+        "{rust}"
+    );
 }

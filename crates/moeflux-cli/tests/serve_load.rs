@@ -130,18 +130,27 @@ fn many_requests_are_neither_lost_nor_mixed_up() {
     #[cfg(target_os = "linux")]
     let before = resident_kib(server.child.id());
     whole += load(&server, 1);
-    assert_eq!(server.metric("moeflux_answers_completed_total"), whole as f64);
+    assert_eq!(
+        server.metric("moeflux_answers_completed_total"),
+        whole as f64
+    );
     assert_eq!(server.metric("moeflux_answers_failed_total"), 0.0);
     #[cfg(target_os = "linux")]
     {
         let process = server.child.id();
         let after = resident_kib(process);
-        assert!(after < before + 16 * 1024, "{before} KiB became {after} KiB");
+        assert!(
+            after < before + 16 * 1024,
+            "{before} KiB became {after} KiB"
+        );
         // Connections of those who went away are closed by now; nothing is left to do.
         let ticks = processor_ticks(process);
         std::thread::sleep(std::time::Duration::from_secs(1));
         let idle = processor_ticks(process) - ticks;
-        assert!(idle <= 1, "{idle} hundredths of a second were used in an idle one");
+        assert!(
+            idle <= 1,
+            "{idle} hundredths of a second were used in an idle one"
+        );
     }
 }
 

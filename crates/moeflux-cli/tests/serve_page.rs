@@ -93,7 +93,10 @@ fn the_live_view_shows_the_machine_at_work() {
     assert!(!listed.is_empty(), "the request was shown while it ran");
     for request in &listed {
         let phase = request["phase"].as_str().unwrap();
-        assert!(["waiting", "prompt", "answer"].contains(&phase), "{request}");
+        assert!(
+            ["waiting", "prompt", "answer"].contains(&phase),
+            "{request}"
+        );
         assert!(request["prompt_done"].as_u64() <= request["prompt_tokens"].as_u64());
         assert!(request["answer_tokens"].as_u64() <= Some(40), "{request}");
     }

@@ -59,7 +59,11 @@ fn the_server_section_runs_as_written() {
         assert!(output.status.success(), "{line}: {output:?}");
         let printed = String::from_utf8(output.stdout).unwrap();
         let mut rest = printed.as_str();
-        for piece in expected.trim().split("...").filter(|piece| !piece.is_empty()) {
+        for piece in expected
+            .trim()
+            .split("...")
+            .filter(|piece| !piece.is_empty())
+        {
             let found = rest.split_once(piece);
             rest = found.unwrap_or_else(|| panic!("no {piece} in {printed}")).1;
         }

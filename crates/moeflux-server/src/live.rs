@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
-use moeflux::experts::{LayerPresence, Presence};
 use moeflux::cost::StepShape;
+use moeflux::experts::{LayerPresence, Presence};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -96,7 +96,8 @@ fn now(app: &App, stats: &moeflux::Stats, weights: &Weights) -> Value {
     let metrics = &app.metrics;
     let listed = metrics.overview.listed();
     let asked = (experts.hits + experts.misses) as f64;
-    let memory_bytes = metrics.steps.get() as f64 * weights.step_bytes + asked * weights.expert_bytes;
+    let memory_bytes =
+        metrics.steps.get() as f64 * weights.step_bytes + asked * weights.expert_bytes;
     json!({
         "slots": experts.slots,
         "resident": experts.resident,
@@ -145,8 +146,10 @@ impl Weights {
             ..shape
         };
         let costs = app.model.engine.costs();
-        let bytes = |shape| costs.iter().map(move |cost| cost.work(shape).bytes);
-        let experts = bytes(with_one).zip(bytes(shape)).map(|(one, none)| one - none);
+        let bytes = |shape: StepShape| costs.iter().map(move |cost| cost.work(shape).bytes);
+        let experts = bytes(with_one)
+            .zip(bytes(shape))
+            .map(|(one, none)| one - none);
         let experts: Vec<f64> = experts.filter(|bytes| *bytes > 0.0).collect();
         Weights {
             step_bytes: bytes(shape).sum(),

@@ -41,7 +41,9 @@ impl Answer {
             (name.clone(), value.unwrap_or_else(|_| json.as_str().into()))
         };
         let parsed = self.calls.iter().map(call).zip(&self.calls);
-        parsed.map(|((_, value), (name, _))| (name.as_str(), value)).collect()
+        parsed
+            .map(|((_, value), (name, _))| (name.as_str(), value))
+            .collect()
     }
 }
 
@@ -100,13 +102,22 @@ impl Model {
 
 #[test]
 fn reasoning_is_split_out() {
-    let may = Model { reasons: true, ..PLAIN };
-    let has_begun = Model { reasoning: true, ..may };
+    let may = Model {
+        reasons: true,
+        ..PLAIN
+    };
+    let has_begun = Model {
+        reasoning: true,
+        ..may
+    };
     let answer = may.read("<think>\nSix times seven – é.\n</think>\n\nIt is **42**.");
     assert_eq!(answer.reasoning.trim(), "Six times seven – é.");
     assert_eq!(answer.text, "It is **42**.");
     let answer = has_begun.read("Six times seven.\n</think>\n\nIt is 42.");
-    assert_eq!((answer.reasoning.trim(), answer.text.as_str()), ("Six times seven.", "It is 42."));
+    assert_eq!(
+        (answer.reasoning.trim(), answer.text.as_str()),
+        ("Six times seven.", "It is 42.")
+    );
     // Cut off, it is all reasoning; without the tag, or later in the text, it is none.
     assert_eq!(has_begun.read("Six times").reasoning, "Six times");
     assert_eq!(may.read("It is 42.").text, "It is 42.");
@@ -117,7 +128,10 @@ fn reasoning_is_split_out() {
 
 #[test]
 fn calls_in_json_are_read() {
-    let model = Model { format: Some(ToolFormat::Json), ..PLAIN };
+    let model = Model {
+        format: Some(ToolFormat::Json),
+        ..PLAIN
+    };
     let first = r#"{"name": "search", "arguments": {"text": "a } \" b", "count": 3}}"#;
     let second = r#"{"arguments": {"where": {"x": [1, {"y": 2}]}}, "name": "search"}"#;
     let text = format!(
@@ -150,14 +164,26 @@ fn calls_in_xml_are_read() {
                 null\n</parameter>\n<parameter=unknown>\n7\n</parameter>\n</function>\n</tool_call>\n\
                 <tool_call>\n<function=search>\n</function>\n</tool_call>";
     let answer = model.read(text);
-    assert_eq!((answer.reasoning.trim(), answer.text.as_str()), ("I search.", ""));
+    assert_eq!(
+        (answer.reasoning.trim(), answer.text.as_str()),
+        ("I search.", "")
+    );
     let arguments = json!({
         "text": "3\nlines <b> {\"x\": 1}", "count": 3, "exact": true, "where": {"x": [1]},
         "mixed": null, "unknown": "7",
     });
-    assert_eq!(answer.calls(), [("search", arguments), ("search", json!({}))]);
+    assert_eq!(
+        answer.calls(),
+        [("search", arguments), ("search", json!({}))]
+    );
     let nonsense = "</think><tool_call>\nno function\n</tool_call>";
-    assert_eq!(model.read(nonsense).text, "<tool_call>\nno function\n</tool_call>");
+    assert_eq!(
+        model.read(nonsense).text,
+        "<tool_call>\nno function\n</tool_call>"
+    );
     let cut = "</think><tool_call>\n<function=search>\n<parameter=count>\n3\n</parameter>\n<param";
-    assert_eq!(model.read(cut).calls, [("search".to_owned(), "{\"count\":3".to_owned())]);
+    assert_eq!(
+        model.read(cut).calls,
+        [("search".to_owned(), "{\"count\":3".to_owned())]
+    );
 }

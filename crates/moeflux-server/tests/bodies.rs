@@ -56,12 +56,23 @@ fn check(path: &str, body: &str, reply: &Reply) -> Result<(), TestCaseError> {
     if reply.status != 200 {
         let error = &reply.json()["error"];
         let message = error["message"].as_str();
-        prop_assert!(message.is_some_and(|m| m.len() > 10), "{path} {body}: {text}");
+        prop_assert!(
+            message.is_some_and(|m| m.len() > 10),
+            "{path} {body}: {text}"
+        );
         prop_assert!(error["type"].is_string(), "{path} {body}: {text}");
     } else if reply.is_stream() {
         let last = text.trim_end().lines().last().unwrap_or_default();
-        let ended = ["[DONE]", "message_stop", "response.completed", "response.incomplete"];
-        prop_assert!(ended.iter().any(|e| last.contains(e)), "{path} {body}: {text}");
+        let ended = [
+            "[DONE]",
+            "message_stop",
+            "response.completed",
+            "response.incomplete",
+        ];
+        prop_assert!(
+            ended.iter().any(|e| last.contains(e)),
+            "{path} {body}: {text}"
+        );
     } else {
         prop_assert!(reply.json().is_object(), "{path} {body}: {text}");
     }

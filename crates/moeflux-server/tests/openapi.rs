@@ -47,7 +47,9 @@ fn check(document: &Value, path: &str, method: &str, reply: &Reply) {
     let response = responses.get(&status).unwrap_or(&responses["default"]);
     let kind = reply.kind.split(';').next().unwrap().to_owned();
     let content = response["content"].as_object().unwrap();
-    let content = content.iter().find(|(k, _)| k.split(';').next() == Some(&kind));
+    let content = content
+        .iter()
+        .find(|(k, _)| k.split(';').next() == Some(&kind));
     let schema = &content.unwrap_or_else(|| panic!("{path}: no {kind}")).1["schema"];
     let values = match kind.as_str() {
         "text/event-stream" => reply.events(),
@@ -98,7 +100,11 @@ async fn requests_and_replies_are_as_described() {
         for stream in [false, true] {
             let mut body = body.clone();
             if stream != (body["stream"] == true) {
-                if body.get("max_tokens").or(body.get("max_output_tokens")).is_none() {
+                if body
+                    .get("max_tokens")
+                    .or(body.get("max_output_tokens"))
+                    .is_none()
+                {
                     continue;
                 }
                 body["stream"] = stream.into();
@@ -147,7 +153,10 @@ async fn a_parameter_is_known_if_it_is_described() {
             } else {
                 let refused = unknown || code.as_deref() == Some("unsupported_value");
                 let refused = refused || message.contains("is not supported; leave it out");
-                assert!(refused, "{path} takes `{name}`, which is not described: {message}");
+                assert!(
+                    refused,
+                    "{path} takes `{name}`, which is not described: {message}"
+                );
             }
         }
     }
@@ -166,7 +175,13 @@ async fn the_live_view_is_as_described() {
         async move { post(&routes, "/v1/chat/completions", &story).await.status }
     });
     let (mut text, mut requests) = (String::new(), 0);
-    while requests == 0 || text.lines().filter(|line| line.starts_with("data: ")).count() < 4 {
+    while requests == 0
+        || text
+            .lines()
+            .filter(|line| line.starts_with("data: "))
+            .count()
+            < 4
+    {
         let frame = body.frame().await.unwrap().unwrap();
         text += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
         requests = text.matches("\"phase\"").count();

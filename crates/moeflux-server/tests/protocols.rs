@@ -1,4 +1,4 @@
-//! What clients of the three protocols get for right and for wrong requests.
+//! What clients of the three protocols get for right requests; `refusals.rs` has the wrong ones.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -9,7 +9,7 @@ mod http;
 use std::path::Path;
 
 use axum::Router;
-use http::{ask, ask_with, options, post, routes, routes_with};
+use http::{options, post, routes, routes_with};
 use moeflux::text::ChatTemplate;
 use serde_json::{Map, Value, json};
 
@@ -63,20 +63,32 @@ async fn responses_are_given_whole_and_in_events() {
     let reply = ok(&routes, RESPONSES, &ask).await;
     assert_eq!(reply["status"], "completed");
     let item = &reply["output"][0];
-    assert_eq!((&item["type"], &item["role"]), (&json!("message"), &json!("assistant")));
+    assert_eq!(
+        (&item["type"], &item["role"]),
+        (&json!("message"), &json!("assistant"))
+    );
     assert_eq!(item["content"][0]["text"], ANSWER);
     let usage = &reply["usage"];
     let sum = usage["input_tokens"].as_u64().unwrap() + usage["output_tokens"].as_u64().unwrap();
     assert_eq!(usage["total_tokens"], sum);
-    assert_eq!((&reply["metadata"]["a"], &reply["temperature"]), (&json!("b"), &json!(0)));
+    assert_eq!(
+        (&reply["metadata"]["a"], &reply["temperature"]),
+        (&json!("b"), &json!(0))
+    );
 
     let streamed = post(&routes, RESPONSES, &with(&ask, json!({"stream": true}))).await;
     let events = streamed.events();
     let kinds: Vec<&str> = events.iter().map(|e| e["type"].as_str().unwrap()).collect();
     assert_eq!(kinds[..2], ["response.created", "response.in_progress"]);
-    assert_eq!(kinds[2..4], ["response.output_item.added", "response.content_part.added"]);
+    assert_eq!(
+        kinds[2..4],
+        ["response.output_item.added", "response.content_part.added"]
+    );
     assert_eq!(kinds.last(), Some(&"response.completed"));
-    let numbers: Vec<u64> = events.iter().map(|e| e["sequence_number"].as_u64().unwrap()).collect();
+    let numbers: Vec<u64> = events
+        .iter()
+        .map(|e| e["sequence_number"].as_u64().unwrap())
+        .collect();
     assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
     let text: String = events.iter().filter_map(|e| e["delta"].as_str()).collect();
     assert_eq!(text, ANSWER);
@@ -85,7 +97,12 @@ async fn responses_are_given_whole_and_in_events() {
     assert_eq!(&last["usage"], usage);
 
     // An answer that is cut says so, and what was said goes back as it came.
-    let cut = ok(&routes, RESPONSES, &with(&ask, json!({"max_output_tokens": 2}))).await;
+    let cut = ok(
+        &routes,
+        RESPONSES,
+        &with(&ask, json!({"max_output_tokens": 2})),
+    )
+    .await;
     assert_eq!(cut["status"], "incomplete");
     assert_eq!(cut["incomplete_details"]["reason"], "max_output_tokens");
     let mut input = vec![json!({"role": "user", "content": QUESTION})];
@@ -106,16 +123,32 @@ async fn responses_call_tools() {
     let ask = json!({"input": "Is it raining in Paris?", "tools": [tool], "temperature": 0});
     let reply = ok(&routes, RESPONSES, &ask).await;
     let call = &reply["output"][0];
-    assert_eq!((&call["type"], &call["name"]), (&json!("function_call"), &json!("get_weather")));
+    assert_eq!(
+        (&call["type"], &call["name"]),
+        (&json!("function_call"), &json!("get_weather"))
+    );
     let arguments: Value = serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap();
     assert_eq!(arguments, json!({"city": "Paris"}));
-    assert_eq!(reply["tools"], json!([tool]), "what was offered is given back");
+    assert_eq!(
+        reply["tools"],
+        json!([tool]),
+        "what was offered is given back"
+    );
     let output = json!({"type": "function_call_output", "call_id": call["call_id"],
                         "output": "It is sunny."});
     let input = json!([{"role": "user", "content": "Is it raining in Paris?"}, call, output]);
-    ok(&routes, RESPONSES, &with(&ask, json!({"input": input, "max_output_tokens": 20}))).await;
-    let events = post(&routes, RESPONSES, &with(&ask, json!({"stream": true}))).await.events();
-    let done = events.iter().find(|e| e["type"] == "response.function_call_arguments.done");
+    ok(
+        &routes,
+        RESPONSES,
+        &with(&ask, json!({"input": input, "max_output_tokens": 20})),
+    )
+    .await;
+    let events = post(&routes, RESPONSES, &with(&ask, json!({"stream": true})))
+        .await
+        .events();
+    let done = events
+        .iter()
+        .find(|e| e["type"] == "response.function_call_arguments.done");
     assert_eq!(done.unwrap()["arguments"], call["arguments"]);
 }
 
@@ -132,10 +165,18 @@ async fn xml_calls_reach_every_protocol() {
     let choice = ok(&routes, CHAT, &ask).await["choices"][0].clone();
     assert_eq!(choice["finish_reason"], "tool_calls", "{choice}");
     let call = &choice["message"]["tool_calls"][0];
-    assert_eq!(call["function"], json!({"name": "get_time", "arguments": "{}"}));
+    assert_eq!(
+        call["function"],
+        json!({"name": "get_time", "arguments": "{}"})
+    );
     let talk = json!([messages()[0], choice["message"],
                       {"role": "tool", "tool_call_id": call["id"], "content": "noon"}]);
-    ok(&routes, CHAT, &with(&ask, json!({"messages": talk, "tool_choice": "none"}))).await;
+    ok(
+        &routes,
+        CHAT,
+        &with(&ask, json!({"messages": talk, "tool_choice": "none"})),
+    )
+    .await;
 
     let tool = json!({"name": "get_time", "input_schema": schema});
     let choice = json!({"type": "any", "disable_parallel_tool_use": true});
@@ -144,13 +185,19 @@ async fn xml_calls_reach_every_protocol() {
     let message = ok(&routes, MESSAGES, &ask).await;
     assert_eq!(message["stop_reason"], "tool_use", "{message}");
     let block = &message["content"][0];
-    assert_eq!((&block["name"], &block["input"]), (&json!("get_time"), &json!({})));
+    assert_eq!(
+        (&block["name"], &block["input"]),
+        (&json!("get_time"), &json!({}))
+    );
 
     let tool = json!({"type": "function", "name": "get_time", "parameters": schema});
     let ask = json!({"input": QUESTION, "tools": [tool], "tool_choice": "required",
                      "parallel_tool_calls": false, "max_output_tokens": 40});
     let item = ok(&routes, RESPONSES, &ask).await["output"][0].clone();
-    assert_eq!((&item["name"], &item["arguments"]), (&json!("get_time"), &json!("{}")));
+    assert_eq!(
+        (&item["name"], &item["arguments"]),
+        (&json!("get_time"), &json!("{}"))
+    );
 }
 
 #[tokio::test]
@@ -160,13 +207,25 @@ async fn reasoning_has_its_own_place() {
     let message = ok(&routes, CHAT, &chat).await["choices"][0]["message"].clone();
     let thought = message["reasoning_content"].as_str().unwrap().to_owned();
     assert!(!thought.is_empty() && message["content"] == "", "{message}");
-    let events = post(&routes, CHAT, &with(&chat, json!({"stream": true}))).await.events();
-    let pieces = events.iter().map(|e| &e["choices"][0]["delta"]["reasoning_content"]);
+    let events = post(&routes, CHAT, &with(&chat, json!({"stream": true})))
+        .await
+        .events();
+    let pieces = events
+        .iter()
+        .map(|e| &e["choices"][0]["delta"]["reasoning_content"]);
     let pieces: String = pieces.filter_map(Value::as_str).collect();
     // Both are drawn with temperature 1 unless something is said, so only their kind is the same.
     assert!(!pieces.is_empty());
-    let without = ok(&routes, CHAT, &with(&chat, json!({"reasoning_effort": "none"}))).await;
-    assert_eq!(without["choices"][0]["message"].get("reasoning_content"), None);
+    let without = ok(
+        &routes,
+        CHAT,
+        &with(&chat, json!({"reasoning_effort": "none"})),
+    )
+    .await;
+    assert_eq!(
+        without["choices"][0]["message"].get("reasoning_content"),
+        None
+    );
 
     let ask = json!({"messages": messages(), "max_tokens": 5, "thinking": {"type": "enabled"}});
     let block = ok(&routes, MESSAGES, &ask).await["content"][0].clone();
@@ -177,188 +236,16 @@ async fn reasoning_has_its_own_place() {
     assert_eq!(reply["output"][0]["type"], "reasoning", "{reply}");
 }
 
-/// Requests that contradict themselves or ask for what cannot be, with the name of what is wrong.
-fn contradictions() -> Vec<(&'static str, Value, &'static str)> {
-    let function = |name: &str, parameters: Value| json!({
-        "type": "function", "function": {"name": name, "parameters": parameters},
-    });
-    let tool = function("f", json!({"type": "object"}));
-    let format = json!({"type": "json_object"});
-    let chat = |more: Value| (CHAT, with(&json!({"messages": messages()}), more));
-    let message = |more: Value| {
-        (MESSAGES, with(&json!({"messages": messages(), "max_tokens": 5}), more))
-    };
-    let text = |more: Value| ("/v1/completions", with(&json!({"prompt": "a"}), more));
-    let response = |more: Value| (RESPONSES, with(&json!({"input": "a"}), more));
-    let assistant_last = json!([messages()[0], {"role": "assistant", "content": "W"}]);
-    [
-        (chat(json!({"max_tokens": 3, "max_completion_tokens": 4})), "max_completion_tokens"),
-        (chat(json!({"response_format": format, "tools": [tool], "tool_choice": "required"})),
-         "response_format"),
-        (chat(json!({"tools": [tool], "tool_choice": {"type": "function",
-                     "function": {"name": "g"}}})), "tool_choice"),
-        (chat(json!({"tools": [tool, tool]})), "tools[1]"),
-        (chat(json!({"tools": [function("not a name", json!({}))]})), "tools[0].function.name"),
-        (chat(json!({"tools": [function("f", json!([]))]})), "tools[0].function.parameters"),
-        (chat(json!({"tools": [{"type": "retrieval"}]})), "tools[0].type"),
-        (chat(json!({"tools": [function("f", json!({"type": "object",
-                     "properties": {"a": {"type": "no"}}}))], "tool_choice": "required"})), "tools"),
-        (chat(json!({"response_format": {"type": "json_schema", "json_schema": {"schema": 7}}})),
-         "response_format.json_schema.schema"),
-        (chat(json!({"top_logprobs": 3, "logprobs": false})), "top_logprobs"),
-        (chat(json!({"stream_options": {"include_usage": true}})), "stream_options"),
-        (chat(json!({"n": 17})), "n"),
-        (chat(json!({"stop": ["a", ""]})), "stop"),
-        (chat(json!({"stop": vec!["a"; 17]})), "stop"),
-        (chat(json!({"logit_bias": {"2048": 1}})), "logit_bias.2048"),
-        (chat(json!({"chat_template_kwargs": {"messages": []}})), "chat_template_kwargs.messages"),
-        (chat(json!({"reasoning_effort": "enormous"})), "reasoning_effort"),
-        (text(json!({"echo": true, "logprobs": 1})), "echo"),
-        (text(json!({"prompt": ["a", "b"]})), "prompt"),
-        (text(json!({"prompt": [2048]})), "prompt"),
-        (text(json!({"best_of": 2})), "best_of"),
-        (response(json!({"previous_response_id": "resp_1"})), "previous_response_id"),
-        (response(json!({"store": true})), "store"),
-        (response(json!({"input": [{"type": "item_reference"}]})), "input[0].type"),
-        (message(json!({"max_tokens": null})), "max_tokens"),
-        (message(json!({"messages": assistant_last})), "messages"),
-        (message(json!({"tool_choice": {"type": "tool", "name": "f"}})), "tool_choice"),
-        (message(json!({"thinking": {"type": "sometimes"}})), "thinking.type"),
-        (("/tokenize", json!({"content": "a", "messages": messages()})), "content"),
-        (("/detokenize", json!({"tokens": [1, 2048]})), "tokens[1]"),
-    ]
-    .map(|((path, body), param)| (path, body, param))
-    .into()
-}
-
-#[tokio::test]
-async fn contradictions_are_named() {
-    let routes = routes(options());
-    for (path, body, param) in contradictions() {
-        let reply = post(&routes, path, &body).await;
-        assert_eq!(reply.status, 400, "{path} {body}: {}", reply.text());
-        let error = reply.json()["error"].clone();
-        match path {
-            MESSAGES => {
-                assert_eq!(error["type"], "invalid_request_error", "{body}");
-                let message = error["message"].as_str().unwrap();
-                assert!(message.contains(param), "{body}: {message}");
-            }
-            _ => assert_eq!(error["param"], param, "{path} {body}: {error}"),
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_is_not_utf_8_is_refused() {
-    let routes = routes(options());
-    let body = b"{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\xfe\"}]}".to_vec();
-    for path in [CHAT, RESPONSES, MESSAGES, "/v1/completions", "/tokenize"] {
-        let reply = ask(&routes, "POST", path, body.clone()).await;
-        assert_eq!(reply.status, 400, "{path}");
-        assert!(reply.text().contains("not JSON"), "{path}: {}", reply.text());
-    }
-    let reply = ask(&routes, "GET", "/v1/models/%ff", Vec::new()).await;
-    assert_eq!((reply.status, &reply.json()["error"]["code"]), (400, &json!("invalid_path")));
-    // Halves of surrogates are no characters either.
-    let half = br#"{"content": "\ud800"}"#.to_vec();
-    assert_eq!(ask(&routes, "POST", "/tokenize", half).await.status, 400);
-}
-
-#[tokio::test]
-async fn a_wrong_key_is_told_in_each_protocol() {
-    let mut options = options();
-    options.api_key = Some("secret".into());
-    let routes = routes(options);
-    let body = json!({"messages": messages(), "max_tokens": 1}).to_string().into_bytes();
-    for (header, value, status) in [
-        ("authorization", "Bearer secret", 200),
-        ("authorization", "Bearer Secret", 401),
-        ("authorization", "Basic secret", 401),
-        ("x-api-key", "secret", 200),
-        ("x-api-key", "", 401),
-    ] {
-        let headers = [("host", "x"), ("content-type", "application/json"), (header, value)];
-        let reply = ask_with(&routes, "POST", CHAT, &headers, body.clone()).await;
-        assert_eq!(reply.status, status, "{header}: {value}");
-        let anthropic = ask_with(&routes, "POST", MESSAGES, &headers, body.clone()).await;
-        assert_eq!(anthropic.status, status, "{header}: {value}");
-        if status == 401 {
-            assert_eq!(reply.json()["error"]["code"], "invalid_api_key");
-            assert_eq!(reply.json()["error"]["type"], "authentication_error");
-            let error = anthropic.json();
-            assert_eq!((&error["type"], &error["error"]["type"]),
-                       (&json!("error"), &json!("authentication_error")));
-        }
-    }
-}
-
-#[tokio::test]
-async fn pages_of_other_origins_need_leave() {
-    let mut options = options();
-    options.allowed_origins = vec!["https://friend.example".into()];
-    let routes = routes(options);
-    let page = |origin: &'static str| {
-        [("host", "localhost:80"), ("content-type", "application/json"), ("origin", origin)]
-    };
-    for (origin, status, allowed) in [
-        ("http://localhost:80", 200, None),
-        ("https://friend.example", 200, Some("https://friend.example")),
-        ("http://friend.example", 403, None),
-        ("https://friend.example.evil.example", 403, None),
-        ("null", 403, None),
-    ] {
-        let reply = ask_with(&routes, "GET", "/v1/models", &page(origin), Vec::new()).await;
-        assert_eq!(reply.status, status, "{origin}");
-        assert_eq!(reply.header("access-control-allow-origin"), allowed, "{origin}");
-        let asks = ("access-control-request-method", "POST");
-        let headers = [&page(origin)[..], &[asks, ("access-control-request-headers", "x-api-key")]];
-        let reply = ask_with(&routes, "OPTIONS", CHAT, &headers.concat(), Vec::new()).await;
-        let known = reply.header("access-control-allow-headers");
-        match allowed {
-            Some(_) => assert_eq!((reply.status, known), (204, Some("x-api-key"))),
-            None => assert!(reply.status >= 400 && known.is_none(), "{origin}"),
-        }
-    }
-}
-
-#[tokio::test]
-async fn sizes_have_bounds_in_each_protocol() {
-    let mut options = options();
-    options.body_bytes = 100_000;
-    options.max_tokens = Some(10);
-    let routes = routes(options);
-    let long = "fox ".repeat(12_000);
-    for (path, body) in [
-        (CHAT, json!({"messages": [{"role": "user", "content": long}]})),
-        (RESPONSES, json!({"input": long})),
-        (MESSAGES, json!({"max_tokens": 5, "messages": [{"role": "user", "content": long}]})),
-        ("/v1/completions", json!({"prompt": long})),
-    ] {
-        let reply = post(&routes, path, &body).await;
-        assert_eq!(reply.status, 400, "{path}: {}", reply.text());
-        assert!(reply.text().contains("the context holds 8192"), "{path}: {}", reply.text());
-        let more = with(&body, json!({"padding": "x".repeat(100_000)}));
-        let reply = post(&routes, path, &more).await;
-        assert_eq!(reply.status, 413, "{path}");
-        let kind = reply.json()["error"]["type"].clone();
-        match path {
-            MESSAGES => assert_eq!(kind, "request_too_large"),
-            _ => assert_eq!(kind, "invalid_request_error"),
-        }
-    }
-    let most = json!({"messages": messages(), "max_tokens": 11});
-    for path in [CHAT, MESSAGES] {
-        let reply = post(&routes, path, &most).await;
-        assert!(reply.status == 400 && reply.text().contains("at most 10"), "{}", reply.text());
-    }
-}
-
 #[tokio::test]
 async fn a_model_without_template_completes_text_only() {
     let routes = routes_with(options(), None);
     let reply = post(&routes, CHAT, &json!({"messages": messages()})).await;
     assert_eq!(reply.status, 400);
     assert_eq!(reply.json()["error"]["code"], "no_chat_template");
-    ok(&routes, "/v1/completions", &json!({"prompt": "Once", "max_tokens": 2})).await;
+    ok(
+        &routes,
+        "/v1/completions",
+        &json!({"prompt": "Once", "max_tokens": 2}),
+    )
+    .await;
 }

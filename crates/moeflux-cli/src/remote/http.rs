@@ -41,7 +41,8 @@ impl Server {
         match parsed.scheme_str() {
             Some("http") => {}
             Some("https") => {
-                let problem = "https is not spoken here; give the http address, or that of a tunnel";
+                let problem =
+                    "https is not spoken here; give the http address, or that of a tunnel";
                 return Err(wrong(problem));
             }
             _ => return Err(wrong("write it as http://127.0.0.1:8080")),
@@ -242,9 +243,19 @@ mod tests {
         ] {
             let server = Server::new(url, None);
             let found = server.map(|s| (s.authority, s.base)).ok();
-            assert_eq!(found, Some((authority.to_owned(), base.to_owned())), "{url}");
+            assert_eq!(
+                found,
+                Some((authority.to_owned(), base.to_owned())),
+                "{url}"
+            );
         }
-        for url in ["127.0.0.1:8080", "https://example.org", "http://", "ftp://x", ""] {
+        for url in [
+            "127.0.0.1:8080",
+            "https://example.org",
+            "http://",
+            "ftp://x",
+            "",
+        ] {
             let message = Server::new(url, None).err().map(|e| e.to_string());
             assert!(message.is_some_and(|m| m.contains("--server")), "{url}");
         }

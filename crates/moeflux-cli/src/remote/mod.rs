@@ -81,7 +81,9 @@ impl RemoteConversation {
     /// # Errors
     /// The server cannot be reached, or refuses.
     pub fn new(server: Server, talk: Talk, args: &GenerationArgs) -> Result<Self, Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        // Its thread also closes connections that are left.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|e| Failure::Terminal(format!("cannot start a client: {e}")))?;
@@ -96,7 +98,10 @@ impl RemoteConversation {
         let model = &models["data"][0];
         let name = model["id"].as_str();
         let name = name.ok_or_else(|| server.failure("it names no model; is it moeflux serve?"))?;
-        let model = (name.to_owned(), model["max_model_len"].as_u64().unwrap_or(0));
+        let model = (
+            name.to_owned(),
+            model["max_model_len"].as_u64().unwrap_or(0),
+        );
         Ok(RemoteConversation {
             server,
             runtime,
@@ -313,7 +318,10 @@ mod tests {
         }
         coming.add(&json!({"choices": [], "usage": {"prompt_tokens": 7}}));
         assert_eq!(shown, "<think>\na b\n</think>\n\nc\n[calls f] {}");
-        assert_eq!((coming.reasoning, coming.text), ("a b".into(), "c\n[calls f] {}".into()));
+        assert_eq!(
+            (coming.reasoning, coming.text),
+            ("a b".into(), "c\n[calls f] {}".into())
+        );
         assert_eq!(coming.usage["prompt_tokens"], 7);
     }
 }

@@ -4,13 +4,13 @@
 //! replies written as they come, so that errors name what is wrong and nothing is ignored. A test
 //! holds both to these types, in both directions.
 
-mod anthropic;
-mod chat;
-mod common;
-mod completions;
-mod live;
-mod responses;
-mod tools;
+pub mod anthropic;
+pub mod chat;
+pub mod common;
+pub mod completions;
+pub mod live;
+pub mod responses;
+pub mod tools;
 
 use std::sync::{Arc, OnceLock};
 

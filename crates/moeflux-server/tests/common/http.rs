@@ -45,7 +45,8 @@ impl Reply {
         let text = self.text();
         let data = text.lines().filter_map(|line| line.strip_prefix("data: "));
         let data = data.filter(|data| *data != "[DONE]");
-        data.map(|data| serde_json::from_str(data).unwrap()).collect()
+        data.map(|data| serde_json::from_str(data).unwrap())
+            .collect()
     }
 
     pub fn is_stream(&self) -> bool {

@@ -26,9 +26,30 @@ enum What {
 
 /// Names that mean something somewhere.
 const NAMES: [&str; 24] = [
-    "role", "content", "type", "text", "name", "arguments", "function", "tools", "tool_choice",
-    "tool_calls", "parameters", "properties", "required", "enum", "anyOf", "$ref", "pattern",
-    "items", "max_tokens", "n", "stream", "response_format", "input", "reasoning_content",
+    "role",
+    "content",
+    "type",
+    "text",
+    "name",
+    "arguments",
+    "function",
+    "tools",
+    "tool_choice",
+    "tool_calls",
+    "parameters",
+    "properties",
+    "required",
+    "enum",
+    "anyOf",
+    "$ref",
+    "pattern",
+    "items",
+    "max_tokens",
+    "n",
+    "stream",
+    "response_format",
+    "input",
+    "reasoning_content",
 ];
 
 fn number() -> impl Strategy<Value = Value> {
@@ -44,9 +65,28 @@ fn number() -> impl Strategy<Value = Value> {
 
 fn text() -> impl Strategy<Value = String> {
     let words = [
-        "", "user", "assistant", "system", "tool", "auto", "none", "required", "function", "text",
-        "object", "string", "json_object", "json_schema", "<think>", "</think>", "<tool_call>",
-        "<|im_end|>", "<|im_start|>", "{\"a\": 1}", "[(", "\u{0}\u{feff}\u{202e}é😀",
+        "",
+        "user",
+        "assistant",
+        "system",
+        "tool",
+        "auto",
+        "none",
+        "required",
+        "function",
+        "text",
+        "object",
+        "string",
+        "json_object",
+        "json_schema",
+        "<think>",
+        "</think>",
+        "<tool_call>",
+        "<|im_end|>",
+        "<|im_start|>",
+        "{\"a\": 1}",
+        "[(",
+        "\u{0}\u{feff}\u{202e}é😀",
     ];
     prop_oneof![
         prop::sample::select(words.to_vec()).prop_map(str::to_owned),

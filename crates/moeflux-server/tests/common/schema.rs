@@ -4,10 +4,32 @@ use serde_json::Value;
 
 /// What a schema may say; anything else in it would go unnoticed.
 const KNOWN: [&str; 26] = [
-    "$ref", "additionalProperties", "default", "description", "enum", "example", "format",
-    "items", "maxItems", "maxLength", "maximum", "minItems", "minLength", "minimum", "oneOf",
-    "anyOf", "allOf", "pattern", "prefixItems", "properties", "propertyNames", "required",
-    "title", "type", "const", "x",
+    "$ref",
+    "additionalProperties",
+    "default",
+    "description",
+    "enum",
+    "example",
+    "format",
+    "items",
+    "maxItems",
+    "maxLength",
+    "maximum",
+    "minItems",
+    "minLength",
+    "minimum",
+    "oneOf",
+    "anyOf",
+    "allOf",
+    "pattern",
+    "prefixItems",
+    "properties",
+    "propertyNames",
+    "required",
+    "title",
+    "type",
+    "const",
+    "x",
 ];
 
 /// What is wrong with a value by a schema of the document, with the place of each problem.
@@ -97,7 +119,10 @@ impl Check<'_> {
         }
         for (name, member) in value.as_object().into_iter().flatten() {
             let at = format!("{at}.{name}");
-            match (schema["properties"].get(name), schema.get("additionalProperties")) {
+            match (
+                schema["properties"].get(name),
+                schema.get("additionalProperties"),
+            ) {
                 (Some(schema), _) => self.value(schema, member, &at, found),
                 (None, Some(Value::Bool(false))) => found.push(format!("{at} is not described")),
                 (None, Some(schema)) => self.value(schema, member, &at, found),

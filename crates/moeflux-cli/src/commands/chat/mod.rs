@@ -34,7 +34,12 @@ pub struct ChatArgs {
     #[arg(long, value_name = "URL", conflicts_with_all = ["ModelArgs", "speculate"])]
     server: Option<String>,
     /// The server's key; others can see it in the list of processes
-    #[arg(long, value_name = "KEY", requires = "server", conflicts_with = "api_key_file")]
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "server",
+        conflicts_with = "api_key_file"
+    )]
     api_key: Option<String>,
     /// A file that holds the server's key [default: $MOEFLUX_API_KEY]
     #[arg(long, value_name = "FILE", requires = "server")]
