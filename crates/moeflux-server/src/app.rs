@@ -13,7 +13,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::http::{ApiError, guard};
 use crate::metrics::Metrics;
 use crate::model::ServedModel;
+use crate::prefix::{PrefixCache, PrefixOptions};
 use crate::scheduler::{Event, Job, Limits, Scheduler};
+use crate::serve::ServerError;
 use crate::{anthropic, live, openai, openapi, page, responses, utilities};
 
 /// The longest time that a client is asked to wait before it tries again, in seconds.
@@ -30,6 +32,8 @@ pub struct ServerOptions {
     pub allowed_origins: Vec<String>,
     /// How much is computed at a time and how much may wait.
     pub limits: Limits,
+    /// What is kept of earlier requests; `None`: nothing.
+    pub prefix: Option<PrefixOptions>,
     /// The most tokens of an answer; what a request asks for beyond is refused.
     pub max_tokens: Option<usize>,
     /// The most bytes of a request's body.
@@ -54,6 +58,7 @@ impl ServerOptions {
             api_key: None,
             allowed_origins: Vec::new(),
             limits: Limits::default(),
+            prefix: None,
             max_tokens: None,
             body_bytes: 16 << 20,
             connections: 512,
@@ -82,11 +87,22 @@ impl App {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub fn start(model: ServedModel, options: ServerOptions) -> std::io::Result<App> {
+    /// The system gives no thread, or the folder of the prefix cache cannot be used.
+    pub fn start(model: ServedModel, options: ServerOptions) -> Result<App, ServerError> {
         let metrics = Arc::new(Metrics::default());
+        let open = |prefix: &PrefixOptions| {
+            let engine = Arc::clone(&model.engine);
+            PrefixCache::open(
+                engine,
+                prefix.clone(),
+                model.openings(),
+                Arc::clone(&metrics),
+            )
+        };
+        let prefix = options.prefix.as_ref().map(open).transpose()?;
         let engine = Arc::clone(&model.engine);
-        let scheduler = Scheduler::start(engine, &options.limits, Arc::clone(&metrics))?;
+        let scheduler = Scheduler::start(engine, &options.limits, Arc::clone(&metrics), prefix)
+            .map_err(ServerError::Start)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(App {
             model,

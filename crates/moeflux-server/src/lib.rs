@@ -15,6 +15,7 @@ pub mod model;
 pub mod openai;
 pub mod openapi;
 mod page;
+pub mod prefix;
 pub mod responses;
 pub mod scheduler;
 mod serve;
@@ -22,5 +23,6 @@ mod utilities;
 
 pub use app::{App, ServerOptions, paths, router};
 pub use model::ServedModel;
+pub use prefix::PrefixOptions;
 pub use scheduler::Limits;
 pub use serve::{ServerError, serve};

@@ -7,6 +7,7 @@ mod open;
 mod pace;
 mod prefill;
 mod rates;
+mod resume;
 mod step;
 mod trial;
 mod warm_start;
