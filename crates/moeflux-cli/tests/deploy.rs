@@ -64,6 +64,7 @@ fn the_unit_starts_a_server() {
     );
     let line = start.strip_prefix(PROGRAM).unwrap();
     let line = line.replace("%d", text(credentials.path()));
+    let line = line.replace("%C", text(credentials.path()));
     let line = line.replace("${MOEFLUX_MODEL}", "demo");
     let line = line.replace("$MOEFLUX_FLAGS", "--memory 1GiB --no-warm");
     assert!(!line.contains(['$', '%']), "{line}");

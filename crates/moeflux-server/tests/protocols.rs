@@ -207,6 +207,11 @@ async fn reasoning_has_its_own_place() {
     let message = ok(&routes, CHAT, &chat).await["choices"][0]["message"].clone();
     let thought = message["reasoning_content"].as_str().unwrap().to_owned();
     assert!(!thought.is_empty() && message["content"] == "", "{message}");
+    let usage = ok(&routes, CHAT, &chat).await["usage"].clone();
+    assert_eq!(
+        usage["completion_tokens_details"]["reasoning_tokens"], 5,
+        "{usage}"
+    );
     let events = post(&routes, CHAT, &with(&chat, json!({"stream": true})))
         .await
         .events();

@@ -59,6 +59,7 @@ impl Echo {
 #[derive(Clone, Copy)]
 struct Counts {
     tokens: usize,
+    reasoning: usize,
     cached: usize,
 }
 
@@ -66,6 +67,7 @@ impl Counts {
     fn of(answers: &Answers<'_>) -> Counts {
         Counts {
             tokens: answers.tokens(),
+            reasoning: answers.reasoning_tokens(),
             cached: answers.cached_tokens(),
         }
     }
@@ -93,12 +95,17 @@ fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
             ("failed", Value::Null, error, None)
         }
     };
-    let usage = counts.map(|Counts { tokens, cached }| {
+    let usage = counts.map(|counts| {
+        let Counts {
+            tokens,
+            reasoning,
+            cached,
+        } = counts;
         json!({
             "input_tokens": reply.prompt_tokens,
             "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": reply.prompt_tokens + tokens,
         })
     });
