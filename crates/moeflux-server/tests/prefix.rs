@@ -222,7 +222,7 @@ fn conversations_that_part_and_go_on_stay_exact_while_state_comes_and_goes() {
             saved += cached;
             known.push([prompt, answer].concat());
         }
-        assert!(saved > 600, "{name}: only {saved} tokens were found");
+        assert!(saved > 200, "{name}: only {saved} tokens were found");
         let bound = server.metrics.prefix.bytes.get();
         assert!(bound <= bytes, "{name}: {bound} bytes kept");
         let small = bytes < 1 << 20;
@@ -463,7 +463,9 @@ fn state_is_counted_once_and_gives_way_to_answers() {
     let engine = Engine::open(&model.dir.path().join("model"), &tight).unwrap();
     let server = start(&Arc::new(engine), memory(1 << 30)).unwrap();
     for _ in 0..40 {
-        server.check(&random.message(400), &greedy());
+        let prompt = random.message(400);
+        let (answer, _) = server.ask(&prompt, &greedy());
+        assert_eq!(answer, alone(&model.engine, &prompt, greedy(), MOST));
     }
     assert!(
         server.metrics.prefix.evictions.get() > 0,

@@ -66,7 +66,7 @@ impl Header {
         head.extend(self.tokens.iter().flat_map(|t| t.to_le_bytes()));
         head.extend(xxh3_64(&head).to_le_bytes());
         out.write_all(&head)?;
-        let mut payload = Hashed::new(&mut *out);
+        let mut payload = Hashed::new(out);
         write(&mut payload)?;
         let (bytes, sum) = (payload.bytes, payload.hash.digest());
         if bytes != self.payload {
@@ -133,7 +133,7 @@ impl Header {
         input: &mut dyn Read,
         read: impl FnOnce(&mut dyn Read) -> std::io::Result<T>,
     ) -> std::io::Result<T> {
-        let mut payload = Hashed::new(&mut *input);
+        let mut payload = Hashed::new(input);
         let value = read(&mut payload)?;
         let (bytes, found) = (payload.bytes, payload.hash.digest());
         let mut sum = [0; 8];
@@ -150,14 +150,14 @@ fn damaged() -> Error {
 }
 
 /// Counts and hashes what goes through.
-struct Hashed<T> {
-    inner: T,
+struct Hashed<'a, T: ?Sized> {
+    inner: &'a mut T,
     hash: Xxh3,
     bytes: u64,
 }
 
-impl<T> Hashed<T> {
-    fn new(inner: T) -> Hashed<T> {
+impl<'a, T: ?Sized> Hashed<'a, T> {
+    fn new(inner: &'a mut T) -> Hashed<'a, T> {
         Hashed {
             inner,
             hash: Xxh3::new(),
@@ -171,7 +171,7 @@ impl<T> Hashed<T> {
     }
 }
 
-impl Write for Hashed<&mut dyn Write> {
+impl Write for Hashed<'_, dyn Write + '_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let written = self.inner.write(bytes)?;
         self.note(&bytes[..written]);
@@ -183,7 +183,7 @@ impl Write for Hashed<&mut dyn Write> {
     }
 }
 
-impl Read for Hashed<&mut dyn Read> {
+impl Read for Hashed<'_, dyn Read + '_> {
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         let read = self.inner.read(bytes)?;
         self.note(&bytes[..read]);

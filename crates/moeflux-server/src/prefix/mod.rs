@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use filing::Filing;
 use item::{Item, Tier};
 use stops::{LEAST_TOKENS, STRIDE_TOKENS};
-use tree::{NodeId, Part, Path, Stale};
+use tree::{NodeId, Path, Stale};
 
 type Tree = tree::Tree<KeyValues, RecurrentState>;
 

@@ -34,7 +34,7 @@ impl Worker {
         let Some(mut sequence) = self.running.pop() else {
             return false;
         };
-        let (mut taken, mut goes_on) = (0, true);
+        let (mut taken, mut goes_on) = (0_usize, true);
         while goes_on && taken < rows.len() && rows[taken] == sequence.last() {
             goes_on = self.advance(&mut sequence, logits.row(taken));
             taken += 1;
