@@ -147,7 +147,7 @@ async fn a_parameter_is_known_if_it_is_described() {
             let reply = post(&routes, &path, &body).await;
             let code = reply.json()["error"]["code"].as_str().map(str::to_owned);
             let message = reply.text();
-            let unknown = message.contains("is not a parameter of this server");
+            let unknown = message.contains(&format!("`{name}` is not a parameter of this server"));
             if described.contains_key(&name) {
                 assert!(!unknown, "{path} does not know `{name}`: {message}");
             } else {
