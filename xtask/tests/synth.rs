@@ -227,6 +227,7 @@ fn top_fifth(dir: &Path) -> f64 {
         session: &mut session,
         tokens: &tokens(400),
         want: Want::None,
+        is_prompt: true,
     }];
     let mut shares = Vec::new();
     engine

@@ -117,6 +117,9 @@ fn load(server: &Server, round: usize) -> usize {
     });
     server.wait_for("moeflux_answers_running", 0.0);
     server.wait_for("moeflux_answers_waiting", 0.0);
+    server.wait_until("state of answers that have ended is left", |server| {
+        server.metric("moeflux_state_bytes") <= server.metric("moeflux_prefix_bytes")
+    });
     let whole = whole.into_inner();
     assert!(whole < CONNECTIONS * EACH - 50, "too few went away");
     whole

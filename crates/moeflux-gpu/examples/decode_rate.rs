@@ -16,6 +16,7 @@ fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<u32, moefl
         session,
         tokens: &[token],
         want: Want::Last,
+        is_prompt: false,
     }];
     let logits = engine.forward(&mut span)?;
     let row = logits[0].last();

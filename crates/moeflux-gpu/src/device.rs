@@ -20,6 +20,7 @@ pub struct Gpu {
     features: Features,
     line: AdapterLine,
     subgroup: (u32, u32),
+    matrix_unit: Option<u32>,
     faults: Arc<Faults>,
     next_id: AtomicU64,
     bytes: Arc<AtomicU64>,
@@ -101,7 +102,15 @@ impl Gpu {
     pub fn open(choice: DeviceChoice) -> Result<Arc<Gpu>, GpuError> {
         let adapter = adapter::choose(choice)?;
         let line = adapter::line(&adapter);
-        let wanted = Features::IMMEDIATES | Features::SUBGROUP | Features::TIMESTAMP_QUERY;
+        let info = adapter.get_info();
+        let matrix_unit = matrix_unit(&adapter, &info);
+        let mut wanted = Features::IMMEDIATES
+            | Features::SUBGROUP
+            | Features::TIMESTAMP_QUERY
+            | Features::SHADER_F16;
+        if matrix_unit.is_some() {
+            wanted |= Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        }
         let features = adapter.features() & wanted;
         if !features.contains(Features::IMMEDIATES) {
             return Err(GpuError::Lacks {
@@ -117,6 +126,7 @@ impl Gpu {
             label: Some("moeflux"),
             required_features: features,
             required_limits: limits.clone(),
+            experimental_features: experimental(matrix_unit.is_some()),
             ..Default::default()
         };
         let (device, queue) =
@@ -126,7 +136,6 @@ impl Gpu {
                     problem: e.to_string(),
                 }
             })?;
-        let info = adapter.get_info();
         let faults = Arc::new(Faults::default());
         listen(&device, &faults);
         Ok(Arc::new(Gpu {
@@ -136,6 +145,7 @@ impl Gpu {
             features,
             line,
             subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+            matrix_unit,
             faults,
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
@@ -153,6 +163,17 @@ impl Gpu {
         self.features
             .contains(Features::SUBGROUP)
             .then_some(self.subgroup)
+    }
+
+    /// Size of the squares that the device's matrix unit multiplies, binary16 with sums in f32;
+    /// `None` where kernels cannot use one.
+    pub fn matrix_unit(&self) -> Option<u32> {
+        self.matrix_unit
+    }
+
+    /// Whether kernels can compute in binary16.
+    pub fn has_halves(&self) -> bool {
+        self.features.contains(Features::SHADER_F16)
     }
 
     /// The device's limits.
@@ -322,6 +343,38 @@ impl Gpu {
         staging.unmap();
         Ok(())
     }
+}
+
+/// The largest square that the adapter's matrix unit multiplies, where subgroups are of 32 threads
+/// as the kernels for it take them to be.
+fn matrix_unit(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let needed =
+        Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    let of_32 = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
+    let is_metal = info.backend == wgpu::Backend::Metal;
+    if !adapter.features().contains(needed) || !(of_32 || is_metal) {
+        return None;
+    }
+    let known = adapter.cooperative_matrix_properties();
+    let has = |size: u32| {
+        known.iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (size, size, size)
+                && (p.ab_type, p.cr_type) == (F16, F32)
+        })
+    };
+    // Metal's language has squares of 8 only.
+    let sizes: &[u32] = if is_metal { &[8] } else { &[16, 8] };
+    sizes.iter().copied().find(|&size| has(size))
+}
+
+fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
+    if !wanted {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: what is used of them is products of matrices in workgroup memory, at places that the
+    // kernels keep inside their arrays.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 fn listen(device: &wgpu::Device, faults: &Arc<Faults>) {

@@ -71,6 +71,7 @@ fn answer(engine: &Engine, prompt: &[u32], count: usize) -> Vec<usize> {
             session: &mut session,
             tokens: &[next as u32],
             want: Want::Last,
+            is_prompt: false,
         }];
         next = largest(engine.forward(&mut span).expect("it runs")[0].last());
         all.push(next);

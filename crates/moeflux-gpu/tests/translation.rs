@@ -17,7 +17,19 @@ const BINDINGS: u32 = 8;
 /// What devices need to have.
 const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
     .union(Capabilities::SUBGROUP)
-    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    .union(Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+    .union(Capabilities::SHADER_FLOAT16)
+    .union(Capabilities::COOPERATIVE_MATRIX);
+
+/// Kernels for other matrix units than Metal's: those of Vulkan's are translated to SPIR-V when
+/// they are compiled, here they are checked as modules.
+#[test]
+fn kernels_for_large_matrix_units_are_valid() {
+    let (shader, sets) = ops::matmul::unit_kernels(16);
+    for params in &sets {
+        translated(shader, params, &format!("{} {params:?}", shader.name));
+    }
+}
 
 fn each(mut check: impl FnMut(&str, &Module, &ModuleInfo)) {
     // Kernels are known by their names.
@@ -73,7 +85,7 @@ fn metal_has_every_type_and_function() {
 }
 
 #[test]
-fn numbers_are_of_32_bits() {
+fn numbers_are_of_32_bits_or_binary16() {
     each(|what, module, _| {
         for (_, ty) in module.types.iter() {
             let (TypeInner::Scalar(scalar)
@@ -85,7 +97,8 @@ fn numbers_are_of_32_bits() {
             let Scalar { kind, width } = scalar;
             let known = match kind {
                 ScalarKind::Bool => true,
-                ScalarKind::Sint | ScalarKind::Uint | ScalarKind::Float => width == 4,
+                ScalarKind::Sint | ScalarKind::Uint => width == 4,
+                ScalarKind::Float => matches!(width, 2 | 4),
                 _ => false,
             };
             assert!(known, "{what}: {scalar:?}");

@@ -67,6 +67,8 @@ pub struct Case {
     pub kv_type: KvType,
     /// The steps, in order.
     pub steps: Vec<CaseStep>,
+    /// Whether the tokens are run as those of a prompt.
+    pub is_prompt: bool,
     /// How close results must be to exact arithmetic.
     pub tolerance: Tolerance,
 }
@@ -93,6 +95,7 @@ impl Case {
             expert_slots: None,
             kv_type: KvType::default(),
             steps: Vec::new(),
+            is_prompt: false,
             tolerance: Tolerance::default(),
         }
     }

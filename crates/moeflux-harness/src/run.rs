@@ -41,6 +41,7 @@ pub fn run(case: &Case, backend: Box<dyn Backend>) -> Result<Trace, HarnessError
                 session,
                 tokens: &span.tokens,
                 want: span.want,
+                is_prompt: case.is_prompt,
             });
         }
         let inputs: Vec<_> = step.inputs.iter().map(|(b, v)| (*b, &v[..])).collect();

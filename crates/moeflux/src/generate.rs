@@ -216,7 +216,7 @@ impl<'a> Generation<'a> {
         if self.sampled.is_empty() {
             let start = Instant::now();
             self.engine.recycle(std::mem::take(&mut self.logits));
-            self.logits = self.engine.prefill(self.session, &[token], Want::Last)?;
+            self.logits = self.engine.decode(self.session, token)?;
             self.pending = None;
             self.sample()?;
             if let Some(speculation) = &mut self.speculation {

@@ -17,6 +17,7 @@ fn trace(dir: &Path, options: &EngineOptions, tokens: &[u32]) -> Vec<(String, Ve
         session: &mut session,
         tokens,
         want: Want::All,
+        is_prompt: true,
     }];
     engine
         .forward_observed(&mut spans, &mut |op, buffers| {

@@ -106,6 +106,7 @@ fn e1_strangers_in_the_batch_change_nothing() {
                     session,
                     tokens: &prompt[range],
                     want: Want::All,
+                    is_prompt: step == 0,
                 });
             }
             let together = engine.forward(&mut spans).expect("runs");

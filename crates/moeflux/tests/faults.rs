@@ -54,6 +54,7 @@ fn a_failed_read_leaves_the_session_as_it_was() {
                 session: &mut session,
                 tokens: step,
                 want: Want::All,
+                is_prompt: false,
             }];
             match engine.forward(&mut spans) {
                 Ok(found) => {

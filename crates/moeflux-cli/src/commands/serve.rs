@@ -47,8 +47,8 @@ pub struct ServeArgs {
     /// Requests that may wait for that; further ones are refused
     #[arg(long, value_name = "N", default_value_t = 128)]
     queue: usize,
-    /// Guess tokens of an answer that runs alone from the text so far and check several in one step:
-    /// auto (while it pays), off or always; the answer is the same
+    /// Guess tokens of an answer that runs alone and check several in one step: auto (while it
+    /// pays), off or always; the answer is the same
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     speculate: Speculate,
     /// Memory for the state of earlier requests, so that what prompts have in common is computed

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use moeflux::{Engine, ModelInfo, Session, Want};
+use moeflux::{Engine, ModelInfo, Session};
 
 use crate::failure::Failure;
 
@@ -176,7 +176,7 @@ fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failu
 fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<Sample, Failure> {
     let before = absent(&engine.stats().experts);
     let start = Instant::now();
-    let logits = engine.prefill(session, &[token], Want::Last)?;
+    let logits = engine.decode(session, token)?;
     let seconds = start.elapsed().as_secs_f64();
     engine.recycle(logits);
     let absent = absent(&engine.stats().experts) - before;

@@ -54,6 +54,12 @@ impl ExpertSlots<'_> {
             product(name, &[self.n, form.rows])? as usize,
         )?;
         holds(name, "ids", &self.ids, self.n)?;
+        self.holds_matrices(form, places)
+    }
+
+    /// Requires matrices of this form that lie within a slot.
+    pub(super) fn holds_matrices(&self, form: &Form, places: &[Place]) -> Result<(), GpuError> {
+        let name = SHADER.name;
         holds(name, "slots", &self.slots, self.slot_bytes / 4)?;
         for place in places {
             let end = form.end(*place);

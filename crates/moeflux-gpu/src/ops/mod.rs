@@ -10,7 +10,10 @@ mod elementwise;
 mod embed;
 mod expert_matvec;
 mod gated_delta;
+mod group_experts;
+mod halves;
 mod kv_append;
+pub mod matmul;
 mod matvec;
 mod rms_norm;
 mod rope;
@@ -25,6 +28,7 @@ pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 pub use embed::embed;
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
 pub use gated_delta::{DeltaViews, gated_delta};
+pub use group_experts::{Groups, group_experts};
 pub use kv_append::kv_append;
 pub use matvec::matvec;
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_gated};
@@ -57,7 +61,11 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         embed::kernels(),
         expert_matvec::kernels(),
         gated_delta::kernels(),
+        group_experts::kernels(),
+        halves::kernels(),
         kv_append::kernels(),
+        matmul::kernels(),
+        matmul::unit_kernels(8),
         matvec::kernels(),
         rms_norm::kernels(),
         rope::kernels(),

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod random_matrix;
+
 use std::sync::{Arc, OnceLock};
 
 use moeflux_gpu::{DeviceBuffer, DeviceChoice, Gpu};

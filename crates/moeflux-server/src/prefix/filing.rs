@@ -221,8 +221,8 @@ impl PrefixCache {
         self.publish();
     }
 
-    /// Writes what is not on disk yet, for at most `most`; `wait` gives the writer's word, or `None`
-    /// when there was none for so long.
+    /// Writes what is not on disk yet, for at most `most`; `wait` gives the writer's word, or
+    /// `None` when there was none for so long.
     pub fn flush(
         &mut self,
         most: Duration,

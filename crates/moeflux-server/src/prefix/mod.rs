@@ -300,7 +300,7 @@ impl PrefixCache {
         self.publish();
     }
 
-    /// Lets go of what has been of no use in memory for the longest time; false if there is nothing.
+    /// Lets go of what memory holds without use for the longest time; false if there is nothing.
     pub fn shrink(&mut self) -> bool {
         let Some(part) = self.tree.oldest(Tier::Memory) else {
             return false;

@@ -1,7 +1,7 @@
 //! Where in a prompt state is worth keeping.
 
-/// The least number of tokens that is worth keeping or finding, and the least distance of two places
-/// where state is kept.
+/// The least number of tokens that is worth keeping or finding, and the least distance of two
+/// places where state is kept.
 pub const LEAST_TOKENS: usize = 64;
 /// State is kept at least this often in a long prompt.
 pub const STRIDE_TOKENS: usize = 2048;
@@ -36,8 +36,8 @@ pub fn stops(prompt: &[u32], openings: &[u32], from: usize) -> Vec<usize> {
     wanted
 }
 
-/// Where pieces of `tokens` behind position `from` end: where messages begin, so that sequences part
-/// there, and where they would become long.
+/// Where pieces of `tokens` behind position `from` end: where messages begin, so that sequences
+/// part there, and where they would become long.
 pub fn pieces(tokens: &[u32], openings: &[u32], from: usize) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut last = from;

@@ -133,7 +133,7 @@ impl Worker {
     fn sweep(&mut self) {
         let now = Instant::now();
         let metrics = Arc::clone(&self.shared.metrics);
-        let prefix = &mut self.prefix;
+        let (prefix, engine) = (&mut self.prefix, &self.engine);
         let mut goes_on = |sequence: &Sequence| {
             if sequence.is_abandoned() {
                 metrics.cancelled.add(1);
@@ -144,9 +144,7 @@ impl Worker {
                 return true;
             }
             // Who asks again need not wait as long again.
-            if let Some(prefix) = prefix {
-                prefix.keep(&sequence.session);
-            }
+            keep::keep(prefix, engine, sequence);
             false
         };
         let before = self.running.len();
@@ -275,11 +273,13 @@ impl Worker {
                     true => Want::Last,
                     false => Want::None,
                 };
+                let is_prompt = sequence.is_prompt(count);
                 let (session, tokens) = sequence.next_tokens(count);
                 spans.push(Span {
                     session,
                     tokens,
                     want,
+                    is_prompt,
                 });
             }
         }

@@ -162,6 +162,17 @@ impl Sequence {
         self.rest() == 1 && !self.session.is_empty()
     }
 
+    /// Whether the next `count` tokens are run as a prompt: those of an answer are where its
+    /// session was given up and is made again.
+    pub fn is_prompt(&self, count: usize) -> bool {
+        count > 1 || self.session.len() < self.request.prompt_tokens
+    }
+
+    /// Whether all that the session holds is of the prompt.
+    pub fn is_within_prompt(&self) -> bool {
+        self.session.len() <= self.request.prompt_tokens
+    }
+
     /// The session and the next `count` tokens to compute.
     pub fn next_tokens(&mut self, count: usize) -> (&mut Session, &[u32]) {
         let start = self.session.len();

@@ -34,6 +34,8 @@ pub struct StepSpan<'a> {
     pub first_row: usize,
     /// Number of tokens.
     pub len: usize,
+    /// Whether they are of a prompt.
+    pub is_prompt: bool,
 }
 
 /// Everything about a step that is not in its buffers.

@@ -41,6 +41,43 @@ impl Engine {
         self.prefill_steps(session, tokens, want, Some(observe))
     }
 
+    /// Runs one token of an answer and gives its logits.
+    ///
+    /// # Errors
+    /// As [`Engine::forward`].
+    pub fn decode(&self, session: &mut Session, token: u32) -> Result<Logits, Error> {
+        self.decode_step(session, token, None)
+    }
+
+    /// [`Engine::decode`], showing each operation's results as [`Engine::forward_observed`] does.
+    ///
+    /// # Errors
+    /// As [`Engine::decode`].
+    pub fn decode_observed(
+        &self,
+        session: &mut Session,
+        token: u32,
+        observe: &mut dyn FnMut(&Op, &BufferPool),
+    ) -> Result<Logits, Error> {
+        self.decode_step(session, token, Some(observe))
+    }
+
+    fn decode_step(
+        &self,
+        session: &mut Session,
+        token: u32,
+        observe: Option<Observe<'_>>,
+    ) -> Result<Logits, Error> {
+        let span = Span {
+            session,
+            tokens: &[token],
+            want: Want::Last,
+            is_prompt: false,
+        };
+        let mut all = self.step(&mut [span], false, observe)?;
+        Ok(all.pop().unwrap_or_default())
+    }
+
     fn prefill_steps(
         &self,
         session: &mut Session,
@@ -67,6 +104,7 @@ impl Engine {
                 session: &mut *session,
                 tokens,
                 want,
+                is_prompt: true,
             };
             // A plain reborrow: `as_deref_mut` would ask for the closure's own lifetime.
             let observe: Option<Observe<'_>> = match &mut observe {

@@ -71,6 +71,12 @@ impl Engine {
         self.shape.states.iter().map(bytes).sum()
     }
 
+    /// Whether the tokens of an answer leave the same bits of state as those of a prompt; a
+    /// graphics processor has kernels of its own for either.
+    pub fn decodes_as_it_prefills(&self) -> bool {
+        self.shape.remote.is_none()
+    }
+
     /// A number that is the same only where state of one engine can be used by another: the model,
     /// its files, and all that changes an answer.
     pub fn state_identity(&self) -> u64 {

@@ -22,6 +22,10 @@ pub struct Span<'a> {
     pub tokens: &'a [u32],
     /// Which of them want logits.
     pub want: Want,
+    /// Whether they are of a prompt, for which a backend may have kernels of its own: its results
+    /// are then the same however the prompt is cut into steps, but not those of tokens that are
+    /// not of a prompt. On the processor they are.
+    pub is_prompt: bool,
 }
 
 /// Logits `[rows, vocab]`.
@@ -101,6 +105,7 @@ impl Rowset {
                 start,
                 first_row,
                 len,
+                is_prompt: span.is_prompt,
             });
             first_row += len;
         }

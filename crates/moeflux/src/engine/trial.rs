@@ -40,6 +40,7 @@ impl Engine {
             session: &mut *session,
             tokens,
             want: Want::All,
+            is_prompt: false,
         };
         let result = self.forward_observed(&mut [span], &mut keep);
         match &result {
@@ -101,6 +102,7 @@ impl Engine {
                 session,
                 first_row: 0,
                 len: kept,
+                is_prompt: false,
             }],
             tokens: &[],
             positions: &[],

@@ -126,7 +126,7 @@ impl KeyValueCache {
         }
     }
 
-    /// Goes on with pages that others have as well: `pages` hold the positions from page `first` on.
+    /// Goes on with pages that others have as well: `pages` are those from number `first` on.
     pub(super) fn share(&mut self, first: usize, pages: &[KvPage]) {
         self.pages.truncate(first);
         self.pages.extend_from_slice(pages);

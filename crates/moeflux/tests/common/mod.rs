@@ -114,6 +114,7 @@ pub fn run(engine: &Engine, session: &mut Session, tokens: &[u32]) -> Logits {
         session,
         tokens,
         want: Want::All,
+        is_prompt: false,
     }];
     engine.forward(&mut spans).expect("the step runs").remove(0)
 }

@@ -141,13 +141,19 @@ impl Runner<'_> {
         };
         let start = Instant::now();
         for tokens in tokens.chunks(piece) {
-            let logits = match recorder.as_deref_mut() {
-                None => self.engine.prefill(session, tokens, Want::Last)?,
-                Some(recorder) => {
+            let engine = self.engine;
+            let logits = match (recorder.as_deref_mut(), test.kind, tokens) {
+                (None, Kind::Decode, &[token]) => engine.decode(session, token)?,
+                (None, ..) => engine.prefill(session, tokens, Want::Last)?,
+                (Some(recorder), kind, tokens) => {
                     recorder.begin();
                     let observe = &mut |_: &_, _: &_| recorder.end();
-                    self.engine
-                        .prefill_observed(session, tokens, Want::Last, observe)?
+                    match (kind, tokens) {
+                        (Kind::Decode, &[token]) => {
+                            engine.decode_observed(session, token, observe)?
+                        }
+                        _ => engine.prefill_observed(session, tokens, Want::Last, observe)?,
+                    }
                 }
             };
             self.engine.recycle(logits);

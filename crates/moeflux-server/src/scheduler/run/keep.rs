@@ -3,14 +3,23 @@
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use moeflux::Session;
+use moeflux::{Engine, Session};
 
 use super::super::Command;
 use super::super::sequence::Sequence;
 use super::Worker;
+use crate::prefix::PrefixCache;
 
 /// How long writing what is kept may take when the server stops.
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// Keeps the state of `sequence`, if it is what computing its tokens as a prompt would give.
+pub(super) fn keep(prefix: &mut Option<PrefixCache>, engine: &Engine, sequence: &Sequence) {
+    let exact = engine.decodes_as_it_prefills() || sequence.is_within_prompt();
+    if let Some(prefix) = prefix.as_mut().filter(|_| exact) {
+        prefix.keep(&sequence.session);
+    }
+}
 
 impl Worker {
     /// A session for `tokens`, with as many of them as are known.
@@ -35,7 +44,9 @@ impl Worker {
         let Some(prefix) = &mut self.prefix else {
             return;
         };
-        for sequence in &mut self.running {
+        let answers = self.engine.decodes_as_it_prefills();
+        let running = self.running.iter_mut();
+        for sequence in running.filter(|s| answers || s.is_within_prompt()) {
             let (done, kept) = (sequence.session.len(), sequence.kept);
             let is_stop = done > kept && sequence.stops.contains(&done);
             if is_stop || prefix.is_stride(done, kept) {
@@ -47,9 +58,7 @@ impl Worker {
 
     /// Keeps what a sequence that has ended leaves behind.
     pub(super) fn keep(&mut self, sequence: &Sequence) {
-        if let Some(prefix) = &mut self.prefix {
-            prefix.keep(&sequence.session);
-        }
+        keep(&mut self.prefix, &self.engine, sequence);
     }
 
     /// Lets go of some state that is kept; false if there is none.
@@ -59,9 +68,8 @@ impl Worker {
 
     /// Keeps what runs, for when the server is back.
     pub(super) fn keep_all(&mut self) {
-        if let Some(prefix) = &mut self.prefix {
-            let all = self.running.iter().chain(&self.paused);
-            all.for_each(|sequence| prefix.keep(&sequence.session));
+        for sequence in self.running.iter().chain(&self.paused) {
+            keep(&mut self.prefix, &self.engine, sequence);
         }
     }
 

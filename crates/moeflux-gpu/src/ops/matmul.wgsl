@@ -1,0 +1,234 @@
+// Products of a matrix with many vectors, by tiles: a workgroup has TM vectors and TN rows of the
+// matrix and goes through the inner dimension TK elements at a time, decoded into its memory. Each
+// 32 threads (a subgroup) have WM vectors and WN rows of the tile. Elements are rounded to binary16
+// with HALF, and multiplied by the device's matrix unit, FRAG x FRAG at a time, with COOP; sums are
+// in f32, each in ascending order of the inner dimension, whatever else is in the tile.
+//
+// With EXPERTS a tile of vectors is one expert's, whose matrix lies in slot tiles[..], and its rows
+// are pairs order[..]. With FUSED there are two matrices of one form, their rows side by side in
+// the halves of WN, and the result is silu(first) * second.
+
+struct Immediates {
+    n: u32,
+    cols: u32,
+    rows: u32,
+    out_stride: u32,
+    first_row: u32,
+    // Vectors that share a row of x.
+    share: u32,
+    slot: u32,
+    // vec4s of a row of x, the first one's row, and the first row of the result.
+    x_stride: u32,
+    x_first: u32,
+    out_first: u32,
+    one: Place,
+    two: Place,
+}
+
+var<immediate> im: Immediates;
+@group(0) @binding(0) var<storage, read> m: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f${BITS}>>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+//#if HALF
+// What the rows of x are to be multiplied with.
+@group(0) @binding(3) var<storage, read> scales: array<f32>;
+//#endif
+//#if EXPERTS
+@group(0) @binding(${ORDER_AT}) var<storage, read> order: array<u32>;
+@group(0) @binding(${TILES_AT}) var<storage, read> tiles: array<u32>;
+//#endif
+
+const TM: u32 = ${TM}u;
+const TN: u32 = ${TN}u;
+const TK: u32 = ${TK}u;
+const WM: u32 = ${WM}u;
+const WN: u32 = ${WN}u;
+const THREADS: u32 = TM / WM * (TN / WN) * 32u;
+const SPAN: u32 = ${SPAN}u;
+// Elements of a row in the workgroup's memory: eight more, so that rows begin in other banks.
+const STRIDE: u32 = TK + 8u;
+const NONE: u32 = 0xffffffffu;
+
+//#if SCALARS
+// The device's matrix unit loads from arrays of scalars only.
+const WIDE: u32 = 1u;
+var<workgroup> xs: array<f${BITS}, TM * STRIDE>;
+var<workgroup> ws: array<f${BITS}, TN * STRIDE>;
+
+fn put_x(at: u32, value: vec4<f${BITS}>) {
+    for (var i = 0u; i < 4u; i++) { xs[at * 4u + i] = value[i]; }
+}
+
+fn put_w(at: u32, value: vec4<f32>) {
+    for (var i = 0u; i < 4u; i++) { ws[at * 4u + i] = f${BITS}(value[i]); }
+}
+//#else
+const WIDE: u32 = 4u;
+var<workgroup> xs: array<vec4<f${BITS}>, TM * STRIDE / 4u>;
+var<workgroup> ws: array<vec4<f${BITS}>, TN * STRIDE / 4u>;
+
+fn put_x(at: u32, value: vec4<f${BITS}>) {
+    xs[at] = value;
+}
+
+fn put_w(at: u32, value: vec4<f32>) {
+    ws[at] = vec4<f${BITS}>(value);
+}
+//#endif
+// Row of x and of the result of each vector of the tile; NONE: there is none.
+var<workgroup> sources: array<u32, TM>;
+var<workgroup> targets: array<u32, TM>;
+//#if COOP
+const FRAG: u32 = ${FRAG}u;
+var<workgroup> fragments: array<f32, TM / WM * (TN / WN) * FRAG * FRAG>;
+//#endif
+
+fn find_rows(tile: u32, thread: u32) {
+    for (var i = thread; i < TM; i += THREADS) {
+        let at = tile * TM + i;
+//#if EXPERTS
+        let pair = order[at];
+        let there = pair != NONE;
+//#else
+        let pair = at;
+        let there = pair < im.n;
+//#endif
+        // Rows that are not there are computed for nothing, from the first.
+        sources[i] = im.x_first + select(0u, pair / im.share, there);
+        targets[i] = select(NONE, im.out_first + pair, there);
+    }
+}
+
+fn stage_x(k0: u32, thread: u32) {
+    for (var i = thread; i < TM * TK / 4u; i += THREADS) {
+        let row = i / (TK / 4u);
+        let k = i % (TK / 4u);
+        let place = row * (STRIDE / 4u) + k;
+//#if HALF
+        put_x(place, x[sources[row] * im.x_stride + k0 / 4u + k]);
+//#else
+        if k0 / 4u + k < im.x_stride {
+            put_x(place, x[sources[row] * im.x_stride + k0 / 4u + k]);
+        } else {
+            put_x(place, vec4<f${BITS}>());
+        }
+//#endif
+    }
+}
+
+//#if FUSED
+// Tiles of one of two matrices in WN rows.
+const PART: u32 = WN / 32u;
+//#endif
+
+// Tile of 16 rows of a matrix that is number t of this workgroup's, and the matrix.
+struct Source { tile: u32, place: Place }
+
+fn source_of(column: u32, t: u32, slot: u32) -> Source {
+    var source = Source(0u, im.one);
+//#if FUSED
+    let within = t % (2u * PART);
+    source.tile = column * (TN / 32u) + t / (2u * PART) * PART + within % PART;
+    if within >= PART { source.place = im.two; }
+//#else
+    source.tile = column * (TN / 16u) + t;
+//#endif
+    source.tile = min(source.tile, (im.rows + 15u) / 16u - 1u);
+//#if EXPERTS
+    source.place.weights += slot * im.slot;
+    source.place.scales += slot * im.slot;
+    source.place.biases += slot * im.slot;
+//#endif
+    return source;
+}
+
+//#if CODED
+// An item is eight elements of each of four rows: quads j and j + 4 of a unit.
+fn stage_weights(k0: u32, column: u32, slot: u32, thread: u32) {
+    for (var i = thread; i < TN * TK / 32u; i += THREADS) {
+        let q = i % 4u;
+        let j = i / 4u % 4u;
+        let unit_in = i / 16u % (TK / 32u);
+        let t = i / (TK / 2u);
+        let unit = k0 / 32u + unit_in;
+        let at = (t * 16u + q * 4u) * (STRIDE / 4u) + unit_in * 8u + j;
+        if unit * 32u >= im.cols {
+            for (var r = 0u; r < 4u; r++) {
+                put_w(at + r * (STRIDE / 4u), vec4<f32>());
+                put_w(at + r * (STRIDE / 4u) + 4u, vec4<f32>());
+            }
+            continue;
+        }
+        let source = source_of(column, t, slot);
+        let block = block_of(source.place, im.cols, source.tile, unit);
+        let words = words_of(block, unit);
+        let maps = maps_of(source.place, im.cols, source.tile, q, block, unit);
+        let low = quad(words, q, j);
+        let high = quad(words, q, j + 4u);
+        for (var r = 0u; r < 4u; r++) {
+            let bias = vec4(maps.bias[r]);
+            let one = fma(integers_of(low[r]), vec4(maps.low[r]), bias);
+            let two = fma(integers_of(high[r]), vec4(maps.high[r]), bias);
+            put_w(at + r * (STRIDE / 4u), one);
+            put_w(at + r * (STRIDE / 4u) + 4u, two);
+        }
+    }
+}
+//#else
+// An item is SPAN elements of a row.
+fn stage_weights(k0: u32, column: u32, slot: u32, thread: u32) {
+    let stride = (im.cols + SPAN - 1u) / SPAN;
+    for (var i = thread; i < TN * (TK / SPAN); i += THREADS) {
+        let row = i / (TK / SPAN);
+        let run_in = i % (TK / SPAN);
+        let run = k0 / SPAN + run_in;
+        let at = row * (STRIDE / 4u) + run_in * (SPAN / 4u);
+        var words = vec4<u32>();
+        if run < stride {
+            let source = source_of(column, row / 16u, slot);
+            let place = min(source.tile * 16u + row % 16u, im.rows - 1u);
+            words = m[source.place.weights + place * stride + run];
+        }
+//#if IS_F32
+        put_w(at, bitcast<vec4<f32>>(words));
+//#endif
+//#if IS_F16
+        put_w(at, vec4(f16_pair(words.x), f16_pair(words.y)));
+        put_w(at + 1u, vec4(f16_pair(words.z), f16_pair(words.w)));
+//#endif
+//#if IS_BF16
+        put_w(at, vec4(bf16_pair(words.x), bf16_pair(words.y)));
+        put_w(at + 1u, vec4(bf16_pair(words.z), bf16_pair(words.w)));
+//#endif
+    }
+}
+//#endif
+
+//#if FUSED
+const OUT_COLUMNS: u32 = TN / 2u;
+const OUT_PART: u32 = WN / 2u;
+//#else
+const OUT_COLUMNS: u32 = TN;
+const OUT_PART: u32 = WN;
+//#endif
+
+// Vector `row` and column `at` of the tile of results.
+fn put_out(column: u32, row: u32, at: u32, value: f32) {
+    let target_row = targets[row];
+    let r = column * OUT_COLUMNS + at;
+    if target_row != NONE && r < im.rows {
+        out[target_row * im.out_stride + im.first_row + r] = value;
+    }
+}
+
+fn scale_of(row: u32) -> f32 {
+//#if HALF
+    return scales[sources[row]];
+//#else
+    return 1.0;
+//#endif
+}
+
+fn fused(gate: f32, up: f32) -> f32 {
+    return gate / (1.0 + exp(-gate)) * up;
+}
