@@ -218,16 +218,14 @@ impl Reply<'_> {
 /// What a future gives, unless Ctrl-C comes first.
 async fn or_stopped<T>(future: impl Future<Output = T>, guard: &Guard) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    loop {
+    // Looked at first: pieces may come faster than a pause ends.
+    while !guard.stopped() {
         tokio::select! {
             done = &mut future => return Some(done),
-            () = tokio::time::sleep(LOOK_EVERY) => {
-                if guard.stopped() {
-                    return None;
-                }
-            }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
     }
+    None
 }
 
 #[cfg(test)]
