@@ -35,7 +35,7 @@ pub fn check() -> Result<()> {
     if super::installed("chromium") || std::env::var_os("CHROMIUM").is_some() {
         super::run("page: browser", &mut npm(&["run", "test:browser"]))?;
         let server = Server::start()?;
-        let mut tests = npm(&["run", "test:browser", "--", "page"]);
+        let mut tests = npm(&["run", "test:served"]);
         return super::run("page: served", tests.env("PAGE_SERVER", &server.url));
     }
     let reason = "no Chromium (apt install chromium, or set CHROMIUM to its path)";
