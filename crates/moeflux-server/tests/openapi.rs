@@ -1,6 +1,10 @@
 //! The OpenAPI document says what the server does: every path, every parameter, every reply.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 #[path = "common/http.rs"]

@@ -202,7 +202,6 @@ mod tests {
     use super::{answered, is_local, is_same};
 
     #[tokio::test]
-    #[expect(clippy::panic, reason = "it is what is tested")]
     async fn a_defect_is_not_the_connections_end() {
         assert_eq!(answered(async { 7 }).await, Some(7));
         assert_eq!(answered(async { panic!("a defect") }).await, None::<u8>);
