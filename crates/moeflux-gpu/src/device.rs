@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use wgpu::{Features, Limits};
 
@@ -27,6 +28,8 @@ pub struct Gpu {
     bytes: Arc<AtomicU64>,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Nanoseconds of waiting for results.
+    waited: AtomicU64,
     pub(crate) is_timing: AtomicBool,
     pub(crate) times: Mutex<Vec<DispatchTime>>,
 }
@@ -153,6 +156,7 @@ impl Gpu {
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
             pipelines: Mutex::default(),
+            waited: AtomicU64::new(0),
             is_timing: AtomicBool::new(false),
             times: Mutex::default(),
         }))
@@ -202,6 +206,11 @@ impl Gpu {
     /// Bytes of memory in use on the device.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long the host has waited for results so far.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// What the driver reported since the last call.
@@ -314,6 +323,7 @@ impl Gpu {
     pub(crate) fn wait_for(&self, staging: &wgpu::Buffer, out: &mut [u8]) -> Result<(), GpuError> {
         /// Polls before the thread gives way: waking up takes longer than most waits.
         const SPINS: u32 = 20_000;
+        let begin = Instant::now();
         let done = Arc::new(AtomicU64::new(0));
         let tell = Arc::clone(&done);
         let part = staging.slice(..out.len() as u64);
@@ -346,6 +356,8 @@ impl Gpu {
         out.copy_from_slice(&range);
         drop(range);
         staging.unmap();
+        let nanoseconds = begin.elapsed().as_nanos() as u64;
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -21,7 +21,7 @@ mod rope;
 mod router;
 mod rows;
 
-pub use argmax::argmax;
+pub use argmax::{NOT_FINITE, argmax};
 pub use attention::attention;
 pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
