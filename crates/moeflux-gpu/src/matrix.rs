@@ -226,6 +226,22 @@ impl Form {
         }
     }
 
+    /// Gives `put` the matrix in this form: parts of it, each with its first byte.
+    pub(crate) fn put(&self, matrix: &Matrix<'_>, put: &mut dyn FnMut(usize, &[u8])) {
+        if let MatrixData::Coded(coded) = matrix.data()
+            && self.rows.is_multiple_of(TILE)
+        {
+            let [weights, scales, _] = self.parts();
+            put(0, coded.weights);
+            put(weights, bytemuck::cast_slice(coded.scales));
+            put(weights + scales, bytemuck::cast_slice(coded.biases));
+            return;
+        }
+        let mut packed = Vec::with_capacity(self.bytes());
+        self.pack(matrix, &mut packed);
+        put(0, &packed);
+    }
+
     fn pack_rows(&self, bytes: &[u8], element_bytes: usize, out: &mut Vec<u8>) {
         let row_bytes = self.cols * element_bytes;
         for row in bytes.chunks_exact(row_bytes) {

@@ -8,6 +8,7 @@ mod mixed;
 mod plan;
 mod planned_experts;
 mod state_ops;
+mod upload;
 mod weights;
 
 use std::sync::Arc;
