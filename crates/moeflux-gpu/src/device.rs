@@ -277,6 +277,19 @@ impl Gpu {
         }
     }
 
+    /// Waits until what was written has arrived, so that the memory for its way is free again.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(crate) fn flush(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(|problem| GpuError::Lost {
+            problem: problem.to_string(),
+        })
+    }
+
     /// Copies `bytes` from the start of a buffer to the start of another, before anything that is
     /// submitted from now on.
     pub fn copy(&self, from: &DeviceBuffer, to: &DeviceBuffer, bytes: u64) {

@@ -154,6 +154,7 @@ impl DeviceExperts {
             let absent: Vec<u32> = absent.map(|(id, _)| id).take(free.count()).collect();
             for part in absent.chunks(TOGETHER) {
                 self.ensure(r, stage, layer, part)?;
+                gpu.flush()?;
             }
             if let Some(open) = self.layers.get_mut(&layer) {
                 open.tell(r, None);
@@ -195,9 +196,11 @@ impl DeviceExperts {
         r.submit();
         let gpu = r.gpu();
         stage.hand_out(layer, &missing, &mut |experts| {
-            let place = |&(id, bytes): &(u32, _)| Ok((slots.take_slot(id, now)?, bytes));
-            let placed: Result<Vec<_>, Error> = experts.iter().map(place).collect();
-            upload(gpu, (&slots.slots, &form), &layout, &placed?)
+            let mut placed = Vec::with_capacity(experts.len());
+            for &(id, bytes) in experts {
+                placed.push((slots.take_slot(id, now)?, bytes));
+            }
+            upload(gpu, (&slots.slots, &form), &layout, &placed)
         })
     }
 

@@ -54,7 +54,7 @@ pub(super) fn upload(
     let own = parts.next();
     thread::scope(|scope| {
         for part in parts {
-            scope.spawn(|| part.iter_mut().for_each(|job| job.run(form)));
+            scope.spawn(move || part.iter_mut().for_each(|job| job.run(form)));
         }
         own.into_iter().flatten().for_each(|job| job.run(form));
     });
