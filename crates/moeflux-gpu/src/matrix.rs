@@ -4,7 +4,8 @@
 //! rearrangement on their way; a last tile of fewer rows is filled up. Floats lie row after row,
 //! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
@@ -170,11 +171,11 @@ impl Form {
 
     /// What `form.wgsl` needs to know of the second form of a kernel (see [`crate::Shader`]).
     pub(crate) fn second_params(&self) -> Vec<Param> {
-        let second = |name| SECOND_NAMES.iter().find(|(first, _)| *first == name);
+        static NAMES: OnceLock<HashMap<&str, &'static str>> = OnceLock::new();
+        let names = NAMES.get_or_init(|| SECOND_NAMES.into_iter().collect());
         let params = self.params().into_iter();
-        params
-            .filter_map(|(name, value)| Some((second(name)?.1, value)))
-            .collect()
+        let second = params.map(|(name, value)| names.get(name).map(|second| (*second, value)));
+        second.flatten().collect()
     }
 
     /// What `form.wgsl` needs to know.
