@@ -1,11 +1,17 @@
 //! Keys and values of a layer in pages of fixed size: how they lie in memory, and how they are
 //! written.
 
+mod counted;
 mod parts;
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use crate::{Cpu, KernelError, check};
+pub use counted::Counted;
 use parts::Write;
 pub(crate) use parts::{KvElement, Parts};
 
@@ -55,15 +61,23 @@ impl FromStr for KvType {
     }
 }
 
-/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written.
+/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written. A clone shares
+/// the memory until either of the two is written.
 #[derive(Debug, Clone)]
 pub struct KvPage {
     kv_heads: usize,
     head_dim: usize,
-    data: KvData,
+    memory: Arc<Memory>,
 }
 
-/// A page's memory.
+/// A page's memory, which may be counted.
+#[derive(Debug, Clone)]
+struct Memory {
+    data: KvData,
+    _counted: Option<Counted>,
+}
+
+/// The elements of a page.
 #[derive(Debug, Clone)]
 pub(crate) enum KvData {
     F16(Parts<u16>),
@@ -73,15 +87,56 @@ pub(crate) enum KvData {
 impl KvPage {
     /// A page of zeros.
     pub fn new(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
+        KvPage::with(kv_type, kv_heads, head_dim, None)
+    }
+
+    /// A page of zeros whose memory is added to `count` as long as it lives, once however many
+    /// pages share it.
+    pub fn counted(
+        kv_type: KvType,
+        kv_heads: usize,
+        head_dim: usize,
+        count: &Arc<AtomicU64>,
+    ) -> KvPage {
+        let bytes = KvPage::bytes(kv_type, kv_heads, head_dim);
+        let counted = Counted::new(bytes, count);
+        KvPage::with(kv_type, kv_heads, head_dim, Some(counted))
+    }
+
+    fn with(
+        kv_type: KvType,
+        kv_heads: usize,
+        head_dim: usize,
+        _counted: Option<Counted>,
+    ) -> KvPage {
         let len = kv_heads * head_dim * KV_PAGE_TOKENS;
+        let data = match kv_type {
+            KvType::F16 => KvData::F16(Parts::zeros(len)),
+            KvType::F32 => KvData::F32(Parts::zeros(len)),
+        };
         KvPage {
             kv_heads,
             head_dim,
-            data: match kv_type {
-                KvType::F16 => KvData::F16(Parts::zeros(len)),
-                KvType::F32 => KvData::F32(Parts::zeros(len)),
-            },
+            memory: Arc::new(Memory { data, _counted }),
         }
+    }
+
+    /// Whether others share the memory, so that a write has to copy it first.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.memory) > 1
+    }
+
+    /// Copies the memory now if it is shared.
+    pub fn make_own(&mut self) {
+        Arc::make_mut(&mut self.memory);
+    }
+
+    pub(crate) fn data(&self) -> &KvData {
+        &self.memory.data
+    }
+
+    fn data_mut(&mut self) -> &mut KvData {
+        &mut Arc::make_mut(&mut self.memory).data
     }
 
     /// Bytes of a page of this shape.
@@ -91,7 +146,7 @@ impl KvPage {
 
     /// What its elements are.
     pub fn kv_type(&self) -> KvType {
-        match self.data {
+        match self.memory.data {
             KvData::F16(_) => KvType::F16,
             KvData::F32(_) => KvType::F32,
         }
@@ -115,7 +170,7 @@ impl KvPage {
     ) -> Result<(), KernelError> {
         self.check_place(in_page, head, key, value)?;
         let dim = self.head_dim;
-        match &mut self.data {
+        match self.data_mut() {
             KvData::F16(parts) => parts.write(in_page, head, dim, key, value),
             KvData::F32(parts) => parts.write(in_page, head, dim, key, value),
         }
@@ -134,7 +189,7 @@ impl KvPage {
         value: &mut [f32],
     ) -> Result<(), KernelError> {
         self.check_place(in_page, head, key, value)?;
-        match &self.data {
+        match self.data() {
             KvData::F16(parts) => parts.read(in_page, head, self.head_dim, key, value),
             KvData::F32(parts) => parts.read(in_page, head, self.head_dim, key, value),
         }
@@ -149,7 +204,7 @@ impl KvPage {
     /// Appends the elements of the first positions, little-endian, as
     /// `[positions, kv_heads, (key, value), head_dim]`.
     pub fn save(&self, positions: usize, out: &mut Vec<u8>) {
-        match &self.data {
+        match self.data() {
             KvData::F16(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
             KvData::F32(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),
         }
@@ -166,9 +221,10 @@ impl KvPage {
             self.saved_bytes(positions),
             bytes.len(),
         )?;
-        match &mut self.data {
-            KvData::F16(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
-            KvData::F32(parts) => parts.load(self.kv_heads, self.head_dim, bytes),
+        let (kv_heads, head_dim) = self.shape();
+        match self.data_mut() {
+            KvData::F16(parts) => parts.load(kv_heads, head_dim, bytes),
+            KvData::F32(parts) => parts.load(kv_heads, head_dim, bytes),
         }
         Ok(())
     }
@@ -229,20 +285,34 @@ impl Cpu {
         let Some((kv_heads, dim)) = check_append(pages, start, k, v)? else {
             return Ok(());
         };
-        for (index, (key, value)) in k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate() {
-            let position = start + index / kv_heads;
-            let (in_page, head) = (position % KV_PAGE_TOKENS, index % kv_heads);
-            match &mut pages[position / KV_PAGE_TOKENS].data {
-                KvData::F16(parts) => self.backend.run(Write {
-                    parts,
-                    in_page,
-                    head,
-                    key,
-                    value,
-                }),
-                KvData::F32(parts) => parts.write(in_page, head, dim, key, value),
+        let width = kv_heads * dim;
+        let mut rest = k.chunks_exact(width).zip(v.chunks_exact(width));
+        let mut position = start;
+        while rest.len() > 0 {
+            let (page, first) = (position / KV_PAGE_TOKENS, position % KV_PAGE_TOKENS);
+            let here = rest.len().min(KV_PAGE_TOKENS - first);
+            let data = pages[page].data_mut();
+            for (in_page, (k, v)) in (first..).zip(rest.by_ref().take(here)) {
+                let heads = k.chunks_exact(dim).zip(v.chunks_exact(dim)).enumerate();
+                for (head, (key, value)) in heads {
+                    self.kv_write(data, in_page, head, key, value);
+                }
             }
+            position += here;
         }
         Ok(())
+    }
+
+    fn kv_write(&self, data: &mut KvData, in_page: usize, head: usize, key: &[f32], value: &[f32]) {
+        match data {
+            KvData::F16(parts) => self.backend.run(Write {
+                parts,
+                in_page,
+                head,
+                key,
+                value,
+            }),
+            KvData::F32(parts) => parts.write(in_page, head, key.len(), key, value),
+        }
     }
 }

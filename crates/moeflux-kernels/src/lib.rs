@@ -55,7 +55,7 @@ pub use error::KernelError;
 pub use gated_delta::{DeltaShape, DeltaSpan, HeadOrder};
 pub use grouped_router::{GroupedRouting, Scores};
 pub use isa::Isa;
-pub use kv::{KV_PAGE_TOKENS, KvPage, KvType};
+pub use kv::{Counted, KV_PAGE_TOKENS, KvPage, KvType};
 pub use matmul::{HeadRows, MatmulJob};
 pub use matrix::{Matrix, MatrixData};
 pub use memory_rate::{MemoryRate, memory_rate};

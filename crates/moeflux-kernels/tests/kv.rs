@@ -5,6 +5,9 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use common::{Random, assert_same, cpus, kind};
 use moeflux_kernels::{Cpu, Isa, KV_PAGE_TOKENS, KernelError, KvPage, KvType, math, reference};
 use proptest::prelude::*;
@@ -105,6 +108,31 @@ fn every_binary16_is_kept_and_everything_else_is_rounded() {
         assert_same("conversion", &cpu, &kept[..x.len()], &expected);
         assert_same("conversion", &cpu, &kept[x.len()..], &expected);
     }
+}
+
+#[test]
+fn clones_share_memory_until_one_is_written() {
+    let count = Arc::new(AtomicU64::new(0));
+    let bytes = KvPage::bytes(KvType::F16, 2, 4);
+    let counted = || count.load(Ordering::Relaxed);
+    let mut pages = vec![KvPage::counted(KvType::F16, 2, 4, &count)];
+    let cpu = Cpu::new(Isa::Scalar, 1).unwrap();
+    cpu.kv_append(&mut pages, 0, &[1.0; 8], &[2.0; 8]).unwrap();
+    let kept = pages.clone();
+    assert!(pages[0].is_shared() && kept[0].is_shared());
+    assert_eq!(counted(), bytes);
+    cpu.kv_append(&mut pages, 1, &[3.0; 8], &[4.0; 8]).unwrap();
+    assert!(!pages[0].is_shared());
+    assert_eq!(counted(), 2 * bytes);
+    let (old, new) = (contents(&kept, 0..2), contents(&pages, 0..2));
+    assert_eq!(old[..8], new[..8]);
+    assert_eq!((old[8], new[8]), (0.0, 3.0));
+    let mut third = kept[0].clone();
+    drop(pages);
+    third.make_own();
+    assert!(!third.is_shared() && counted() == 2 * bytes);
+    drop((kept, third));
+    assert_eq!(counted(), 0);
 }
 
 #[test]

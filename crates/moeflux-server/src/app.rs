@@ -13,7 +13,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use crate::http::{ApiError, guard};
 use crate::metrics::Metrics;
 use crate::model::ServedModel;
+use crate::prefix::{PrefixCache, PrefixOptions};
 use crate::scheduler::{Event, Job, Limits, Scheduler};
+use crate::serve::ServerError;
 use crate::{anthropic, live, openai, page, responses, utilities};
 
 /// The longest time that a client is asked to wait before it tries again, in seconds.
@@ -28,6 +30,8 @@ pub struct ServerOptions {
     pub api_key: Option<String>,
     /// How much is computed at a time and how much may wait.
     pub limits: Limits,
+    /// What is kept of earlier requests; `None`: nothing.
+    pub prefix: Option<PrefixOptions>,
     /// The most tokens of an answer; what a request asks for beyond is refused.
     pub max_tokens: Option<usize>,
     /// The most bytes of a request's body.
@@ -51,6 +55,7 @@ impl ServerOptions {
             address,
             api_key: None,
             limits: Limits::default(),
+            prefix: None,
             max_tokens: None,
             body_bytes: 16 << 20,
             connections: 512,
@@ -79,11 +84,22 @@ impl App {
     /// Starts the engine's thread.
     ///
     /// # Errors
-    /// The system gives no thread.
-    pub fn start(model: ServedModel, options: ServerOptions) -> std::io::Result<App> {
+    /// The system gives no thread, or the folder of the prefix cache cannot be used.
+    pub fn start(model: ServedModel, options: ServerOptions) -> Result<App, ServerError> {
         let metrics = Arc::new(Metrics::default());
+        let open = |prefix: &PrefixOptions| {
+            let engine = Arc::clone(&model.engine);
+            PrefixCache::open(
+                engine,
+                prefix.clone(),
+                model.openings(),
+                Arc::clone(&metrics),
+            )
+        };
+        let prefix = options.prefix.as_ref().map(open).transpose()?;
         let engine = Arc::clone(&model.engine);
-        let scheduler = Scheduler::start(engine, &options.limits, Arc::clone(&metrics))?;
+        let scheduler = Scheduler::start(engine, &options.limits, Arc::clone(&metrics), prefix)
+            .map_err(ServerError::Start)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         Ok(App {
             model,

@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod model;
 pub mod openai;
 mod page;
+pub mod prefix;
 pub mod responses;
 pub mod scheduler;
 mod serve;
@@ -21,5 +22,6 @@ mod utilities;
 
 pub use app::{App, ServerOptions};
 pub use model::ServedModel;
+pub use prefix::PrefixOptions;
 pub use scheduler::Limits;
 pub use serve::{ServerError, serve};

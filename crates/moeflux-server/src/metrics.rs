@@ -80,6 +80,76 @@ impl Histogram {
     }
 }
 
+/// Figures of the prefix cache.
+#[derive(Debug, Default)]
+pub struct PrefixMetrics {
+    /// Requests that went on from state of earlier ones.
+    pub hits: Number,
+    /// Requests that did not.
+    pub misses: Number,
+    /// Tokens of prompts that did not have to be computed.
+    pub tokens: Number,
+    /// Pieces of state that had to leave memory.
+    pub evictions: Number,
+    /// Bytes in memory.
+    pub bytes: Number,
+    /// Bytes in the folder.
+    pub folder_bytes: Number,
+    /// Bytes written to the folder.
+    pub written_bytes: Number,
+    /// Bytes read from the folder.
+    pub read_bytes: Number,
+}
+
+impl PrefixMetrics {
+    fn write(&self, text: &mut String) {
+        for (name, help, number) in [
+            (
+                "prefix_hits",
+                "Requests that went on from kept state",
+                &self.hits,
+            ),
+            (
+                "prefix_misses",
+                "Requests that found no kept state",
+                &self.misses,
+            ),
+            (
+                "prefix_tokens",
+                "Tokens of prompts found in kept state",
+                &self.tokens,
+            ),
+            (
+                "prefix_evictions",
+                "Pieces of kept state that left memory",
+                &self.evictions,
+            ),
+            (
+                "prefix_written_bytes",
+                "Bytes of kept state written",
+                &self.written_bytes,
+            ),
+            (
+                "prefix_read_bytes",
+                "Bytes of kept state read",
+                &self.read_bytes,
+            ),
+        ] {
+            counter(text, name, help, number.get() as f64);
+        }
+        for (name, help, number) in [
+            ("prefix_bytes", "Bytes of kept state in memory", &self.bytes),
+            (
+                "prefix_folder_bytes",
+                "Bytes of kept state on disk",
+                &self.folder_bytes,
+            ),
+        ] {
+            gauge(text, name, help, number.get() as f64);
+        }
+    }
+}
+
 /// All figures of a server.
 #[derive(Debug)]
 pub struct Metrics {
@@ -95,6 +165,10 @@ pub struct Metrics {
     pub prompt_tokens: Number,
     /// Tokens of answers.
     pub generated_tokens: Number,
+    /// Tokens that were guessed and computed with the one before them.
+    pub drafted_tokens: Number,
+    /// Guessed tokens that were right.
+    pub drafted_right: Number,
     /// Answers that ended by themselves.
     pub completed: Number,
     /// Answers that nobody waited for any more.
@@ -107,6 +181,8 @@ pub struct Metrics {
     pub preempted: Number,
     /// HTTP requests.
     pub http_requests: Number,
+    /// State of earlier requests.
+    pub prefix: PrefixMetrics,
     /// From a request's arrival to its first step.
     pub queue_seconds: Histogram,
     /// From a request's arrival to its first token.
@@ -129,12 +205,15 @@ impl Default for Metrics {
             steps: Number::default(),
             prompt_tokens: Number::default(),
             generated_tokens: Number::default(),
+            drafted_tokens: Number::default(),
+            drafted_right: Number::default(),
             completed: Number::default(),
             cancelled: Number::default(),
             failed: Number::default(),
             refused: Number::default(),
             preempted: Number::default(),
             http_requests: Number::default(),
+            prefix: PrefixMetrics::default(),
             queue_seconds: Histogram::default(),
             first_token_seconds: Histogram::default(),
             token_seconds: Histogram::default(),
@@ -183,6 +262,12 @@ impl Metrics {
                 "generated_tokens",
                 "Tokens of answers",
                 &self.generated_tokens,
+            ),
+            ("drafted_tokens", "Tokens guessed", &self.drafted_tokens),
+            (
+                "drafted_right",
+                "Guessed tokens that were right",
+                &self.drafted_right,
             ),
             (
                 "answers_completed",
@@ -233,6 +318,7 @@ impl Metrics {
         ] {
             histogram.write(&mut text, &format!("moeflux_{name}"), help);
         }
+        self.prefix.write(&mut text);
         let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stats) = &*engine {
             write_engine(&mut text, stats);

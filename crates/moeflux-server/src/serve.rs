@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use crate::app::{App, ServerOptions, router};
 use crate::http::accept;
 use crate::model::ServedModel;
+use crate::prefix::FolderError;
 
 /// Threads for connections; the engine has its own.
 const WORKERS: usize = 2;
@@ -28,6 +29,9 @@ pub enum ServerError {
     /// The system gives no threads, or no signals.
     #[error("cannot start the server: {0}")]
     Start(std::io::Error),
+    /// The folder for kept state cannot be used.
+    #[error(transparent)]
+    PrefixCache(#[from] FolderError),
     /// Anybody could ask, and nothing says that this is meant.
     #[error(
         "{0} can be reached by other machines; give --api-key-file FILE or --api-key KEY, or \
@@ -68,8 +72,7 @@ async fn run(
     let listen = |source| ServerError::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
-    let app = App::start(model, options).map_err(ServerError::Start)?;
-    let app = Arc::new(app);
+    let app = Arc::new(App::start(model, options)?);
     let (mut first, mut second) = (Signals::new()?, Signals::new()?);
     ready(local);
     let drained = Arc::clone(&app);

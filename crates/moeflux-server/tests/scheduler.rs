@@ -8,13 +8,11 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::{engine, options, question, text_files};
-use moeflux::generate::{Generation, Limits as Ends};
-use moeflux::sampling::{Sampler, SamplingParams};
+use common::{alone, collect, engine, options, question, text_files};
+use moeflux::sampling::SamplingParams;
 use moeflux::{Engine, EngineOptions};
 use moeflux_server::metrics::Metrics;
 use moeflux_server::scheduler::{End, Event, Job, JobError, Limits, Refused, Scheduler};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 const QUESTIONS: [&str; 6] = [
     "Which day comes after Tuesday?",
@@ -34,7 +32,8 @@ struct Setup {
 fn start(options: &EngineOptions, limits: &Limits) -> Setup {
     let engine = Arc::new(engine(options));
     let metrics = Arc::new(Metrics::default());
-    let scheduler = Scheduler::start(Arc::clone(&engine), limits, Arc::clone(&metrics)).unwrap();
+    let scheduler =
+        Scheduler::start(Arc::clone(&engine), limits, Arc::clone(&metrics), None).unwrap();
     Setup {
         engine,
         metrics,
@@ -48,39 +47,6 @@ fn sampled(seed: u64) -> SamplingParams {
         seed,
         ..SamplingParams::default()
     }
-}
-
-/// What a generation alone gives.
-fn alone(engine: &Engine, prompt: &[u32], params: SamplingParams, max: usize) -> Vec<u32> {
-    let (mut session, mut sampler) = (engine.session(), Sampler::new(params).unwrap());
-    let ends = Ends {
-        max_tokens: Some(max),
-        ..Ends::default()
-    };
-    let mut run = Generation::new(engine, &mut session, prompt, &mut sampler, ends).unwrap();
-    let mut tokens = Vec::new();
-    while let Some(token) = run.next_token().unwrap() {
-        tokens.push(token);
-    }
-    tokens
-}
-
-/// All answers of a job and its end.
-fn collect(
-    mut events: UnboundedReceiver<Event>,
-    choices: usize,
-) -> Result<Vec<(Vec<u32>, End)>, JobError> {
-    let mut tokens = vec![Vec::new(); choices];
-    let mut ends = vec![None; choices];
-    while ends.iter().any(Option::is_none) {
-        match events.blocking_recv().unwrap() {
-            Event::Token { choice, sampled } => tokens[choice].push(sampled.token),
-            Event::End { choice, end } => ends[choice] = Some(end),
-            Event::Failed(error) => return Err(error),
-        }
-    }
-    assert_eq!(events.blocking_recv(), None, "nothing follows the ends");
-    Ok(tokens.into_iter().zip(ends.into_iter().flatten()).collect())
 }
 
 #[test]
@@ -180,6 +146,7 @@ fn a_dropped_receiver_ends_the_job() {
     let mut job = Job::new(question(&tokenizer, QUESTIONS[1]));
     job.max_tokens = Some(4000);
     let mut events = setup.scheduler.submit(job).unwrap();
+    assert!(matches!(events.blocking_recv(), Some(Event::Begin { .. })));
     assert!(matches!(events.blocking_recv(), Some(Event::Token { .. })));
     drop(events);
     // A job that comes later finds the first one gone.
@@ -206,6 +173,7 @@ fn a_full_queue_refuses_and_a_deadline_ends() {
         job
     };
     let mut first = setup.scheduler.submit(endless()).unwrap();
+    assert!(matches!(first.blocking_recv(), Some(Event::Begin { .. })));
     assert!(matches!(first.blocking_recv(), Some(Event::Token { .. })));
     let mut late = endless();
     late.deadline = Some(Instant::now());

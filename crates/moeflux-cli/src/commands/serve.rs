@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use moeflux_server::{Limits, ServedModel, ServerError, ServerOptions};
+use moeflux::MemoryPlan;
+use moeflux::draft::Speculate;
+use moeflux_server::{Limits, PrefixOptions, ServedModel, ServerError, ServerOptions};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -46,6 +48,26 @@ pub struct ServeArgs {
     /// Requests that may wait for that; further ones are refused
     #[arg(long, value_name = "N", default_value_t = 128)]
     queue: usize,
+    /// Guess tokens of an answer that runs alone and check several in one step: auto (while it
+    /// pays), off or always; the answer is the same
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    speculate: Speculate,
+    /// Memory for the state of earlier requests, so that what prompts have in common is computed
+    /// once; 0 for none [default: a sixteenth of the memory bound, or half of what experts leave]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    prefix_cache: Option<u64>,
+    /// A folder for that state too, which outlives the server; what people wrote is in it
+    #[arg(long, value_name = "DIR")]
+    prefix_cache_dir: Option<PathBuf>,
+    /// Most bytes in that folder
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = size::parse,
+        default_value = "16GiB",
+        requires = "prefix_cache_dir"
+    )]
+    prefix_cache_disk: u64,
     /// Most tokens of an answer [default: what the context holds]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
@@ -70,7 +92,7 @@ pub struct ServeArgs {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let options = args.options()?;
+    let mut options = args.options()?;
     let Model {
         dir,
         engine,
@@ -78,6 +100,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Failure> {
         template,
         generation,
     } = Model::open(&args.model)?;
+    options.prefix = args.prefix(&engine.stats().memory)?;
     let names = match args.served_name.is_empty() {
         true => vec![model::name(&dir)],
         false => args.served_name.clone(),
@@ -109,6 +132,7 @@ impl ServeArgs {
         options.limits = Limits {
             parallel: self.parallel,
             queue: self.queue,
+            speculate: self.speculate,
             ..Limits::default()
         };
         options.max_tokens = self.max_tokens;
@@ -118,6 +142,28 @@ impl ServeArgs {
         options.read_timeout = Duration::from_secs(self.read_timeout);
         options.grace = Duration::from_secs(self.grace);
         Ok(options)
+    }
+
+    /// What is kept of earlier requests.
+    fn prefix(&self, plan: &MemoryPlan) -> Result<Option<PrefixOptions>, Failure> {
+        let default = (plan.limit_bytes / 16).max(plan.spare_bytes() / 2);
+        let memory_bytes = self.prefix_cache.unwrap_or(default);
+        if memory_bytes == 0 {
+            return match &self.prefix_cache_dir {
+                None => Ok(None),
+                Some(_) => Err(Failure::Usage(
+                    "--prefix-cache-dir needs memory for what it reads; give --prefix-cache more \
+                     than 0"
+                        .to_owned(),
+                )),
+            };
+        }
+        Ok(Some(PrefixOptions {
+            memory_bytes,
+            folder: self.prefix_cache_dir.clone(),
+            folder_bytes: self.prefix_cache_disk,
+            report: output::note,
+        }))
     }
 
     fn key(&self) -> Result<Option<String>, Failure> {

@@ -111,13 +111,27 @@ impl Server {
     /// Waits until a figure has a value, which it must reach.
     #[track_caller]
     pub fn wait_for(&self, name: &str, value: f64) {
+        self.wait_until(name, |server| server.metric(name) == value);
+    }
+
+    /// Waits until something is so, which it must become; otherwise the test fails with `what`.
+    #[track_caller]
+    pub fn wait_until(&self, what: &str, is_so: impl Fn(&Server) -> bool) {
         for _ in 0..600 {
-            if self.metric(name) == value {
+            if is_so(self) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        assert_eq!(self.metric(name), value, "{name}");
+        assert!(is_so(self), "{what}");
+    }
+
+    /// Stops it as a service manager does, and waits for its end.
+    #[cfg(unix)]
+    pub fn stop(mut self) {
+        let id = self.child.id().to_string();
+        let sent = std::process::Command::new("kill").arg(id).status().unwrap();
+        assert!(sent.success() && self.child.wait().unwrap().success());
     }
 }
 

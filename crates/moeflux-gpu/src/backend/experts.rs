@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 
 use moeflux::Error;
-use moeflux::backend::ExpertStage;
+use moeflux::backend::{ExpertStage, Step};
 use moeflux::graph::{BufferPool, Op};
 use moeflux::weights::ExpertLayout;
 
+use super::prompt::{self, ExpertForms, Run};
 use super::upload::{SlotForm, upload};
-use super::{GpuBackend, wrong_op};
+use super::{GpuBackend, budget, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder, View};
@@ -80,6 +81,9 @@ impl DeviceExperts {
             Entry::Vacant(place) => {
                 let experts = stage.residency.experts(layer) as usize;
                 let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
+                if let Some(bytes) = self.bytes {
+                    budget::check(stage, bytes, least)?;
+                }
                 let layout = stage.layout(layer)?;
                 place.insert(Layer::new(gpu, layout, (experts, least), share)?)
             }
@@ -200,6 +204,7 @@ impl DeviceExperts {
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
+            gpu.tier.brought((placed.len() * form.bytes) as u64);
             upload(gpu, (&slots.slots, &form), &layout, &placed)
         })
     }
@@ -214,16 +219,16 @@ impl DeviceExperts {
 
 impl Chosen {
     fn new(layer: usize, ids: Vec<u32>, weights: Vec<f32>) -> Chosen {
-        let mut tally: BTreeMap<u32, u32> = BTreeMap::new();
-        for &id in &ids {
-            *tally.entry(id).or_default() += 1;
-        }
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        let tally = sorted.chunk_by(|a, b| a == b);
+        let (experts, counts) = tally.map(|same| (same[0], same.len() as u32)).unzip();
         Chosen {
             layer,
             ids,
             weights,
-            experts: tally.keys().copied().collect(),
-            counts: tally.values().copied().collect(),
+            experts,
+            counts,
         }
     }
 }
@@ -235,10 +240,7 @@ impl Layer {
         (experts, least): (usize, usize),
         bytes: Option<u64>,
     ) -> Result<Layer, Error> {
-        let end = [&layout.gate, &layout.up, &layout.down].map(|m| m.end());
-        let empty = vec![0; end.into_iter().max().unwrap_or(0)];
-        let form = |m: &moeflux::weights::MatrixLayout| Ok::<_, Error>(Form::of(&m.view(&empty)?));
-        let (gate, up, down) = (form(&layout.gate)?, form(&layout.up)?, form(&layout.down)?);
+        let [gate, up, down] = budget::forms(layout)?;
         let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
@@ -250,6 +252,7 @@ impl Layer {
                 made => break made?,
             }
         };
+        gpu.tier.opened(count, slots.bytes());
         let slot_of = vec![NONE; experts];
         Ok(Layer {
             gate: (gate, gate.place(starts[0])),
@@ -319,14 +322,39 @@ impl Layer {
             ids: v.ids,
             n,
         };
+        if v.prompts != [(0, v.n)] {
+            self.one_by_one(r, &experts, v)?;
+        }
+        let act_bytes = (n * self.gate.0.rows * 4) as u64;
+        let forms = ExpertForms {
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+            count: self.slot_of.len(),
+        };
+        for &run in &v.prompts {
+            let act = r.scratch("experts: activations", act_bytes)?;
+            let act = View::first(&act, act_bytes);
+            let views = (v.x, act, v.results);
+            prompt::experts(r, (&experts, &forms), views, run, v.top_k)?;
+        }
+        Ok(())
+    }
+
+    fn one_by_one(
+        &self,
+        r: &mut Recorder,
+        experts: &ExpertSlots<'_>,
+        v: &ExpertViews<'_>,
+    ) -> Result<(), GpuError> {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
-        let act_bytes = (n * gate.rows * 4) as u64;
+        let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
         if gate == up {
             let places = (&gate, gate_place, up_place);
             ops::expert_swiglu(
                 r,
-                &experts,
+                experts,
                 places,
                 (v.x, v.top_k),
                 View::first(&act, act_bytes),
@@ -337,14 +365,14 @@ impl Layer {
             let x = (v.x, v.top_k);
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&gate, gate_place),
                 x,
                 View::first(&gated, act_bytes),
             )?;
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&up, up_place),
                 x,
                 View::first(&upped, act_bytes),
@@ -359,7 +387,7 @@ impl Layer {
         let down = (&self.down.0, self.down.1);
         ops::expert_matvec(
             r,
-            &experts,
+            experts,
             down,
             (View::first(&act, act_bytes), 1),
             v.results,
@@ -375,6 +403,8 @@ struct ExpertViews<'a> {
     results: View<'a>,
     n: usize,
     top_k: usize,
+    /// Rows that are of prompts.
+    prompts: Vec<Run>,
 }
 
 impl GpuBackend {
@@ -421,6 +451,7 @@ impl GpuBackend {
     pub(super) fn routed_experts(
         &mut self,
         op: &Op,
+        step: &Step<'_>,
         pool: &BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
@@ -446,6 +477,7 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            prompts: prompt::prompt_rows(step),
         };
         let (weights, out) = (
             self.buffers.view(pool, weights)?,

@@ -1,12 +1,15 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod budget;
 mod buffers;
 mod decode;
 mod experts;
+mod latent;
 mod mixed;
 mod plan;
 mod planned_experts;
+mod prompt;
 mod state_ops;
 mod upload;
 mod weights;
@@ -15,7 +18,7 @@ use std::sync::Arc;
 
 use moeflux::Error;
 use moeflux::RemoteStates;
-use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step};
+use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
@@ -25,6 +28,7 @@ use crate::{Gpu, GpuError, Recorder, View};
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
 use experts::DeviceExperts;
+use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
 
@@ -42,6 +46,7 @@ pub struct GpuBackend {
     buffers: DeviceBuffers,
     inputs: StepInputs,
     weights: DeviceWeights,
+    pieces: PieceLists,
     experts: DeviceExperts,
     plan: Option<Plan>,
     /// Buffers made so far when bindings were last forgotten.
@@ -57,6 +62,7 @@ impl GpuBackend {
             buffers: DeviceBuffers::default(),
             inputs: StepInputs::default(),
             weights: DeviceWeights::default(),
+            pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             plan: None,
             buffers_seen: 0,
@@ -102,12 +108,8 @@ impl GpuBackend {
                 let views = (view(x)?, view(gate)?, weight, view(out)?);
                 ops::rms_norm_gated(r, views, pool.len(*x) / len, len, *eps)?;
             }
-            Op::Matmul { x, outputs, .. } => {
-                for (weight, out) in outputs {
-                    let matrix = held.matrix(gpu, weights, *weight)?;
-                    let n = pool.len(*x) / matrix.form.cols;
-                    ops::matvec(r, matrix, view(x)?, n, view(out)?)?;
-                }
+            Op::Matmul { x, outputs, exact } => {
+                return self.matmul(*x, outputs, *exact, step, (weights, pool));
             }
             _ => return self.rows_alone(op, step, pool),
         }
@@ -233,16 +235,29 @@ impl GpuBackend {
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            Op::AddBias { .. }
+            | Op::Rearrange { .. }
+            | Op::HeadMatmul { .. }
+            | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
             _ => self.rows(op, step, weights, pool),
         }
     }
 }
 
 impl Backend for GpuBackend {
+    fn cached_tokens(&self) -> usize {
+        // Each expert's weights are decoded for all its tokens of a step at once.
+        4096
+    }
+
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+    }
+
+    fn tier(&self) -> Option<TierStats> {
+        Some(self.gpu.tier.stats())
     }
 
     fn begin_step(&mut self) {

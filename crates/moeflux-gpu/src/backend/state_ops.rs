@@ -19,7 +19,7 @@ impl GpuBackend {
     ) -> Result<(), Error> {
         for span in &mut step.spans {
             let rows = SpanRows::from(&*span);
-            self.span(op, span.session, rows, weights, pool)?;
+            self.span(op, (span.session, span.is_prompt), rows, weights, pool)?;
         }
         Ok(())
     }
@@ -27,7 +27,7 @@ impl GpuBackend {
     fn span(
         &mut self,
         op: &Op,
-        session: &mut Session,
+        (session, is_prompt): (&mut Session, bool),
         rows: SpanRows,
         weights: &Weights,
         pool: &BufferPool,
@@ -46,7 +46,11 @@ impl GpuBackend {
                 out,
             } => {
                 let kv = state_of::<DeviceKv>(session, *state)?;
-                ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
+                let attention = match is_prompt {
+                    true => ops::attention_prompt,
+                    false => ops::attention,
+                };
+                attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
             }
             Op::Conv1dSilu {
                 x,

@@ -171,7 +171,7 @@ pub fn attention(
 }
 
 /// The keys and values, if there is anything to do.
-fn check_sizes<'a>(
+pub(super) fn check_sizes<'a>(
     q: &View<'_>,
     kv: &'a DeviceKv,
     out: &View<'_>,

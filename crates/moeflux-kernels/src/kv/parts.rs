@@ -74,7 +74,7 @@ impl KvElement for u16 {
     }
 
     fn parts(page: &KvPage) -> Option<&Parts<u16>> {
-        match &page.data {
+        match page.data() {
             KvData::F16(parts) => Some(parts),
             KvData::F32(_) => None,
         }
@@ -109,7 +109,7 @@ impl KvElement for f32 {
     }
 
     fn parts(page: &KvPage) -> Option<&Parts<f32>> {
-        match &page.data {
+        match page.data() {
             KvData::F32(parts) => Some(parts),
             KvData::F16(_) => None,
         }

@@ -45,6 +45,7 @@ pub struct Answers<'m> {
     events: UnboundedReceiver<Event>,
     choices: Vec<Choice<'m>>,
     tokens: usize,
+    cached_tokens: usize,
     one_call: bool,
 }
 
@@ -67,6 +68,7 @@ impl<'m> Answers<'m> {
             events,
             choices: (0..choices).map(choice).collect(),
             tokens: 0,
+            cached_tokens: 0,
             one_call: false,
         }
     }
@@ -83,6 +85,25 @@ impl<'m> Answers<'m> {
         self.tokens
     }
 
+    /// Tokens of the prompt that did not have to be computed, as far as is known yet.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached_tokens
+    }
+
+    /// Waits until the request has its turn, so that [`Answers::cached_tokens`] is known; to be
+    /// called before all else.
+    ///
+    /// # Errors
+    /// The request failed; nothing follows.
+    pub async fn begin(&mut self) -> Result<(), JobError> {
+        match self.events.recv().await {
+            Some(Event::Begin { cached_tokens }) => self.cached_tokens = cached_tokens,
+            Some(Event::Failed(error)) => return Err(error),
+            Some(Event::Token { .. } | Event::End { .. }) | None => return Err(JobError::Stopped),
+        }
+        Ok(())
+    }
+
     /// What is new; `None` once all answers have ended.
     ///
     /// # Errors
@@ -95,6 +116,10 @@ impl<'m> Answers<'m> {
             let event = self.events.recv().await.ok_or(JobError::Stopped)?;
             let update = match event {
                 Event::Failed(error) => return Err(error),
+                Event::Begin { cached_tokens } => {
+                    self.cached_tokens = cached_tokens;
+                    None
+                }
                 Event::Token { choice, sampled } => self.token(choice, sampled)?,
                 Event::End { choice, end } => self.end(choice, end)?,
             };

@@ -131,7 +131,8 @@ async fn answer(app: &Arc<App>, mut fields: Fields) -> Result<Response, ApiError
     }
 }
 
-fn head(app: &App, reply: &Reply, output_tokens: usize) -> Value {
+fn head(app: &App, reply: &Reply, answers: &Answers<'_>) -> Value {
+    let cached = answers.cached_tokens();
     json!({
         "id": reply.id,
         "type": "message",
@@ -141,10 +142,10 @@ fn head(app: &App, reply: &Reply, output_tokens: usize) -> Value {
         "stop_reason": null,
         "stop_sequence": null,
         "usage": {
-            "input_tokens": reply.prompt_tokens,
+            "input_tokens": reply.prompt_tokens - cached,
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
-            "output_tokens": output_tokens,
+            "cache_read_input_tokens": cached,
+            "output_tokens": answers.tokens(),
         },
     })
 }
@@ -174,7 +175,7 @@ async fn whole(
         end = update.finish.unwrap_or(end);
     }
     blocks.close(&mut changes);
-    let mut body = head(app, reply, answers.tokens());
+    let mut body = head(app, reply, &answers);
     body["content"] = Value::Array(blocks::content(changes));
     let (reason, sequence) = reason(&end);
     body["stop_reason"] = reason.into();
@@ -191,12 +192,16 @@ fn stream(
     http::stream(move |frames| async move {
         let mut answers = Answers::new(&app.model, events, 1, &reply.stops, parser)
             .parallel_calls(reply.parallel_calls);
-        let start = json!({"type": "message_start", "message": head(&app, &reply, 0)});
+        let every = app.options.keep_alive;
+        if let Err(error) = frames.meanwhile(answers.begin(), every, PING).await? {
+            let body = ApiError::from(error).anthropic();
+            return frames.send(Some("error"), &body).await;
+        }
+        let start = json!({"type": "message_start", "message": head(&app, &reply, &answers)});
         frames.send(Some("message_start"), &start).await?;
         let mut blocks = Blocks::default();
         let mut end = Finish::Stop;
         loop {
-            let every = app.options.keep_alive;
             let mut changes: Vec<Change> = Vec::new();
             let next = frames.meanwhile(answers.next(), every, PING).await?;
             let done = match next {

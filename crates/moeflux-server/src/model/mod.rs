@@ -1,5 +1,6 @@
 //! The served model: its engine, and what lies between text and tokens.
 
+mod openings;
 mod vocabulary;
 
 pub use vocabulary::{TokenBytes, Vocabulary};

@@ -132,7 +132,7 @@ pub async fn whole(
         "created": reply.created,
         "model": app.model.name(),
         "choices": choices,
-        "usage": usage(reply.prompt_tokens, answers.tokens()),
+        "usage": usage(reply.prompt_tokens, &answers),
         "system_fingerprint": null,
     });
     Ok(Json(body).into_response())
@@ -176,7 +176,7 @@ pub fn stream(
         if reply.usage {
             let mut chunk = stream.head();
             chunk["choices"] = json!([]);
-            chunk["usage"] = usage(reply.prompt_tokens, answers.tokens());
+            chunk["usage"] = usage(reply.prompt_tokens, &answers);
             stream.frames.send(None, &chunk).await?;
         }
         stream.frames.raw("data: [DONE]\n\n".to_owned()).await

@@ -173,7 +173,7 @@ async fn whole(
         })
         .collect();
     body["choices"] = Value::Array(choices);
-    body["usage"] = usage(reply.prompt_tokens, answers.tokens());
+    body["usage"] = usage(reply.prompt_tokens, &answers);
     Ok(Json(body).into_response())
 }
 
@@ -219,7 +219,7 @@ fn stream(app: Arc<App>, reply: Reply, events: UnboundedReceiver<Event>) -> Resp
             }
         }
         if reply.usage {
-            let counts = usage(reply.prompt_tokens, answers.tokens());
+            let counts = usage(reply.prompt_tokens, &answers);
             frames.send(None, &chunk(json!([]), counts)).await?;
         }
         frames.raw("data: [DONE]\n\n".to_owned()).await

@@ -18,6 +18,7 @@ pub use tools::{Choice as ToolChoice, Offer, tool, tool_choice};
 
 use serde_json::{Value, json};
 
+use crate::answer::Answers;
 use crate::http::{ApiError, Fields};
 
 /// Whether and how to stream.
@@ -52,11 +53,11 @@ impl Streaming {
 }
 
 /// The count of tokens in each reply.
-fn usage(prompt: usize, completion: usize) -> Value {
+fn usage(prompt: usize, answers: &Answers<'_>) -> Value {
     json!({
         "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens": answers.tokens(),
+        "total_tokens": prompt + answers.tokens(),
+        "prompt_tokens_details": {"cached_tokens": answers.cached_tokens()},
     })
 }

@@ -29,32 +29,48 @@ pub struct Reply {
     pub parallel_calls: bool,
 }
 
+/// Tokens of an answer, and of its prompt that did not have to be computed.
+#[derive(Clone, Copy)]
+struct Counts {
+    tokens: usize,
+    cached: usize,
+}
+
+impl Counts {
+    fn of(answers: &Answers<'_>) -> Counts {
+        Counts {
+            tokens: answers.tokens(),
+            cached: answers.cached_tokens(),
+        }
+    }
+}
+
 /// How far an answer is.
 enum State {
     Running,
-    Ended { cut: bool, tokens: usize },
+    Ended { cut: bool, counts: Counts },
     Failed(ApiError),
 }
 
 fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
-    let (status, details, error, tokens) = match state {
+    let (status, details, error, counts) = match state {
         State::Running => ("in_progress", Value::Null, Value::Null, None),
-        State::Ended { cut: false, tokens } => {
-            ("completed", Value::Null, Value::Null, Some(*tokens))
+        State::Ended { cut: false, counts } => {
+            ("completed", Value::Null, Value::Null, Some(*counts))
         }
-        State::Ended { cut: true, tokens } => {
+        State::Ended { cut: true, counts } => {
             let details = json!({"reason": "max_output_tokens"});
-            ("incomplete", details, Value::Null, Some(*tokens))
+            ("incomplete", details, Value::Null, Some(*counts))
         }
         State::Failed(error) => {
             let error = json!({"code": "server_error", "message": error.message});
             ("failed", Value::Null, error, None)
         }
     };
-    let usage = tokens.map(|tokens| {
+    let usage = counts.map(|Counts { tokens, cached }| {
         json!({
             "input_tokens": reply.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": reply.prompt_tokens + tokens,
@@ -105,8 +121,8 @@ pub async fn whole(
         told.clear();
     }
     items.close(status(cut), &mut told);
-    let tokens = answers.tokens();
-    let body = object(app, reply, &items.done, &State::Ended { cut, tokens });
+    let counts = Counts::of(&answers);
+    let body = object(app, reply, &items.done, &State::Ended { cut, counts });
     Ok(Json(body).into_response())
 }
 
@@ -149,8 +165,8 @@ pub fn stream(
                 }
                 Ok(None) => {
                     items.close(status(cut), &mut told);
-                    let tokens = answers.tokens();
-                    Some(State::Ended { cut, tokens })
+                    let counts = Counts::of(&answers);
+                    Some(State::Ended { cut, counts })
                 }
                 Err(error) => Some(State::Failed(error.into())),
             };

@@ -106,6 +106,11 @@ pub enum End {
 /// What a receiver is told. After an end of each choice, or a failure, nothing follows.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// The job has its turn. It is told once, before all others.
+    Begin {
+        /// Tokens of the prompt that need not be computed.
+        cached_tokens: usize,
+    },
     /// A choice has one more token.
     Token {
         /// Which choice, from 0.

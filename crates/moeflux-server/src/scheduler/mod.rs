@@ -25,9 +25,11 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use moeflux::Engine;
+use moeflux::draft::Speculate;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::metrics::Metrics;
+use crate::prefix::PrefixCache;
 
 /// How much the scheduler takes on.
 #[derive(Clone, Debug)]
@@ -38,6 +40,8 @@ pub struct Limits {
     pub queue: usize,
     /// The most prompt tokens of a step while answers are running.
     pub shared_chunk_tokens: usize,
+    /// When to guess tokens of an answer that runs alone.
+    pub speculate: Speculate,
 }
 
 impl Default for Limits {
@@ -46,6 +50,7 @@ impl Default for Limits {
             parallel: 8,
             queue: 128,
             shared_chunk_tokens: 512,
+            speculate: Speculate::default(),
         }
     }
 }
@@ -72,6 +77,8 @@ struct Submitted {
 /// What the thread is told.
 enum Command {
     Run(Box<Submitted>),
+    /// A file of the prefix cache was written, or could not be.
+    Filed(std::io::Result<()>),
     /// End every job now, and the thread.
     Stop,
 }
@@ -94,7 +101,7 @@ pub struct Scheduler {
 }
 
 impl Scheduler {
-    /// Starts the thread.
+    /// Starts the thread; requests go on from what `prefix` knows, if it is given.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -102,14 +109,28 @@ impl Scheduler {
         engine: Arc<Engine>,
         limits: &Limits,
         metrics: Arc<Metrics>,
+        mut prefix: Option<PrefixCache>,
     ) -> std::io::Result<Scheduler> {
         let (commands, received) = mpsc::channel();
+        if let Some(prefix) = &mut prefix {
+            let commands = commands.clone();
+            prefix.start(Box::new(move |result| {
+                // It fails when the engine's thread has ended and nobody wants to know.
+                let _ = commands.send(Command::Filed(result));
+            }))?;
+        }
         let shared = Arc::new(Shared {
             queued: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             metrics,
         });
-        let worker = run::Worker::new(engine, limits.clone(), received, Arc::clone(&shared));
+        let worker = run::Worker::new(
+            engine,
+            limits.clone(),
+            received,
+            Arc::clone(&shared),
+            prefix,
+        );
         let thread = std::thread::Builder::new()
             .name("moeflux-engine".to_owned())
             .spawn(move || worker.run())?;

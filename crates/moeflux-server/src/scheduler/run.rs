@@ -1,6 +1,8 @@
 //! The engine's thread.
 
 mod deliver;
+mod draft;
+mod keep;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,11 +10,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use moeflux::draft::Speculation;
 use moeflux::{Engine, Error, Logits, Span, Want};
 
 use super::sequence::Sequence;
 use super::step::{Candidate, Room, Turns};
 use super::{Command, JobError, Limits, Shared, Submitted};
+use crate::prefix::PrefixCache;
 
 /// How often the engine's figures are published while it works.
 const FIGURES_EVERY: Duration = Duration::from_millis(250);
@@ -23,6 +27,8 @@ pub struct Worker {
     limits: Limits,
     commands: mpsc::Receiver<Command>,
     shared: Arc<Shared>,
+    /// State of earlier requests.
+    prefix: Option<PrefixCache>,
     /// Jobs that wait for their first step.
     queue: VecDeque<Submitted>,
     /// Answers that ran and wait to go on.
@@ -31,6 +37,7 @@ pub struct Worker {
     /// The most answers to run: fewer than asked for after memory has run out.
     places: usize,
     turns: Turns,
+    speculation: Speculation,
     scratch: Vec<f32>,
     published: Option<Instant>,
     stopped: bool,
@@ -45,16 +52,19 @@ impl Worker {
         mut limits: Limits,
         commands: mpsc::Receiver<Command>,
         shared: Arc<Shared>,
+        prefix: Option<PrefixCache>,
     ) -> Worker {
         // A step has a row of logits for each answer, and room for a prompt beside them.
         let most = engine.trial_tokens().saturating_sub(1).max(1);
         limits.parallel = limits.parallel.clamp(1, most);
         Worker {
             places: limits.parallel,
+            speculation: Speculation::new(limits.speculate),
             engine,
             limits,
             commands,
             shared,
+            prefix,
             queue: VecDeque::new(),
             paused: VecDeque::new(),
             running: Vec::new(),
@@ -83,8 +93,10 @@ impl Worker {
                 self.publish();
             }
         }
+        self.keep_all();
         self.fail_all(&JobError::Stopped);
         self.publish();
+        self.flush();
     }
 
     /// Takes commands, waiting for one if there is nothing else to do; false when told to stop.
@@ -103,6 +115,11 @@ impl Worker {
         while let Some(command) = next {
             match command {
                 Command::Run(submitted) => self.queue.push_back(*submitted),
+                Command::Filed(result) => {
+                    if let Some(prefix) = &mut self.prefix {
+                        prefix.filed(&result);
+                    }
+                }
                 Command::Stop => self.stopped = true,
             }
             next = self.commands.try_recv().ok();
@@ -114,21 +131,23 @@ impl Worker {
     fn sweep(&mut self) {
         let now = Instant::now();
         let metrics = Arc::clone(&self.shared.metrics);
-        let goes_on = |sequence: &Sequence| {
+        let (prefix, engine) = (&mut self.prefix, &self.engine);
+        let mut goes_on = |sequence: &Sequence| {
             if sequence.is_abandoned() {
                 metrics.cancelled.add(1);
-                return false;
-            }
-            if sequence.is_late(now) {
+            } else if sequence.is_late(now) {
                 metrics.failed.add(1);
                 sequence.fail(JobError::Deadline);
-                return false;
+            } else {
+                return true;
             }
-            true
+            // Who asks again need not wait as long again.
+            keep::keep(prefix, engine, sequence);
+            false
         };
         let before = self.running.len();
-        self.running.retain(goes_on);
-        self.paused.retain(goes_on);
+        self.running.retain(&mut goes_on);
+        self.paused.retain(&mut goes_on);
         if self.running.len() < before {
             self.places = self.limits.parallel;
         }
@@ -157,7 +176,11 @@ impl Worker {
     /// Fills free places, first with what ran before.
     fn admit(&mut self) {
         while self.running.len() < self.places {
-            if let Some(sequence) = self.paused.pop_front() {
+            if let Some(mut sequence) = self.paused.pop_front() {
+                if sequence.session.is_empty() {
+                    sequence.session = self.session_for(sequence.tokens());
+                    self.set_stops(&mut sequence);
+                }
                 self.running.push(sequence);
                 continue;
             }
@@ -167,9 +190,13 @@ impl Worker {
             self.dequeued(1);
             let metrics = &self.shared.metrics;
             metrics.queue_seconds.note(submitted.arrived.elapsed());
-            match Sequence::new(submitted, self.engine.session()) {
-                Ok(sequence) => self.running.push(sequence),
-                Err(_) => metrics.failed.add(1),
+            let session = self.session_for(&submitted.job.prompt);
+            match Sequence::new(submitted, session) {
+                Ok(mut sequence) => {
+                    self.set_stops(&mut sequence);
+                    self.running.push(sequence);
+                }
+                Err(_) => self.shared.metrics.failed.add(1),
             }
         }
         let metrics = &self.shared.metrics;
@@ -180,11 +207,14 @@ impl Worker {
     }
 
     fn step(&mut self) {
+        if self.step_with_draft() {
+            return;
+        }
         let candidates: Vec<Candidate> = self
             .running
             .iter()
             .map(|s| Candidate {
-                rest: s.rest(),
+                rest: s.rest_to_stop(),
                 decoding: s.is_decoding(),
             })
             .collect();
@@ -196,6 +226,7 @@ impl Worker {
         let start = Instant::now();
         let outcome = match self.forward(&counts) {
             Ok(outcome) => outcome,
+            Err(Error::MemoryFull { .. } | Error::MemoryBudget { .. }) if self.shrink() => return,
             Err(Error::MemoryFull { .. } | Error::MemoryBudget { .. })
                 if self.running.len() > 1 =>
             {
@@ -206,18 +237,24 @@ impl Worker {
         };
         let time = start.elapsed();
         self.turns.note(time, prompts > 0, answers);
+        if decoded == 1 && counts.len() == 1 {
+            self.speculation.single_step(time);
+        }
         let metrics = &self.shared.metrics;
         metrics.steps.add(1);
         metrics.prompt_tokens.add(prompts as u64);
         metrics.step_seconds.note(time);
+        self.keep_prompts();
         self.deliver(outcome);
     }
 
     fn room(&self) -> Room {
         let step = self.engine.chunk_tokens();
         let longest = self.running.iter().filter(|s| !s.is_decoding());
-        let longest = longest.max_by_key(|s| s.rest());
-        let chunk = longest.map_or(1, |s| self.engine.prompt_chunk(&s.session, s.rest()));
+        let longest = longest.max_by_key(|s| s.rest_to_stop());
+        let chunk = longest.map_or(1, |s| {
+            self.engine.prompt_chunk(&s.session, s.rest_to_stop())
+        });
         Room {
             chunk,
             shared_chunk: self.limits.shared_chunk_tokens,

@@ -30,6 +30,10 @@ pub struct Sequence {
     /// Other answers to the same prompt, which begin when the prompt is computed.
     pub forks: usize,
     pub session: Session,
+    /// Where computing the prompt has to stop for its state to be kept, ascending.
+    pub stops: Vec<usize>,
+    /// How much the session held when its state was kept last.
+    pub kept: usize,
     tokens: Vec<u32>,
     sampler: Sampler,
     constraint: Option<Box<dyn Constraint>>,
@@ -74,6 +78,9 @@ impl Sequence {
             deadline,
             ..
         } = job;
+        let cached_tokens = session.len();
+        // Where nobody listens, the next look at the sequence finds that out.
+        let _ = events.send(Event::Begin { cached_tokens });
         Ok(Sequence {
             request: Arc::new(Request {
                 events,
@@ -87,6 +94,8 @@ impl Sequence {
             }),
             choice: 0,
             forks: choices.saturating_sub(1),
+            stops: Vec::new(),
+            kept: session.len(),
             session,
             tokens: prompt,
             sampler,
@@ -105,6 +114,8 @@ impl Sequence {
             request: Arc::clone(&self.request),
             choice: self.choice + number,
             forks: 0,
+            stops: Vec::new(),
+            kept: session.len(),
             session,
             tokens: self.tokens.clone(),
             sampler,
@@ -118,6 +129,34 @@ impl Sequence {
         self.tokens.len() - self.session.len()
     }
 
+    /// Tokens up to where computing has to stop.
+    pub fn rest_to_stop(&self) -> usize {
+        let next = self.stops.iter().find(|stop| **stop > self.session.len());
+        next.map_or(self.rest(), |stop| {
+            self.rest().min(stop - self.session.len())
+        })
+    }
+
+    /// The last of its tokens, which the session does not hold yet while it is decoding.
+    pub fn last(&self) -> u32 {
+        self.tokens.last().copied().unwrap_or(0)
+    }
+
+    /// The most tokens that may still come.
+    pub fn room(&self) -> usize {
+        let context = self.session.context_tokens() - self.session.len();
+        let wanted = self
+            .request
+            .max_tokens
+            .map_or(usize::MAX, |m| m - self.generated());
+        context.min(wanted)
+    }
+
+    /// Prompt and answer so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
     /// Whether the next step gives a token of the answer.
     pub fn is_decoding(&self) -> bool {
         self.rest() == 1 && !self.session.is_empty()
@@ -127,6 +166,11 @@ impl Sequence {
     /// session was given up and is made again.
     pub fn is_prompt(&self, count: usize) -> bool {
         count > 1 || self.session.len() < self.request.prompt_tokens
+    }
+
+    /// Whether all that the session holds is of the prompt.
+    pub fn is_within_prompt(&self) -> bool {
+        self.session.len() <= self.request.prompt_tokens
     }
 
     /// The session and the next `count` tokens to compute.

@@ -9,11 +9,13 @@ mod kernel_set;
 mod lookahead;
 mod router;
 mod state_ops;
+mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use tier::TierStats;
 
 use std::sync::Arc;
 
@@ -63,11 +65,21 @@ pub trait Backend: Send {
         Settled::free()
     }
 
+    /// Tokens of a step that is as fast, a token, as any longer one, if nothing has to be read.
+    fn cached_tokens(&self) -> usize {
+        512
+    }
+
     /// Gives back the scratch memory that large steps need; a step takes what it needs.
     fn give_back_scratch(&mut self) {}
 
     /// Makes sessions' state where the backend keeps it; `None`: in the host's memory.
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
+        None
+    }
+
+    /// What its own memory for experts has done; `None`: it has none.
+    fn tier(&self) -> Option<TierStats> {
         None
     }
 

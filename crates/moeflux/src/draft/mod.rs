@@ -64,7 +64,8 @@ impl FromStr for Speculate {
 
 /// Tokens that may come next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Draft {
+pub struct Draft {
+    /// The tokens, in order.
     pub tokens: Vec<u32>,
     /// Tokens before them that match the text where they are from.
     pub matched: usize,
@@ -123,8 +124,8 @@ impl Speculation {
         self.stats = DraftStats::default();
     }
 
-    /// A generation begins after `tokens`.
-    pub(crate) fn start(&mut self, tokens: &[u32]) {
+    /// A generation begins, or goes on, after `tokens`.
+    pub fn start(&mut self, tokens: &[u32]) {
         if self.mode != Speculate::Off {
             self.lookup.restart(tokens);
         }
@@ -132,7 +133,7 @@ impl Speculation {
 
     /// At most `most` tokens that are worth computing in one step with `last`, which follows
     /// `tokens`, what the session holds.
-    pub(crate) fn draft(&mut self, tokens: &[u32], last: u32, most: usize) -> Option<Draft> {
+    pub fn draft(&mut self, tokens: &[u32], last: u32, most: usize) -> Option<Draft> {
         if self.mode == Speculate::Off {
             return None;
         }
@@ -150,12 +151,12 @@ impl Speculation {
     }
 
     /// A step of one token took `time`.
-    pub(crate) fn single_step(&mut self, time: Duration) {
+    pub fn single_step(&mut self, time: Duration) {
         self.payoff.single_step(time.as_secs_f64());
     }
 
     /// A step with `draft` took `time`, and `right` of its tokens were right.
-    pub(crate) fn drafted_step(&mut self, draft: &Draft, right: usize, time: Duration) {
+    pub fn drafted_step(&mut self, draft: &Draft, right: usize, time: Duration) {
         let drafted = draft.tokens.len();
         self.stats.steps += 1;
         self.stats.drafted += drafted as u64;
@@ -168,7 +169,7 @@ impl Speculation {
     }
 
     /// A step with a draft failed.
-    pub(crate) fn failed_step(&mut self) {
+    pub fn failed_step(&mut self) {
         self.stats.failed += 1;
         self.pause = STEPS_AFTER_FAILURE;
     }

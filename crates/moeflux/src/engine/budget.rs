@@ -115,6 +115,12 @@ impl MemoryPlan {
         }
     }
 
+    /// Bytes that neither the arena at the start nor anything else has use for.
+    pub fn spare_bytes(&self) -> u64 {
+        let left = self.left(self.limit_bytes, self.state_bytes, self.first_room());
+        left.unwrap_or(0).saturating_sub(self.arena_bytes)
+    }
+
     /// What `limit` leaves beside `state` bytes of sessions' state and scratch memory for `room`.
     pub(super) fn left(&self, limit: u64, state: u64, room: Room) -> Option<u64> {
         let fixed = self.overhead_bytes + self.dense_bytes + self.scratch(room);

@@ -171,10 +171,18 @@ impl Engine {
 
     /// Makes room for a session that is restored from `bytes` bytes, which are in memory as well.
     pub(super) fn make_room_to_restore(&self, bytes: u64) -> Result<(), Error> {
+        // Recurrent states are kept twice, and pages are whole.
+        self.make_room_for_state(2 * bytes + self.plan.state_bytes)
+    }
+
+    /// Makes room in the memory bound for `growth` bytes more of state that a caller is about to
+    /// have; experts give way.
+    ///
+    /// # Errors
+    /// [`Error::MemoryBudget`] if they cannot.
+    pub fn make_room_for_state(&self, growth: u64) -> Result<(), Error> {
         let mut executor = self.lock();
         let (plan, state) = (&self.plan, self.state_bytes());
-        // Recurrent states are kept twice, and pages are whole.
-        let growth = 2 * bytes + plan.state_bytes;
         let room = executor.governor.room;
         match executor.governor.change(room, state, growth) {
             Some(change) => executor.apply(change),

@@ -6,12 +6,14 @@
 
 mod memory;
 mod remote;
+mod share;
 mod snapshot;
 mod state;
 mod trial;
 mod values;
 
 pub use remote::{RemoteState, RemoteStates};
+pub use share::{KeyValues, RecurrentState};
 pub use state::{KeyValueCache, LayerState, Recurrent};
 
 use std::path::Path;
@@ -44,6 +46,14 @@ pub(crate) struct SessionShape {
     pub remote: Option<Arc<dyn RemoteStates>>,
 }
 
+impl SessionShape {
+    /// Whether there is state that only exists behind the last token.
+    pub(crate) fn has_recurrent_state(&self) -> bool {
+        let recurrent = |decl: &StateDecl| matches!(decl, StateDecl::Recurrent { .. });
+        self.states.iter().any(recurrent)
+    }
+}
+
 /// The recurrent state at a position, to come back to.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
@@ -68,7 +78,7 @@ impl Session {
     pub(crate) fn new(shape: Arc<SessionShape>) -> Session {
         let new = |decl: &StateDecl| match &shape.remote {
             Some(remote) => LayerState::Remote(*decl, remote.make(decl, shape.kv_type)),
-            None => LayerState::new(decl, shape.kv_type),
+            None => LayerState::new(decl, shape.kv_type, &shape.state_bytes),
         };
         let states = shape.states.iter().map(new).collect();
         Session::with(shape, states)
@@ -76,7 +86,7 @@ impl Session {
 
     /// A session whose state is in the host's memory wherever the backend wants it.
     fn at_host(shape: Arc<SessionShape>) -> Session {
-        let new = |decl| LayerState::new(decl, shape.kv_type);
+        let new = |decl| LayerState::new(decl, shape.kv_type, &shape.state_bytes);
         let states = shape.states.iter().map(new).collect();
         Session::with(shape, states)
     }
@@ -173,7 +183,7 @@ impl Session {
         for state in &mut self.states {
             match state {
                 LayerState::KeyValue(cache) => cache.truncate(position),
-                LayerState::Recurrent(r) => r.restore(saved.next()),
+                LayerState::Recurrent(r) => r.restore(saved.next().as_deref()),
                 LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
                     state.set(0, saved.next().as_deref())?;
                 }
@@ -230,8 +240,9 @@ impl Session {
 
     /// Bytes that room for `tokens` more would add.
     pub(crate) fn growth_bytes(&self, tokens: usize) -> u64 {
-        let end = self.len() + tokens;
-        self.states.iter().map(|s| s.growth_bytes(end)).sum()
+        let (start, end) = (self.len(), self.len() + tokens);
+        let states = self.states.iter();
+        states.map(|s| s.growth_bytes(start, end)).sum()
     }
 
     /// Makes room for `tokens` more.
@@ -239,8 +250,9 @@ impl Session {
     /// # Errors
     /// [`Error::Device`] if a device has no memory for it.
     pub(crate) fn reserve(&mut self, tokens: usize) -> Result<(), Error> {
-        let end = self.len() + tokens;
-        let made = self.states.iter_mut().try_for_each(|s| s.reserve(end));
+        let (start, end) = (self.len(), self.len() + tokens);
+        let mut states = self.states.iter_mut();
+        let made = states.try_for_each(|s| s.reserve(start, end));
         self.recount();
         made
     }
@@ -253,8 +265,7 @@ impl Session {
     }
 
     fn has_recurrent_state(&self) -> bool {
-        let recurrent = |decl: &StateDecl| matches!(decl, StateDecl::Recurrent { .. });
-        self.shape.states.iter().any(recurrent)
+        self.shape.has_recurrent_state()
     }
 
     /// Brings the engine's count of state bytes up to date.

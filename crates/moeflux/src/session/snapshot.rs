@@ -175,7 +175,7 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
 }
 
 fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
-    cache.reserve(positions);
+    cache.reserve(0, positions);
     for (index, page) in cache.pages_mut().iter_mut().enumerate() {
         let held = positions - index * KV_PAGE_TOKENS;
         let bytes = reader.take(page.saved_bytes(held))?;

@@ -1,5 +1,8 @@
 //! State of one layer: a key-value cache in pages, or a recurrent state in two copies.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 use super::memory::Floats;
@@ -19,13 +22,15 @@ pub enum LayerState {
 }
 
 impl LayerState {
-    pub(super) fn new(decl: &StateDecl, kv_type: KvType) -> LayerState {
+    /// Empty state in the host's memory; that of keys and values is added to `count`.
+    pub(super) fn new(decl: &StateDecl, kv_type: KvType, count: &Arc<AtomicU64>) -> LayerState {
         match *decl {
             StateDecl::KeyValue { kv_heads, head_dim } => LayerState::KeyValue(KeyValueCache {
                 kv_type,
                 kv_heads,
                 head_dim,
                 pages: Vec::new(),
+                count: Arc::clone(count),
             }),
             StateDecl::Recurrent { len } => LayerState::Recurrent(Recurrent {
                 current: Floats::zeros(len),
@@ -35,27 +40,31 @@ impl LayerState {
         }
     }
 
+    /// Bytes of a recurrent state; pages of keys and values are counted where they are made.
     pub(super) fn bytes(&self) -> u64 {
         match self {
-            LayerState::KeyValue(c) => c.pages.len() as u64 * c.page_bytes(),
             LayerState::Recurrent(r) => (r.current.len() + r.next.len()) as u64 * 4,
-            LayerState::Remote(..) => 0,
+            LayerState::KeyValue(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    pub(super) fn growth_bytes(&self, end: usize) -> u64 {
+    /// Bytes that [`LayerState::reserve`] would add.
+    pub(super) fn growth_bytes(&self, start: usize, end: usize) -> u64 {
         match self {
             LayerState::KeyValue(c) => {
                 let pages = end.div_ceil(KV_PAGE_TOKENS).saturating_sub(c.pages.len());
-                pages as u64 * c.page_bytes()
+                let shared = c.pages.iter().skip(start / KV_PAGE_TOKENS);
+                let shared = shared.filter(|page| page.is_shared()).count();
+                (pages + shared) as u64 * c.page_bytes()
             }
             LayerState::Recurrent(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    pub(super) fn reserve(&mut self, end: usize) -> Result<(), Error> {
+    /// Makes room for the positions `start .. end` to be written.
+    pub(super) fn reserve(&mut self, start: usize, end: usize) -> Result<(), Error> {
         match self {
-            LayerState::KeyValue(c) => c.reserve(end),
+            LayerState::KeyValue(c) => c.reserve(start, end),
             LayerState::Recurrent(r) => r.written = false,
             LayerState::Remote(_, state) => state.reserve(end)?,
         }
@@ -95,6 +104,8 @@ pub struct KeyValueCache {
     kv_heads: usize,
     head_dim: usize,
     pages: Vec<KvPage>,
+    /// Bytes of all sessions' state.
+    count: Arc<AtomicU64>,
 }
 
 impl KeyValueCache {
@@ -102,11 +113,23 @@ impl KeyValueCache {
         KvPage::bytes(self.kv_type, self.kv_heads, self.head_dim)
     }
 
-    pub(super) fn reserve(&mut self, end: usize) {
+    pub(super) fn new_page(&self) -> KvPage {
+        KvPage::counted(self.kv_type, self.kv_heads, self.head_dim, &self.count)
+    }
+
+    /// Makes room for the positions `start .. end` to be written: what is shared there is copied.
+    pub(super) fn reserve(&mut self, start: usize, end: usize) {
+        let written = self.pages.iter_mut().skip(start / KV_PAGE_TOKENS);
+        written.for_each(KvPage::make_own);
         while self.pages.len() * KV_PAGE_TOKENS < end {
-            let page = KvPage::new(self.kv_type, self.kv_heads, self.head_dim);
-            self.pages.push(page);
+            self.pages.push(self.new_page());
         }
+    }
+
+    /// Goes on with pages that others have as well: `pages` are those from number `first` on.
+    pub(super) fn share(&mut self, first: usize, pages: &[KvPage]) {
+        self.pages.truncate(first);
+        self.pages.extend_from_slice(pages);
     }
 
     pub(super) fn truncate(&mut self, end: usize) {
@@ -145,9 +168,9 @@ impl Recurrent {
     }
 
     /// Takes `saved`, or zeros, as the current state.
-    pub(super) fn restore(&mut self, saved: Option<Vec<f32>>) {
+    pub(super) fn restore(&mut self, saved: Option<&[f32]>) {
         match saved {
-            Some(saved) => self.current.copy_from_slice(&saved),
+            Some(saved) => self.current.copy_from_slice(saved),
             None => self.current.fill(0.0),
         }
         self.written = false;

@@ -40,7 +40,7 @@ impl Session {
         let LayerState::Remote(decl, remote) = state else {
             return Ok(None);
         };
-        let mut home = LayerState::new(decl, self.shape.kv_type);
+        let mut home = LayerState::new(decl, self.shape.kv_type, &self.shape.state_bytes);
         home.take(self.len(), &remote.values(self.len())?)?;
         Ok(Some(home))
     }
@@ -69,7 +69,7 @@ impl LayerState {
         match self {
             LayerState::Recurrent(recurrent) => recurrent.current_mut().copy_from_slice(values),
             LayerState::KeyValue(cache) => {
-                cache.reserve(positions);
+                cache.reserve(0, positions);
                 let (keys, values) = values.split_at(values.len() / 2);
                 let width = keys.len() / positions.max(1);
                 for position in 0..positions {

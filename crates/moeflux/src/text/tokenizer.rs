@@ -83,6 +83,12 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Whether a token is a mark of the model's own, which no text becomes by itself.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
+    }
+
     fn error(&self, action: &'static str, error: &dyn std::error::Error) -> TextError {
         TextError::Tokenize {
             path: self.path.clone(),

@@ -2,8 +2,6 @@
 
 use std::time::Instant;
 
-use moeflux::Logits;
-
 use super::super::JobError;
 use super::super::sequence::Sequence;
 use super::{Outcome, Worker};
@@ -11,7 +9,6 @@ use super::{Outcome, Worker};
 impl Worker {
     /// Gives each sequence its logits, and takes those away that have ended.
     pub(super) fn deliver(&mut self, outcome: Outcome) {
-        let mut ended = false;
         let mut rows = outcome.into_iter();
         let all = std::mem::take(&mut self.running);
         let mut forks = Vec::new();
@@ -22,28 +19,34 @@ impl Worker {
             };
             for number in 1..=std::mem::take(&mut sequence.forks) {
                 if let Some(mut fork) = self.fork(&sequence, number)
-                    && self.advance(&mut fork, &logits)
+                    && self.advance(&mut fork, logits.last())
                 {
                     forks.push(fork);
                 }
             }
-            match self.advance(&mut sequence, &logits) {
-                true => self.running.push(sequence),
-                false => ended = true,
-            }
+            let goes_on = self.advance(&mut sequence, logits.last());
+            self.put_back(sequence, goes_on);
             self.engine.recycle(logits);
         }
         self.paused.extend(forks);
-        if ended {
-            self.places = self.limits.parallel;
+    }
+
+    /// Goes on with a sequence, or keeps what it leaves behind and makes its place free.
+    pub(super) fn put_back(&mut self, sequence: Sequence, goes_on: bool) {
+        match goes_on {
+            true => self.running.push(sequence),
+            false => {
+                self.keep(&sequence);
+                self.places = self.limits.parallel;
+            }
         }
     }
 
     /// Picks a sequence's next token; whether it goes on.
-    fn advance(&mut self, sequence: &mut Sequence, logits: &Logits) -> bool {
+    pub(super) fn advance(&mut self, sequence: &mut Sequence, logits: &[f32]) -> bool {
         let metrics = &self.shared.metrics;
         let first = sequence.generated() == 0;
-        let result = sequence.advance(logits.last(), &mut self.scratch);
+        let result = sequence.advance(logits, &mut self.scratch);
         let now = Instant::now();
         if first {
             metrics.first_token_seconds.note(now - sequence.arrived());
@@ -70,8 +73,7 @@ impl Worker {
     /// Another answer to the prompt that `sequence` has just computed. Where memory does not hold
     /// a second session now, it computes the prompt again later.
     fn fork(&self, sequence: &Sequence, number: usize) -> Option<Sequence> {
-        let copy = sequence.session.to_bytes();
-        let session = copy.and_then(|bytes| self.engine.restore(&bytes));
+        let session = self.engine.fork(&sequence.session);
         let session = session.unwrap_or_else(|_| self.engine.session());
         match sequence.fork(number, session) {
             Ok(fork) => Some(fork),
