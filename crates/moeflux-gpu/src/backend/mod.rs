@@ -44,6 +44,8 @@ pub struct GpuBackend {
     weights: DeviceWeights,
     experts: DeviceExperts,
     plan: Option<Plan>,
+    /// Multiply-adds of products of prompts since one was submitted.
+    unsubmitted: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -59,6 +61,7 @@ impl GpuBackend {
             weights: DeviceWeights::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             plan: None,
+            unsubmitted: 0,
             buffers_seen: 0,
         }
     }
