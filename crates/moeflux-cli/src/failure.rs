@@ -8,7 +8,10 @@ use moeflux::formats::{FormatError, GgufProblem, HeaderProblem};
 use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
+use moeflux_hub::HubError;
 use moeflux_server::ServerError;
+
+use crate::device::{self, FaultClass};
 
 /// The part of `--help` about exit codes.
 pub const EXIT_CODES: &str = "\
@@ -19,7 +22,7 @@ Exit codes:
     3  a model or file is missing, malformed, or of an unsupported kind
     4  the memory budget is too small
     5  corrupt or truncated data: weights or a saved session
-    6  the system failed to read or write
+    6  the system failed to read or write, or a device failed
     7  the tokenizer or the chat template failed
     8  tokens outside the vocabulary, or more of them than the context holds
     9  the output exists already, or there is no room for it
@@ -56,6 +59,9 @@ pub enum Failure {
     /// The server could not run.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A download failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The library failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -109,6 +115,7 @@ impl Failure {
             Failure::Interrupted => INTERRUPTED,
             Failure::Server(ServerError::Open(_)) => USAGE,
             Failure::Server(_) => SYSTEM,
+            Failure::Hub(error) => hub_code(error),
             Failure::Engine(error) => engine_code(error),
         }
     }
@@ -120,6 +127,16 @@ fn io_code(error: &std::io::Error) -> u8 {
         NotFound => INPUT,
         AlreadyExists | QuotaExceeded | StorageFull => OUTPUT,
         _ => SYSTEM,
+    }
+}
+
+fn hub_code(error: &HubError) -> u8 {
+    match error {
+        HubError::Name(_) | HubError::Several { .. } => USAGE,
+        HubError::File { source, .. } => io_code(source),
+        HubError::Length { .. } | HubError::Checksum { .. } => CORRUPT,
+        HubError::Connection { .. } | HubError::Answer { .. } | HubError::NoEncryption => SYSTEM,
+        _ => INPUT,
     }
 }
 
@@ -147,6 +164,12 @@ fn engine_code(error: &Error) -> u8 {
         Error::MemoryBudget { .. } | Error::MemoryFull { .. } | Error::NoMemory { .. } => MEMORY,
         Error::Token { .. } | Error::ContextExceeded { .. } => TOKENS,
         Error::Snapshot { .. } | Error::ForeignSession => CORRUPT,
+        Error::Device(error) => match device::fault_class(error.as_ref()) {
+            Some(FaultClass::Unusable) => USAGE,
+            Some(FaultClass::Memory) => MEMORY,
+            Some(FaultClass::Machine) => SYSTEM,
+            None => DEFECT,
+        },
         Error::Option { .. } | Error::Kernel(KernelError::IsaUnavailable { .. }) => USAGE,
         _ => DEFECT,
     }

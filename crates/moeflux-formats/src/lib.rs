@@ -20,13 +20,17 @@ mod packed;
 mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
-pub use codec::{AffineCodec, BlockCodec, Codec, Encoded, EncodedMut, decode, encode, encode_into};
+pub use codec::{
+    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, decode, encode,
+    encode_into,
+};
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,
-    pack,
+    CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer,
+    PlannedMatrix,
+    PlannedTensor, pack,
 };
 pub use packed::{
     DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use wgpu::{Features, Limits};
 
 use crate::adapter::{self, AdapterLine, DeviceChoice};
+use crate::faults::{Fault, Faults, listen};
 use crate::profile::DispatchTime;
+use crate::tier::TierCounts;
 use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
@@ -25,50 +27,20 @@ pub struct Gpu {
     faults: Arc<Faults>,
     next_id: AtomicU64,
     bytes: Arc<AtomicU64>,
+    /// The most bytes that buffers may take.
+    most_bytes: AtomicU64,
+    /// What its memory for experts has done.
+    pub(crate) tier: TierCounts,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Whether its multiply-add is rounded once, when that has been found out.
+    pub(crate) fma: OnceLock<bool>,
     pub(crate) is_timing: AtomicBool,
     pub(crate) times: Mutex<Vec<DispatchTime>>,
 }
 
 /// Compiled kernels, by name and parameters.
 pub(crate) type Pipelines = HashMap<(&'static str, Vec<Param>), wgpu::ComputePipeline>;
-
-/// What the driver reported and nobody has heard of yet.
-#[derive(Default)]
-struct Faults {
-    first: Mutex<Option<Fault>>,
-}
-
-enum Fault {
-    Memory,
-    Lost(String),
-    Refused(String),
-}
-
-impl Faults {
-    fn put(&self, fault: Fault) {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        // A lost device is the reason of whatever else is reported.
-        if first.is_none() || matches!(fault, Fault::Lost(_)) {
-            *first = Some(fault);
-        }
-    }
-
-    fn take(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        match first.take() {
-            None => Ok(()),
-            Some(Fault::Memory) => Err(GpuError::OutOfMemory { what, bytes_wanted }),
-            Some(Fault::Refused(problem)) => Err(GpuError::Refused { problem }),
-            Some(Fault::Lost(problem)) => {
-                // It stays lost.
-                *first = Some(Fault::Lost(problem.clone()));
-                Err(GpuError::Lost { problem })
-            }
-        }
-    }
-}
 
 /// Memory on the device.
 pub struct DeviceBuffer {
@@ -152,7 +124,10 @@ impl Gpu {
             faults,
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
+            most_bytes: AtomicU64::new(u64::MAX),
+            tier: TierCounts::default(),
             pipelines: Mutex::default(),
+            fma: OnceLock::new(),
             is_timing: AtomicBool::new(false),
             times: Mutex::default(),
         }))
@@ -213,12 +188,46 @@ impl Gpu {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the device's multiply-add is known to be rounded once.
+    pub(crate) fn has_fma(&self) -> bool {
+        self.fma.get().copied().unwrap_or(false)
+    }
+
     /// What the driver reported since the last call.
     ///
     /// # Errors
     /// That.
     pub fn check(&self) -> Result<(), GpuError> {
-        self.faults.take("a command", 0)
+        self.report("a command", 0)
+    }
+
+    fn report(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
+        match self.faults.take() {
+            None => Ok(()),
+            Some(Fault::Memory) => Err(self.no_memory(what, bytes_wanted)),
+            Some(Fault::Refused(problem)) => Err(GpuError::Refused { problem }),
+            Some(Fault::Lost(problem)) => Err(GpuError::Lost { problem }),
+        }
+    }
+
+    fn no_memory(&self, what: &'static str, bytes_wanted: u64) -> GpuError {
+        GpuError::OutOfMemory {
+            what,
+            bytes_wanted,
+            in_use: self.bytes_in_use(),
+            experts: self.tier.bytes(),
+        }
+    }
+
+    /// Takes no more than this many bytes of the device's memory from now on.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.most_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives the device up as if it had been taken out: whatever needs it fails from now on.
+    pub fn give_up(&self) {
+        self.faults.put(Fault::Lost("it was given up".to_owned()));
+        self.device.destroy();
     }
 
     /// Memory of at least `bytes`, all zeros.
@@ -231,6 +240,10 @@ impl Gpu {
         if bytes > limit {
             return Err(GpuError::TooLarge { what, bytes, limit });
         }
+        let most = self.most_bytes.load(Ordering::Relaxed);
+        if self.bytes_in_use().saturating_add(bytes) > most {
+            return Err(self.no_memory(what, bytes));
+        }
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size: bytes,
@@ -239,7 +252,7 @@ impl Gpu {
                 | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.faults.take(what, bytes)?;
+        self.report(what, bytes)?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(DeviceBuffer {
             raw,
@@ -315,7 +328,7 @@ impl Gpu {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.faults.take("reading results back", bytes)?;
+        self.report("reading results back", bytes)?;
         Ok(staging)
     }
 
@@ -357,20 +370,4 @@ impl Gpu {
         staging.unmap();
         Ok(())
     }
-}
-
-fn listen(device: &wgpu::Device, faults: &Arc<Faults>) {
-    let heard = Arc::clone(faults);
-    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        heard.put(match error {
-            wgpu::Error::OutOfMemory { .. } => Fault::Memory,
-            other => Fault::Refused(other.to_string()),
-        });
-    }));
-    let heard = Arc::clone(faults);
-    device.set_device_lost_callback(move |reason, words| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            heard.put(Fault::Lost(words));
-        }
-    });
 }

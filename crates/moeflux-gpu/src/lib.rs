@@ -11,6 +11,8 @@ mod adapter;
 mod backend;
 mod device;
 mod error;
+pub mod exactness;
+mod faults;
 pub mod kv_layout;
 pub mod matrix;
 pub mod ops;
@@ -18,6 +20,7 @@ mod profile;
 mod recorder;
 mod shader;
 pub mod state;
+mod tier;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
 pub use backend::{GpuBackend, GpuOptions};

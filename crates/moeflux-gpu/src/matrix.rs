@@ -24,6 +24,8 @@ pub enum Elements {
     F16,
     /// bfloat16.
     Bf16,
+    /// Floats of 8 bits, which have no kernels yet.
+    F8,
     /// Integers with scales.
     Coded(Coding),
 }
@@ -108,6 +110,7 @@ impl Form {
                 MatrixData::F32(_) => Elements::F32,
                 MatrixData::F16(_) => Elements::F16,
                 MatrixData::Bf16(_) => Elements::Bf16,
+                MatrixData::F8(_) => Elements::F8,
                 MatrixData::Coded(coded) => Elements::Coded(coded.coding),
             },
         }
@@ -128,6 +131,7 @@ impl Form {
         match self.elements {
             Elements::F32 => [self.rows * row(4), 0, 0],
             Elements::F16 | Elements::Bf16 => [self.rows * row(2), 0, 0],
+            Elements::F8 => [self.rows * row(1), 0, 0],
             Elements::Coded(coding) => {
                 let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
                 let [weights, scales, biases] = lengths;
@@ -183,15 +187,12 @@ impl Form {
             Elements::F32 => return vec![("IS_F32", 1), ("SPAN", 4)],
             Elements::F16 => return vec![("IS_F16", 1), ("SPAN", 8)],
             Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
+            // Refused by `check`.
+            Elements::F8 => return Vec::new(),
             Elements::Coded(coding) => coding,
         };
-        let (form, bits, units, scale_bytes) = match coding {
-            Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
-            Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
-            Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
-            Coding::Q4K => ("IS_K", 4, 8, 16),
-            Coding::Q5K => ("IS_K", 5, 8, 16),
-            Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        let Some((form, bits, units, scale_bytes)) = kind(coding) else {
+            return Vec::new();
         };
         let Rounding { group, zero } = coding.rounding();
         vec![
@@ -215,6 +216,27 @@ impl Form {
         ]
     }
 
+    /// Whether there are kernels for it.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsupported`], with the coding.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match self.elements {
+            Elements::Coded(coding) if kind(coding).is_none() => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: format!(
+                    "{coding:?} has no kernels on graphics processors yet; run with --device cpu"
+                ),
+            }),
+            Elements::F8 => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: "F8_E4M3 has no kernels on graphics processors yet; run with --device cpu"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Appends the matrix in this form.
     pub fn pack(&self, matrix: &Matrix<'_>, out: &mut Vec<u8>) {
         match matrix.data() {
@@ -222,6 +244,7 @@ impl Form {
             MatrixData::F16(values) | MatrixData::Bf16(values) => {
                 self.pack_rows(bytemuck::cast_slice(values), 2, out);
             }
+            MatrixData::F8(_) => {}
             MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
         }
     }
@@ -256,6 +279,20 @@ impl Form {
     }
 }
 
+/// The parameter that says how a coding's scales lie, its bits, units of a block and bytes of
+/// their scales; `None` of codings without kernels.
+fn kind(coding: Coding) -> Option<(&'static str, u32, u32, u32)> {
+    Some(match coding {
+        Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
+        Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
+        Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
+        Coding::Q4K => ("IS_K", 4, 8, 16),
+        Coding::Q5K => ("IS_K", 5, 8, 16),
+        Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        _ => return None,
+    })
+}
+
 /// Bytes a lane of the runs of a block, in their order.
 fn runs(coding: Coding) -> Vec<usize> {
     let words = |count: usize| vec![4; count];
@@ -266,6 +303,8 @@ fn runs(coding: Coding) -> Vec<usize> {
         Coding::Q4K => [words(3), vec![2, 2], words(32)].concat(),
         Coding::Q5K => [words(3), vec![2, 2], words(40)].concat(),
         Coding::Q6K => [words(4), vec![2], words(48)].concat(),
+        // Refused by `Form::check`.
+        _ => Vec::new(),
     }
 }
 
@@ -314,6 +353,7 @@ impl DeviceMatrix {
     /// No device memory.
     pub fn upload(gpu: &Gpu, matrix: &Matrix<'_>) -> Result<DeviceMatrix, GpuError> {
         let form = Form::of(matrix);
+        form.check()?;
         let mut packed = Vec::with_capacity(form.bytes());
         form.pack(matrix, &mut packed);
         let limit = gpu.most_bytes_bound() as usize;

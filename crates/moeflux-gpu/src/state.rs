@@ -22,7 +22,9 @@ impl std::fmt::Debug for DeviceStates {
 impl RemoteStates for DeviceStates {
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
         match *decl {
-            StateDecl::KeyValue { kv_heads, head_dim } => Box::new(DeviceKv {
+            StateDecl::KeyValue {
+                kv_heads, head_dim, ..
+            } => Box::new(DeviceKv {
                 gpu: self.clone(),
                 shape: KvShape {
                     kv_type,

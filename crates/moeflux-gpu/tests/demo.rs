@@ -126,7 +126,7 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
     }
     assert!(one_by_one == expected, "one by one");
     // Slots for few experts: they take turns.
-    let small = on_device(Some(200 << 10));
+    let small = on_device(Some(1 << 20));
     assert!(
         prefill(&small, &mut small.session(), &prompt) == expected,
         "few slots"
@@ -166,7 +166,7 @@ fn bits_of_decode_do_not_depend_on_memory_or_company() {
         decoded(&device, &mut device.session(), &text) == expected,
         "all at once"
     );
-    let small = on_device(Some(200 << 10));
+    let small = on_device(Some(1 << 20));
     let found = one_by_one(&small, &mut small.session(), &text);
     assert!(found == expected, "few slots");
     let warm = on_device(None);

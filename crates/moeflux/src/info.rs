@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
 
 use crate::Error;
 use crate::config::Config;
 use crate::gguf::{self, GgufInfo, model_path};
+use crate::graph::StateDecl;
 use crate::models::{self, Blueprint, MatrixClass};
-use crate::weights::{ExpertTable, ModelFiles, Survey};
+use crate::weights::{self, ExpertTable, ModelFiles, Survey};
 
 /// A model in figures.
 #[derive(Clone, Debug)]
@@ -50,8 +51,9 @@ pub struct ModelInfo {
     pub token_expert_bytes: u64,
     /// Multiply-adds of a token in all matrices but the output head.
     pub token_multiply_adds: u64,
-    /// Bytes that the session's state grows by with each token, once past its first page, with
-    /// the engine's type of keys and values (the default one before the model is opened).
+    /// Bytes that the session's state grows by with each token, once past its first page and all
+    /// windows, with the engine's type of keys and values (the default one before the model is
+    /// opened).
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
     pub codecs: Vec<(String, String)>,
@@ -76,8 +78,9 @@ impl Opened {
             (model.config, model.blueprint, ModelFiles::gguf(model.files))
         } else {
             let config = Config::open(&path)?;
-            let blueprint = models::blueprint(&config)?;
+            let mut blueprint = models::blueprint(&config)?;
             let files = ModelFiles::open(&path, &blueprint)?;
+            weights::adapt(&mut blueprint, &files);
             (config, blueprint, files)
         };
         let survey = Survey::of(&files, &blueprint)?;
@@ -125,11 +128,9 @@ impl Opened {
             .iter()
             .map(|e| (3 * e.hidden * e.intermediate * blueprint.top_k) as u64)
             .sum();
-        let per_token = |s: &crate::graph::StateDecl| match *s {
-            crate::graph::StateDecl::KeyValue { kv_heads, head_dim } => {
-                KvPage::bytes(kv, kv_heads, head_dim) / KV_PAGE_TOKENS as u64
-            }
-            crate::graph::StateDecl::Recurrent { .. } => 0,
+        let per_token = |s: &StateDecl| match s.has_window() {
+            true => 0,
+            false => s.page_bytes(kv) / KV_PAGE_TOKENS as u64,
         };
         ModelInfo {
             model_type: blueprint.model_type.clone(),

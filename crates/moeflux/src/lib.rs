@@ -11,6 +11,7 @@ pub mod cost;
 pub mod draft;
 mod engine;
 mod error;
+pub mod evaluate;
 pub mod generate;
 mod gguf;
 pub mod graph;

@@ -13,13 +13,60 @@ use crate::error::{FormatError, PlanProblem, Result, io_error};
 use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
 use crate::{Checkpoint, Codec};
 
-/// A contiguous `[rows, cols]` part of a source tensor (f32, f16 or bf16).
+/// A `[rows, cols]` part of a source tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatrixSource {
     /// Name of the tensor.
     pub tensor: String,
     /// The matrix's first element, counted from the tensor's start.
     pub first_element: u64,
+    /// Where its other elements are; `None`: rows follow one another. Of plain floats only.
+    pub steps: Option<ElementSteps>,
+    /// How it is coded, if its elements are not f32, f16 or bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coded: Option<CodedSource>,
+}
+
+/// How a source matrix is coded, and where its other parts are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CodedSource {
+    /// The codec.
+    pub codec: Codec,
+    /// Name of the tensor with the scales, if they are apart.
+    pub scales: Option<String>,
+    /// Name of the tensor with the biases, if there are any.
+    pub biases: Option<String>,
+}
+
+/// Distances between elements in a source tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ElementSteps {
+    /// From one row to the next.
+    pub row: usize,
+    /// From one column to the next.
+    pub col: usize,
+}
+
+impl MatrixSource {
+    /// A part of a tensor of plain floats.
+    #[must_use]
+    pub fn plain(tensor: String, first_element: u64) -> Self {
+        Self {
+            tensor,
+            first_element,
+            steps: None,
+            coded: None,
+        }
+    }
+}
+
+impl ElementSteps {
+    /// Elements from the first one to behind the last one of `rows` rows of `cols`; both positive.
+    pub(super) fn span(self, rows: usize, cols: usize) -> u64 {
+        let along = |count: usize, step: usize| (count as u64 - 1).saturating_mul(step as u64);
+        let last = along(rows, self.row).saturating_add(along(cols, self.col));
+        last.saturating_add(1)
+    }
 }
 
 /// A matrix to be written in a codec.
@@ -138,7 +185,6 @@ pub(super) fn check(source: &Checkpoint, plan: &PackPlan) -> Result<()> {
 
 fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
     let tensor = &matrix.source.tensor;
-    let info = source.require_float(tensor)?;
     let named = |problem| FormatError::Encode {
         tensor: tensor.clone(),
         problem,
@@ -150,8 +196,23 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         .map_err(named)?;
     let first = matrix.source.first_element;
     // The product was checked by `encoded_bytes`.
-    let end = first.saturating_add((matrix.rows * matrix.cols) as u64);
-    let elements = info.elements();
+    let own = (matrix.rows * matrix.cols) as u64;
+    let span = match matrix.source.steps {
+        Some(steps) if own > 0 => steps.span(matrix.rows, matrix.cols),
+        _ => own,
+    };
+    let end = first.saturating_add(span);
+    let elements = match &matrix.source.coded {
+        None => source.require_float(tensor)?.elements(),
+        Some(coded) => {
+            for name in [&coded.scales, &coded.biases].into_iter().flatten() {
+                source.require(name)?;
+            }
+            let row = coded.codec.encoded_bytes(1, matrix.cols).map_err(named)?;
+            let rows = source.require(tensor)?.bytes / row.weights.max(1) as u64;
+            rows.saturating_mul(matrix.cols as u64)
+        }
+    };
     if end > elements {
         let problem = PlanProblem::OutsideSource {
             tensor: tensor.clone(),
@@ -191,6 +252,10 @@ fn check_experts(layer: &PlannedLayer) -> Result<(), PlanProblem> {
 
 /// Bytes of a matrix in its source. The plan is checked.
 pub(super) fn matrix_source_bytes(source: &Checkpoint, matrix: &PlannedMatrix) -> u64 {
+    if let Some(coded) = &matrix.source.coded {
+        let bytes = coded.codec.encoded_bytes(matrix.rows, matrix.cols);
+        return bytes.map_or(0, |bytes| bytes.weights as u64);
+    }
     let size = source
         .get(&matrix.source.tensor)
         .map_or(0, |info| info.dtype.block_bytes());

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Step};
-use moeflux::graph::{BufferPool, Op};
+use moeflux::graph::{BufferPool, ExpertForm, Op};
 use moeflux::weights::ExpertLayout;
 
 use super::prompt::{self, ExpertForms, Run};
-use super::{GpuBackend, wrong_op};
+use super::{GpuBackend, budget, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder, View};
@@ -81,6 +81,9 @@ impl DeviceExperts {
             Entry::Vacant(place) => {
                 let experts = stage.residency.experts(layer) as usize;
                 let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
+                if let Some(bytes) = self.bytes {
+                    budget::check(stage, bytes, least)?;
+                }
                 let layout = stage.layout(layer)?;
                 place.insert(Layer::new(gpu, layout, (experts, least), share)?)
             }
@@ -198,6 +201,7 @@ impl DeviceExperts {
             slots.down.0.pack(&layout.down.view(bytes)?, packed);
             let slot = slots.take_slot(id, now)?;
             r.write(&slots.slots, (slot * slots.slot_bytes) as u64, packed);
+            r.gpu().tier.brought(packed.len() as u64);
             Ok(())
         })
     }
@@ -233,10 +237,7 @@ impl Layer {
         (experts, least): (usize, usize),
         bytes: Option<u64>,
     ) -> Result<Layer, Error> {
-        let end = [&layout.gate, &layout.up, &layout.down].map(|m| m.end());
-        let empty = vec![0; end.into_iter().max().unwrap_or(0)];
-        let form = |m: &moeflux::weights::MatrixLayout| Ok::<_, Error>(Form::of(&m.view(&empty)?));
-        let (gate, up, down) = (form(&layout.gate)?, form(&layout.up)?, form(&layout.down)?);
+        let [gate, up, down] = budget::forms(layout)?;
         let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
@@ -248,6 +249,7 @@ impl Layer {
                 made => break made?,
             }
         };
+        gpu.tier.opened(count, slots.bytes());
         let slot_of = vec![NONE; experts];
         Ok(Layer {
             gate: (gate, gate.place(starts[0])),
@@ -448,11 +450,15 @@ impl GpuBackend {
             weights,
             top_k,
             layer,
+            form,
             out,
         } = op
         else {
             return Err(wrong_op(op));
         };
+        if form != ExpertForm::default() {
+            return Err(wrong_op(op));
+        }
         self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
         let width = pool.len(x) / n;

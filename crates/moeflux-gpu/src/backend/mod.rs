@@ -1,9 +1,11 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod budget;
 mod buffers;
 mod decode;
 mod experts;
+mod latent;
 mod mixed;
 mod plan;
 mod planned_experts;
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use moeflux::Error;
 use moeflux::RemoteStates;
-use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step};
+use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
@@ -25,6 +27,7 @@ use crate::{Gpu, GpuError, Recorder};
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
 use experts::DeviceExperts;
+use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
 
@@ -42,6 +45,7 @@ pub struct GpuBackend {
     buffers: DeviceBuffers,
     inputs: StepInputs,
     weights: DeviceWeights,
+    pieces: PieceLists,
     experts: DeviceExperts,
     plan: Option<Plan>,
     /// Multiply-adds of products of prompts since one was submitted.
@@ -59,6 +63,7 @@ impl GpuBackend {
             buffers: DeviceBuffers::default(),
             inputs: StepInputs::default(),
             weights: DeviceWeights::default(),
+            pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             plan: None,
             unsubmitted: 0,
@@ -232,6 +237,10 @@ impl GpuBackend {
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            Op::AddBias { .. }
+            | Op::Rearrange { .. }
+            | Op::HeadMatmul { .. }
+            | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
             Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
             _ => self.rows(op, step, weights, pool),
@@ -247,6 +256,10 @@ impl Backend for GpuBackend {
 
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
         Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+    }
+
+    fn tier(&self) -> Option<TierStats> {
+        Some(self.gpu.tier.stats())
     }
 
     fn begin_step(&mut self) {

@@ -2,6 +2,7 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -43,8 +44,12 @@ impl GpuBackend {
                 q,
                 state,
                 shape,
+                sinks,
                 out,
             } => {
+                if sinks.is_some() || shape.window.is_some() {
+                    return Err(wrong_op(op));
+                }
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 let (q, out) = (view(*q)?, view(*out)?);
                 if !is_prompt {
@@ -81,6 +86,9 @@ impl GpuBackend {
                 shape,
                 out,
             } => {
+                if shape.decay != Decay::Head {
+                    return Err(wrong_op(op));
+                }
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;

@@ -91,6 +91,7 @@ fn shapes() -> impl Iterator<Item = (AttentionShape, KvShape)> {
             kv_heads,
             head_dim,
             scale: 1.0,
+            window: None,
         };
         [KvType::F16, KvType::F32].map(|kv_type| {
             let kv = KvShape {

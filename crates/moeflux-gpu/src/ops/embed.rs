@@ -6,7 +6,11 @@ use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
     name: "embed",
-    parts: &[include_str!("form.wgsl"), include_str!("embed.wgsl")],
+    parts: &[
+        include_str!("form.wgsl"),
+        include_str!("row.wgsl"),
+        include_str!("embed.wgsl"),
+    ],
 };
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {

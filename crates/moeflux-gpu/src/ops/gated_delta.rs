@@ -1,6 +1,6 @@
 //! The gated delta rule.
 
-use moeflux_kernels::{DeltaShape, HeadOrder};
+use moeflux_kernels::{Decay, DeltaShape, HeadOrder};
 
 use crate::{DeviceBuffer, Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -73,6 +73,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
                 key_dim,
                 value_dim,
                 head_order,
+                decay: Decay::Head,
             };
             all.extend([false, true].map(|lanes| params(shape, lanes).to_vec()));
         }

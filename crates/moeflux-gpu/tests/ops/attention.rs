@@ -43,6 +43,7 @@ impl Case {
                 kv_heads,
                 head_dim,
                 scale: 0.3,
+                window: None,
             },
             kv_type: KvType::F16,
             positions,
@@ -79,10 +80,11 @@ impl Case {
         let mut span = [AttentionSpan {
             q,
             start,
+            dropped: 0,
             pages: &self.pages(),
             out: &mut out,
         }];
-        reference::attention(&mut span, self.shape).expect("sizes agree");
+        reference::attention(&mut span, self.shape, None).expect("sizes agree");
         out
     }
 
@@ -104,7 +106,7 @@ impl Case {
         let AttentionShape {
             kv_heads, head_dim, ..
         } = self.shape;
-        let mut state = states.make(&StateDecl::KeyValue { kv_heads, head_dim }, self.kv_type);
+        let mut state = states.make(&StateDecl::key_value(kv_heads, head_dim), self.kv_type);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| (upload(&gpu, x), x.len()));
         let [q, k, v] = [&q, &k, &v].map(|(b, len)| view(b, *len));
         let len = self.positions * self.q_width();
@@ -203,10 +205,7 @@ fn keys_and_values_are_kept_as_on_the_host() {
         keys.extend(values);
         same(&kept, &keys, "kept keys and values");
         let states = DeviceStates(gpu.clone());
-        let decl = StateDecl::KeyValue {
-            kv_heads: 2,
-            head_dim: 10,
-        };
+        let decl = StateDecl::key_value(2, 10);
         let mut restored = states.make(&decl, kv_type);
         restored.set(300, Some(&kept)).expect("there is memory");
         same(

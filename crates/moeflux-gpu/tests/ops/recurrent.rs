@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, DeltaViews};
-use moeflux_kernels::{ConvSpan, DeltaShape, DeltaSpan, HeadOrder, reference};
+use moeflux_kernels::{ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, reference};
 
 use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, same, spans, view};
@@ -158,6 +158,7 @@ fn delta_rule() {
                 key_dim,
                 value_dim,
                 head_order,
+                decay: Decay::Head,
             };
             for tokens in [1, 2, 8, 21] {
                 let case = Delta::random(shape, tokens);

@@ -9,11 +9,13 @@ mod kernel_set;
 mod lookahead;
 mod router;
 mod state_ops;
+mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use tier::TierStats;
 
 use std::sync::Arc;
 
@@ -73,6 +75,11 @@ pub trait Backend: Send {
 
     /// Makes sessions' state where the backend keeps it; `None`: in the host's memory.
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
+        None
+    }
+
+    /// What its own memory for experts has done; `None`: it has none.
+    fn tier(&self) -> Option<TierStats> {
         None
     }
 

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moeflux_kernels::{Isa, KvType};
 
 use self::warm_start::WarmStart;
-use crate::backend::{Backend, ExpertStage, Record};
+use crate::backend::{Backend, ExpertStage, Record, TierStats};
 use crate::cost::OpCost;
 use crate::graph::{BufferPool, Graph, Op};
 use crate::info::ModelInfo;
@@ -42,6 +42,8 @@ use crate::{Activations, Error};
 pub struct Stats {
     /// Expert residency: hits, reads, waiting.
     pub experts: moeflux_experts::Stats,
+    /// What a backend's own memory for experts has done, where there is one.
+    pub tier: Option<TierStats>,
     /// How the memory bound is spent.
     pub memory: MemoryPlan,
     /// The memory bound now: less than the plan's where the system has less.
@@ -275,6 +277,7 @@ impl Engine {
         let executor = self.lock();
         Stats {
             experts: executor.stage.residency.stats(),
+            tier: executor.backend.tier(),
             guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
             limit_bytes: executor.governor.limit_bytes(),

@@ -53,7 +53,12 @@ impl Engine {
         if options.lock_weights {
             weights.lock();
         }
-        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
+        let costs = cost::of(
+            &opened.blueprint,
+            &weights,
+            &opened.table.layouts,
+            options.kv,
+        );
         let Opened {
             blueprint, table, ..
         } = opened;

@@ -2,7 +2,8 @@
 
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
-use moeflux::graph::{BufferId, Graph, Op, WeightId};
+use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
+use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 
 use super::uses::Uses;
@@ -35,7 +36,11 @@ pub(super) fn items(
     for at in 0..graph.ops.len() {
         match &graph.ops[at] {
             Op::Lookahead { .. } => f.put(at, TAKEN),
-            Op::Experts { layer, .. } if readable_experts(stage, *layer)? => f.experts(at)?,
+            Op::Experts { layer, form, .. }
+                if *form == ExpertForm::default() && readable_experts(stage, *layer)? =>
+            {
+                f.experts(at)?;
+            }
             Op::KvAppend { .. } => f.heads(at)?,
             Op::GatedDelta { .. } => f.delta(at)?,
             _ => {}
@@ -257,6 +262,9 @@ impl Finder<'_> {
         else {
             return Ok(());
         };
+        if shape.decay != Decay::Head {
+            return Ok(());
+        }
         let Some((
             conv,
             &Op::Conv1dSilu {
@@ -298,7 +306,13 @@ impl Finder<'_> {
         };
         let mut attention = self.uses.graph.ops.iter();
         let q = attention.find_map(|op| match op {
-            Op::Attention { q, state: own, .. } if *own == state => Some(*q),
+            Op::Attention {
+                q,
+                state: own,
+                shape,
+                sinks: None,
+                ..
+            } if *own == state && shape.window.is_none() => Some(*q),
             _ => None,
         });
         let Some(q) = q else { return Ok(()) };
