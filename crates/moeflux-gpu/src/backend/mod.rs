@@ -49,6 +49,8 @@ pub struct GpuBackend {
     pieces: PieceLists,
     experts: DeviceExperts,
     plan: Option<Plan>,
+    /// Multiply-adds of products of prompts since one was submitted.
+    unsubmitted: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -65,6 +67,7 @@ impl GpuBackend {
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             plan: None,
+            unsubmitted: 0,
             buffers_seen: 0,
         }
     }
