@@ -61,8 +61,8 @@ impl FromStr for KvType {
     }
 }
 
-/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written. A clone shares
-/// the memory until either of the two is written.
+/// Keys and values of [`KV_PAGE_TOKENS`] positions of one layer; zeros until written. A clone
+/// shares the memory until either of the two is written.
 #[derive(Debug, Clone)]
 pub struct KvPage {
     kv_heads: usize,
