@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use moeflux::{Activations, EngineOptions};
+use moeflux::{Activations, EngineOptions, Lookahead};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
@@ -57,6 +57,9 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
     for (flag, is_given) in [
         ("--threads", args.threads.is_some()),
         ("--isa", args.isa.is_some()),
+        // What is chosen among experts that are all on the device does not come to the host.
+        ("--trace", args.trace.is_some()),
+        ("--lookahead on", args.lookahead == Lookahead::On),
         (
             "--activations f32",
             args.activations != Activations::default(),
@@ -68,7 +71,7 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
             )));
         }
     }
-    on_gpu(options, device, args.gpu_memory)
+    on_gpu(options, device, args)
 }
 
 #[cfg(feature = "gpu")]
@@ -84,11 +87,7 @@ fn automatic() -> Device {
 }
 
 #[cfg(feature = "gpu")]
-fn on_gpu(
-    options: &mut EngineOptions,
-    device: Device,
-    expert_bytes: Option<u64>,
-) -> Result<(), Failure> {
+fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Result<(), Failure> {
     use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
     let choice = match device {
@@ -96,7 +95,9 @@ fn on_gpu(
         _ => DeviceChoice::Any,
     };
     let gpu = Gpu::open(choice).map_err(moeflux::Error::from)?;
-    let limits = GpuOptions { expert_bytes };
+    let limits = GpuOptions {
+        expert_bytes: args.gpu_memory,
+    };
     options.backend = Some(std::sync::Arc::new(move || {
         Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));
@@ -110,8 +111,43 @@ fn automatic() -> Device {
 }
 
 #[cfg(not(feature = "gpu"))]
-fn on_gpu(_: &mut EngineOptions, _: Device, _: Option<u64>) -> Result<(), Failure> {
+fn on_gpu(_: &mut EngineOptions, _: Device, _: &ModelArgs) -> Result<(), Failure> {
     Err(Failure::Usage(
         "built without the feature `gpu`; build with it, or use --device cpu".to_owned(),
     ))
+}
+
+/// The exit code of what a device reported, as `moeflux --help` lists it; `None` of another's error.
+#[cfg(feature = "gpu")]
+pub fn fault_class(error: &(dyn std::error::Error + 'static)) -> Option<FaultClass> {
+    use moeflux_gpu::GpuError;
+    Some(match error.downcast_ref()? {
+        GpuError::NoAdapter { .. }
+        | GpuError::Lacks { .. }
+        | GpuError::Open { .. }
+        | GpuError::TooLarge { .. }
+        | GpuError::Unsupported { .. } => FaultClass::Unusable,
+        GpuError::OutOfMemory { .. } | GpuError::Budget { .. } => FaultClass::Memory,
+        GpuError::Lost { .. } | GpuError::Wrong { .. } => FaultClass::Machine,
+        _ => return None,
+    })
+}
+
+/// The same without devices.
+#[cfg(not(feature = "gpu"))]
+pub fn fault_class(_: &(dyn std::error::Error + 'static)) -> Option<FaultClass> {
+    None
+}
+
+/// What a device's error is about.
+pub enum FaultClass {
+    /// A device that cannot be used so.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Unusable,
+    /// Memory that is not there.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Memory,
+    /// A device that failed.
+    #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
+    Machine,
 }

@@ -10,6 +10,8 @@ use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
 use moeflux_server::ServerError;
 
+use crate::device::{self, FaultClass};
+
 /// The part of `--help` about exit codes.
 pub const EXIT_CODES: &str = "\
 Exit codes:
@@ -19,7 +21,7 @@ Exit codes:
     3  a model or file is missing, malformed, or of an unsupported kind
     4  the memory budget is too small
     5  corrupt or truncated data: weights or a saved session
-    6  the system failed to read or write
+    6  the system failed to read or write, or a device failed
     7  the tokenizer or the chat template failed
     8  tokens outside the vocabulary, or more of them than the context holds
     9  the output exists already, or there is no room for it
@@ -147,6 +149,12 @@ fn engine_code(error: &Error) -> u8 {
         Error::MemoryBudget { .. } | Error::MemoryFull { .. } | Error::NoMemory { .. } => MEMORY,
         Error::Token { .. } | Error::ContextExceeded { .. } => TOKENS,
         Error::Snapshot { .. } | Error::ForeignSession => CORRUPT,
+        Error::Device(error) => match device::fault_class(error.as_ref()) {
+            Some(FaultClass::Unusable) => USAGE,
+            Some(FaultClass::Memory) => MEMORY,
+            Some(FaultClass::Machine) => SYSTEM,
+            None => DEFECT,
+        },
         Error::Option { .. } | Error::Kernel(KernelError::IsaUnavailable { .. }) => USAGE,
         _ => DEFECT,
     }

@@ -1,6 +1,10 @@
 //! `--device` and `devices`, with whatever Vulkan or Metal driver there is: software will do.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 
@@ -20,7 +24,7 @@ fn a_device_is_listed_and_answers_as_the_processor_does() {
     for device in ["gpu", "gpu:0", "auto", "cpu"] {
         assert_eq!(output_of(&["run", "--device", device, PROMPT]), answer);
     }
-    let few = ["run", "--device", "gpu", "--gpu-memory", "500KiB", PROMPT];
+    let few = ["run", "--device", "gpu", "--gpu-memory", "1MiB", PROMPT];
     assert_eq!(output_of(&few), answer);
 }
 
@@ -41,7 +45,62 @@ fn what_does_not_go_together_is_refused() {
     ] {
         fails(&[&["run", "hi"], flags].concat(), 2, &words);
     }
-    let ran = run(&["run", "--device", "gpu:99", "hi"]);
-    assert!(ran.code != 0 && ran.stderr.contains("99"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--device cpu"), "{}", ran.stderr);
+    fails(
+        &["run", "--device", "gpu:99", "hi"],
+        2,
+        &["99", "--device cpu"],
+    );
+    fails(
+        &["devices", "--self-test=cpu"],
+        2,
+        &["--self-test", "gpu:0"],
+    );
+    fails(&["devices", "--self-test=gpu:99"], 2, &["99"]);
+}
+
+#[test]
+fn too_little_device_memory_names_what_works() {
+    let too_little = ["run", "--device", "gpu", "--gpu-memory", "1KiB", "hi"];
+    let ran = run(&too_little);
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    let numbers = ran.stderr.split(|c: char| !c.is_ascii_digit());
+    let least = numbers
+        .filter_map(|n| n.parse::<u64>().ok())
+        .find(|&n| n > 1024);
+    let least = least
+        .unwrap_or_else(|| panic!("no budget in {}", ran.stderr))
+        .to_string();
+    let answer = output_of(&["run", "--device", "gpu", PROMPT]);
+    let enough = ["run", "--device", "gpu", "--gpu-memory", &least, PROMPT];
+    assert_eq!(output_of(&enough), answer);
+}
+
+#[test]
+fn a_device_is_held_to_the_processor() {
+    let found: Value =
+        serde_json::from_str(&output_of(&["devices", "--self-test", "--json"])).unwrap();
+    assert_eq!(found["problems"], serde_json::json!([]), "{found}");
+    assert!(found["cases"].as_u64().unwrap() > 100, "{found}");
+    assert!(found["largest_error"].as_f64().unwrap() < 1e-4, "{found}");
+    assert_eq!(found["processors_bits"], true, "{found}");
+}
+
+#[test]
+fn a_device_gives_the_right_answers() {
+    let file = common::prompts();
+    let args = [
+        "eval",
+        "answers",
+        "--json",
+        "--device",
+        "gpu",
+        "--file",
+        common::text(&file),
+    ];
+    let score: Value = serde_json::from_str(&output_of(&args)).unwrap();
+    assert_eq!(
+        (&score["right"], &score["all"]),
+        (&10.into(), &10.into()),
+        "{score}"
+    );
 }

@@ -25,8 +25,8 @@ pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,
-    pack,
+    ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix,
+    PlannedTensor, pack,
 };
 pub use packed::{
     DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,

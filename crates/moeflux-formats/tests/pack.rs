@@ -161,6 +161,7 @@ fn a_tensor_of_many_blocks_is_packed_in_order() {
             source: MatrixSource {
                 tensor: "big".to_owned(),
                 first_element: 0,
+                steps: None,
             },
             rows,
             cols,

@@ -118,6 +118,7 @@ fn a_damaged_source_value_is_named() {
         source: MatrixSource {
             tensor: "t".into(),
             first_element: 64,
+            steps: None,
         },
         rows: 3,
         cols: 64,

@@ -12,7 +12,9 @@ use moeflux_gpu::matrix::{DeviceMatrix, Elements, Form};
 use moeflux_gpu::ops::{self, CombineViews, DeltaViews, ExpertSlots, RouterShape, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
 use moeflux_gpu::{DeviceBuffer, DeviceChoice, Gpu, GpuError, Recorder, View};
-use moeflux_kernels::{AttentionShape, Coded, Coding, DeltaShape, HeadOrder, Matrix, MatrixData};
+use moeflux_kernels::{
+    AttentionShape, Coded, Coding, Decay, DeltaShape, HeadOrder, Matrix, MatrixData,
+};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -58,11 +60,9 @@ fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> 
         kv_heads: 2,
         head_dim: 256,
         scale: 0.0625,
+        window: None,
     };
-    let decl = StateDecl::KeyValue {
-        kv_heads: 2,
-        head_dim: 256,
-    };
+    let decl = StateDecl::key_value(2, 256);
     let mut state = DeviceStates(Arc::clone(gpu)).make(&decl, KvType::F16);
     state.reserve(depth + len)?;
     let kv: &DeviceKv = state.as_any().downcast_ref().ok_or("no keys and values")?;
@@ -88,6 +88,7 @@ fn delta(gpu: &Arc<Gpu>, len: usize, runs: u32) -> Result<()> {
         key_dim: 128,
         value_dim: 128,
         head_order: HeadOrder::Grouped,
+        decay: Decay::Head,
     };
     let (qkv, out) = (random(gpu, len * 8192)?, random(gpu, len * 8192)?);
     let [a, b] = [random(gpu, len * 32)?, random(gpu, len * 32)?];

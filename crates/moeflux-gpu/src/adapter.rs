@@ -76,3 +76,37 @@ pub(crate) fn choose(choice: DeviceChoice) -> Result<Adapter, GpuError> {
         },
     })
 }
+
+/// The largest square that the adapter's matrix unit multiplies, where subgroups are of 32 threads
+/// as the kernels for it take them to be.
+pub(crate) fn matrix_unit(adapter: &Adapter, info: &wgpu::AdapterInfo) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    use wgpu::Features;
+    let needed =
+        Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    let of_32 = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
+    let is_metal = info.backend == wgpu::Backend::Metal;
+    if !adapter.features().contains(needed) || !(of_32 || is_metal) {
+        return None;
+    }
+    let known = adapter.cooperative_matrix_properties();
+    let has = |size: u32| {
+        known.iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (size, size, size)
+                && (p.ab_type, p.cr_type) == (F16, F32)
+        })
+    };
+    // Metal's language has squares of 8 only.
+    let sizes: &[u32] = if is_metal { &[8] } else { &[16, 8] };
+    sizes.iter().copied().find(|&size| has(size))
+}
+
+/// Leave for experimental features, if they are wanted.
+pub(crate) fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
+    if !wanted {
+        return wgpu::ExperimentalFeatures::disabled();
+    }
+    // SAFETY: what is used of them is products of matrices in workgroup memory, at places that the
+    // kernels keep inside their arrays.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
+}

@@ -1,12 +1,15 @@
 //! A device: which one, what it can do, its memory, and what went wrong with it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use wgpu::{Features, Limits};
 
 use crate::adapter::{self, AdapterLine, DeviceChoice};
+use crate::faults::{Fault, Faults, listen};
+use crate::profile::DispatchTime;
+use crate::tier::TierCounts;
 use crate::{GpuError, Param};
 
 /// Bytes of immediates that every kernel may use.
@@ -24,48 +27,20 @@ pub struct Gpu {
     faults: Arc<Faults>,
     next_id: AtomicU64,
     bytes: Arc<AtomicU64>,
+    /// The most bytes that buffers may take.
+    most_bytes: AtomicU64,
+    /// What its memory for experts has done.
+    pub(crate) tier: TierCounts,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Whether its multiply-add is rounded once, when that has been found out.
+    pub(crate) fma: OnceLock<bool>,
+    pub(crate) is_timing: AtomicBool,
+    pub(crate) times: Mutex<Vec<DispatchTime>>,
 }
 
 /// Compiled kernels, by name and parameters.
 pub(crate) type Pipelines = HashMap<(&'static str, Vec<Param>), wgpu::ComputePipeline>;
-
-/// What the driver reported and nobody has heard of yet.
-#[derive(Default)]
-struct Faults {
-    first: Mutex<Option<Fault>>,
-}
-
-enum Fault {
-    Memory,
-    Lost(String),
-    Refused(String),
-}
-
-impl Faults {
-    fn put(&self, fault: Fault) {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        // A lost device is the reason of whatever else is reported.
-        if first.is_none() || matches!(fault, Fault::Lost(_)) {
-            *first = Some(fault);
-        }
-    }
-
-    fn take(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
-        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        match first.take() {
-            None => Ok(()),
-            Some(Fault::Memory) => Err(GpuError::OutOfMemory { what, bytes_wanted }),
-            Some(Fault::Refused(problem)) => Err(GpuError::Refused { problem }),
-            Some(Fault::Lost(problem)) => {
-                // It stays lost.
-                *first = Some(Fault::Lost(problem.clone()));
-                Err(GpuError::Lost { problem })
-            }
-        }
-    }
-}
 
 /// Memory on the device.
 pub struct DeviceBuffer {
@@ -103,7 +78,7 @@ impl Gpu {
         let adapter = adapter::choose(choice)?;
         let line = adapter::line(&adapter);
         let info = adapter.get_info();
-        let matrix_unit = matrix_unit(&adapter, &info);
+        let matrix_unit = adapter::matrix_unit(&adapter, &info);
         let mut wanted = Features::IMMEDIATES
             | Features::SUBGROUP
             | Features::TIMESTAMP_QUERY
@@ -126,7 +101,7 @@ impl Gpu {
             label: Some("moeflux"),
             required_features: features,
             required_limits: limits.clone(),
-            experimental_features: experimental(matrix_unit.is_some()),
+            experimental_features: adapter::experimental(matrix_unit.is_some()),
             ..Default::default()
         };
         let (device, queue) =
@@ -149,7 +124,12 @@ impl Gpu {
             faults,
             next_id: AtomicU64::new(0),
             bytes: Arc::new(AtomicU64::new(0)),
+            most_bytes: AtomicU64::new(u64::MAX),
+            tier: TierCounts::default(),
             pipelines: Mutex::default(),
+            fma: OnceLock::new(),
+            is_timing: AtomicBool::new(false),
+            times: Mutex::default(),
         }))
     }
 
@@ -163,6 +143,15 @@ impl Gpu {
         self.features
             .contains(Features::SUBGROUP)
             .then_some(self.subgroup)
+    }
+
+    /// Whether so many neighbouring threads of a workgroup (a power of two) are of one subgroup, so
+    /// that they can exchange values without memory.
+    pub fn shares_lanes(&self, threads: u32) -> bool {
+        // Metal says what a subgroup could be at least, and has 32 everywhere.
+        let is_metal = self.line.api == wgpu::Backend::Metal.to_string();
+        let least = if is_metal { 32 } else { self.subgroup.0 };
+        self.subgroup_sizes().is_some() && least >= threads
     }
 
     /// Size of the squares that the device's matrix unit multiplies, binary16 with sums in f32;
@@ -199,12 +188,46 @@ impl Gpu {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether the device's multiply-add is known to be rounded once.
+    pub(crate) fn has_fma(&self) -> bool {
+        self.fma.get().copied().unwrap_or(false)
+    }
+
     /// What the driver reported since the last call.
     ///
     /// # Errors
     /// That.
     pub fn check(&self) -> Result<(), GpuError> {
-        self.faults.take("a command", 0)
+        self.report("a command", 0)
+    }
+
+    fn report(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
+        match self.faults.take() {
+            None => Ok(()),
+            Some(Fault::Memory) => Err(self.no_memory(what, bytes_wanted)),
+            Some(Fault::Refused(problem)) => Err(GpuError::Refused { problem }),
+            Some(Fault::Lost(problem)) => Err(GpuError::Lost { problem }),
+        }
+    }
+
+    fn no_memory(&self, what: &'static str, bytes_wanted: u64) -> GpuError {
+        GpuError::OutOfMemory {
+            what,
+            bytes_wanted,
+            in_use: self.bytes_in_use(),
+            experts: self.tier.bytes(),
+        }
+    }
+
+    /// Takes no more than this many bytes of the device's memory from now on.
+    pub fn limit_memory(&self, bytes: u64) {
+        self.most_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives the device up as if it had been taken out: whatever needs it fails from now on.
+    pub fn give_up(&self) {
+        self.faults.put(Fault::Lost("it was given up".to_owned()));
+        self.device.destroy();
     }
 
     /// Memory of at least `bytes`, all zeros.
@@ -217,6 +240,10 @@ impl Gpu {
         if bytes > limit {
             return Err(GpuError::TooLarge { what, bytes, limit });
         }
+        let most = self.most_bytes.load(Ordering::Relaxed);
+        if self.bytes_in_use().saturating_add(bytes) > most {
+            return Err(self.no_memory(what, bytes));
+        }
         let raw = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(what),
             size: bytes,
@@ -225,7 +252,7 @@ impl Gpu {
                 | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.faults.take(what, bytes)?;
+        self.report(what, bytes)?;
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         Ok(DeviceBuffer {
             raw,
@@ -301,7 +328,7 @@ impl Gpu {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        self.faults.take("reading results back", bytes)?;
+        self.report("reading results back", bytes)?;
         Ok(staging)
     }
 
@@ -343,52 +370,4 @@ impl Gpu {
         staging.unmap();
         Ok(())
     }
-}
-
-/// The largest square that the adapter's matrix unit multiplies, where subgroups are of 32 threads
-/// as the kernels for it take them to be.
-fn matrix_unit(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo) -> Option<u32> {
-    use wgpu::CooperativeScalarType::{F16, F32};
-    let needed =
-        Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
-    let of_32 = (info.subgroup_min_size, info.subgroup_max_size) == (32, 32);
-    let is_metal = info.backend == wgpu::Backend::Metal;
-    if !adapter.features().contains(needed) || !(of_32 || is_metal) {
-        return None;
-    }
-    let known = adapter.cooperative_matrix_properties();
-    let has = |size: u32| {
-        known.iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (size, size, size)
-                && (p.ab_type, p.cr_type) == (F16, F32)
-        })
-    };
-    // Metal's language has squares of 8 only.
-    let sizes: &[u32] = if is_metal { &[8] } else { &[16, 8] };
-    sizes.iter().copied().find(|&size| has(size))
-}
-
-fn experimental(wanted: bool) -> wgpu::ExperimentalFeatures {
-    if !wanted {
-        return wgpu::ExperimentalFeatures::disabled();
-    }
-    // SAFETY: what is used of them is products of matrices in workgroup memory, at places that the
-    // kernels keep inside their arrays.
-    unsafe { wgpu::ExperimentalFeatures::enabled() }
-}
-
-fn listen(device: &wgpu::Device, faults: &Arc<Faults>) {
-    let heard = Arc::clone(faults);
-    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-        heard.put(match error {
-            wgpu::Error::OutOfMemory { .. } => Fault::Memory,
-            other => Fault::Refused(other.to_string()),
-        });
-    }));
-    let heard = Arc::clone(faults);
-    device.set_device_lost_callback(move |reason, words| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            heard.put(Fault::Lost(words));
-        }
-    });
 }

@@ -32,14 +32,29 @@ pub enum GpuError {
     },
     /// No device memory.
     #[error(
-        "the device has no {bytes_wanted} bytes of memory left for {what}; lower --gpu-memory or \
-         --context"
+        "the device has no {bytes_wanted} bytes of memory left for {what} ({in_use} are in use, \
+         {experts} of them for experts); {}", advice(*bytes_wanted, *experts)
     )]
     OutOfMemory {
         /// What it was wanted for.
         what: &'static str,
         /// How much.
         bytes_wanted: u64,
+        /// Bytes in use.
+        in_use: u64,
+        /// Bytes of those that hold experts.
+        experts: u64,
+    },
+    /// Less memory for experts than those of a token need.
+    #[error(
+        "{given} bytes of the device's memory for experts are too few: a token's in all layers \
+         take {least}; raise --gpu-memory to that, or use --device cpu"
+    )]
+    Budget {
+        /// What was given.
+        given: u64,
+        /// The least that works.
+        least: u64,
     },
     /// A buffer larger than the device binds at once.
     #[error(
@@ -67,6 +82,16 @@ pub enum GpuError {
         /// The driver's words.
         problem: String,
     },
+    /// Results that are not the operation's.
+    #[error(
+        "{adapter} computes wrong results ({problem}); use --device cpu, and please report this"
+    )]
+    Wrong {
+        /// The adapter's name.
+        adapter: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// An operation that the kernels do not have in this form.
     #[error("{op}: {problem}; use --device cpu")]
     Unsupported {
@@ -75,6 +100,15 @@ pub enum GpuError {
         /// What about it.
         problem: String,
     },
+}
+
+/// What makes room for so many bytes.
+fn advice(bytes_wanted: u64, experts: u64) -> String {
+    // What experts give back must be enough for this and as much again beside it.
+    match experts.checked_sub(bytes_wanted.saturating_mul(2)) {
+        Some(bytes) if bytes > 0 => format!("try --gpu-memory {bytes}, or a shorter --context"),
+        _ => "try a shorter --context, or use --device cpu".to_owned(),
+    }
 }
 
 impl From<GpuError> for Error {

@@ -4,6 +4,8 @@
 //! rearrangement on their way; a last tile of fewer rows is filled up. Floats lie row after row,
 //! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
 
+use std::sync::Arc;
+
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
 use crate::{DeviceBuffer, Gpu, GpuError, Param};
@@ -57,6 +59,33 @@ pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
     };
     elements.map(form).collect()
 }
+
+/// Names of a form's parameters, and of a second form's.
+const SECOND_NAMES: [(&str, &str); 23] = [
+    ("IS_F32", "BIS_F32"),
+    ("IS_F16", "BIS_F16"),
+    ("IS_BF16", "BIS_BF16"),
+    ("IS_AFFINE", "BIS_AFFINE"),
+    ("IS_SIMPLE", "BIS_SIMPLE"),
+    ("IS_K", "BIS_K"),
+    ("IS_Q6K", "BIS_Q6K"),
+    ("CODED", "BCODED"),
+    ("SPAN", "BSPAN"),
+    ("BITS_IS_3", "BBITS_IS_3"),
+    ("BITS_IS_5", "BBITS_IS_5"),
+    ("BITS_IS_6", "BBITS_IS_6"),
+    ("BITS_IS_8", "BBITS_IS_8"),
+    ("BITS_BELOW_8", "BBITS_BELOW_8"),
+    ("HAS_TWO", "BHAS_TWO"),
+    ("HAS_FOUR", "BHAS_FOUR"),
+    ("WORDS", "BWORDS"),
+    ("UNITS", "BUNITS"),
+    ("SCALE_BYTES", "BSCALE_BYTES"),
+    ("BLOCK_BYTES", "BBLOCK_BYTES"),
+    ("GROUP", "BGROUP"),
+    ("ZERO", "BZERO"),
+    ("BIASED", "BBIASED"),
+];
 
 /// Where a matrix lies in a buffer, in units of 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,6 +157,24 @@ impl Form {
         let ends = starts.iter().zip(self.parts());
         let ends = ends.map(|(start, bytes)| *start as usize * 16 + bytes);
         ends.max().unwrap_or(0)
+    }
+
+    /// Elements of a row that a thread takes at a time.
+    pub(crate) fn span(&self) -> usize {
+        match self.elements {
+            Elements::F32 => 4,
+            Elements::F16 | Elements::Bf16 => 8,
+            Elements::Coded(_) => UNIT,
+        }
+    }
+
+    /// What `form.wgsl` needs to know of the second form of a kernel (see [`crate::Shader`]).
+    pub(crate) fn second_params(&self) -> Vec<Param> {
+        let second = |name| SECOND_NAMES.iter().find(|(first, _)| *first == name);
+        let params = self.params().into_iter();
+        params
+            .filter_map(|(name, value)| Some((second(name)?.1, value)))
+            .collect()
     }
 
     /// What `form.wgsl` needs to know.
@@ -245,8 +292,10 @@ pub struct Band {
     pub first_row: usize,
     /// The rows' form.
     pub form: Form,
-    /// Where they are.
-    pub buffer: DeviceBuffer,
+    /// Where they are, maybe beside other matrices.
+    pub buffer: Arc<DeviceBuffer>,
+    /// Their first byte there, a multiple of 16.
+    pub start: usize,
 }
 
 /// A matrix on the device: in one piece if the device binds that much at once.
@@ -286,7 +335,8 @@ impl DeviceMatrix {
             bands.push(Band {
                 first_row,
                 form: part,
-                buffer,
+                buffer: Arc::new(buffer),
+                start: 0,
             });
         }
         Ok(DeviceMatrix { form, bands })

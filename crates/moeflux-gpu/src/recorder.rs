@@ -1,10 +1,13 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use crate::GpuError;
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
+use crate::profile::Timing;
 use crate::shader::{Param, Shader};
 
 /// A part of a buffer, bound to a kernel.
@@ -39,6 +42,12 @@ impl<'a> From<&'a DeviceBuffer> for View<'a> {
     }
 }
 
+impl<'a> From<&'a Arc<DeviceBuffer>> for View<'a> {
+    fn from(buffer: &'a Arc<DeviceBuffer>) -> View<'a> {
+        View::from(&**buffer)
+    }
+}
+
 /// One run of a kernel.
 pub struct Dispatch<'a> {
     /// The kernel.
@@ -57,32 +66,104 @@ pub struct Dispatch<'a> {
 struct Kernel {
     pipeline: wgpu::ComputePipeline,
     /// By the bound views: buffer, offset, bytes.
-    bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup>,
+    bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup, Quick>,
 }
 
 /// Records commands for a device, and submits them together.
 pub struct Recorder {
     gpu: Arc<Gpu>,
-    kernels: HashMap<(&'static str, Vec<Param>), Kernel>,
+    kernels: HashMap<(&'static str, Vec<Param>), Kernel, Quick>,
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     staging: Option<wgpu::Buffer>,
     scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
     dispatches: u64,
+    /// Dispatches that are submitted together.
+    together: u32,
+    /// Dispatches since the last submission.
+    waiting: u32,
+    timing: Option<Timing>,
 }
+
+/// Dispatches of a submission: the device begins with them while the next ones are recorded.
+const TOGETHER: u32 = 64;
+/// Those of a first submission that the device waits for.
+const FIRST: u32 = 16;
+
+/// Hashes short keys in few steps: a lookup a dispatch.
+#[derive(Default)]
+struct QuickHash(u64);
+
+impl Hasher for QuickHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(u64::from(byte));
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}
+
+type Quick = BuildHasherDefault<QuickHash>;
 
 impl Recorder {
     /// A recorder for `gpu`.
     pub fn new(gpu: Arc<Gpu>) -> Recorder {
         Recorder {
             gpu,
-            kernels: HashMap::new(),
+            kernels: HashMap::default(),
             encoder: None,
             pass: None,
             staging: None,
             scratch: HashMap::new(),
             dispatches: 0,
+            together: TOGETHER,
+            waiting: 0,
+            timing: None,
         }
+    }
+
+    /// Begins to time dispatches if the device is told to.
+    pub fn begin_times(&mut self) {
+        let is_timing = self.gpu.is_timing.load(Ordering::Relaxed);
+        self.timing = is_timing.then(|| Timing::new(&self.gpu));
+    }
+
+    /// Waits for what was recorded if it is timed.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub fn end_times(&mut self) -> Result<(), GpuError> {
+        let Some(timing) = self.timing.take() else {
+            return Ok(());
+        };
+        self.submit();
+        timing.finish(&self.gpu)
+    }
+
+    /// The device has nothing to do: it is given work soon.
+    pub fn hasten(&mut self) {
+        self.together = FIRST;
     }
 
     /// The device.
@@ -138,11 +219,11 @@ impl Recorder {
                 None => compile(&self.gpu, d.shader, d.params)?,
             };
             known.insert(key.clone(), pipeline.clone());
-            let bindings = HashMap::new();
+            let bindings = HashMap::default();
             self.kernels
                 .insert(key.clone(), Kernel { pipeline, bindings });
         }
-        self.begin();
+        self.begin(d);
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
             return Ok(());
         };
@@ -159,10 +240,17 @@ impl Recorder {
         let [x, y, z] = d.groups;
         pass.dispatch_workgroups(x, y, z);
         self.dispatches += 1;
+        self.waiting += 1;
+        if self.waiting >= self.together {
+            self.submit();
+        }
         Ok(())
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, d: &Dispatch<'_>) {
+        if self.timing.is_some() {
+            self.pass = None;
+        }
         if self.pass.is_some() {
             return;
         }
@@ -170,7 +258,11 @@ impl Recorder {
         let encoder = self
             .encoder
             .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
-        let pass = encoder.begin_compute_pass(&Default::default());
+        let timing = self.timing.as_mut();
+        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: None,
+            timestamp_writes: timing.and_then(|t| t.note(d.shader.name, d.groups)),
+        });
         self.pass = Some(pass.forget_lifetime());
     }
 
@@ -193,6 +285,9 @@ impl Recorder {
     /// Has the device begin with what was recorded.
     pub fn submit(&mut self) {
         self.pass = None;
+        if self.waiting > 0 {
+            (self.waiting, self.together) = (0, TOGETHER);
+        }
         if let Some(encoder) = self.encoder.take() {
             self.gpu.queue.submit([encoder.finish()]);
         }
@@ -209,12 +304,26 @@ impl Recorder {
     /// # Errors
     /// Whatever the device reported since the last read.
     pub fn read(&mut self, views: &[View<'_>]) -> Result<Vec<u8>, GpuError> {
+        let mut out = vec![0; views.iter().map(|v| v.bytes as usize).sum()];
+        self.read_into(views, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same into memory of their bytes.
+    ///
+    /// # Errors
+    /// As [`Recorder::read`]; [`GpuError::Refused`] if `out` has another length.
+    pub fn read_into(&mut self, views: &[View<'_>], out: &mut [u8]) -> Result<(), GpuError> {
         let bytes: u64 = views.iter().map(|v| v.bytes).sum();
+        if out.len() as u64 != bytes {
+            let problem = format!("{bytes} bytes are read into {}", out.len());
+            return Err(GpuError::Refused { problem });
+        }
         if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
             self.staging = Some(self.gpu.staging(bytes.next_power_of_two())?);
         }
         let Some(staging) = self.staging.clone() else {
-            return Ok(Vec::new());
+            return Ok(());
         };
         self.pass = None;
         let device = &self.gpu.device;
@@ -228,12 +337,10 @@ impl Recorder {
             at += view.bytes;
         }
         self.submit();
-        let mut out = vec![0; bytes as usize];
         if bytes > 0 {
-            self.gpu.wait_for(&staging, &mut out)?;
+            self.gpu.wait_for(&staging, out)?;
         }
-        self.gpu.check()?;
-        Ok(out)
+        self.gpu.check()
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! `${NAME}` stands for a parameter's value. Lines between `//#if NAME` and `//#else` or
 //! `//#endif` are kept where the parameter is there and not 0. Lines between `//#each I COUNT` and
-//! `//#end` are repeated with `${I}` from 0 to below the parameter COUNT. Both nest.
+//! `//#end` are repeated with `${I}` from 0 to below the parameter COUNT. Both nest. After a line
+//! `//#form LETTER BINDING` parameters have names that begin with the letter, `${F}` is the letter and
+//! `${M}` the binding; before one they are empty and `m`, and the condition `IS_FIRST` holds.
 
 use crate::GpuError;
 
@@ -43,11 +45,16 @@ impl Shader {
     pub fn text(&self, params: &[Param]) -> Result<String, GpuError> {
         let lines: Vec<&str> = self.parts.iter().flat_map(|part| part.lines()).collect();
         let mut out = String::new();
-        self.lines(&lines, params, &mut out)?;
+        self.lines(&lines, Names::first(params), &mut out)?;
         Ok(out)
     }
 
-    fn lines(&self, lines: &[&str], params: &[Param], out: &mut String) -> Result<(), GpuError> {
+    fn lines<'a>(
+        &self,
+        lines: &[&'a str],
+        mut names: Names<'a>,
+        out: &mut String,
+    ) -> Result<(), GpuError> {
         // For each condition that holds this line: whether its lines are kept.
         let mut kept: Vec<bool> = Vec::new();
         let mut at = 0;
@@ -58,20 +65,22 @@ impl Shader {
                 let body = at..at + body_len(&lines[at..]);
                 at = body.end + 1;
                 if kept.iter().all(|&keep| keep) {
-                    self.repeat(loop_of, &lines[body], params, out)?;
+                    self.repeat(loop_of, &lines[body], names, out)?;
                 }
                 continue;
             }
             if let Some(name) = command.strip_prefix("//#if ") {
-                kept.push(params.iter().any(|&(n, v)| n == name.trim() && v != 0));
+                kept.push(names.holds(name.trim()));
             } else if command == "//#else" {
                 if let Some(last) = kept.last_mut() {
                     *last = !*last;
                 }
             } else if command == "//#endif" {
                 kept.pop();
+            } else if let Some(form) = command.strip_prefix("//#form ") {
+                (names.letter, names.binding) = form.split_once(' ').unwrap_or((form, "m"));
             } else if kept.iter().all(|&keep| keep) {
-                self.fill(line, params, out)?;
+                self.fill(line, &names, out)?;
                 out.push('\n');
             }
         }
@@ -83,9 +92,10 @@ impl Shader {
         &self,
         loop_of: &str,
         body: &[&str],
-        params: &[Param],
+        names: Names<'_>,
         out: &mut String,
     ) -> Result<(), GpuError> {
+        let params = names.params;
         let mut words = loop_of.split_whitespace();
         let (name, count) = (words.next(), words.next());
         let problem = || GpuError::Refused {
@@ -93,30 +103,71 @@ impl Shader {
         };
         let known = |name: Option<&str>| params.iter().find(|(n, _)| Some(*n) == name).copied();
         let count = known(count).ok_or_else(problem)?.1;
-        let names = INDICES.iter().find(|n| Some(**n) == name);
-        let name = *names.ok_or_else(problem)?;
+        let index = INDICES.iter().find(|n| Some(**n) == name);
+        let name = *index.ok_or_else(problem)?;
         for index in 0..count {
             let mut inner = vec![(name, index)];
             inner.extend_from_slice(params);
-            self.lines(body, &inner, out)?;
+            let names = Names {
+                params: &inner,
+                ..names
+            };
+            self.lines(body, names, out)?;
         }
         Ok(())
     }
 
-    fn fill(&self, line: &str, params: &[Param], out: &mut String) -> Result<(), GpuError> {
+    fn fill(&self, line: &str, names: &Names<'_>, out: &mut String) -> Result<(), GpuError> {
         let mut rest = line;
         while let Some((before, after)) = rest.split_once("${") {
             let (name, behind) = after.split_once('}').unwrap_or((after, ""));
-            let Some((_, value)) = params.iter().find(|(n, _)| *n == name) else {
-                let problem = format!("kernel {} has no value for {name}", self.name);
-                return Err(GpuError::Refused { problem });
-            };
             out.push_str(before);
-            out.push_str(&value.to_string());
+            match (name, names.value(name)) {
+                ("F", _) => out.push_str(names.letter),
+                ("M", _) => out.push_str(names.binding),
+                (_, Some(value)) => out.push_str(&value.to_string()),
+                (_, None) => {
+                    let problem = format!("kernel {} has no value for {name}", self.name);
+                    return Err(GpuError::Refused { problem });
+                }
+            }
             rest = behind;
         }
         out.push_str(rest);
         Ok(())
+    }
+}
+
+/// What names stand for at a place of a kernel's text.
+#[derive(Clone, Copy)]
+struct Names<'a> {
+    params: &'a [Param],
+    letter: &'a str,
+    binding: &'a str,
+}
+
+impl<'a> Names<'a> {
+    fn first(params: &'a [Param]) -> Names<'a> {
+        Names {
+            params,
+            letter: "",
+            binding: "m",
+        }
+    }
+
+    fn value(&self, name: &str) -> Option<u32> {
+        let found = self.params.iter().find(|(known, _)| {
+            let own = known.strip_prefix(self.letter);
+            own == Some(name)
+        });
+        found.map(|&(_, value)| value)
+    }
+
+    fn holds(&self, name: &str) -> bool {
+        match name {
+            "IS_FIRST" => self.letter.is_empty(),
+            _ => self.value(name).is_some_and(|value| value != 0),
+        }
     }
 }
 
@@ -140,12 +191,22 @@ mod tests {
     }
 
     #[test]
+    fn two_forms() {
+        let shader = Shader {
+            name: "two",
+            parts: &["f${F} ${M} ${N}", "//#form B other", "f${F} ${M} ${N}"],
+        };
+        let text = shader.text(&[("N", 1), ("BN", 2)]);
+        assert_eq!(text.expect("all are given"), "f m 1\nfB other 2\n");
+    }
+
+    #[test]
     fn loops() {
-        let part =
+        const PART: &str =
             "//#each I N\na${I}\n//#each J M\n//#if J\nb${I}${J}\n//#endif\n//#end\n//#end\nz";
         let shader = Shader {
             name: "test",
-            parts: &[part],
+            parts: &[PART],
         };
         let text = shader.text(&[("N", 2), ("M", 3)]).expect("all are given");
         assert_eq!(text, "a0\nb01\nb02\na1\nb11\nb12\nz\n");

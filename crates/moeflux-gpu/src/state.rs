@@ -22,7 +22,9 @@ impl std::fmt::Debug for DeviceStates {
 impl RemoteStates for DeviceStates {
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
         match *decl {
-            StateDecl::KeyValue { kv_heads, head_dim } => Box::new(DeviceKv {
+            StateDecl::KeyValue {
+                kv_heads, head_dim, ..
+            } => Box::new(DeviceKv {
                 gpu: self.clone(),
                 shape: KvShape {
                     kv_type,
@@ -137,7 +139,7 @@ pub struct DeviceRecurrent {
     gpu: DeviceStates,
     /// Elements, f32.
     len: usize,
-    copies: Option<(DeviceBuffer, DeviceBuffer)>,
+    copies: Option<(Arc<DeviceBuffer>, Arc<DeviceBuffer>)>,
     is_written: bool,
 }
 
@@ -146,21 +148,24 @@ impl DeviceRecurrent {
     ///
     /// # Errors
     /// No memory.
-    pub fn step(&mut self) -> Result<(&DeviceBuffer, &DeviceBuffer), GpuError> {
+    pub fn step(&mut self) -> Result<(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
         self.is_written = true;
-        let (current, next) = self.copies()?;
-        Ok((&*current, &*next))
+        self.copies().cloned()
     }
 
-    fn copies(&mut self) -> Result<&mut (DeviceBuffer, DeviceBuffer), GpuError> {
+    fn copies(&mut self) -> Result<&(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
         if self.copies.is_none() {
-            let make = || self.gpu.0.buffer("recurrent state", self.len as u64 * 4);
+            let gpu = &self.gpu.0;
+            let make = || {
+                gpu.buffer("recurrent state", self.len as u64 * 4)
+                    .map(Arc::new)
+            };
             self.copies = Some((make()?, make()?));
         }
         let none = || GpuError::Refused {
             problem: "a state has no memory".to_owned(),
         };
-        self.copies.as_mut().ok_or_else(none)
+        self.copies.as_ref().ok_or_else(none)
     }
 
     fn swap(&mut self) {

@@ -55,6 +55,25 @@ fn prefill(engine: &Engine, session: &mut Session, tokens: &[u32]) -> Vec<f32> {
     logits.expect("it runs").values
 }
 
+/// The same as tokens that are not of a prompt, in one step.
+fn decoded(engine: &Engine, session: &mut Session, tokens: &[u32]) -> Vec<f32> {
+    let mut span = [Span {
+        session,
+        tokens,
+        want: Want::All,
+        is_prompt: false,
+    }];
+    let mut logits = engine.forward(&mut span).expect("it runs");
+    logits.remove(0).values
+}
+
+fn one_by_one(engine: &Engine, session: &mut Session, tokens: &[u32]) -> Vec<f32> {
+    let steps = tokens.iter();
+    steps
+        .flat_map(|token| decoded(engine, session, &[*token]))
+        .collect()
+}
+
 fn largest(row: &[f32]) -> usize {
     let better = |best: usize, at: usize| if row[at] > row[best] { at } else { best };
     (1..row.len()).fold(0, better)
@@ -107,7 +126,7 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
     }
     assert!(one_by_one == expected, "one by one");
     // Slots for few experts: they take turns.
-    let small = on_device(Some(200 << 10));
+    let small = on_device(Some(1 << 20));
     assert!(
         prefill(&small, &mut small.session(), &prompt) == expected,
         "few slots"
@@ -135,13 +154,54 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
     );
 }
 
+/// Steps that wait for missing experts, steps that hope for none and are run again, and steps that
+/// have company give the same bits.
+#[test]
+fn bits_of_decode_do_not_depend_on_memory_or_company() {
+    let device = on_device(None);
+    let text = tokens(&device, 31, 40);
+    let mut session = device.session();
+    let expected = one_by_one(&device, &mut session, &text);
+    assert!(
+        decoded(&device, &mut device.session(), &text) == expected,
+        "all at once"
+    );
+    let small = on_device(Some(1 << 20));
+    let found = one_by_one(&small, &mut small.session(), &text);
+    assert!(found == expected, "few slots");
+    let warm = on_device(None);
+    warm.warm(&mut |_, _| ()).expect("all can be read");
+    let found = one_by_one(&warm, &mut warm.session(), &text);
+    assert!(found == expected, "all experts there");
+    // A prompt and another's token in the same step.
+    let (mut one, mut other, mut third) = (warm.session(), warm.session(), warm.session());
+    let before = one_by_one(&warm, &mut one, &text[..39]);
+    assert!(before == expected[..before.len()], "again");
+    one_by_one(&warm, &mut other, &text[..7]);
+    let prompt = prefill(&warm, &mut warm.session(), &text[3..20]);
+    let mut spans = [
+        (&mut third, &text[3..20], true),
+        (&mut one, &text[39..], false),
+        (&mut other, &text[5..6], false),
+    ]
+    .map(|(session, tokens, is_prompt)| Span {
+        session,
+        tokens,
+        want: Want::All,
+        is_prompt,
+    });
+    let found = warm.forward(&mut spans).expect("it runs");
+    assert!(found[0].values == prompt, "the prompt");
+    assert!(found[1].values == expected[before.len()..], "in company");
+}
+
 #[test]
 fn drafted_tokens_can_be_taken_back() {
     let device = on_device(None);
     let prompt = tokens(&device, 17, 12);
     let mut plain = device.session();
     prefill(&device, &mut plain, &prompt);
-    let expected = prefill(&device, &mut plain, &[5, 6]);
+    let expected = decoded(&device, &mut plain, &[5, 6]);
     let mut session = device.session();
     prefill(&device, &mut session, &prompt);
     let logits = device.forward_trial(&mut session, &[5, 6, 9, 2]);

@@ -30,9 +30,15 @@ fn tiles(gpu: &Gpu) -> Vec<(Tile, f64)> {
         };
         all.push((halves(32, 32, Arithmetic::Halves), 2e-3));
         all.push((halves(64, 64, Arithmetic::Halves), 2e-3));
-        if let Some(size) = gpu.matrix_unit() {
-            for vectors in [32, 64, 128] {
-                all.push((halves(vectors, 32, Arithmetic::Unit(size)), 2e-3));
+        if gpu.matrix_unit().is_some() {
+            let own = Tile::of(gpu, false);
+            for (vectors, depth) in [(32, 32), (64, 64), (128, 32)] {
+                let tile = Tile {
+                    vectors,
+                    depth,
+                    ..own
+                };
+                all.push((tile, 2e-3));
             }
         }
     }

@@ -25,9 +25,11 @@ const CAPABILITIES: Capabilities = Capabilities::IMMEDIATES
 /// they are compiled, here they are checked as modules.
 #[test]
 fn kernels_for_large_matrix_units_are_valid() {
-    let (shader, sets) = ops::matmul::unit_kernels(16);
-    for params in &sets {
-        translated(shader, params, &format!("{} {params:?}", shader.name));
+    let all = [ops::matmul::unit_kernels(16), ops::attention_unit_kernels()];
+    for (shader, sets) in all {
+        for params in &sets {
+            translated(shader, params, &format!("{} {params:?}", shader.name));
+        }
     }
 }
 

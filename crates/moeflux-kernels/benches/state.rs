@@ -5,10 +5,10 @@
 
 mod common;
 
-use common::{Work, bench, cpu, criterion, floats, group, pages};
+use common::{Work, bench, cpu, criterion, floats, group, joint_pages, pages};
 use criterion::{Criterion, criterion_group, criterion_main};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, DeltaShape, DeltaSpan, HeadOrder, KvPage,
+    AttentionShape, AttentionSpan, ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, KvPage,
 };
 
 const ATTENTION: AttentionShape = AttentionShape {
@@ -16,6 +16,7 @@ const ATTENTION: AttentionShape = AttentionShape {
     kv_heads: 2,
     head_dim: 256,
     scale: 0.0625,
+    window: None,
 };
 const DELTA: DeltaShape = DeltaShape {
     key_heads: 16,
@@ -23,6 +24,7 @@ const DELTA: DeltaShape = DeltaShape {
     key_dim: 128,
     value_dim: 128,
     head_order: HeadOrder::Grouped,
+    decay: Decay::Head,
 };
 const CHANNELS: usize = 8192;
 const TAPS: usize = 4;
@@ -63,32 +65,93 @@ fn attention(criterion: &mut Criterion) {
             let span = AttentionSpan {
                 q: &q,
                 start,
+                dropped: 0,
                 pages,
                 out: &mut out,
             };
-            cpu.attention(&mut [span], ATTENTION).unwrap();
+            cpu.attention(&mut [span], ATTENTION, None).unwrap();
+        });
+    }
+}
+
+/// One token over one head of 576 elements that all queries share, as latent attention has it: keys
+/// that are the values too kept once, and twice; and within a window.
+fn shared_keys(criterion: &mut Criterion) {
+    let cpu = cpu();
+    let mut group = group(criterion, "latent attention");
+    let (heads, head_dim, positions) = (128, 576, 4096);
+    for (name, is_joint, window) in [
+        ("kept once", true, None),
+        ("kept twice", false, None),
+        ("window of 512", true, Some(512)),
+    ] {
+        let layer = || match is_joint {
+            true => joint_pages(&cpu, 1, head_dim, positions),
+            false => pages(&cpu, 1, head_dim, positions),
+        };
+        let layers: Vec<Vec<KvPage>> = (0..4).map(|_| layer()).collect();
+        let shape = AttentionShape {
+            heads,
+            kv_heads: 1,
+            head_dim,
+            scale: 0.07,
+            window,
+        };
+        let q = floats(heads * head_dim);
+        let mut out = vec![0.0; q.len()];
+        let seen = window.unwrap_or(positions);
+        let work = Work {
+            bytes: seen * head_dim * if is_joint { 2 } else { 4 },
+            multiply_adds: 2 * seen * heads * head_dim,
+        };
+        let mut turn = 0;
+        bench(&mut group, name, work, || {
+            turn += 1;
+            let span = AttentionSpan {
+                q: &q,
+                start: positions - 1,
+                dropped: 0,
+                pages: &layers[turn % layers.len()],
+                out: &mut out,
+            };
+            cpu.attention(&mut [span], shape, None).unwrap();
         });
     }
 }
 
 fn gated_delta(criterion: &mut Criterion) {
+    delta_of(criterion, "gated delta", DELTA);
+}
+
+/// As Kimi-Linear has it.
+fn keyed_delta(criterion: &mut Criterion) {
+    let shape = DeltaShape {
+        key_heads: DELTA.value_heads,
+        decay: Decay::Key,
+        ..DELTA
+    };
+    delta_of(criterion, "delta by key elements", shape);
+}
+
+fn delta_of(criterion: &mut Criterion, name: &str, shape: DeltaShape) {
     let cpu = cpu();
-    let mut group = group(criterion, "gated delta");
+    let mut group = group(criterion, name);
     let DeltaShape {
         key_heads,
         value_heads,
         key_dim,
         value_dim,
         ..
-    } = DELTA;
+    } = shape;
+    let decays = value_heads * shape.head_decays();
     let state_len = value_heads * key_dim * value_dim;
     let mut states: Vec<[Vec<f32>; 2]> = (0..LAYERS)
         .map(|_| [floats(state_len), floats(state_len)])
         .collect();
-    let (a_log, dt_bias) = (vec![1.0; value_heads], vec![-3.0; value_heads]);
+    let (a_log, dt_bias) = (vec![1.0; value_heads], vec![-3.0; decays]);
     for n in [1, 64] {
         let qkv = floats(n * (2 * key_heads * key_dim + value_heads * value_dim));
-        let (a, b) = (floats(n * value_heads), floats(n * value_heads));
+        let (a, b) = (floats(n * decays), floats(n * value_heads));
         let mut out = vec![0.0; n * value_heads * value_dim];
         // Reading a state, writing the next; three products with it a token.
         let work = Work {
@@ -107,7 +170,7 @@ fn gated_delta(criterion: &mut Criterion) {
                 next_state,
                 out: &mut out,
             };
-            cpu.gated_delta(&mut [span], DELTA, &a_log, &dt_bias)
+            cpu.gated_delta(&mut [span], shape, &a_log, &dt_bias)
                 .unwrap();
         });
     }
@@ -141,6 +204,6 @@ fn conv1d(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = criterion();
-    targets = attention, gated_delta, conv1d
+    targets = attention, shared_keys, gated_delta, keyed_delta, conv1d
 }
 criterion_main!(benches);

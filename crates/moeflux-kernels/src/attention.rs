@@ -2,15 +2,19 @@
 //!
 //! Positions are cut into chunks of [`KV_CHUNK_TOKENS`]. A chunk of one query is a plain softmax;
 //! chunks are merged in order. So threads may share one query's depth without changing a bit.
+//! Positions that a window hides count as nothing: they are left out wherever all queries of a unit
+//! are past them, and weigh zero elsewhere.
 
 mod chunk;
+mod merge;
 
-use std::{cell::RefCell, mem};
+use std::{cell::RefCell, mem, ops::Range};
 
 use crate::{
     Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint, lines::Lines,
 };
-use chunk::{Chunk, Finish, Merge, PARTIAL_EXTRA};
+use chunk::{Chunk, PARTIAL_EXTRA};
+use merge::{Finish, Merge};
 
 /// Positions in a block of the softmax, a multiple of [`KV_PAGE_TOKENS`].
 pub const KV_CHUNK_TOKENS: usize = 8 * KV_PAGE_TOKENS;
@@ -21,7 +25,9 @@ pub struct AttentionSpan<'a> {
     pub q: &'a [f32],
     /// Position of the first query.
     pub start: usize,
-    /// Pages that cover the positions 0 .. start + n, these tokens' keys and values included.
+    /// Pages that are no longer there because a window has passed them.
+    pub dropped: usize,
+    /// The pages after those, up to position start + n, these tokens' keys and values included.
     pub pages: &'a [KvPage],
     /// Results, shaped as `q`.
     pub out: &'a mut [f32],
@@ -38,10 +44,24 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Factor of the scores.
     pub scale: f32,
+    /// Positions that a query sees, its own included; `None`: all.
+    pub window: Option<usize>,
+}
+
+impl AttentionShape {
+    /// The first position that the query at `position` sees.
+    pub fn first_seen(&self, position: usize) -> usize {
+        self.window
+            .map_or(0, |window| (position + 1).saturating_sub(window))
+    }
 }
 
 /// Checks all spans.
-pub(crate) fn check(spans: &[AttentionSpan<'_>], shape: AttentionShape) -> Result<(), KernelError> {
+pub(crate) fn check(
+    spans: &[AttentionSpan<'_>],
+    shape: AttentionShape,
+    sinks: Option<&[f32]>,
+) -> Result<(), KernelError> {
     const OP: &str = "attention";
     let AttentionShape {
         heads,
@@ -51,31 +71,45 @@ pub(crate) fn check(spans: &[AttentionSpan<'_>], shape: AttentionShape) -> Resul
     } = shape;
     check::positive(OP, "head_dim", head_dim)?;
     check::multiple(OP, "heads", heads, kv_heads)?;
+    check::positive(OP, "window", shape.window.unwrap_or(1))?;
+    if let Some(sinks) = sinks {
+        check::size(OP, "sinks", heads, sinks.len())?;
+    }
     for span in spans {
         let n = check::rows(OP, "q", span.q.len(), check::product(&[heads, head_dim]))?;
         check::size(OP, "out", span.q.len(), span.out.len())?;
         let pages = span.start.saturating_add(n).div_ceil(KV_PAGE_TOKENS);
+        let pages = pages.saturating_sub(span.dropped);
         if span.pages.len() < pages {
             check::size(OP, "pages", pages, span.pages.len())?;
+        }
+        let first_page = shape.first_seen(span.start) / KV_PAGE_TOKENS;
+        if span.dropped > first_page {
+            check::size(OP, "dropped pages", first_page, span.dropped)?;
         }
         for page in span.pages {
             check::size(OP, "heads of a page", kv_heads, page.shape().0)?;
             check::size(OP, "head_dim of a page", head_dim, page.shape().1)?;
             let expected = span.pages[0].kv_type().bytes();
             check::size(OP, "element of a page", expected, page.kv_type().bytes())?;
+            let (first, own) = (span.pages[0].is_joint(), page.is_joint());
+            check::size(OP, "parts of a page", first.into(), own.into())?;
         }
     }
     Ok(())
 }
 
 impl Cpu {
-    /// Softmax attention: the query at position p sees the keys at 0 ..= p.
+    /// Softmax attention: the query at position p sees the keys at 0 ..= p, or the last of them
+    /// that lie within the window. `sinks: [heads]` are scores that take part without a value.
     ///
     /// A score is a dot product by fused multiply-adds over the elements in order, times the
     /// scale. Within a chunk of [`KV_CHUNK_TOKENS`] positions weights are exp(score - greatest
     /// score), their sum is taken in 16 lanes, and weighted values are added up by position.
     /// Chunks are merged in order: with m the greater of two maxima, sums and weighted values of
-    /// both are scaled by exp(own maximum - m), those so far by a fused multiply-add.
+    /// both are scaled by exp(own maximum - m), those so far by a fused multiply-add; the first
+    /// chunk of which a query sees anything is taken as it is. A sink is merged last, as a chunk of
+    /// one position whose value is zero. Positions before the window weigh zero within a chunk.
     ///
     /// # Errors
     /// If sizes do not fit or pages are missing.
@@ -83,8 +117,9 @@ impl Cpu {
         &self,
         spans: &mut [AttentionSpan<'_>],
         shape: AttentionShape,
+        sinks: Option<&[f32]>,
     ) -> Result<(), KernelError> {
-        check(spans, shape)?;
+        check(spans, shape, sinks)?;
         let mut units = Vec::new();
         let together = (TILE_ROWS / (shape.heads / shape.kv_heads)).max(1);
         let mut shared = Vec::with_capacity(spans.len());
@@ -101,6 +136,7 @@ impl Cpu {
             shared.push(Span {
                 q: span.q,
                 start: span.start,
+                dropped: span.dropped,
                 pages: span.pages,
                 out: Disjoint::new(span.out),
             });
@@ -109,8 +145,9 @@ impl Cpu {
             cpu: self,
             spans: &shared,
             shape,
+            sinks,
         };
-        let deep = units.iter().any(|unit| call.chunks(unit) > 1);
+        let deep = units.iter().any(|unit| call.chunks(unit).len() > 1);
         if deep && units.len() < self.pool.threads() * 4 {
             call.run_by_chunk(&units);
         } else {
@@ -129,6 +166,7 @@ const TILE_ROWS: usize = 64;
 struct Span<'a> {
     q: &'a [f32],
     start: usize,
+    dropped: usize,
     pages: &'a [KvPage],
     out: Disjoint<'a, f32>,
 }
@@ -147,6 +185,7 @@ struct Call<'a> {
     cpu: &'a Cpu,
     spans: &'a [Span<'a>],
     shape: AttentionShape,
+    sinks: Option<&'a [f32]>,
 }
 
 /// Working memory of a thread.
@@ -156,6 +195,8 @@ struct Scratch {
     q: Vec<f32>,
     /// Scores, then weights, of a chunk, `[rows, KV_CHUNK_TOKENS]`.
     weights: Lines<f32>,
+    /// Values of a page whose keys serve as values.
+    turned: Lines<f32>,
     /// Results of a chunk; see [`Chunk`].
     partial: Lines<f32>,
     /// Results of the chunks so far.
@@ -173,10 +214,11 @@ impl Call<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
-    /// Chunks that the last query of a unit sees.
-    fn chunks(&self, unit: &Unit) -> usize {
-        let end = self.spans[unit.span].start + unit.first + unit.queries;
-        end.div_ceil(KV_CHUNK_TOKENS)
+    /// Chunks of which any query of a unit sees something.
+    fn chunks(&self, unit: &Unit) -> Range<usize> {
+        let first = self.spans[unit.span].start + unit.first;
+        let end = (first + unit.queries).div_ceil(KV_CHUNK_TOKENS);
+        self.shape.first_seen(first) / KV_CHUNK_TOKENS..end
     }
 
     /// Elements of a unit's results for one chunk.
@@ -194,14 +236,16 @@ impl Call<'_> {
             );
             partial.resize(len);
             total.resize(len);
-            for chunk in 0..self.chunks(unit) {
-                let into = if chunk == 0 { &mut total } else { &mut partial };
+            let chunks = self.chunks(unit);
+            for chunk in chunks.clone() {
+                let is_first = chunk == chunks.start;
+                let into = if is_first { &mut total } else { &mut partial };
                 self.run_chunk(unit, chunk, scratch, into);
-                if chunk > 0 {
+                if !is_first {
                     self.merge(unit, chunk, &mut total, &partial);
                 }
             }
-            self.finish(unit, &total);
+            self.finish(unit, &mut total);
             (scratch.partial, scratch.total) = (partial, total);
         });
     }
@@ -213,7 +257,7 @@ impl Call<'_> {
         let mut len = 0;
         for unit in units {
             starts.push(len);
-            for chunk in 0..self.chunks(unit) {
+            for chunk in self.chunks(unit) {
                 tasks.push((unit, chunk, len));
                 len += self.partial_len(unit);
             }
@@ -230,8 +274,8 @@ impl Call<'_> {
         for (unit, &start) in units.iter().zip(&starts) {
             let len = self.partial_len(unit);
             let (total, rest) = partials[start..].split_at_mut(len);
-            for chunk in 1..self.chunks(unit) {
-                self.merge(unit, chunk, total, &rest[(chunk - 1) * len..][..len]);
+            for (chunk, partial) in self.chunks(unit).skip(1).zip(rest.chunks_exact(len)) {
+                self.merge(unit, chunk, total, partial);
             }
             self.finish(unit, total);
         }
@@ -248,16 +292,24 @@ impl Call<'_> {
         }
         let rows = unit.queries * group;
         scratch.weights.resize(rows * KV_CHUNK_TOKENS);
-        let pages = &span.pages[chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS)..];
+        if span.pages.first().is_some_and(KvPage::is_joint) {
+            scratch.turned.resize(KV_PAGE_TOKENS * dim);
+        }
+        let first_page = chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS);
+        let skipped = span.dropped.saturating_sub(first_page);
+        let pages = &span.pages[(first_page + skipped) - span.dropped..];
+        let held = KV_CHUNK_TOKENS / KV_PAGE_TOKENS - skipped;
         let job = Chunk {
             q: &scratch.q,
-            pages: &pages[..pages.len().min(KV_CHUNK_TOKENS / KV_PAGE_TOKENS)],
+            skipped,
+            pages: &pages[..pages.len().min(held)],
             kv_head: unit.kv_head,
             shape: self.shape,
             seen: span.start + unit.first + 1,
             first: chunk * KV_CHUNK_TOKENS,
             queries: unit.queries,
             weights: &mut scratch.weights,
+            turned: &mut scratch.turned,
             partial,
         };
         match span.pages[0].kv_type() {
@@ -280,9 +332,10 @@ impl Call<'_> {
         });
     }
 
-    fn finish(&self, unit: &Unit, total: &[f32]) {
+    fn finish(&self, unit: &Unit, total: &mut [f32]) {
         let (dim, group) = (self.shape.head_dim, self.group());
-        let rows = total.chunks_exact(group * (dim + PARTIAL_EXTRA));
+        let rows = total.chunks_exact_mut(group * (dim + PARTIAL_EXTRA));
+        let sinks = self.sinks.map(|all| &all[unit.kv_head * group..][..group]);
         for (query, total) in (unit.first..).zip(rows) {
             let at = (query * self.shape.heads + unit.kv_head * group) * dim;
             // SAFETY: each (query, head) belongs to one unit, which one thread finishes.
@@ -290,6 +343,7 @@ impl Call<'_> {
             self.cpu.backend.run(Finish {
                 total,
                 head_dim: dim,
+                sinks,
                 out,
             });
         }

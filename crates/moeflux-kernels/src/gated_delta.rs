@@ -17,8 +17,33 @@ pub enum HeadOrder {
     Tiled,
 }
 
+/// By what the state of a gated delta layer decays, with x = a + dt_bias.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum Decay {
+    /// One factor a value head: exp(-exp(a_log) * softplus(x)).
+    #[default]
+    Head,
+    /// One a key element of each head, of the same form.
+    Key,
+    /// One a key element of each head: exp(floor * sigmoid(exp(a_log) * x)).
+    KeyBounded {
+        /// Logarithm of the smallest factor, negative.
+        floor: f32,
+    },
+}
+
+impl Decay {
+    /// The factor for `x` where `rate` is exp(a_log).
+    pub(crate) fn factor(self, rate: f32, x: f32) -> f32 {
+        match self {
+            Decay::Head | Decay::Key => math::exp(0.0 - rate * math::softplus(x)),
+            Decay::KeyBounded { floor } => math::exp(floor * math::sigmoid(rate * x)),
+        }
+    }
+}
+
 /// Shape of a gated delta layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaShape {
     /// Heads of queries and keys.
     pub key_heads: usize,
@@ -30,6 +55,8 @@ pub struct DeltaShape {
     pub value_dim: usize,
     /// Which key head a value head reads.
     pub head_order: HeadOrder,
+    /// By what the state decays.
+    pub decay: Decay,
 }
 
 impl DeltaShape {
@@ -38,6 +65,14 @@ impl DeltaShape {
         match self.head_order {
             HeadOrder::Grouped => value_head / (self.value_heads / self.key_heads),
             HeadOrder::Tiled => value_head % self.key_heads,
+        }
+    }
+
+    /// Decay inputs of a value head.
+    pub fn head_decays(&self) -> usize {
+        match self.decay {
+            Decay::Head => 1,
+            Decay::Key | Decay::KeyBounded { .. } => self.key_dim,
         }
     }
 
@@ -53,7 +88,8 @@ pub struct DeltaSpan<'a> {
     /// Queries, keys and values, `[n, q | k | v]` with
     /// q, k: `[key_heads, key_dim]`, v: `[value_heads, value_dim]`; n >= 1.
     pub qkv: &'a [f32],
-    /// Decay inputs, `[n, value_heads]`.
+    /// Decay inputs, `[n, value_heads]`, or `[n, value_heads, key_dim]` where key elements decay by
+    /// themselves.
     pub a: &'a [f32],
     /// Write strength inputs, `[n, value_heads]`.
     pub b: &'a [f32],
@@ -87,12 +123,13 @@ pub(crate) fn check(
     check::positive(OP, "value_dim", value_dim)?;
     check::multiple(OP, "value_heads", value_heads, key_heads)?;
     check::size(OP, "a_log", value_heads, a_log.len())?;
-    check::size(OP, "dt_bias", value_heads, dt_bias.len())?;
+    let decays = check::product(&[value_heads, shape.head_decays()]);
+    check::size(OP, "dt_bias", decays, dt_bias.len())?;
     for span in spans {
         check::multiple(OP, "qkv", span.qkv.len(), shape.qkv_width())?;
         let n = span.qkv.len() / shape.qkv_width();
-        check::size(OP, "a", check::product(&[n, value_heads]), span.a.len())?;
-        check::size(OP, "b", span.a.len(), span.b.len())?;
+        check::size(OP, "a", check::product(&[n, decays]), span.a.len())?;
+        check::size(OP, "b", check::product(&[n, value_heads]), span.b.len())?;
         let state = check::product(&[value_heads, key_dim, value_dim]);
         check::size(OP, "state", state, span.state.len())?;
         check::size(OP, "next_state", state, span.next_state.len())?;
@@ -111,7 +148,8 @@ impl Cpu {
     /// [`DeltaShape::head_order`] gives it, q and k are scaled to unit length (q also by
     /// 1 / sqrt(key_dim)), g = exp(-exp(a_log) * softplus(a + dt_bias)), beta = sigmoid(b), and a
     /// token does: mem = S' k; delta = (v - g mem) * beta; S = (S g) + k delta'; out = S' q, all
-    /// sums by fused multiply-adds over the key elements in order.
+    /// sums by fused multiply-adds over the key elements in order. Where each key element j has a
+    /// factor g_j of its own: mem = S' (k g), delta = (v - mem) * beta, and row j of S times g_j.
     ///
     /// # Errors
     /// If sizes do not fit or a span is empty.
@@ -124,6 +162,7 @@ impl Cpu {
     ) -> Result<(), KernelError> {
         check(spans, shape, a_log, dt_bias)?;
         let heads = spans.len() * shape.value_heads;
+        let decays = shape.head_decays();
         let stream = heads * shape.key_dim * shape.value_dim * size_of::<f32>() >= STREAM_BYTES;
         let spans: Vec<Span<'_>> = spans
             .iter_mut()
@@ -152,7 +191,7 @@ impl Cpu {
                             shape,
                             head,
                             rate: math::exp(a_log[head]),
-                            dt_bias: dt_bias[head],
+                            dt_bias: &dt_bias[head * decays..][..decays],
                         },
                         start,
                         end: shape.value_dim.min(start + width),
@@ -186,7 +225,9 @@ struct Span<'a> {
 struct Scratch {
     /// Queries and keys of some tokens, normalized, `[tokens, 2, key_dim]`.
     keys: Lines<f32>,
-    /// Decay and write strength of each of them.
+    /// Where key elements decay by themselves: keys times factors, and factors, shaped as `keys`.
+    decays: Lines<f32>,
+    /// Decay (of the head) and write strength of each of them.
     gates: Vec<(f32, f32)>,
     /// The state of a part between tokens, block by block.
     state: Lines<f32>,

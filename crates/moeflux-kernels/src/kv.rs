@@ -67,6 +67,8 @@ impl FromStr for KvType {
 pub struct KvPage {
     kv_heads: usize,
     head_dim: usize,
+    /// Whether keys are the values too.
+    is_joint: bool,
     memory: Arc<Memory>,
 }
 
@@ -74,7 +76,8 @@ pub struct KvPage {
 #[derive(Debug, Clone)]
 struct Memory {
     data: KvData,
-    _counted: Option<Counted>,
+    #[allow(dead_code, reason = "it counts as long as it lives")]
+    counted: Option<Counted>,
 }
 
 /// The elements of a page.
@@ -87,38 +90,39 @@ pub(crate) enum KvData {
 impl KvPage {
     /// A page of zeros.
     pub fn new(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
-        KvPage::with(kv_type, kv_heads, head_dim, None)
+        KvPage::of(kv_type, kv_heads, head_dim, false)
     }
 
-    /// A page of zeros whose memory is added to `count` as long as it lives, once however many
-    /// pages share it.
-    pub fn counted(
-        kv_type: KvType,
-        kv_heads: usize,
-        head_dim: usize,
-        count: &Arc<AtomicU64>,
-    ) -> KvPage {
-        let bytes = KvPage::bytes(kv_type, kv_heads, head_dim);
-        let counted = Counted::new(bytes, count);
-        KvPage::with(kv_type, kv_heads, head_dim, Some(counted))
+    /// A page of zeros whose keys are the values too, kept once.
+    pub fn joint(kv_type: KvType, kv_heads: usize, head_dim: usize) -> KvPage {
+        KvPage::of(kv_type, kv_heads, head_dim, true)
     }
 
-    fn with(
-        kv_type: KvType,
-        kv_heads: usize,
-        head_dim: usize,
-        _counted: Option<Counted>,
-    ) -> KvPage {
+    fn of(kv_type: KvType, kv_heads: usize, head_dim: usize, is_joint: bool) -> KvPage {
         let len = kv_heads * head_dim * KV_PAGE_TOKENS;
+        let values = if is_joint { 0 } else { len };
         let data = match kv_type {
-            KvType::F16 => KvData::F16(Parts::zeros(len)),
-            KvType::F32 => KvData::F32(Parts::zeros(len)),
+            KvType::F16 => KvData::F16(Parts::zeros(len, values)),
+            KvType::F32 => KvData::F32(Parts::zeros(len, values)),
         };
         KvPage {
             kv_heads,
             head_dim,
-            memory: Arc::new(Memory { data, _counted }),
+            is_joint,
+            memory: Arc::new(Memory {
+                data,
+                counted: None,
+            }),
         }
+    }
+
+    /// The page with its memory added to `count` as long as it lives, once however many pages share
+    /// it.
+    #[must_use]
+    pub fn counted(mut self, count: &Arc<AtomicU64>) -> KvPage {
+        let counted = Counted::new(self.own_bytes(), count);
+        Arc::make_mut(&mut self.memory).counted = Some(counted);
+        self
     }
 
     /// Whether others share the memory, so that a write has to copy it first.
@@ -141,7 +145,22 @@ impl KvPage {
 
     /// Bytes of a page of this shape.
     pub fn bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
-        (2 * kv_type.bytes() * kv_heads * head_dim * KV_PAGE_TOKENS) as u64
+        2 * KvPage::joint_bytes(kv_type, kv_heads, head_dim)
+    }
+
+    /// Bytes of a page of this shape whose keys are the values too.
+    pub fn joint_bytes(kv_type: KvType, kv_heads: usize, head_dim: usize) -> u64 {
+        (kv_type.bytes() * kv_heads * head_dim * KV_PAGE_TOKENS) as u64
+    }
+
+    /// Bytes of this page.
+    pub fn own_bytes(&self) -> u64 {
+        self.saved_bytes(KV_PAGE_TOKENS) as u64
+    }
+
+    /// Whether keys are the values too.
+    pub fn is_joint(&self) -> bool {
+        self.is_joint
     }
 
     /// What its elements are.
@@ -157,7 +176,8 @@ impl KvPage {
         (self.kv_heads, self.head_dim)
     }
 
-    /// Writes the key and the value of one head at a position of the page.
+    /// Writes the key and the value of one head at a position of the page; where keys are the
+    /// values too, the value is left out.
     ///
     /// # Errors
     /// If there is no such position or head, or lengths differ from head_dim.
@@ -198,11 +218,13 @@ impl KvPage {
 
     /// Bytes that [`KvPage::save`] appends.
     pub fn saved_bytes(&self, positions: usize) -> usize {
-        2 * self.kv_type().bytes() * self.kv_heads * self.head_dim * positions.min(KV_PAGE_TOKENS)
+        let parts = if self.is_joint { 1 } else { 2 };
+        let width = parts * self.kv_type().bytes() * self.kv_heads * self.head_dim;
+        width * positions.min(KV_PAGE_TOKENS)
     }
 
     /// Appends the elements of the first positions, little-endian, as
-    /// `[positions, kv_heads, (key, value), head_dim]`.
+    /// `[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too.
     pub fn save(&self, positions: usize, out: &mut Vec<u8>) {
         match self.data() {
             KvData::F16(parts) => parts.save(self.kv_heads, self.head_dim, positions, out),

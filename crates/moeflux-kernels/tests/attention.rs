@@ -23,7 +23,8 @@ proptest! {
         half: bool,
     ) {
         let kv_type = if half { KvType::F16 } else { KvType::F32 };
-        let shape = AttentionShape { heads: kv_heads * group, kv_heads, head_dim, scale: 0.3 };
+        let (heads, window) = (kv_heads * group, None);
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window };
         let run = |cpu: Option<&Cpu>| {
             let kind = kind(x_kind);
             run_attention(cpu, &mut Random(seed), kv_type, shape, &spans, kind).concat()
@@ -32,6 +33,127 @@ proptest! {
         for cpu in cpus() {
             assert_same("attention", &cpu, &run(Some(&cpu)), &expected);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    /// Windows of all sizes, with and without the pages that they have passed; keys as values.
+    #[test]
+    fn windows_and_sinks(
+        seed: u64, kv_heads in 1usize..3, group in 1usize..9, head_dim in 1usize..100,
+        window in 1usize..1200, n in 1usize..90, start in 0usize..1100, is_joint: bool,
+    ) {
+        let (heads, window) = (kv_heads * group, Some(window));
+        let shape = AttentionShape { heads, kv_heads, head_dim, scale: 0.3, window };
+        let random = &mut Random(seed);
+        let (q, sinks) = (random.floats(n * shape.heads * head_dim), random.floats(shape.heads));
+        let mut pages = random_pages(random, KvType::F16, shape, start + n, Kind::Plain);
+        if is_joint {
+            pages = pages.iter().map(as_joint).collect();
+        }
+        let passed = shape.first_seen(start) / KV_PAGE_TOKENS;
+        let run = |cpu: Option<&Cpu>, dropped: usize| {
+            let mut out = vec![5.0; q.len()];
+            let pages = &pages[dropped..];
+            let span = AttentionSpan { q: &q, start, dropped, pages, out: &mut out };
+            match cpu {
+                Some(cpu) => cpu.attention(&mut [span], shape, Some(&sinks)).unwrap(),
+                None => reference::attention(&mut [span], shape, Some(&sinks)).unwrap(),
+            }
+            out
+        };
+        let expected = run(None, 0);
+        prop_assert!(expected.iter().all(|x| x.is_finite()));
+        for cpu in cpus() {
+            assert_same("attention", &cpu, &run(Some(&cpu), 0), &expected);
+            assert_same("without passed pages", &cpu, &run(Some(&cpu), passed), &expected);
+        }
+    }
+}
+
+/// A page whose keys are those of `page`, and the values too.
+fn as_joint(page: &KvPage) -> KvPage {
+    let (kv_heads, head_dim) = page.shape();
+    let mut shared = KvPage::joint(page.kv_type(), kv_heads, head_dim);
+    let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);
+    for position in 0..KV_PAGE_TOKENS {
+        for head in 0..kv_heads {
+            page.read(position, head, &mut key, &mut value).unwrap();
+            shared.write(position, head, &key, &value).unwrap();
+        }
+    }
+    shared
+}
+
+#[test]
+fn keys_that_are_the_values_too_count_as_both() {
+    let mut random = Random(11);
+    let shape = AttentionShape {
+        heads: 6,
+        kv_heads: 2,
+        head_dim: 50,
+        scale: 0.2,
+        window: None,
+    };
+    let (n, start) = (9, 600);
+    let q = random.floats(n * 6 * 50);
+    for kv_type in [KvType::F16, KvType::F32] {
+        let keys = random.floats((start + n) * 2 * 50);
+        let mut both = empty_pages(kv_type, shape, start + n);
+        let mut once: Vec<KvPage> = both.iter().map(as_joint).collect();
+        reference::kv_append(&mut both, 0, &keys, &keys).unwrap();
+        for cpu in cpus() {
+            cpu.kv_append(&mut once, 0, &keys, &keys).unwrap();
+            let run = |pages: &[KvPage]| {
+                let mut out = vec![0.0; q.len()];
+                let span = AttentionSpan {
+                    q: &q,
+                    start,
+                    dropped: 0,
+                    pages,
+                    out: &mut out,
+                };
+                cpu.attention(&mut [span], shape, None).unwrap();
+                out
+            };
+            assert_same("shared", &cpu, &run(&once), &run(&both));
+        }
+        let mut bytes = vec![];
+        once[0].save(KV_PAGE_TOKENS, &mut bytes);
+        assert_eq!(bytes.len() as u64, KvPage::bytes(kv_type, 2, 50) / 2);
+        let mut loaded = KvPage::joint(kv_type, 2, 50);
+        loaded.load(KV_PAGE_TOKENS, &bytes).unwrap();
+        let mut again = vec![];
+        loaded.save(KV_PAGE_TOKENS, &mut again);
+        assert_eq!(bytes, again);
+    }
+}
+
+#[test]
+fn a_sink_takes_its_share() {
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 1,
+        scale: 1.0,
+        window: Some(2),
+    };
+    let mut pages = empty_pages(KvType::F32, shape, 3);
+    // The first position is outside of the window; two equal scores and an equal sink share.
+    reference::kv_append(&mut pages, 0, &[9.0, 1.0, 1.0], &[1e6, 3.0, 6.0]).unwrap();
+    for cpu in cpus() {
+        let mut out = [0.0];
+        let span = AttentionSpan {
+            q: &[1.0],
+            start: 2,
+            dropped: 0,
+            pages: &pages,
+            out: &mut out,
+        };
+        cpu.attention(&mut [span], shape, Some(&[1.0])).unwrap();
+        assert!((out[0] - 3.0).abs() < 1e-6, "{out:?}");
     }
 }
 
@@ -79,13 +201,14 @@ fn run_attention(
         calls.push(AttentionSpan {
             q,
             start,
+            dropped: 0,
             pages,
             out,
         });
     }
     match cpu {
-        Some(cpu) => cpu.attention(&mut calls, shape).unwrap(),
-        None => reference::attention(&mut calls, shape).unwrap(),
+        Some(cpu) => cpu.attention(&mut calls, shape, None).unwrap(),
+        None => reference::attention(&mut calls, shape, None).unwrap(),
     }
     outputs
 }
@@ -97,6 +220,7 @@ fn queries_at_once_equal_queries_one_by_one() {
         kv_heads: 2,
         head_dim: 48,
         scale: 0.2,
+        window: None,
     };
     let mut random = Random(9);
     // Across pages and across chunks.
@@ -111,10 +235,11 @@ fn queries_at_once_equal_queries_one_by_one() {
                 let span = AttentionSpan {
                     q,
                     start: start + from,
+                    dropped: 0,
                     pages: &pages,
                     out: &mut out,
                 };
-                cpu.attention(&mut [span], shape).unwrap();
+                cpu.attention(&mut [span], shape, None).unwrap();
                 out
             };
             let single: Vec<f32> = (0..n).flat_map(|t| run(t, t + 1)).collect();
@@ -130,6 +255,7 @@ fn positions_not_yet_reached_do_not_matter() {
         kv_heads: 1,
         head_dim: 16,
         scale: 1.0,
+        window: None,
     };
     let mut random = Random(4);
     let q = random.floats(3 * 32);
@@ -139,10 +265,11 @@ fn positions_not_yet_reached_do_not_matter() {
         let span = AttentionSpan {
             q: &q,
             start: 4,
+            dropped: 0,
             pages,
             out: &mut out,
         };
-        cpu.attention(&mut [span], shape).unwrap();
+        cpu.attention(&mut [span], shape, None).unwrap();
         out
     };
     let clean: Vec<Vec<f32>> = cpus().iter().map(|cpu| run(cpu, &pages)).collect();
@@ -161,6 +288,7 @@ fn attention_matches_softmax_in_f64() {
         kv_heads: 1,
         head_dim: 32,
         scale: 0.5,
+        window: None,
     };
     for (kv_type, tolerance) in [(KvType::F32, 1e-5), (KvType::F16, 1e-3)] {
         let mut random = Random(8);
@@ -186,10 +314,11 @@ fn attention_matches_softmax_in_f64() {
         let span = AttentionSpan {
             q: &q,
             start,
+            dropped: 0,
             pages: &pages,
             out: &mut out,
         };
-        cpu.attention(&mut [span], shape).unwrap();
+        cpu.attention(&mut [span], shape, None).unwrap();
         let error = common::relative_l2(&out, &expected);
         assert!(error < tolerance, "{kv_type}: {error}");
     }
@@ -203,16 +332,18 @@ fn wrong_sizes_are_errors() {
         kv_heads: 1,
         head_dim: 4,
         scale: 1.0,
+        window: None,
     };
     let page = KvPage::new(KvType::F16, 1, 4);
     let run = |start, pages: &[KvPage], shape| {
         let span = AttentionSpan {
             q: &[0.0; 8],
             start,
+            dropped: 0,
             pages,
             out: &mut [0.0; 8],
         };
-        cpu.attention(&mut [span], shape)
+        cpu.attention(&mut [span], shape, None)
     };
     assert!(run(63, from_ref(&page), shape).is_ok());
     assert!(matches!(
@@ -220,6 +351,23 @@ fn wrong_sizes_are_errors() {
         Err(KernelError::Size { what: "pages", .. })
     ));
     assert!(run(usize::MAX, from_ref(&page), shape).is_err());
+    let sinks = |count: usize| {
+        let span = AttentionSpan {
+            q: &[0.0; 8],
+            start: 0,
+            dropped: 0,
+            pages: from_ref(&page),
+            out: &mut [0.0; 8],
+        };
+        cpu.attention(&mut [span], shape, Some(&vec![0.0; count]))
+    };
+    assert!(sinks(2).is_ok());
+    assert!(sinks(1).is_err());
+    let no_window = AttentionShape {
+        window: Some(0),
+        ..shape
+    };
+    assert!(run(0, from_ref(&page), no_window).is_err());
     let wide = KvPage::new(KvType::F16, 1, 5);
     assert!(matches!(
         run(0, &[wide], shape),

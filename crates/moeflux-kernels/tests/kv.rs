@@ -115,7 +115,7 @@ fn clones_share_memory_until_one_is_written() {
     let count = Arc::new(AtomicU64::new(0));
     let bytes = KvPage::bytes(KvType::F16, 2, 4);
     let counted = || count.load(Ordering::Relaxed);
-    let mut pages = vec![KvPage::counted(KvType::F16, 2, 4, &count)];
+    let mut pages = vec![KvPage::new(KvType::F16, 2, 4).counted(&count)];
     let cpu = Cpu::new(Isa::Scalar, 1).unwrap();
     cpu.kv_append(&mut pages, 0, &[1.0; 8], &[2.0; 8]).unwrap();
     let kept = pages.clone();

@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Random, assert_same, cpus, kind};
-use moeflux_kernels::{Cpu, Isa, KernelError, RopeStyle, reference};
+use moeflux_kernels::{Cpu, Glu, Isa, KernelError, RopeStyle, reference};
 use proptest::prelude::*;
 
 /// An operation on one processor.
@@ -45,6 +45,35 @@ proptest! {
             &|out| reference::rms_norm_gated(&x, &gate, &weight, 1e-6, out),
             &|cpu, out| cpu.rms_norm_gated(&x, &gate, &weight, 1e-6, out),
         );
+    }
+
+    #[test]
+    fn gated_activations(
+        seed: u64, len in 0usize..400, limit in 0.1f32..5.0, x_kind in 0usize..14,
+    ) {
+        let mut random = Random(seed);
+        let [gate, up] = [(); 2].map(|()| random.values(kind(x_kind), len));
+        let clamped = Glu::Clamped { limit, alpha: 1.702, offset: 1.0 };
+        for rule in [Glu::Silu, clamped] {
+            compare("glu", len, &|out| reference::glu(&gate, &up, rule, out), &|cpu, out| {
+                cpu.glu(&gate, &up, rule, out)
+            });
+        }
+    }
+
+    #[test]
+    fn biases_in_place(seed: u64, rows in 0usize..40, dim in 1usize..300, x_kind in 0usize..14) {
+        let mut random = Random(seed);
+        let (x, bias) = (random.values(kind(x_kind), rows * dim), random.floats(dim));
+        let start = |out: &mut [f32]| out.copy_from_slice(&x);
+        let expected = |out: &mut [f32]| {
+            start(out);
+            reference::add_to_rows(out, &bias)
+        };
+        compare("add_to_rows", x.len(), &expected, &|cpu, out| {
+            start(out);
+            cpu.add_to_rows(out, &bias)
+        });
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod common;
 
 use common::{Kind, Random, assert_same, cpus, kind};
 use moeflux_kernels::{
-    ConvSpan, Cpu, DeltaShape, DeltaSpan, HeadOrder, Isa, KernelError, reference,
+    ConvSpan, Cpu, Decay, DeltaShape, DeltaSpan, HeadOrder, Isa, KernelError, reference,
 };
 use proptest::prelude::*;
 
@@ -54,12 +54,14 @@ proptest! {
     #[test]
     fn delta_rule(
         seed: u64, key_heads in 1usize..4, times in 1usize..4, key_dim in 1usize..70,
-        value_dim in 1usize..150, lengths in proptest::collection::vec(1usize..70, 0..3),
+        value_dim in 1usize..150, decay in 0usize..3,
+        lengths in proptest::collection::vec(1usize..70, 0..3),
         x_kind in 0usize..14, tiled: bool,
     ) {
         let head_order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
         let value_heads = key_heads * times;
-        let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, head_order };
+        let decay = [Decay::Head, Decay::Key, Decay::KeyBounded { floor: -3.0 }][decay];
+        let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, head_order, decay };
         compare("gated_delta", &lengths, &|cpu, lengths| {
             let (outputs, states) = run_delta(cpu, &mut Random(seed), shape, lengths, kind(x_kind));
             [outputs.concat(), states.concat()].concat()
@@ -84,13 +86,13 @@ fn run_delta(
         ..
     } = shape;
     let width = 2 * key_heads * key_dim + value_heads * value_dim;
-    let (a_log, dt_bias) = (random.floats(value_heads), random.floats(value_heads));
+    let decays = value_heads * shape.head_decays();
+    let (a_log, dt_bias) = (random.floats(value_heads), random.floats(decays));
     let state_len = value_heads * key_dim * value_dim;
     let data: Vec<[Vec<f32>; 4]> = lengths
         .iter()
         .map(|n| {
-            [n * width, n * value_heads, n * value_heads, state_len]
-                .map(|len| random.values(kind, len))
+            [n * width, n * decays, n * value_heads, state_len].map(|len| random.values(kind, len))
         })
         .collect();
     let mut outputs: Vec<Vec<f32>> = lengths
@@ -127,6 +129,7 @@ fn delta_rule_in_two_calls_equals_one() {
         key_dim: 24,
         value_dim: 80,
         head_order: HeadOrder::Grouped,
+        decay: Decay::Head,
     };
     let mut random = Random(1);
     let width = 2 * 24 + 2 * 80;
@@ -172,6 +175,7 @@ fn large_states_are_streamed_with_the_same_bits() {
         key_dim: 128,
         value_dim,
         head_order: HeadOrder::Tiled,
+        decay: Decay::Head,
     };
     for (lengths, value_dim) in [(vec![1], 128), (vec![2, 1], 128), (vec![1, 3], 212)] {
         compare("gated_delta", &lengths, &|cpu, lengths| {
@@ -191,6 +195,7 @@ fn tiled_heads_are_grouped_heads_moved() {
         key_dim: 8,
         value_dim: 16,
         head_order,
+        decay: Decay::Head,
     };
     // Key head 0 feeds heads 0, 1, 2 when grouped and 0, 2, 4 when tiled.
     let grouped_head = |tiled: usize| tiled % 2 * 3 + tiled / 2;
@@ -237,6 +242,7 @@ fn wrong_sizes_are_errors() {
         key_dim: 1,
         value_dim: 1,
         head_order: HeadOrder::Grouped,
+        decay: Decay::Head,
     };
     assert!(matches!(
         cpu.gated_delta(&mut [], delta, &[0.0; 3], &[0.0; 3]),

@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use moeflux_formats::Codec;
+use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
 
-use crate::ModelInfo;
 use crate::graph::{Op, Rows, StateDecl, StateId};
 use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::weights::{ExpertLayout, Weights};
@@ -74,6 +74,8 @@ pub struct OpCost {
     position_bytes: u64,
     /// Bytes of one routed expert.
     expert_bytes: u64,
+    /// Positions that a token attends to; `None`: all.
+    window: Option<usize>,
     /// Multiply-adds for each token, in f32.
     token_floats: u64,
     /// Multiply-adds for each pair of a token and a position it attends to, in f32.
@@ -87,9 +89,10 @@ impl OpCost {
         if rows == 0.0 {
             return Work::default();
         }
-        let tokens = step.tokens as f64;
-        let pairs = tokens * step.start as f64 + tokens * (tokens + 1.0) / 2.0;
-        let positions = (step.start + step.tokens) as f64;
+        let seen = |position: usize| self.window.map_or(position + 1, |w| w.min(position + 1));
+        let end = step.start + step.tokens;
+        let pairs = (step.start..end).map(seen).sum::<usize>() as f64;
+        let positions = (seen(step.start) + step.tokens - 1) as f64;
         Work {
             bytes: self.weight_bytes as f64
                 + self.row_bytes as f64 * rows
@@ -128,37 +131,23 @@ pub(crate) fn of(
     blueprint: &Blueprint,
     weights: &Weights,
     experts: &BTreeMap<usize, ExpertLayout>,
-    info: &ModelInfo,
+    kv_type: KvType,
 ) -> Vec<OpCost> {
     let model = Model {
         blueprint,
         weights,
         experts,
-        element_bytes: key_value_element_bytes(&blueprint.graph.states, info.token_state_bytes),
+        kv_type,
     };
     let ops = blueprint.graph.ops.iter();
     ops.map(|op| model.cost(op)).collect()
-}
-
-/// Bytes of one element of a key or value.
-fn key_value_element_bytes(states: &[StateDecl], token_bytes: u64) -> u64 {
-    let elements: usize = states.iter().map(key_value_elements).sum();
-    token_bytes / (elements as u64).max(1)
-}
-
-/// Elements that a position adds to a state.
-fn key_value_elements(state: &StateDecl) -> usize {
-    match state {
-        StateDecl::KeyValue { kv_heads, head_dim } => 2 * kv_heads * head_dim,
-        StateDecl::Recurrent { .. } => 0,
-    }
 }
 
 struct Model<'a> {
     blueprint: &'a Blueprint,
     weights: &'a Weights,
     experts: &'a BTreeMap<usize, ExpertLayout>,
-    element_bytes: u64,
+    kv_type: KvType,
 }
 
 impl Model<'_> {
@@ -178,6 +167,7 @@ impl Model<'_> {
             Op::Experts { layer, top_k, .. } => self.routed(*layer, *top_k, &mut cost),
             Op::Attention { state, shape, .. } => {
                 cost.position_bytes = self.position_bytes(*state);
+                cost.window = shape.window;
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
@@ -234,6 +224,7 @@ impl Model<'_> {
             state_bytes: 0,
             position_bytes: 0,
             expert_bytes: 0,
+            window: None,
             token_floats: 0,
             pair_floats: 0,
         }
@@ -262,7 +253,7 @@ impl Model<'_> {
 
     fn position_bytes(&self, state: StateId) -> u64 {
         let state = self.blueprint.graph.states.get(state.index());
-        state.map_or(0, key_value_elements) as u64 * self.element_bytes
+        state.map_or(0, |state| state.page_bytes(self.kv_type)) / KV_PAGE_TOKENS as u64
     }
 
     fn recurrent_bytes(&self, state: StateId) -> u64 {

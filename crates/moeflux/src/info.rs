@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
 
 use crate::Error;
 use crate::config::Config;
 use crate::gguf::{self, GgufInfo, model_path};
+use crate::graph::StateDecl;
 use crate::models::{self, Blueprint, MatrixClass};
 use crate::weights::{ExpertTable, ModelFiles, Survey};
 
@@ -50,8 +51,9 @@ pub struct ModelInfo {
     pub token_expert_bytes: u64,
     /// Multiply-adds of a token in all matrices but the output head.
     pub token_multiply_adds: u64,
-    /// Bytes that the session's state grows by with each token, once past its first page, with
-    /// the engine's type of keys and values (the default one before the model is opened).
+    /// Bytes that the session's state grows by with each token, once past its first page and all
+    /// windows, with the engine's type of keys and values (the default one before the model is
+    /// opened).
     pub token_state_bytes: u64,
     /// Codecs by class of weights.
     pub codecs: Vec<(String, String)>,
@@ -125,11 +127,9 @@ impl Opened {
             .iter()
             .map(|e| (3 * e.hidden * e.intermediate * blueprint.top_k) as u64)
             .sum();
-        let per_token = |s: &crate::graph::StateDecl| match *s {
-            crate::graph::StateDecl::KeyValue { kv_heads, head_dim } => {
-                KvPage::bytes(kv, kv_heads, head_dim) / KV_PAGE_TOKENS as u64
-            }
-            crate::graph::StateDecl::Recurrent { .. } => 0,
+        let per_token = |s: &StateDecl| match s.has_window() {
+            true => 0,
+            false => s.page_bytes(kv) / KV_PAGE_TOKENS as u64,
         };
         ModelInfo {
             model_type: blueprint.model_type.clone(),

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, Codec, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer,
-    PlannedMatrix, PlannedTensor,
+    AffineCodec, Codec, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport,
+    PlannedLayer, PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;
@@ -13,10 +13,11 @@ use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 8] = [
+const COPIED_FILES: [&str; 9] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
+    "tiktoken.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -173,20 +174,21 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
                 note_codec(&mut used, Some(*class), codec);
                 dense.push(PlannedTensor::Matrix(PlannedMatrix {
                     name,
-                    source: MatrixSource {
-                        tensor,
-                        first_element: 0,
-                    },
+                    source: MatrixSource::whole(tensor),
                     rows: *rows,
                     cols: *cols,
                     codec,
                 }));
             }
             WeightKind::Vector { .. } => {
-                dense.push(PlannedTensor::Copy {
+                let copy = PlannedTensor::Copy {
                     source: name.clone(),
                     name,
-                });
+                };
+                // Two vectors may come from one tensor.
+                if !dense.contains(&copy) {
+                    dense.push(copy);
+                }
             }
         }
     }
@@ -230,14 +232,13 @@ fn plan_layer(
     for expert in 0..layer.experts {
         let mut planned = Vec::with_capacity(3);
         for (index, (matrix, rows, cols)) in matrices.into_iter().enumerate() {
-            let source = if fused {
+            let source = if layer.is_turned {
+                turned_source(&name, expert, index, (hidden, intermediate))
+            } else if fused {
                 fused_source(&name, expert, index, hidden * intermediate)
             } else {
                 let tensor = format!("{name}.{expert}.{}.weight", layer.matrices[index]);
-                MatrixSource {
-                    tensor,
-                    first_element: 0,
-                }
+                MatrixSource::whole(tensor)
             };
             let codec = options.codec(None, cols, source_codec(opened, &source.tensor)?)?;
             note_codec(used, None, codec);
@@ -267,6 +268,28 @@ fn fused_source(name: &str, expert: usize, matrix: usize, elements: usize) -> Ma
     MatrixSource {
         tensor: format!("{name}.{suffix}"),
         first_element: first as u64,
+        steps: None,
+    }
+}
+
+/// All matrices are transposed; columns of gate and up lie in turn in `gate_up_proj`.
+fn turned_source(
+    name: &str,
+    expert: usize,
+    matrix: usize,
+    (hidden, intermediate): (usize, usize),
+) -> MatrixSource {
+    let (suffix, first, row, col) = match matrix {
+        0 | 1 => {
+            let first = 2 * expert * hidden * intermediate + matrix;
+            ("gate_up_proj", first, 2, 2 * intermediate)
+        }
+        _ => ("down_proj", expert * hidden * intermediate, 1, hidden),
+    };
+    MatrixSource {
+        tensor: format!("{name}.{suffix}"),
+        first_element: first as u64,
+        steps: Some(ElementSteps { row, col }),
     }
 }
 

@@ -13,9 +13,12 @@ use moeflux::{
 };
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 11] = [
+const MODELS: [(&str, u32); 14] = [
     ("deepseek_v3", 4),
     ("glm4_moe_air", 4),
+    ("gpt_oss", 4),
+    ("kimi_k2", 4),
+    ("kimi_linear", 4),
     ("minimax_m2", 4),
     ("mixtral", 4),
     ("olmoe", 4),

@@ -33,6 +33,22 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("deepseek_v3", "moe_layer_freq", json!(2)),
         ("deepseek_v3", "attention_bias", json!(true)),
         ("deepseek_v3", "kv_lora_rank", json!("many")),
+        ("kimi_k2", "scoring_func", json!("softmax")),
+        ("gpt_oss", "attention_bias", json!(false)),
+        ("gpt_oss", "sliding_window", json!(null)),
+        ("gpt_oss", "sliding_window", json!(0)),
+        ("gpt_oss", "layer_types", json!(["full_attention"])),
+        ("gpt_oss", "layer_types", json!(["a", "b", "c", "d"])),
+        ("gpt_oss", "swiglu_limit", json!(0)),
+        (
+            "kimi_linear",
+            "moe_router_activation_func",
+            json!("softmax"),
+        ),
+        ("kimi_linear", "mla_use_nope", json!(false)),
+        ("kimi_linear", "linear_attn_config", json!(null)),
+        ("kimi_linear", "num_expert_group", json!(3)),
+        ("kimi_linear", "num_experts_per_token", json!(9)),
         ("deepseek_v2", "topk_method", json!("best")),
         ("deepseek_v2", "norm_topk_prob", json!(true)),
         ("deepseek_v2", "qk_rope_head_dim", json!(15)),
@@ -61,6 +77,23 @@ fn what_is_not_implemented_is_named() {
 }
 
 #[test]
+fn kimi_linear_lists_each_layer_once() {
+    let lists = |full: Value, delta: Value| {
+        let mut lists = json!({"num_heads": 3, "head_dim": 24});
+        (lists["full_attn_layers"], lists["kda_layers"]) = (full, delta);
+        lists
+    };
+    for (full, delta) in [
+        (json!([2]), json!([1, 3])),
+        (json!([2, 4]), json!([1, 2, 3])),
+        (json!(["two"]), json!([1, 3])),
+    ] {
+        let message = message("kimi_linear", "linear_attn_config", lists(full, delta));
+        assert!(message.contains("full_attn_layers"), "{message:?}");
+    }
+}
+
+#[test]
 fn yarn_in_other_forms_is_named() {
     let scaling = |field: &str, value: Value| {
         let mut scaling = json!({
@@ -70,7 +103,7 @@ fn yarn_in_other_forms_is_named() {
         scaling
     };
     for (field, value) in [
-        ("truncate", json!(false)),
+        ("truncate", json!("maybe")),
         ("original_max_position_embeddings", json!(0)),
         ("factor", json!(-2)),
         ("mscale", json!("much")),

@@ -208,6 +208,20 @@ DEEPSEEK_V3 = {
     "rope_theta": 10000,
 }
 
+# As Kimi-K2 is published, but for its FP8 weights: one group, so that only scores count.
+KIMI_K2 = {
+    **DEEPSEEK_V3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "n_routed_experts": 8,
+    "n_group": 1,
+    "topk_group": 1,
+    "routed_scaling_factor": 2.827,
+    "num_nextn_predict_layers": 0,
+    "rope_scaling": {**YARN, "beta_fast": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "rope_theta": 50000.0,
+}
+
 # As DeepSeek-V2-Lite is published: queries projected at once, softmax without groups.
 DEEPSEEK_V2_LITE = {
     **DEEPSEEK_V3,
@@ -239,8 +253,126 @@ DEEPSEEK_V2 = {
 }
 
 
+# As gpt-oss is published, but for its MXFP4 experts; the prompt goes beyond YaRN's context.
+GPT_OSS = {
+    **COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 40,
+    "intermediate_size": 32,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "attention_bias": True,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "swiglu_limit": 1.5,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 64,
+    },
+    "rope_theta": 150000,
+}
+
+
+# As Kimi-Linear-48B-A3B is published.
+KIMI_LINEAR = {
+    **COMMON,
+    "architectures": ["KimiLinearForCausalLM"],
+    "model_type": "kimi_linear",
+    "dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": None,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 24,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "mla_use_nope": True,
+    "linear_attn_config": {
+        "full_attn_layers": [2, 4],
+        "kda_layers": [1, 3],
+        "head_dim": 24,
+        "num_heads": 3,
+        "short_conv_kernel_size": 4,
+    },
+    "num_experts": 8,
+    "num_experts_per_token": 3,
+    "num_shared_experts": 1,
+    "num_expert_group": 1,
+    "topk_group": 1,
+    "use_grouped_topk": True,
+    "moe_renormalize": True,
+    "moe_router_activation_func": "sigmoid",
+    "moe_layer_freq": 1,
+    "routed_scaling_factor": 2.446,
+    "first_k_dense_replace": 1,
+    "num_nextn_predict_layers": 0,
+    "model_max_length": 4096,
+    "bos_token_id": 1,
+    "pad_token_id": 254,
+}
+del KIMI_LINEAR["max_position_embeddings"]
+
+
+# As GLM-4.7-Flash is published: DeepSeek-V3's form in GLM-4.5's decoder.
+GLM4_MOE_LITE = {
+    **{key: value for key, value in KIMI_K2.items() if key != "rope_scaling"},
+    "architectures": ["Glm4MoeLiteForCausalLM"],
+    "model_type": "glm4_moe_lite",
+    "num_attention_heads": 5,
+    "num_key_value_heads": 5,
+    "routed_scaling_factor": 1.8,
+    "num_nextn_predict_layers": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000,
+    "rope_scaling": None,
+}
+
+# As Kimi-K2.5 is published, but for its packed integers: Kimi-K2 within a multimodal model.
+KIMI_K25 = {
+    "architectures": ["KimiK25ForConditionalGeneration"],
+    "model_type": "kimi_k25",
+    "dtype": "bfloat16",
+    "tie_word_embeddings": False,
+    "image_token_id": 252,
+    "video_token_id": 253,
+    "vision_start_token_id": 250,
+    "vision_end_token_id": 251,
+    "text_config": {
+        **{key: value for key, value in KIMI_K2.items() if key != "architectures"},
+        "model_type": "kimi_k2",
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "n_routed_experts": 10,
+    },
+    "projection_hidden_size": 32,
+    "vision_config": {
+        "model_type": "kimi_k25_vision",
+        "patch_size": 4,
+        "pos_emb_height": 4,
+        "pos_emb_width": 4,
+        "pos_emb_time": 2,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+    },
+}
+
+
 def specs(Spec):
-    """A `Spec` of each."""
+    """A `Spec` of each. New ones come last: their place is their seed."""
     return [
         Spec(
             name="olmoe",
@@ -322,5 +454,53 @@ def specs(Spec):
             config=DEEPSEEK_V2,
             prompt_tokens=80,
             model_class="DeepseekV2ForCausalLM",
+        ),
+        Spec(
+            name="kimi_k2",
+            about="as Kimi-K2 is published, in bf16: DeepSeek-V3's form with one group",
+            config=KIMI_K2,
+            prompt_tokens=150,
+            model_class="DeepseekV3ForCausalLM",
+            f32_suffixes=("e_score_correction_bias",),
+            published_type="kimi_k2",
+        ),
+        Spec(
+            name="gpt_oss",
+            about="as gpt-oss is published, in bf16: sinks, every other layer in a window of 40, "
+            "biases everywhere, YaRN without truncation",
+            config=GPT_OSS,
+            prompt_tokens=230,
+            model_class="GptOssForCausalLM",
+            fused_experts=True,
+            turned_experts=True,
+        ),
+        Spec(
+            name="kimi_linear",
+            about="as Kimi-Linear-48B-A3B is published: delta attention whose key elements decay by "
+            "themselves, latent attention without positions",
+            config=KIMI_LINEAR,
+            prompt_tokens=150,
+            model_class="KimiLinearForCausalLM",
+            moe_names="kimi_linear",
+            f32_suffixes=("e_score_correction_bias", "A_log", "dt_bias"),
+        ),
+        Spec(
+            name="glm4_moe_lite",
+            about="as GLM-4.7-Flash is published: latent attention, plain rotation, one group",
+            config=GLM4_MOE_LITE,
+            prompt_tokens=120,
+            model_class="Glm4MoeLiteForCausalLM",
+            f32_suffixes=("e_score_correction_bias",),
+        ),
+        Spec(
+            name="kimi_k25",
+            about="as Kimi-K2.5 is published, in bf16: nested text_config, head beside the text "
+            "part's layers, vision tensors to skip",
+            config=KIMI_K25,
+            prompt_tokens=150,
+            model_class="Kimi_K25ForConditionalGeneration",
+            moe_names="kimi_k25",
+            f32_suffixes=("e_score_correction_bias",),
+            reserved_tokens=frozenset({250, 251, 252, 253}),
         ),
     ]

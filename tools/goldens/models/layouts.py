@@ -28,6 +28,10 @@ def named_tensors(model, spec, seed):
             tensors[name] = stored
     if spec.moe_names == "block_sparse_moe":
         tensors = {block_sparse_name(name): values for name, values in tensors.items()}
+    if spec.moe_names == "kimi_k25":
+        tensors = {kimi_k25_name(name): values for name, values in tensors.items()}
+    if spec.moe_names == "kimi_linear":
+        tensors = dict(pair for item in tensors.items() for pair in kimi_linear_tensors(*item))
     if spec.mtp:
         tensors.update(mtp_tensors(spec, seed))
     return tensors
@@ -57,6 +61,23 @@ def block_sparse_name(name):
     return name
 
 
+def kimi_k25_name(name):
+    """The name that Kimi-K2.5 publishes for what transformers calls `name`."""
+    name = name.replace("model.language_model.", "language_model.model.")
+    return re.sub(r"^lm_head\.", "language_model.lm_head.", name)
+
+
+def kimi_linear_tensors(name, values):
+    """The tensors that Kimi-Linear publishes for what transformers calls `name`."""
+    if name.endswith(".conv1d.weight"):
+        parts = zip("qkv", values.chunk(3, dim=0))
+        return [(name.replace(".conv1d", f".{which}_conv1d"), part.clone()) for which, part in parts]
+    name = name.replace(".forget_gate.", ".")
+    if re.search(r"\.mlp\.(experts|gate|shared_experts)\.", name):
+        name = block_sparse_name(name)
+    return [(name, values)]
+
+
 def write_checkpoint(tensors, spec, directory):
     """config.json, generation_config.json and the safetensors files, with an index if sharded."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -79,6 +100,12 @@ def write_checkpoint(tensors, spec, directory):
     total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(directory / "model.safetensors.index.json", index)
+
+
+def publish_config(spec, directory):
+    """Writes config.json anew where its published model_type is one that transformers lacks."""
+    if spec.published_type is not None:
+        write_json(directory / "config.json", {**spec.config, "model_type": spec.published_type})
 
 
 def save(path, tensors, metadata):

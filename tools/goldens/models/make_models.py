@@ -90,6 +90,7 @@ def make(spec, first_seed, out):
     directory = out / spec.name
     layouts.write_checkpoint(layouts.named_tensors(model, spec, seed), spec, directory)
     check_files(spec, directory, model, answers)
+    layouts.publish_config(spec, directory)
     layouts.save(
         directory / "golden.safetensors",
         {

@@ -22,6 +22,8 @@ class Spec:
     model_class: str = "Qwen3_5MoeForCausalLM"
     dtype: str = "bfloat16"
     fused_experts: bool = False
+    # Whether the model computes `x @ w` with its fused experts, so that they lie transposed.
+    turned_experts: bool = False
     shards: int = 1
     # Tensor name endings that stay in f32 whatever `dtype` says, as Qwen3.5 publishes them.
     f32_suffixes: tuple[str, ...] = ()
@@ -29,8 +31,11 @@ class Spec:
     # constant under its square root shows in the logits.
     faint_keys: bool = False
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
-    # "block_sparse_moe" (w1, w3, w2).
+    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear" or "kimi_k25" do, which
+    # name more in their own way.
     moe_names: str = "mlp"
+    # The model_type that the published config.json has, where transformers knows the form by another.
+    published_type: str | None = None
     # Adds mtp.* tensors (a draft head that the published files carry and no text engine reads).
     mtp: bool = False
     # Token ids that the prompt avoids (image placeholders have a meaning of their own).

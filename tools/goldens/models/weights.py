@@ -14,13 +14,15 @@ GAINS = {
     "embed_tokens.weight": None,  # not a product: the rows themselves
     "lm_head.weight": 3.0,
     "mlp.gate.weight": 2.0,
+    "mlp.router.weight": 2.0,
     "shared_expert_gate.weight": 1.5,
     "in_proj_a.weight": 1.5,
     "in_proj_b.weight": 1.5,
+    "self_attn.b_proj.weight": 1.5,
 }
 
 
-def random_tensor(name, shape, zero_centered_norms, tied, generator):
+def random_tensor(name, shape, zero_centered_norms, tied, turned, generator):
     """Values in f32 for the parameter `name`, before rounding to the stored dtype."""
 
     def normal(std, mean=0.0):
@@ -34,12 +36,14 @@ def random_tensor(name, shape, zero_centered_norms, tied, generator):
         return normal(1.0)
     if name.endswith("conv1d.weight"):
         return normal(1.0 / math.sqrt(shape[-1]))
-    if "visual" in name:
+    if "visual" in name or "vision" in name:
         return normal(0.2)
     if name.endswith("e_score_correction_bias"):
         return normal(0.15)
-    if name.endswith("_proj.bias"):
+    if name.endswith(("_proj.bias", "_proj_bias")):
         return normal(0.5)
+    if turned and ".experts." in name:
+        return normal(1.0 / math.sqrt(shape[-2]))
     if len(shape) == 1:
         return norm_weight(name, normal, zero_centered_norms)
     if name.endswith("embed_tokens.weight"):
@@ -64,7 +68,8 @@ def randomize(model, spec, seed):
     with torch.no_grad():
         biases = [b for b in model.named_buffers() if b[0].endswith("e_score_correction_bias")]
         for name, parameter in sorted([*model.named_parameters(), *biases]):
-            values = random_tensor(name, tuple(parameter.shape), zero_centered, tied, generator)
+            form = (zero_centered, tied, spec.turned_experts)
+            values = random_tensor(name, tuple(parameter.shape), *form, generator)
             if spec.faint_keys and name.endswith("conv1d.weight"):
                 values[: query_and_key_channels(spec.config)] *= 0.02
             parameter.copy_(values.to(stored_dtype(spec, name)).float())

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
+use crate::device::Device;
 use crate::failure::Failure;
 use crate::output;
 
@@ -12,10 +13,18 @@ pub struct DevicesArgs {
     /// A JSON list
     #[arg(long)]
     json: bool,
+    /// Compute cases of every operation on a device and hold the results to the processor's: a minute
+    /// or so. Without DEVICE the best there is [possible: auto, gpu, gpu:N]
+    #[arg(long, value_name = "DEVICE", num_args = 0..=1, require_equals = true,
+          default_missing_value = "gpu", value_parser = |name: &str| name.parse::<Device>())]
+    self_test: Option<Device>,
 }
 
 /// Runs the command.
 pub fn run(args: &DevicesArgs) -> Result<(), Failure> {
+    if let Some(device) = args.self_test {
+        return super::self_test::run(device, args.json);
+    }
     let adapters = moeflux_gpu::adapters();
     if args.json {
         let list = adapters.iter().enumerate().map(|(number, adapter)| {

@@ -12,5 +12,7 @@ pub mod man;
 pub mod pack;
 pub mod plan;
 pub mod run;
+#[cfg(feature = "gpu")]
+mod self_test;
 pub mod serve;
 pub mod trace;

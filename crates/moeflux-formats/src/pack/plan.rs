@@ -13,13 +13,44 @@ use crate::error::{FormatError, PlanProblem, Result, io_error};
 use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
 use crate::{Checkpoint, Codec};
 
-/// A contiguous `[rows, cols]` part of a source tensor (f32, f16 or bf16).
+/// A `[rows, cols]` part of a source tensor (f32, f16 or bf16).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatrixSource {
     /// Name of the tensor.
     pub tensor: String,
     /// The matrix's first element, counted from the tensor's start.
     pub first_element: u64,
+    /// Where its other elements are; `None`: rows follow one another.
+    pub steps: Option<ElementSteps>,
+}
+
+/// Distances between elements in a source tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ElementSteps {
+    /// From one row to the next.
+    pub row: usize,
+    /// From one column to the next.
+    pub col: usize,
+}
+
+impl MatrixSource {
+    /// All of a tensor.
+    pub fn whole(tensor: String) -> MatrixSource {
+        MatrixSource {
+            tensor,
+            first_element: 0,
+            steps: None,
+        }
+    }
+}
+
+impl ElementSteps {
+    /// Elements from the first one to behind the last one of `rows` rows of `cols`; both positive.
+    pub(super) fn span(self, rows: usize, cols: usize) -> u64 {
+        let along = |count: usize, step: usize| (count as u64 - 1).saturating_mul(step as u64);
+        let last = along(rows, self.row).saturating_add(along(cols, self.col));
+        last.saturating_add(1)
+    }
 }
 
 /// A matrix to be written in a codec.
@@ -150,7 +181,12 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         .map_err(named)?;
     let first = matrix.source.first_element;
     // The product was checked by `encoded_bytes`.
-    let end = first.saturating_add((matrix.rows * matrix.cols) as u64);
+    let own = (matrix.rows * matrix.cols) as u64;
+    let span = match matrix.source.steps {
+        Some(steps) if own > 0 => steps.span(matrix.rows, matrix.cols),
+        _ => own,
+    };
+    let end = first.saturating_add(span);
     let elements = info.elements();
     if end > elements {
         let problem = PlanProblem::OutsideSource {

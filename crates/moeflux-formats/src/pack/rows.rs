@@ -1,6 +1,6 @@
 //! Reading rows of a source matrix and encoding them.
 
-use super::plan::PlannedMatrix;
+use super::plan::{ElementSteps, PlannedMatrix};
 use crate::codec::{EncodedMut, encode_into, to_f32};
 use crate::error::{CodecError, FormatError, Result};
 use crate::{Checkpoint, TensorInfo};
@@ -48,10 +48,41 @@ impl<'a> RowSource<'a> {
         values: &mut [f32],
     ) -> Result<()> {
         let size = self.info.dtype.block_bytes();
+        if let Some(steps) = self.matrix.source.steps {
+            return self.gather(steps, first_row, bytes, values);
+        }
         let first = self.matrix.source.first_element + (first_row * self.matrix.cols) as u64;
         bytes.resize(values.len() * size, 0);
         self.source.read(self.info, first * size as u64, bytes)?;
         to_f32(self.info.dtype, bytes, values);
+        Ok(())
+    }
+
+    /// Reads rows whose elements lie apart.
+    fn gather(
+        &self,
+        steps: ElementSteps,
+        first_row: usize,
+        bytes: &mut Vec<u8>,
+        values: &mut [f32],
+    ) -> Result<()> {
+        let (size, cols) = (self.info.dtype.block_bytes(), self.matrix.cols);
+        let Some(rows) = values.len().checked_div(cols).filter(|&rows| rows > 0) else {
+            return Ok(());
+        };
+        let first = self.matrix.source.first_element + (first_row * steps.row) as u64;
+        bytes.resize(steps.span(rows, cols) as usize * size, 0);
+        self.source.read(self.info, first * size as u64, bytes)?;
+        for (row, values) in values.chunks_exact_mut(cols).enumerate() {
+            for (col, value) in values.iter_mut().enumerate() {
+                let at = (row * steps.row + col * steps.col) * size;
+                to_f32(
+                    self.info.dtype,
+                    &bytes[at..at + size],
+                    std::slice::from_mut(value),
+                );
+            }
+        }
         Ok(())
     }
 
@@ -67,7 +98,11 @@ impl<'a> RowSource<'a> {
     ) -> Result<()> {
         let (bytes, values) = scratch;
         let (cols, codec) = (self.matrix.cols, self.matrix.codec);
-        let block_rows = (BLOCK_BYTES / self.row_bytes().max(1)).max(1);
+        // Rows whose elements lie apart are read together, for each takes most of the tensor.
+        let block_rows = match self.matrix.source.steps {
+            Some(_) => rows.max(1),
+            None => (BLOCK_BYTES / self.row_bytes().max(1)).max(1),
+        };
         let EncodedMut {
             mut weights,
             mut scales,

@@ -102,6 +102,7 @@ pub fn plan(sizes: Sizes, expert_codec: Codec) -> PackPlan {
         source: MatrixSource {
             tensor: tensor.to_owned(),
             first_element: first as u64,
+            steps: None,
         },
         rows,
         cols,

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 
 use moeflux::Error;
-use moeflux::backend::ExpertStage;
-use moeflux::graph::{BufferPool, Op};
+use moeflux::backend::{ExpertStage, Step};
+use moeflux::graph::{BufferPool, ExpertForm, Op};
 use moeflux::weights::ExpertLayout;
 
-use super::{GpuBackend, wrong_op};
+use super::prompt::{self, ExpertForms, Run};
+use super::{GpuBackend, budget, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder, View};
@@ -25,30 +26,38 @@ pub(super) struct DeviceExperts {
     chosen: Option<Chosen>,
     packed: Vec<u8>,
     uses: u64,
+    /// For each layer whether a choice of a hopeful step was missing.
+    notes: Option<DeviceBuffer>,
+    /// Careful steps in a row that found all that they chose.
+    found_all: u32,
+    /// Whether this step has missed one.
+    has_missed: bool,
 }
 
 /// The choices of a step's tokens in a layer.
-struct Chosen {
-    layer: usize,
-    ids: Vec<u32>,
-    weights: Vec<f32>,
+pub(super) struct Chosen {
+    pub layer: usize,
+    pub ids: Vec<u32>,
+    pub weights: Vec<f32>,
     /// The experts among them, ascending, and how many tokens use each.
-    experts: Vec<u32>,
+    pub experts: Vec<u32>,
     counts: Vec<u32>,
 }
 
 /// One layer's slots.
-struct Layer {
-    gate: (Form, Place),
-    up: (Form, Place),
-    down: (Form, Place),
-    slot_bytes: usize,
-    slots: DeviceBuffer,
-    table: DeviceBuffer,
+pub(super) struct Layer {
+    pub gate: (Form, Place),
+    pub up: (Form, Place),
+    pub down: (Form, Place),
+    pub slot_bytes: usize,
+    pub slots: DeviceBuffer,
+    pub table: DeviceBuffer,
     /// Slot of each expert.
     slot_of: Vec<u32>,
     /// Expert of each slot, and when it was last used.
     owners: Vec<(Option<u32>, u64)>,
+    /// Whether the table on the device is `slot_of`.
+    is_told: bool,
 }
 
 impl DeviceExperts {
@@ -59,31 +68,164 @@ impl DeviceExperts {
         }
     }
 
-    /// Makes the layer's slots when it is first used.
-    fn open(&mut self, gpu: &Gpu, stage: &ExpertStage, layer: usize) -> Result<(), Error> {
-        if self.layers.contains_key(&layer) {
+    /// A layer, whose slots are made when it is first used: at least `least`.
+    pub fn open(
+        &mut self,
+        gpu: &Gpu,
+        stage: &ExpertStage,
+        (layer, least): (usize, usize),
+    ) -> Result<&mut Layer, Error> {
+        use std::collections::btree_map::Entry;
+        Ok(match self.layers.entry(layer) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(place) => {
+                let experts = stage.residency.experts(layer) as usize;
+                let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
+                if let Some(bytes) = self.bytes {
+                    budget::check(stage, bytes, least)?;
+                }
+                let layout = stage.layout(layer)?;
+                place.insert(Layer::new(gpu, layout, (experts, least), share)?)
+            }
+        })
+    }
+
+    /// A layer that is open.
+    pub fn layer(&self, layer: usize) -> Result<&Layer, Error> {
+        let none = || Error::Internal(format!("layer {layer} has no slots"));
+        self.layers.get(&layer).ok_or_else(none)
+    }
+
+    /// Takes what [`GpuBackend::request_experts`] brought of a layer's choices.
+    pub fn take_chosen(&mut self, layer: usize) -> Option<Chosen> {
+        self.chosen.take().filter(|chosen| chosen.layer == layer)
+    }
+
+    /// Whether all experts of all layers are on the device.
+    fn is_complete(&self) -> bool {
+        !self.layers.is_empty() && self.layers.values().all(Layer::is_complete)
+    }
+
+    /// Whether a step that begins now need not look at what its tokens choose before it has ended.
+    pub fn is_hopeful(&mut self, r: &mut Recorder) -> Result<bool, Error> {
+        /// Careful steps that must have found all that they chose.
+        const TRIALS: u32 = 3;
+        self.found_all = match self.has_missed {
+            true => 0,
+            false => self.found_all.saturating_add(1),
+        };
+        self.has_missed = false;
+        if self.is_complete() {
+            return Ok(true);
+        }
+        if self.layers.is_empty() || self.found_all <= TRIALS {
+            return Ok(false);
+        }
+        let count = self.layers.keys().last().map_or(0, |last| last + 1);
+        let zeros = vec![0u8; count * 4];
+        match &self.notes {
+            Some(notes) if notes.bytes() >= zeros.len() as u64 => r.write(notes, 0, &zeros),
+            _ => self.notes = Some(r.gpu().buffer_with("missing experts", &zeros)?),
+        }
+        Ok(true)
+    }
+
+    /// Whether a choice of the hopeful step that was just recorded was missing.
+    pub fn is_disappointed(&mut self, r: &mut Recorder) -> Result<bool, Error> {
+        let Some(notes) = self.notes.as_ref().filter(|_| !self.is_complete()) else {
+            return Ok(false);
+        };
+        let notes = r.read(&[notes.into()])?;
+        self.has_missed = notes.iter().any(|&byte| byte != 0);
+        Ok(self.has_missed)
+    }
+
+    /// Where hopeful steps note a missing choice of an incomplete layer.
+    pub fn notes(&self, layer: usize) -> Option<(View<'_>, usize)> {
+        Some((self.notes.as_ref()?.into(), layer))
+    }
+
+    /// Fills free slots with experts, as many as there are.
+    pub fn warm(&mut self, r: &mut Recorder, stage: &mut ExpertStage) -> Result<(), Error> {
+        /// Experts that are asked for together.
+        const TOGETHER: usize = 16;
+        let gpu = r.gpu().clone();
+        let layers: Vec<usize> = stage.layers().collect();
+        for layer in layers {
+            let open = self.open(&gpu, stage, (layer, 1))?;
+            let absent = (0..).zip(&open.slot_of).filter(|(_, slot)| **slot == NONE);
+            let free = open.owners.iter().filter(|(owner, _)| owner.is_none());
+            let absent: Vec<u32> = absent.map(|(id, _)| id).take(free.count()).collect();
+            for part in absent.chunks(TOGETHER) {
+                self.ensure(r, stage, layer, part)?;
+            }
+            if let Some(open) = self.layers.get_mut(&layer) {
+                open.tell(r, None);
+            }
+        }
+        self.has_missed = false;
+        Ok(())
+    }
+
+    /// Brings the experts `wanted` (ascending, no more than the layer has slots) to the device; all
+    /// of them keep their slots at least until the next call.
+    pub fn ensure(
+        &mut self,
+        r: &mut Recorder,
+        stage: &mut ExpertStage,
+        layer: usize,
+        wanted: &[u32],
+    ) -> Result<(), Error> {
+        self.uses += 1;
+        let (now, packed) = (self.uses, &mut self.packed);
+        let none = || Error::Internal(format!("layer {layer} has no slots"));
+        let slots = self.layers.get_mut(&layer).ok_or_else(none)?;
+        for &id in wanted {
+            if let Some(owner) = slots.owners.get_mut(slots.slot_of[id as usize] as usize) {
+                owner.1 = now;
+            }
+        }
+        let missing = wanted.iter().copied();
+        let missing = missing.filter(|&id| slots.slot_of[id as usize] == NONE);
+        let missing: Vec<u32> = missing.collect();
+        if missing.is_empty() {
             return Ok(());
         }
-        let experts = stage.residency.experts(layer) as usize;
-        let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
-        let new = Layer::new(gpu, stage.layout(layer)?, experts, share)?;
-        self.layers.insert(layer, new);
-        Ok(())
+        self.has_missed = true;
+        slots.is_told = false;
+        let layout = stage.layout(layer)?.clone();
+        stage.hand_out(layer, &missing, &mut |id, bytes| {
+            packed.clear();
+            slots.gate.0.pack(&layout.gate.view(bytes)?, packed);
+            slots.up.0.pack(&layout.up.view(bytes)?, packed);
+            slots.down.0.pack(&layout.down.view(bytes)?, packed);
+            let slot = slots.take_slot(id, now)?;
+            r.write(&slots.slots, (slot * slots.slot_bytes) as u64, packed);
+            r.gpu().tier.brought(packed.len() as u64);
+            Ok(())
+        })
+    }
+
+    /// Has the device know which experts have slots: all of them, or those of `only`.
+    pub fn tell(&mut self, r: &mut Recorder, layer: usize, only: Option<&[u32]>) {
+        if let Some(slots) = self.layers.get_mut(&layer) {
+            slots.tell(r, only);
+        }
     }
 }
 
 impl Chosen {
     fn new(layer: usize, ids: Vec<u32>, weights: Vec<f32>) -> Chosen {
-        let mut tally: BTreeMap<u32, u32> = BTreeMap::new();
-        for &id in &ids {
-            *tally.entry(id).or_default() += 1;
-        }
+        let mut sorted = ids.clone();
+        sorted.sort_unstable();
+        let tally = sorted.chunk_by(|a, b| a == b);
+        let (experts, counts) = tally.map(|same| (same[0], same.len() as u32)).unzip();
         Chosen {
             layer,
             ids,
             weights,
-            experts: tally.keys().copied().collect(),
-            counts: tally.values().copied().collect(),
+            experts,
+            counts,
         }
     }
 }
@@ -92,23 +234,22 @@ impl Layer {
     fn new(
         gpu: &Gpu,
         layout: &ExpertLayout,
-        experts: usize,
+        (experts, least): (usize, usize),
         bytes: Option<u64>,
     ) -> Result<Layer, Error> {
-        let end = [&layout.gate, &layout.up, &layout.down].map(|m| m.end());
-        let empty = vec![0; end.into_iter().max().unwrap_or(0)];
-        let form = |m: &moeflux::weights::MatrixLayout| Ok::<_, Error>(Form::of(&m.view(&empty)?));
-        let (gate, up, down) = (form(&layout.gate)?, form(&layout.up)?, form(&layout.down)?);
+        let [gate, up, down] = budget::forms(layout)?;
         let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
-        let mut count = experts.min((limit / slot_bytes as u64) as usize).max(1);
+        let fits = (limit / slot_bytes as u64) as usize;
+        let mut count = experts.min(fits.max(least).max(1));
         let slots = loop {
             match gpu.buffer("experts", (count * slot_bytes) as u64) {
                 Err(GpuError::OutOfMemory { .. }) if count > 1 && bytes.is_none() => count /= 2,
                 made => break made?,
             }
         };
+        gpu.tier.opened(count, slots.bytes());
         let slot_of = vec![NONE; experts];
         Ok(Layer {
             gate: (gate, gate.place(starts[0])),
@@ -119,11 +260,31 @@ impl Layer {
             table: gpu.buffer_with("slots of experts", bytemuck::cast_slice(&slot_of))?,
             slot_of,
             owners: vec![(None, 0); count],
+            is_told: true,
         })
     }
 
-    fn is_complete(&self) -> bool {
-        self.slot_of.iter().all(|&slot| slot != NONE)
+    pub fn is_complete(&self) -> bool {
+        self.is_told && self.slot_of.iter().all(|&slot| slot != NONE)
+    }
+
+    /// Slots.
+    pub fn slots(&self) -> usize {
+        self.owners.len()
+    }
+
+    fn tell(&mut self, r: &mut Recorder, only: Option<&[u32]>) {
+        if let Some(only) = only {
+            let mut table = vec![NONE; self.slot_of.len()];
+            for &expert in only {
+                table[expert as usize] = self.slot_of[expert as usize];
+            }
+            r.write(&self.table, 0, bytemuck::cast_slice(&table));
+            self.is_told = false;
+        } else if !self.is_told {
+            r.write(&self.table, 0, bytemuck::cast_slice(&self.slot_of));
+            self.is_told = true;
+        }
     }
 
     /// Gives `expert` the slot that was used longest ago, but none that was used at `now`.
@@ -140,20 +301,8 @@ impl Layer {
         Ok(slot)
     }
 
-    /// Computes what the experts of `only` (all that have slots where it is `None`) give.
-    fn compute(
-        &self,
-        r: &mut Recorder,
-        v: &ExpertViews<'_>,
-        only: Option<&[u32]>,
-    ) -> Result<(), GpuError> {
-        if let Some(only) = only {
-            let mut table = vec![NONE; self.slot_of.len()];
-            for &expert in only {
-                table[expert as usize] = self.slot_of[expert as usize];
-            }
-            r.write(&self.table, 0, bytemuck::cast_slice(&table));
-        }
+    /// Computes what the experts give that the table on the device knows.
+    fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
         let n = v.n * v.top_k;
         let experts = ExpertSlots {
             slots: (&self.slots).into(),
@@ -162,14 +311,39 @@ impl Layer {
             ids: v.ids,
             n,
         };
+        if v.prompts != [(0, v.n)] {
+            self.one_by_one(r, &experts, v)?;
+        }
+        let act_bytes = (n * self.gate.0.rows * 4) as u64;
+        let forms = ExpertForms {
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+            count: self.slot_of.len(),
+        };
+        for &run in &v.prompts {
+            let act = r.scratch("experts: activations", act_bytes)?;
+            let act = View::first(&act, act_bytes);
+            let views = (v.x, act, v.results);
+            prompt::experts(r, (&experts, &forms), views, run, v.top_k)?;
+        }
+        Ok(())
+    }
+
+    fn one_by_one(
+        &self,
+        r: &mut Recorder,
+        experts: &ExpertSlots<'_>,
+        v: &ExpertViews<'_>,
+    ) -> Result<(), GpuError> {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
-        let act_bytes = (n * gate.rows * 4) as u64;
+        let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
         if gate == up {
             let places = (&gate, gate_place, up_place);
             ops::expert_swiglu(
                 r,
-                &experts,
+                experts,
                 places,
                 (v.x, v.top_k),
                 View::first(&act, act_bytes),
@@ -180,14 +354,14 @@ impl Layer {
             let x = (v.x, v.top_k);
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&gate, gate_place),
                 x,
                 View::first(&gated, act_bytes),
             )?;
             ops::expert_matvec(
                 r,
-                &experts,
+                experts,
                 (&up, up_place),
                 x,
                 View::first(&upped, act_bytes),
@@ -202,7 +376,7 @@ impl Layer {
         let down = (&self.down.0, self.down.1);
         ops::expert_matvec(
             r,
-            &experts,
+            experts,
             down,
             (View::first(&act, act_bytes), 1),
             v.results,
@@ -218,6 +392,8 @@ struct ExpertViews<'a> {
     results: View<'a>,
     n: usize,
     top_k: usize,
+    /// Rows that are of prompts.
+    prompts: Vec<Run>,
 }
 
 impl GpuBackend {
@@ -232,16 +408,13 @@ impl GpuBackend {
         let &Op::RequestExperts {
             ids,
             weights,
+            top_k,
             layer,
-            ..
         } = op
         else {
             return Err(wrong_op(op));
         };
-        self.experts.open(&self.gpu, stage, layer)?;
-        let Some(slots) = self.experts.layers.get(&layer) else {
-            return Ok(());
-        };
+        let slots = self.experts.open(&self.gpu, stage, (layer, top_k))?;
         if slots.is_complete() {
             return Ok(());
         }
@@ -267,6 +440,7 @@ impl GpuBackend {
     pub(super) fn routed_experts(
         &mut self,
         op: &Op,
+        step: &Step<'_>,
         pool: &BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
@@ -276,12 +450,16 @@ impl GpuBackend {
             weights,
             top_k,
             layer,
+            form,
             out,
         } = op
         else {
             return Err(wrong_op(op));
         };
-        self.experts.open(&self.gpu, stage, layer)?;
+        if form != ExpertForm::default() {
+            return Err(wrong_op(op));
+        }
+        self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
         let width = pool.len(x) / n;
         let result_bytes = (n * top_k * width * 4) as u64;
@@ -292,6 +470,7 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            prompts: prompt::prompt_rows(step),
         };
         let (weights, out) = (
             self.buffers.view(pool, weights)?,
@@ -319,51 +498,31 @@ impl DeviceExperts {
         weights: View<'_>,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
-        let none = || Error::Internal(format!("layer {layer} has no slots"));
-        let slots = self.layers.get_mut(&layer).ok_or_else(none)?;
+        let slots = self.layer(layer)?;
         if slots.is_complete() {
-            return Ok(slots.compute(r, views, None)?);
+            return Ok(slots.compute(r, views)?);
         }
-        let chosen = match self.chosen.take().filter(|c| c.layer == layer) {
+        let room = slots.slots();
+        let chosen = match self.take_chosen(layer) {
             Some(chosen) => chosen,
             None => choices(r, layer, views.ids, weights)?,
         };
         r.submit();
         stage.residency.note(layer, &chosen.ids, &chosen.weights)?;
         // More experts than slots take turns.
-        for turn in chosen.experts.chunks(slots.owners.len()) {
-            self.uses += 1;
-            let now = self.uses;
-            for &id in turn {
-                if let Some(owner) = slots.owners.get_mut(slots.slot_of[id as usize] as usize) {
-                    owner.1 = now;
-                }
-            }
-            let missing = turn.iter().copied();
-            let missing = missing.filter(|&id| slots.slot_of[id as usize] == NONE);
-            let missing: Vec<u32> = missing.collect();
-            let layout = stage.layout(layer)?.clone();
-            let packed = &mut self.packed;
-            stage.hand_out(layer, &missing, &mut |id, bytes| {
-                packed.clear();
-                slots.gate.0.pack(&layout.gate.view(bytes)?, packed);
-                slots.up.0.pack(&layout.up.view(bytes)?, packed);
-                slots.down.0.pack(&layout.down.view(bytes)?, packed);
-                let slot = slots.take_slot(id, now)?;
-                r.write(&slots.slots, (slot * slots.slot_bytes) as u64, packed);
-                Ok(())
-            })?;
-            slots.compute(r, views, Some(turn))?;
+        let takes_turns = chosen.experts.len() > room;
+        for turn in chosen.experts.chunks(room) {
+            self.ensure(r, stage, layer, turn)?;
+            self.tell(r, layer, takes_turns.then_some(turn));
+            self.layer(layer)?.compute(r, views)?;
         }
-        if slots.is_complete() {
-            r.write(&slots.table, 0, bytemuck::cast_slice(&slots.slot_of));
-        }
+        self.tell(r, layer, None);
         Ok(())
     }
 }
 
 /// Brings the tokens' choices to the host.
-fn choices(
+pub(super) fn choices(
     r: &mut Recorder,
     layer: usize,
     ids: View<'_>,

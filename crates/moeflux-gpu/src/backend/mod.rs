@@ -1,8 +1,15 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod budget;
 mod buffers;
+mod decode;
 mod experts;
+mod latent;
+mod mixed;
+mod plan;
+mod planned_experts;
+mod prompt;
 mod state_ops;
 mod weights;
 
@@ -10,15 +17,18 @@ use std::sync::Arc;
 
 use moeflux::Error;
 use moeflux::RemoteStates;
-use moeflux::backend::{Backend, ExpertStage, Step};
-use moeflux::graph::{BufferId, BufferPool, Op};
+use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
+use moeflux::graph::{BufferId, BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
 use crate::{Gpu, GpuError, Recorder};
 use buffers::{DeviceBuffers, StepInputs};
+use decode::Work;
 use experts::DeviceExperts;
+use latent::PieceLists;
+use plan::Plan;
 use weights::DeviceWeights;
 
 /// What a caller may choose.
@@ -35,7 +45,9 @@ pub struct GpuBackend {
     buffers: DeviceBuffers,
     inputs: StepInputs,
     weights: DeviceWeights,
+    pieces: PieceLists,
     experts: DeviceExperts,
+    plan: Option<Plan>,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -49,7 +61,9 @@ impl GpuBackend {
             buffers: DeviceBuffers::default(),
             inputs: StepInputs::default(),
             weights: DeviceWeights::default(),
+            pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
+            plan: None,
             buffers_seen: 0,
         }
     }
@@ -93,12 +107,8 @@ impl GpuBackend {
                 let views = (view(x)?, view(gate)?, weight, view(out)?);
                 ops::rms_norm_gated(r, views, pool.len(*x) / len, len, *eps)?;
             }
-            Op::Matmul { x, outputs, .. } => {
-                for (weight, out) in outputs {
-                    let matrix = held.matrix(gpu, weights, *weight)?;
-                    let n = pool.len(*x) / matrix.form.cols;
-                    ops::matvec(r, matrix, view(x)?, n, view(out)?)?;
-                }
+            Op::Matmul { x, outputs, exact } => {
+                return self.matmul(*x, outputs, *exact, step, (weights, pool));
             }
             _ => return self.rows_alone(op, step, pool),
         }
@@ -180,31 +190,24 @@ impl GpuBackend {
     }
 }
 
-impl Backend for GpuBackend {
-    fn states(&self) -> Option<Arc<dyn RemoteStates>> {
-        Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
-    }
-
-    fn begin_step(&mut self) {
-        self.buffers.begin_step();
-        self.inputs.begin_step();
-        let made = self.gpu.buffers_made();
-        if made != self.buffers_seen {
-            self.buffers_seen = made;
-            self.recorder.forget_bindings();
+impl GpuBackend {
+    /// A step of which either all tokens are of prompts or none.
+    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
+        if w.step.spans.iter().all(|span| !span.is_prompt) {
+            return self.decode(w, record);
+        }
+        self.make_plan(w)?;
+        for op in &w.graph.ops {
+            self.one(op, w.step, w.weights, w.pool, w.stage)?;
+        }
+        match record {
+            None => Ok(()),
+            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
         }
     }
 
-    fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
-        self.buffers.fetch(&mut self.recorder, wanted, pool)
-    }
-
-    fn end_step(&mut self) -> Result<(), Error> {
-        self.recorder.submit();
-        Ok(self.gpu.check()?)
-    }
-
-    fn run(
+    /// Runs one operation.
+    fn one(
         &mut self,
         op: &Op,
         step: &mut Step<'_>,
@@ -231,10 +234,110 @@ impl Backend for GpuBackend {
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            Op::AddBias { .. }
+            | Op::Rearrange { .. }
+            | Op::HeadMatmul { .. }
+            | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
             _ => self.rows(op, step, weights, pool),
         }
+    }
+}
+
+impl Backend for GpuBackend {
+    fn cached_tokens(&self) -> usize {
+        // Each expert's weights are decoded for all its tokens of a step at once.
+        4096
+    }
+
+    fn states(&self) -> Option<Arc<dyn RemoteStates>> {
+        Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+    }
+
+    fn tier(&self) -> Option<TierStats> {
+        Some(self.gpu.tier.stats())
+    }
+
+    fn begin_step(&mut self) {
+        self.buffers.begin_step();
+        self.inputs.begin_step();
+        let made = self.gpu.buffers_made();
+        if made != self.buffers_seen {
+            self.buffers_seen = made;
+            self.recorder.forget_bindings();
+        }
+        self.recorder.begin_times();
+    }
+
+    fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
+        self.buffers.fetch(&mut self.recorder, wanted, pool)
+    }
+
+    fn end_step(&mut self) -> Result<(), Error> {
+        self.recorder.submit();
+        self.recorder.end_times()?;
+        Ok(self.gpu.check()?)
+    }
+
+    fn run(
+        &mut self,
+        op: &Op,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        self.one(op, step, weights, pool, experts)
+    }
+
+    fn run_graph(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+        record: Option<Record<'_>>,
+    ) -> Result<(), Error> {
+        let mut work = Work {
+            graph,
+            step,
+            weights,
+            pool,
+            stage,
+        };
+        let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
+        let prompts = prompts.count();
+        match prompts == 0 || prompts == work.step.spans.len() {
+            true => self.whole(&mut work, record),
+            false => self.mixed(&mut work),
+        }
+    }
+
+    fn run_recurrences(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+        inputs: Inputs<'_>,
+    ) -> Result<(), Error> {
+        self.replay(
+            &mut Work {
+                graph,
+                step,
+                weights,
+                pool,
+                stage,
+            },
+            inputs,
+        )
+    }
+
+    fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {
+        self.experts.warm(&mut self.recorder, stage)
     }
 }
 

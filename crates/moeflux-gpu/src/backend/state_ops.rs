@@ -2,6 +2,7 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -18,12 +19,8 @@ impl GpuBackend {
         pool: &BufferPool,
     ) -> Result<(), Error> {
         for span in &mut step.spans {
-            let rows = SpanRows {
-                first_row: span.first_row,
-                len: span.len,
-                start: span.start,
-            };
-            self.span(op, span.session, rows, weights, pool)?;
+            let rows = SpanRows::from(&*span);
+            self.span(op, (span.session, span.is_prompt), rows, weights, pool)?;
         }
         Ok(())
     }
@@ -31,7 +28,7 @@ impl GpuBackend {
     fn span(
         &mut self,
         op: &Op,
-        session: &mut Session,
+        (session, is_prompt): (&mut Session, bool),
         rows: SpanRows,
         weights: &Weights,
         pool: &BufferPool,
@@ -47,10 +44,18 @@ impl GpuBackend {
                 q,
                 state,
                 shape,
+                sinks,
                 out,
             } => {
+                if sinks.is_some() || shape.window.is_some() {
+                    return Err(wrong_op(op));
+                }
                 let kv = state_of::<DeviceKv>(session, *state)?;
-                ops::attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
+                let attention = match is_prompt {
+                    true => ops::attention_prompt,
+                    false => ops::attention,
+                };
+                attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
             }
             Op::Conv1dSilu {
                 x,
@@ -62,6 +67,7 @@ impl GpuBackend {
                 let (weight, len) = held.vector(gpu, weights, *weight)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
                 let views = (view(*x)?, weight, view(*out)?);
+                let copies = (&*copies.0, &*copies.1);
                 ops::conv1d_silu(r, views, copies, *channels, len / channels, rows)?;
             }
             Op::GatedDelta {
@@ -74,6 +80,9 @@ impl GpuBackend {
                 shape,
                 out,
             } => {
+                if shape.decay != Decay::Head {
+                    return Err(wrong_op(op));
+                }
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
@@ -85,6 +94,7 @@ impl GpuBackend {
                     dt_bias: held.known_vector(*dt_bias)?,
                     out: view(*out)?,
                 };
+                let copies = (&*copies.0, &*copies.1);
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
             other => return Err(wrong_op(other)),
@@ -93,7 +103,7 @@ impl GpuBackend {
     }
 }
 
-fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {
+pub(super) fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {
     let other = || Error::Internal(format!("state {id:?} is of another kind or place"));
     let state = session.remote_state(id).ok_or_else(other)?;
     state.as_any().downcast_mut().ok_or_else(other)

@@ -91,6 +91,7 @@ fn shapes() -> impl Iterator<Item = (AttentionShape, KvShape)> {
             kv_heads,
             head_dim,
             scale: 1.0,
+            window: None,
         };
         [KvType::F16, KvType::F32].map(|kv_type| {
             let kv = KvShape {
@@ -171,7 +172,7 @@ pub fn attention(
 }
 
 /// The keys and values, if there is anything to do.
-fn check_sizes<'a>(
+pub(super) fn check_sizes<'a>(
     q: &View<'_>,
     kv: &'a DeviceKv,
     out: &View<'_>,

@@ -45,9 +45,9 @@ fn main(
     }
     if t < sizes.tokens {
         var sum = 0.0;
-        for (var tap = 0u; tap < TAPS; tap++) {
-            sum = fma(weight[tap * CHANNELS + channel], input(t + tap, channel), sum);
-        }
+//#each I TAPS
+        sum = fma(weight[${I}u * CHANNELS + channel], input(t + ${I}u, channel), sum);
+//#end
         out[(sizes.first_row + t) * CHANNELS + channel] = silu(sum);
         return;
     }

@@ -6,7 +6,11 @@ use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
     name: "embed",
-    parts: &[include_str!("form.wgsl"), include_str!("embed.wgsl")],
+    parts: &[
+        include_str!("form.wgsl"),
+        include_str!("row.wgsl"),
+        include_str!("embed.wgsl"),
+    ],
 };
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
@@ -34,7 +38,7 @@ pub fn embed(
         product(name, &[n, table.form.cols])? as usize,
     )?;
     for band in &table.bands {
-        let place = band.form.place(0);
+        let place = band.form.place(band.start);
         r.dispatch(&Dispatch {
             shader: &SHADER,
             params: &band.form.params(),

@@ -36,7 +36,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
 impl ExpertSlots<'_> {
     /// Requires views that hold what a product with matrices of this form touches. Slots named in
     /// the table are the caller's word; a matrix must lie within its slot.
-    fn check(
+    pub(super) fn check(
         &self,
         form: &Form,
         places: &[Place],

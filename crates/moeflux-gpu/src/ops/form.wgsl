@@ -1,7 +1,9 @@
 // Reading matrices of every form. A kernel that includes this declares `m`, an array of vec4<u32>
 // with the matrix in it; places are counted in its elements. `q` is a quarter of a tile: rows 4q to
-// 4q + 3 of its 16, which lie in one element.
+// 4q + 3 of its 16, which lie in one element. A kernel with matrices of two forms includes this
+// twice, the second time with names that end in another letter.
 
+//#if IS_FIRST
 struct Place { weights: u32, scales: u32, biases: u32 }
 
 fn bf16_pair(word: u32) -> vec2<f32> {
@@ -19,55 +21,56 @@ fn f16_bits(half: u32) -> f32 {
 fn f16_pair(word: u32) -> vec2<f32> {
     return vec2(f16_bits(word & 0xffffu), f16_bits(word >> 16u));
 }
+//#endif
 
 //#if CODED
 // Four 16-bit numbers of a run with one a row that begins at `start`.
-fn four_halves(start: u32, q: u32) -> vec2<u32> {
-    let both = m[start + (q >> 1u)];
+fn four_halves${F}(start: u32, q: u32) -> vec2<u32> {
+    let both = ${M}[start + (q >> 1u)];
     return select(both.xy, both.zw, (q & 1u) == 1u);
 }
 
-fn four_f16(start: u32, q: u32) -> vec4<f32> {
-    let words = four_halves(start, q);
+fn four_f16${F}(start: u32, q: u32) -> vec4<f32> {
+    let words = four_halves${F}(start, q);
     return vec4(f16_pair(words.x), f16_pair(words.y));
 }
 
-fn four_bf16(start: u32, q: u32) -> vec4<f32> {
-    let words = four_halves(start, q);
+fn four_bf16${F}(start: u32, q: u32) -> vec4<f32> {
+    let words = four_halves${F}(start, q);
     return vec4(bf16_pair(words.x), bf16_pair(words.y));
 }
 
 // Where the block with this unit begins.
-fn block_of(place: Place, cols: u32, tile: u32, unit: u32) -> u32 {
+fn block_of${F}(place: Place, cols: u32, tile: u32, unit: u32) -> u32 {
     let blocks = cols / (32u * ${UNITS}u);
     return place.weights + (tile * blocks + unit / ${UNITS}u) * ${BLOCK_BYTES}u;
 }
 
 // Where a unit's words begin.
-fn words_of(block: u32, unit: u32) -> u32 {
+fn words_of${F}(block: u32, unit: u32) -> u32 {
     return block + ${SCALE_BYTES}u + (unit % ${UNITS}u) * ${WORDS}u;
 }
 
 // Elements 4j to 4j + 3 of a unit, a byte each, of four rows.
-fn quad(words: u32, q: u32, j: u32) -> vec4<u32> {
+fn quad${F}(words: u32, q: u32, j: u32) -> vec4<u32> {
     let at = words + q;
 //#if BITS_IS_8
-    return m[at + j * 4u];
+    return ${M}[at + j * 4u];
 //#endif
 //#if HAS_FOUR
-    var integers = (m[at + (j % 4u) * 4u] >> vec4(j / 4u * 4u)) & vec4(0x0f0f0f0fu);
+    var integers = (${M}[at + (j % 4u) * 4u] >> vec4(j / 4u * 4u)) & vec4(0x0f0f0f0fu);
 //#endif
 //#if HAS_TWO
-    var integers = (m[at + (j / 4u) * 4u] >> vec4(j % 4u * 2u)) & vec4(0x03030303u);
+    var integers = (${M}[at + (j / 4u) * 4u] >> vec4(j % 4u * 2u)) & vec4(0x03030303u);
 //#endif
 //#if BITS_IS_3
-    integers |= ((m[at + 8u] >> vec4(j)) & vec4(0x01010101u)) << vec4(2u);
+    integers |= ((${M}[at + 8u] >> vec4(j)) & vec4(0x01010101u)) << vec4(2u);
 //#endif
 //#if BITS_IS_5
-    integers |= ((m[at + 16u] >> vec4(j)) & vec4(0x01010101u)) << vec4(4u);
+    integers |= ((${M}[at + 16u] >> vec4(j)) & vec4(0x01010101u)) << vec4(4u);
 //#endif
 //#if BITS_IS_6
-    integers |= ((m[at + 16u + (j / 4u) * 4u] >> vec4(j % 4u * 2u)) & vec4(0x03030303u)) << vec4(4u);
+    integers |= ((${M}[at + 16u + (j / 4u) * 4u] >> vec4(j % 4u * 2u)) & vec4(0x03030303u)) << vec4(4u);
 //#endif
 //#if BITS_BELOW_8
     return integers;
@@ -76,42 +79,42 @@ fn quad(words: u32, q: u32, j: u32) -> vec4<u32> {
 
 // What integers are multiplied with and what is added, in the first and second half of a unit
 // (they differ in one form only), of four rows.
-struct Maps { low: vec4<f32>, high: vec4<f32>, bias: vec4<f32> }
+struct Maps${F} { low: vec4<f32>, high: vec4<f32>, bias: vec4<f32> }
 
 //#if IS_K
 // Byte i of the scales of a block.
-fn scale_byte(block: u32, q: u32, i: u32) -> vec4<u32> {
-    return (m[block + (i / 4u) * 4u + q] >> vec4(i % 4u * 8u)) & vec4(0xffu);
+fn scale_byte${F}(block: u32, q: u32, i: u32) -> vec4<u32> {
+    return (${M}[block + (i / 4u) * 4u + q] >> vec4(i % 4u * 8u)) & vec4(0xffu);
 }
 //#endif
 
-fn maps_of(place: Place, cols: u32, tile: u32, q: u32, block: u32, unit: u32) -> Maps {
-    var maps: Maps;
+fn maps_of${F}(place: Place, cols: u32, tile: u32, q: u32, block: u32, unit: u32) -> Maps${F} {
+    var maps: Maps${F};
     maps.bias = vec4(0.0);
 //#if IS_AFFINE
     let group = (tile * (cols / ${GROUP}u) + unit * 32u / ${GROUP}u) * 2u;
-    maps.low = four_bf16(place.scales + group, q);
-    maps.bias = four_bf16(place.biases + group, q);
+    maps.low = four_bf16${F}(place.scales + group, q);
+    maps.bias = four_bf16${F}(place.biases + group, q);
 //#endif
 //#if IS_SIMPLE
-    maps.low = four_f16(block, q);
+    maps.low = four_f16${F}(block, q);
 //#endif
 //#if IS_K
     let j = unit % 8u;
-    var scale = scale_byte(block, q, j) & vec4(63u);
-    var minimum = scale_byte(block, q, j + 4u) & vec4(63u);
+    var scale = scale_byte${F}(block, q, j) & vec4(63u);
+    var minimum = scale_byte${F}(block, q, j + 4u) & vec4(63u);
     if j >= 4u {
-        let both = scale_byte(block, q, j + 4u);
-        scale = (both & vec4(15u)) | ((scale_byte(block, q, j - 4u) >> vec4(6u)) << vec4(4u));
-        minimum = (both >> vec4(4u)) | ((scale_byte(block, q, j) >> vec4(6u)) << vec4(4u));
+        let both = scale_byte${F}(block, q, j + 4u);
+        scale = (both & vec4(15u)) | ((scale_byte${F}(block, q, j - 4u) >> vec4(6u)) << vec4(4u));
+        minimum = (both >> vec4(4u)) | ((scale_byte${F}(block, q, j) >> vec4(6u)) << vec4(4u));
     }
-    maps.low = four_f16(block + 12u, q) * vec4<f32>(scale);
-    maps.bias = four_f16(block + 14u, q) * -vec4<f32>(minimum);
+    maps.low = four_f16${F}(block + 12u, q) * vec4<f32>(scale);
+    maps.bias = four_f16${F}(block + 14u, q) * -vec4<f32>(minimum);
 //#endif
 //#if IS_Q6K
     let g = unit % 8u * 2u;
-    let word = m[block + (g / 4u) * 4u + q];
-    let d = four_f16(block + 16u, q);
+    let word = ${M}[block + (g / 4u) * 4u + q];
+    let d = four_f16${F}(block + 16u, q);
     let shift = vec4(24u - g % 4u * 8u);
     maps.low = d * vec4<f32>(bitcast<vec4<i32>>(word << shift) >> vec4(24u));
     maps.high = d * vec4<f32>(bitcast<vec4<i32>>(word << (shift - vec4(8u))) >> vec4(24u));
@@ -121,7 +124,7 @@ fn maps_of(place: Place, cols: u32, tile: u32, q: u32, block: u32, unit: u32) ->
     return maps;
 }
 
-fn integers_of(quads: u32) -> vec4<f32> {
+fn integers_of${F}(quads: u32) -> vec4<f32> {
     return vec4<f32>(unpack4xU8(quads)) - vec4(${ZERO}.0);
 }
 //#endif

@@ -1,6 +1,6 @@
 //! The gated delta rule.
 
-use moeflux_kernels::{DeltaShape, HeadOrder};
+use moeflux_kernels::{Decay, DeltaShape, HeadOrder};
 
 use crate::{DeviceBuffer, Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -15,7 +15,11 @@ static SHADER: Shader = Shader {
     ],
 };
 /// Elements of a head's values that a workgroup has.
-const COLUMNS: usize = 32;
+const COLUMNS: usize = 16;
+/// Neighbouring threads that share a column of the state.
+const PARTS: u32 = 8;
+/// Threads of a workgroup.
+const THREADS: u32 = 128;
 /// Elements of the longest key: a block of tokens lies in 32 KiB of workgroup memory.
 const MAX_KEY_DIM: usize = 256;
 
@@ -35,13 +39,27 @@ pub struct DeltaViews<'a> {
     pub out: View<'a>,
 }
 
-fn params(shape: DeltaShape) -> [Param; 5] {
+/// `lanes`: sums over neighbouring threads within a subgroup.
+fn params(shape: DeltaShape, lanes: bool) -> [Param; 12] {
+    // What a block of tokens needs fits in the workgroup's memory.
+    let quads = (shape.key_dim as u32).div_ceil(4 * PARTS);
+    let block = match shape.key_dim {
+        0..=128 => 16,
+        _ => 8,
+    };
     [
         ("KEY_HEADS", shape.key_heads as u32),
         ("VALUE_HEADS", shape.value_heads as u32),
         ("KEY_DIM", shape.key_dim as u32),
         ("VALUE_DIM", shape.value_dim as u32),
         ("TILED", u32::from(shape.head_order == HeadOrder::Tiled)),
+        ("BLOCK", block),
+        ("QUADS", quads),
+        ("LOADS", 2 * block * PARTS * quads / THREADS),
+        ("VALUES", block * COLUMNS as u32 / THREADS),
+        ("WHOLE", u32::from(shape.key_dim.is_multiple_of(32))),
+        ("FOUR", 4),
+        ("LANES", u32::from(lanes)),
     ]
 }
 
@@ -55,8 +73,9 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
                 key_dim,
                 value_dim,
                 head_order,
+                decay: Decay::Head,
             };
-            all.push(params(shape).to_vec());
+            all.extend([false, true].map(|lanes| params(shape, lanes).to_vec()));
         }
     }
     (&SHADER, all)
@@ -73,6 +92,23 @@ pub fn gated_delta(
     (current, next): (&DeviceBuffer, &DeviceBuffer),
     shape: DeltaShape,
     span: SpanRows,
+) -> Result<(), GpuError> {
+    let lanes = r.gpu().shares_lanes(PARTS);
+    gated_delta_by(r, v, (current, next), shape, span, lanes)
+}
+
+/// [`gated_delta`], with sums over neighbouring threads within a subgroup or through the workgroup's
+/// memory: the same bits, for devices that have no subgroups of eight.
+///
+/// # Errors
+/// As [`gated_delta`]; a device without subgroups does not compile the former.
+pub fn gated_delta_by(
+    r: &mut Recorder,
+    v: &DeltaViews<'_>,
+    (current, next): (&DeviceBuffer, &DeviceBuffer),
+    shape: DeltaShape,
+    span: SpanRows,
+    lanes: bool,
 ) -> Result<(), GpuError> {
     let DeltaShape {
         key_heads,
@@ -111,7 +147,7 @@ pub fn gated_delta(
     let states = [current.into(), next.into()];
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params(shape),
+        params: &params(shape, lanes),
         views: &[
             v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out,
         ],

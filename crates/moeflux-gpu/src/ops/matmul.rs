@@ -7,8 +7,9 @@ use super::ExpertSlots;
 use super::check::{holds, positive, product};
 use super::group_experts::Groups;
 use super::halves::{self, Halves, Names, halves};
+pub use super::tile::{Arithmetic, Tile};
 use crate::matrix::{DeviceMatrix, Elements, Form, Place, all_forms};
-use crate::{Dispatch, Gpu, GpuError, Param, Recorder, Shader, View};
+use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 const OP: &str = "matmul";
 static PLAIN: Shader = Shader {
@@ -30,120 +31,10 @@ static COOP: Shader = Shader {
     ],
 };
 
-/// How elements are multiplied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arithmetic {
-    /// In f32.
-    Floats,
-    /// Rounded to binary16, products and sums in f32.
-    Halves,
-    /// The same by the device's matrix unit, in squares of so many elements (8 or 16).
-    Unit(u32),
-}
-
-/// A tile of a product: what a workgroup computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tile {
-    /// Vectors.
-    pub vectors: u32,
-    /// Rows of the matrix.
-    pub rows: u32,
-    /// Elements of the inner dimension at a time: 32 or 64.
-    pub depth: u32,
-    /// Vectors and rows of 32 threads.
-    pub part: (u32, u32),
-    /// How elements are multiplied.
-    pub arithmetic: Arithmetic,
-}
-
-impl Tile {
-    /// What suits the device; `exact`: in f32.
-    pub fn of(gpu: &Gpu, exact: bool) -> Tile {
-        let arithmetic = match gpu.matrix_unit() {
-            Some(size) if !exact => Arithmetic::Unit(size),
-            _ => Arithmetic::Floats,
-        };
-        Tile {
-            vectors: 64,
-            rows: 128,
-            depth: 32,
-            part: (32, 64),
-            arithmetic,
-        }
-    }
-
-    fn is_half(&self) -> bool {
-        self.arithmetic != Arithmetic::Floats
-    }
-
-    /// Bytes of workgroup memory.
-    fn shared_bytes(&self) -> u32 {
-        let (element, unit) = match self.arithmetic {
-            Arithmetic::Floats => (4, 0),
-            Arithmetic::Halves => (2, 0),
-            Arithmetic::Unit(size) => (2, size),
-        };
-        let parts = (self.vectors / self.part.0) * (self.rows / self.part.1);
-        (self.vectors + self.rows) * (self.depth + 8) * element
-            + 8 * self.vectors
-            + 4 * parts * unit * unit
-    }
-
-    fn check(&self, gpu: &Gpu) -> Result<(), GpuError> {
-        let (m, n) = self.part;
-        let fits = |whole: u32, part: u32| part >= 32 && part % 32 == 0 && whole % part == 0;
-        let limits = gpu.limits();
-        let threads = if fits(self.vectors, m) && fits(self.rows, n) {
-            self.vectors / m * (self.rows / n) * 32
-        } else {
-            0
-        };
-        let most = limits.max_compute_invocations_per_workgroup;
-        if (1..=most).contains(&threads)
-            && matches!(self.depth, 32 | 64)
-            && self.shared_bytes() <= limits.max_compute_workgroup_storage_size
-        {
-            return Ok(());
-        }
-        let problem = format!("a workgroup cannot have {self:?}");
-        Err(GpuError::Unsupported { op: OP, problem })
-    }
-
-    fn params(&self, form: &Form, experts: bool, fused: bool) -> Vec<Param> {
-        let half = self.is_half();
-        let unit = match self.arithmetic {
-            Arithmetic::Unit(size) => size,
-            _ => 0,
-        };
-        let width = if fused { self.part.1 / 2 } else { self.part.1 };
-        let mut params = form.params();
-        params.extend([
-            ("TM", self.vectors),
-            ("TN", self.rows),
-            ("TK", self.depth),
-            ("WM", self.part.0),
-            ("WN", self.part.1),
-            ("HALF", u32::from(half)),
-            ("COOP", u32::from(unit > 0)),
-            ("FRAG", unit),
-            // Metal's loads take pointers to scalars.
-            ("SCALARS", u32::from(unit == 8)),
-            ("FRAGS_M", self.part.0.checked_div(unit).unwrap_or(0)),
-            ("FRAGS_N", width.checked_div(unit).unwrap_or(0)),
-            ("BITS", if half { 16 } else { 32 }),
-            ("EXPERTS", u32::from(experts)),
-            ("FUSED", u32::from(fused)),
-            ("ORDER_AT", 3 + u32::from(half)),
-            ("TILES_AT", 4 + u32::from(half)),
-        ]);
-        params
-    }
-
-    fn shader(&self) -> &'static Shader {
-        match self.arithmetic {
-            Arithmetic::Unit(_) => &COOP,
-            _ => &PLAIN,
-        }
+fn shader(tile: Tile) -> &'static Shader {
+    match tile.arithmetic {
+        Arithmetic::Unit(_) => &COOP,
+        _ => &PLAIN,
     }
 }
 
@@ -154,11 +45,15 @@ fn all_params(arithmetics: &[Arithmetic], vectors: &[u32]) -> Vec<Vec<Param>> {
         for &arithmetic in arithmetics {
             for &vectors in vectors {
                 for (experts, fused) in [(false, false), (true, false), (true, true)] {
+                    let (rows, part) = match arithmetic {
+                        Arithmetic::Floats => (64, (32, 32)),
+                        _ => (128, (32, 64)),
+                    };
                     let tile = Tile {
                         vectors,
-                        rows: 128,
+                        rows,
                         depth: 32,
-                        part: (32, 64),
+                        part,
                         arithmetic,
                     };
                     all.push(tile.params(&form, experts, fused));
@@ -302,7 +197,7 @@ impl Product<'_> {
             None => (n as u32).div_ceil(tile.vectors),
         };
         r.dispatch(&Dispatch {
-            shader: tile.shader(),
+            shader: shader(tile),
             params: &tile.params(form, self.groups.is_some(), fused),
             views: &views,
             immediates: &immediates,
@@ -329,8 +224,8 @@ pub fn matmul(
         let product = Product {
             tile,
             form: &band.form,
-            places: &[band.form.place(0)],
-            matrix: (&band.buffer).into(),
+            places: &[band.form.place(band.start)],
+            matrix: (&*band.buffer).into(),
             x,
             out,
             out_row: (rows, band.first_row),

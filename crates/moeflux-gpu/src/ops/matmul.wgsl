@@ -3,6 +3,7 @@
 // 32 threads (a subgroup) have WM vectors and WN rows of the tile. Elements are rounded to binary16
 // with HALF, and multiplied by the device's matrix unit, FRAG x FRAG at a time, with COOP; sums are
 // in f32, each in ascending order of the inner dimension, whatever else is in the tile.
+// What is indexed in registers is written out: drivers do not unroll all loops.
 //
 // With EXPERTS a tile of vectors is one expert's, whose matrix lies in slot tiles[..], and its rows
 // are pairs order[..]. With FUSED there are two matrices of one form, their rows side by side in
@@ -75,6 +76,10 @@ fn put_w(at: u32, value: vec4<f32>) {
     ws[at] = vec4<f${BITS}>(value);
 }
 //#endif
+//#if HALF
+// What the sums of each vector of the tile are to be multiplied with.
+var<workgroup> factors: array<f32, TM>;
+//#endif
 // Row of x and of the result of each vector of the tile; NONE: there is none.
 var<workgroup> sources: array<u32, TM>;
 var<workgroup> targets: array<u32, TM>;
@@ -94,26 +99,31 @@ fn find_rows(tile: u32, thread: u32) {
         let there = pair < im.n;
 //#endif
         // Rows that are not there are computed for nothing, from the first.
-        sources[i] = im.x_first + select(0u, pair / im.share, there);
+        let row = im.x_first + select(0u, pair / im.share, there);
+        sources[i] = row;
+//#if HALF
+        factors[i] = scales[row];
+//#endif
         targets[i] = select(NONE, im.out_first + pair, there);
     }
 }
 
-fn stage_x(k0: u32, thread: u32) {
-    for (var i = thread; i < TM * TK / 4u; i += THREADS) {
-        let row = i / (TK / 4u);
-        let k = i % (TK / 4u);
-        let place = row * (STRIDE / 4u) + k;
+// An item of vectors is four elements of one.
+const X_ITEMS: u32 = TM * TK / 4u;
+
+fn fetch_x(k0: u32, item: u32) -> vec4<f${BITS}> {
+    let row = sources[item / (TK / 4u)] * im.x_stride;
+    let k = k0 / 4u + item % (TK / 4u);
 //#if HALF
-        put_x(place, x[sources[row] * im.x_stride + k0 / 4u + k]);
+    return x[row + k];
 //#else
-        if k0 / 4u + k < im.x_stride {
-            put_x(place, x[sources[row] * im.x_stride + k0 / 4u + k]);
-        } else {
-            put_x(place, vec4<f${BITS}>());
-        }
+    let value = x[row + min(k, im.x_stride - 1u)];
+    return select(vec4(0.0), value, k < im.x_stride);
 //#endif
-    }
+}
+
+fn put_x_item(item: u32, value: vec4<f${BITS}>) {
+    put_x(item / (TK / 4u) * (STRIDE / 4u) + item % (TK / 4u), value);
 }
 
 //#if FUSED
@@ -142,65 +152,80 @@ fn source_of(column: u32, t: u32, slot: u32) -> Source {
     return source;
 }
 
+// What lies beyond the inner dimension is read from inside it: there the vectors are zeros.
 //#if CODED
-// An item is eight elements of each of four rows: quads j and j + 4 of a unit.
-fn stage_weights(k0: u32, column: u32, slot: u32, thread: u32) {
-    for (var i = thread; i < TN * TK / 32u; i += THREADS) {
-        let q = i % 4u;
-        let j = i / 4u % 4u;
-        let unit_in = i / 16u % (TK / 32u);
-        let t = i / (TK / 2u);
-        let unit = k0 / 32u + unit_in;
-        let at = (t * 16u + q * 4u) * (STRIDE / 4u) + unit_in * 8u + j;
-        if unit * 32u >= im.cols {
-            for (var r = 0u; r < 4u; r++) {
-                put_w(at + r * (STRIDE / 4u), vec4<f32>());
-                put_w(at + r * (STRIDE / 4u) + 4u, vec4<f32>());
-            }
-            continue;
-        }
-        let source = source_of(column, t, slot);
-        let block = block_of(source.place, im.cols, source.tile, unit);
-        let words = words_of(block, unit);
-        let maps = maps_of(source.place, im.cols, source.tile, q, block, unit);
-        let low = quad(words, q, j);
-        let high = quad(words, q, j + 4u);
-        for (var r = 0u; r < 4u; r++) {
-            let bias = vec4(maps.bias[r]);
-            let one = fma(integers_of(low[r]), vec4(maps.low[r]), bias);
-            let two = fma(integers_of(high[r]), vec4(maps.high[r]), bias);
-            put_w(at + r * (STRIDE / 4u), one);
-            put_w(at + r * (STRIDE / 4u) + 4u, two);
-        }
+// An item of weights is QUADS times four elements of each of four rows: quad j of a unit, and j + 4.
+const QUADS: u32 = ${QUADS}u;
+const W_ITEMS: u32 = TN * TK / 16u / QUADS;
+// Items of a row of units.
+const UNIT_ITEMS: u32 = 32u / QUADS;
+
+struct Weights { one: vec4<u32>, two: vec4<u32>, maps: Maps }
+
+fn fetch_w(k0: u32, column: u32, slot: u32, item: u32) -> Weights {
+    let q = item % 4u;
+    let j = item / 4u % (8u / QUADS);
+    let unit = min(k0 / 32u + item / UNIT_ITEMS % (TK / 32u), im.cols / 32u - 1u);
+    let source = source_of(column, item / (UNIT_ITEMS * (TK / 32u)), slot);
+    let block = block_of(source.place, im.cols, source.tile, unit);
+    let words = words_of(block, unit);
+    var weights: Weights;
+    weights.maps = maps_of(source.place, im.cols, source.tile, q, block, unit);
+    weights.one = quad(words, q, j);
+//#if TWO_QUADS
+    weights.two = quad(words, q, j + 4u);
+//#endif
+    return weights;
+}
+
+fn put_w_item(item: u32, weights: Weights) {
+    let q = item % 4u;
+    let j = item / 4u % (8u / QUADS);
+    let unit_in = item / UNIT_ITEMS % (TK / 32u);
+    let t = item / (UNIT_ITEMS * (TK / 32u));
+    let at = (t * 16u + q * 4u) * (STRIDE / 4u) + unit_in * 8u + j;
+//#each I FOUR
+    {
+        let place = at + ${I}u * (STRIDE / 4u);
+        let bias = vec4(weights.maps.bias[${I}]);
+//#if TWO_QUADS
+        let factor = weights.maps.low[${I}];
+        let high = weights.maps.high[${I}];
+        put_w(place + 4u, fma(integers_of(weights.two[${I}]), vec4(high), bias));
+//#else
+        let factor = select(weights.maps.low[${I}], weights.maps.high[${I}], j >= 4u);
+//#endif
+        put_w(place, fma(integers_of(weights.one[${I}]), vec4(factor), bias));
     }
+//#end
 }
 //#else
-// An item is SPAN elements of a row.
-fn stage_weights(k0: u32, column: u32, slot: u32, thread: u32) {
+// An item of weights is SPAN elements of a row.
+const W_ITEMS: u32 = TN * TK / SPAN;
+alias Weights = vec4<u32>;
+
+fn fetch_w(k0: u32, column: u32, slot: u32, item: u32) -> Weights {
     let stride = (im.cols + SPAN - 1u) / SPAN;
-    for (var i = thread; i < TN * (TK / SPAN); i += THREADS) {
-        let row = i / (TK / SPAN);
-        let run_in = i % (TK / SPAN);
-        let run = k0 / SPAN + run_in;
-        let at = row * (STRIDE / 4u) + run_in * (SPAN / 4u);
-        var words = vec4<u32>();
-        if run < stride {
-            let source = source_of(column, row / 16u, slot);
-            let place = min(source.tile * 16u + row % 16u, im.rows - 1u);
-            words = m[source.place.weights + place * stride + run];
-        }
+    let row = item / (TK / SPAN);
+    let run = min(k0 / SPAN + item % (TK / SPAN), stride - 1u);
+    let source = source_of(column, row / 16u, slot);
+    let place = min(source.tile * 16u + row % 16u, im.rows - 1u);
+    return m[source.place.weights + place * stride + run];
+}
+
+fn put_w_item(item: u32, words: Weights) {
+    let at = item / (TK / SPAN) * (STRIDE / 4u) + item % (TK / SPAN) * (SPAN / 4u);
 //#if IS_F32
-        put_w(at, bitcast<vec4<f32>>(words));
+    put_w(at, bitcast<vec4<f32>>(words));
 //#endif
 //#if IS_F16
-        put_w(at, vec4(f16_pair(words.x), f16_pair(words.y)));
-        put_w(at + 1u, vec4(f16_pair(words.z), f16_pair(words.w)));
+    put_w(at, vec4(f16_pair(words.x), f16_pair(words.y)));
+    put_w(at + 1u, vec4(f16_pair(words.z), f16_pair(words.w)));
 //#endif
 //#if IS_BF16
-        put_w(at, vec4(bf16_pair(words.x), bf16_pair(words.y)));
-        put_w(at + 1u, vec4(bf16_pair(words.z), bf16_pair(words.w)));
+    put_w(at, vec4(bf16_pair(words.x), bf16_pair(words.y)));
+    put_w(at + 1u, vec4(bf16_pair(words.z), bf16_pair(words.w)));
 //#endif
-    }
 }
 //#endif
 
@@ -223,7 +248,7 @@ fn put_out(column: u32, row: u32, at: u32, value: f32) {
 
 fn scale_of(row: u32) -> f32 {
 //#if HALF
-    return scales[sources[row]];
+    return factors[row];
 //#else
     return 1.0;
 //#endif

@@ -1,8 +1,6 @@
 // The tiles' products by the device's matrix unit. What a subgroup's lanes hold of a result is the
 // device's secret, so results go through the workgroup's memory, a fragment a subgroup at a time.
 
-const LANE_ELEMENTS: u32 = FRAG * FRAG / 32u;
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -31,12 +29,32 @@ fn main(
 //#endif
 //#end
 //#end
+    // What the next step through the inner dimension needs is on its way during this one.
+//#each I X_EACH
+    var x_next${I} = fetch_x(0u, thread + ${I}u * THREADS);
+//#end
+//#each I W_EACH
+    var w_next${I} = fetch_w(0u, group.x, slot, thread + ${I}u * THREADS);
+//#end
     for (var k0 = 0u; k0 < im.cols; k0 += TK) {
         workgroupBarrier();
-        stage_x(k0, thread);
-        stage_weights(k0, group.x, slot, thread);
+//#each I X_EACH
+        put_x_item(thread + ${I}u * THREADS, x_next${I});
+//#end
+//#each I W_EACH
+        put_w_item(thread + ${I}u * THREADS, w_next${I});
+//#end
         workgroupBarrier();
-        for (var k = 0u; k < TK; k += FRAG) {
+        let next = min(k0 + TK, (im.cols - 1u) / TK * TK);
+//#each I X_EACH
+        x_next${I} = fetch_x(next, thread + ${I}u * THREADS);
+//#end
+//#each I W_EACH
+        w_next${I} = fetch_w(next, group.x, slot, thread + ${I}u * THREADS);
+//#end
+//#each K STEPS
+        {
+            const k = ${K}u * FRAG;
 //#each I FRAGS_M
             let x${I} = coopLoadT<coop_mat${FRAG}x${FRAG}<f16, A>>(
                 &xs[((from_m + ${I}u * FRAG) * STRIDE + k) / WIDE], STRIDE / WIDE,
@@ -59,6 +77,7 @@ fn main(
 //#endif
 //#end
         }
+//#end
     }
     let own = thread / 32u;
     let lane = thread % 32u;
@@ -71,24 +90,27 @@ fn main(
         coopStoreT(sum${I}_${J}, &fragments[fragment], FRAG);
         workgroupBarrier();
 //#if FUSED
-        var gates: array<f32, LANE_ELEMENTS>;
-        for (var e = 0u; e < LANE_ELEMENTS; e++) {
-            gates[e] = fragments[own * FRAG * FRAG + e * 32u + lane];
-        }
+//#each K LANE_ELEMENTS
+        let gate${K} = fragments[own * FRAG * FRAG + ${K}u * 32u + lane];
+//#end
         workgroupBarrier();
         coopStoreT(up${I}_${J}, &fragments[fragment], FRAG);
         workgroupBarrier();
 //#endif
-        for (var e = 0u; e < LANE_ELEMENTS; e++) {
-            let at = e * 32u + lane;
+//#each K LANE_ELEMENTS
+        {
+            let at = ${K}u * 32u + lane;
             let row = out_m + ${I}u * FRAG + at / FRAG;
             let scale = scale_of(row);
-            var value = fragments[own * FRAG * FRAG + at] * scale;
+            let value = fragments[own * FRAG * FRAG + at] * scale;
+            let column = out_n + ${J}u * FRAG + at % FRAG;
 //#if FUSED
-            value = fused(gates[e] * scale, value);
+            put_out(group.x, row, column, fused(gate${K} * scale, value));
+//#else
+            put_out(group.x, row, column, value);
 //#endif
-            put_out(group.x, row, out_n + ${J}u * FRAG + at % FRAG, value);
         }
+//#end
     }
 //#end
 //#end

@@ -58,7 +58,7 @@ pub fn matvec(
     let tokens = tokens(n);
     for band in &matrix.bands {
         let form = &band.form;
-        let place = form.place(0);
+        let place = form.place(band.start);
         let immediates = [
             n as u32,
             form.cols as u32,

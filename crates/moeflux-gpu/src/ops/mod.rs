@@ -1,36 +1,52 @@
 //! The operations, one file each, with its WGSL beside it. Each is specified by the function of the
 //! same name in [`moeflux_kernels::reference`].
 
+mod add_bias;
 mod argmax;
 mod attention;
+mod attention_prompt;
 mod check;
 mod combine;
 mod conv1d_silu;
+pub mod decode;
 mod elementwise;
 mod embed;
+mod exact_probe;
+mod expert_exact;
 mod expert_matvec;
 mod gated_delta;
 mod group_experts;
+mod grouped_router;
 mod halves;
+mod head_matmul;
 mod kv_append;
 pub mod matmul;
 mod matvec;
+mod rearrange;
 mod rms_norm;
 mod rope;
 mod router;
 mod rows;
+mod tile;
 
+pub use add_bias::add_bias;
 pub use argmax::argmax;
 pub use attention::attention;
+pub use attention_prompt::{attention_prompt, unit_kernels as attention_unit_kernels};
 pub use combine::{CombineViews, combine};
 pub use conv1d_silu::conv1d_silu;
 pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 pub use embed::embed;
+pub use exact_probe::exact_probe;
+pub use expert_exact::{expert_exact, expert_exact_swiglu};
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
-pub use gated_delta::{DeltaViews, gated_delta};
+pub use gated_delta::{DeltaViews, gated_delta, gated_delta_by};
 pub use group_experts::{Groups, group_experts};
+pub use grouped_router::grouped_router;
+pub use head_matmul::head_matmul;
 pub use kv_append::kv_append;
 pub use matvec::matvec;
+pub use rearrange::{DevicePieces, rearrange};
 pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_gated};
 pub use rope::{RopeShape, rope};
 pub use router::{RouterShape, router};
@@ -49,29 +65,47 @@ pub struct SpanRows {
     pub start: usize,
 }
 
+impl From<&moeflux::backend::StepSpan<'_>> for SpanRows {
+    fn from(span: &moeflux::backend::StepSpan<'_>) -> SpanRows {
+        SpanRows {
+            first_row: span.first_row,
+            len: span.len,
+            start: span.start,
+        }
+    }
+}
+
 /// Every kernel with each set of parameters that operations use, for checking translations.
 pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
     let mut all = vec![
+        add_bias::kernels(),
         argmax::kernels(),
         attention::kernels(),
         attention::merge_kernels(),
+        attention_prompt::kernels(),
         combine::kernels(),
         conv1d_silu::kernels(),
         elementwise::kernels(),
         embed::kernels(),
+        exact_probe::kernels(),
+        expert_exact::kernels(),
         expert_matvec::kernels(),
         gated_delta::kernels(),
+        head_matmul::kernels(),
         group_experts::kernels(),
         halves::kernels(),
         kv_append::kernels(),
         matmul::kernels(),
         matmul::unit_kernels(8),
         matvec::kernels(),
+        rearrange::kernels(),
         rms_norm::kernels(),
         rope::kernels(),
         router::kernels(),
     ];
+    all.extend(grouped_router::kernels());
     all.extend(rows::kernels());
+    all.extend(decode::all_kernels());
     all
 }
 

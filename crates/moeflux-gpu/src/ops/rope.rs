@@ -8,7 +8,11 @@ use super::{check, grid};
 
 static SHADER: Shader = Shader {
     name: "rope",
-    parts: &[include_str!("common.wgsl"), include_str!("rope.wgsl")],
+    parts: &[
+        include_str!("common.wgsl"),
+        include_str!("turn.wgsl"),
+        include_str!("rope.wgsl"),
+    ],
 };
 /// Threads of a workgroup.
 const THREADS: u32 = 64;

@@ -1,5 +1,8 @@
 // Softmax over all experts, then the TOP_K most probable, a workgroup a token. An expert's place
 // is the number of those before it: the more probable ones, and the equal ones of lower id.
+//
+// Drivers may take it that no float is NaN. Whether a token's logits allow a choice is therefore
+// seen by their bits, and a weight of NaN is written as bits.
 
 const THREADS: u32 = ${THREADS}u;
 const EXPERTS: u32 = ${EXPERTS}u;
@@ -10,13 +13,23 @@ struct Sizes {
 }
 
 var<immediate> sizes: Sizes;
-@group(0) @binding(0) var<storage, read> logits: array<f32>;
+@group(0) @binding(0) var<storage, read> logits: array<u32>;
 @group(0) @binding(1) var<storage, read_write> ids: array<u32>;
-@group(0) @binding(2) var<storage, read_write> weights: array<f32>;
+@group(0) @binding(2) var<storage, read_write> weights: array<u32>;
 
+var<workgroup> comparable: array<u32, THREADS>;
 var<workgroup> probabilities: array<f32, EXPERTS>;
 var<workgroup> most: array<f32, THREADS>;
 var<workgroup> chosen: array<f32, TOP_K>;
+
+// 1 of a logit that can be chosen by, 2 of one that makes all others vanish or NaN; 0 of minus
+// infinity.
+fn kind_of(bits: u32) -> u32 {
+    if bits == 0xff800000u {
+        return 0u;
+    }
+    return select(1u, 2u, (bits & 0x7fffffffu) >= 0x7f800000u);
+}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -29,22 +42,34 @@ fn main(
         return;
     }
     let first = token * EXPERTS;
-    var greatest = logits[first];
+    var found = 0u;
+    var greatest = -3.4028234e38;
     for (var id = thread; id < EXPERTS; id += THREADS) {
-        greatest = max(greatest, logits[first + id]);
+        let bits = logits[first + id];
+        found |= kind_of(bits);
+        greatest = max(greatest, bitcast<f32>(bits));
     }
     most[thread] = greatest;
+    comparable[thread] = found;
     for (var step = THREADS / 2u; step > 0u; step /= 2u) {
         workgroupBarrier();
         if thread < step {
             most[thread] = max(most[thread], most[thread + step]);
+            comparable[thread] |= comparable[thread + step];
         }
     }
-    workgroupBarrier();
+    // Softmax of these is NaN: the lowest ids are taken.
+    if workgroupUniformLoad(&comparable[0]) != 1u {
+        for (var i = thread; i < TOP_K; i += THREADS) {
+            ids[token * TOP_K + i] = i;
+            weights[token * TOP_K + i] = 0x7fc00000u;
+        }
+        return;
+    }
     greatest = most[0];
     var sum = 0.0;
     for (var id = thread; id < EXPERTS; id += THREADS) {
-        let e = exp_of(logits[first + id] - greatest);
+        let e = exp_of(bitcast<f32>(logits[first + id]) - greatest);
         probabilities[id] = e;
         sum += e;
     }
@@ -53,11 +78,9 @@ fn main(
         probabilities[id] = probabilities[id] / sum;
     }
     workgroupBarrier();
-    // One NaN makes all of them NaN: then the lowest ids are taken.
-    let lost = is_nan(sum);
     for (var id = thread; id < EXPERTS; id += THREADS) {
         let mine = probabilities[id];
-        var place = select(0u, id, lost);
+        var place = 0u;
         for (var other = 0u; other < EXPERTS; other++) {
             let theirs = probabilities[other];
             place += select(0u, 1u, theirs > mine || (theirs == mine && other < id));
@@ -76,6 +99,6 @@ fn main(
     }
 //#endif
     for (var i = thread; i < TOP_K; i += THREADS) {
-        weights[token * TOP_K + i] = chosen[i] / total;
+        weights[token * TOP_K + i] = bitcast<u32>(chosen[i] / total);
     }
 }

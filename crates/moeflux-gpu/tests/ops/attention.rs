@@ -4,13 +4,23 @@ use std::sync::Arc;
 
 use moeflux::graph::StateDecl;
 use moeflux::{KvType, RemoteState, RemoteStates};
-use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
+use moeflux_gpu::{GpuError, Recorder, View};
 use moeflux_kernels::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage, reference};
 
 use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, same, view};
+
+/// The operation, or the one for prompts.
+type Attention = fn(
+    &mut Recorder,
+    View<'_>,
+    &DeviceKv,
+    View<'_>,
+    AttentionShape,
+    SpanRows,
+) -> Result<(), GpuError>;
 
 /// A session's history, and the last of its tokens as queries.
 struct Case {
@@ -33,6 +43,7 @@ impl Case {
                 kv_heads,
                 head_dim,
                 scale: 0.3,
+                window: None,
             },
             kv_type: KvType::F16,
             positions,
@@ -69,22 +80,33 @@ impl Case {
         let mut span = [AttentionSpan {
             q,
             start,
+            dropped: 0,
             pages: &self.pages(),
             out: &mut out,
         }];
-        reference::attention(&mut span, self.shape).expect("sizes agree");
+        reference::attention(&mut span, self.shape, None).expect("sizes agree");
         out
     }
 
     /// The same, taken in spans that end where `ends` say; keys and values come before each.
     fn on_device(&self, r: &mut Recorder, start: usize, ends: &[usize]) -> (Vec<f32>, Vec<f32>) {
+        self.by(ops::attention, r, start, ends)
+    }
+
+    fn by(
+        &self,
+        attention: Attention,
+        r: &mut Recorder,
+        start: usize,
+        ends: &[usize],
+    ) -> (Vec<f32>, Vec<f32>) {
         let gpu = Arc::clone(r.gpu());
         r.forget_bindings();
         let states = DeviceStates(gpu.clone());
         let AttentionShape {
             kv_heads, head_dim, ..
         } = self.shape;
-        let mut state = states.make(&StateDecl::KeyValue { kv_heads, head_dim }, self.kv_type);
+        let mut state = states.make(&StateDecl::key_value(kv_heads, head_dim), self.kv_type);
         let [q, k, v] = [&self.q, &self.k, &self.v].map(|x| (upload(&gpu, x), x.len()));
         let [q, k, v] = [&q, &k, &v].map(|(b, len)| view(b, *len));
         let len = self.positions * self.q_width();
@@ -102,7 +124,7 @@ impl Case {
             };
             ops::kv_append(r, k, v, kv, span).expect("it runs");
             if end > start {
-                ops::attention(r, q, kv, view(&out, len), self.shape, span).expect("it runs");
+                attention(r, q, kv, view(&out, len), self.shape, span).expect("it runs");
             }
             done = end;
         }
@@ -183,10 +205,7 @@ fn keys_and_values_are_kept_as_on_the_host() {
         keys.extend(values);
         same(&kept, &keys, "kept keys and values");
         let states = DeviceStates(gpu.clone());
-        let decl = StateDecl::KeyValue {
-            kv_heads: 2,
-            head_dim: 10,
-        };
+        let decl = StateDecl::key_value(2, 10);
         let mut restored = states.make(&decl, kv_type);
         restored.set(300, Some(&kept)).expect("there is memory");
         same(
@@ -217,6 +236,34 @@ fn spans_do_not_matter() {
                     &format!("{shape:?} {kv_type} in spans to {ends:?}"),
                 );
             }
+        }
+    }
+}
+
+/// Prompts, which a matrix unit may compute, at borders of blocks and tiles; cut anywhere they give
+/// the same bits.
+#[test]
+fn prompts_are_near_the_reference_however_they_are_cut() {
+    let (gpu, mut r) = recorder();
+    let tolerance = if gpu.matrix_unit().is_some() {
+        5e-3
+    } else {
+        1e-5
+    };
+    for shape in [(16, 2, 256), (6, 2, 128), (7, 7, 128), (4, 4, 10)] {
+        for (start, positions) in [(0, 1), (0, 100), (63, 65), (77, 150), (120, 300)] {
+            let case = Case::random(shape, positions);
+            let what = format!("{shape:?}, {start}..{positions}");
+            let (whole, _) = case.by(ops::attention_prompt, &mut r, start, &[positions]);
+            close(&whole, &case.on_host(start), tolerance, &what);
+            let cut = [start + 1, (start + positions).div_ceil(2), positions];
+            let ends = if positions - start > 2 {
+                &cut[..]
+            } else {
+                &cut[2..]
+            };
+            let (cut, _) = case.by(ops::attention_prompt, &mut r, start, ends);
+            same(&cut, &whole, &format!("{what} in spans to {ends:?}"));
         }
     }
 }

@@ -4,6 +4,8 @@
 mod common;
 
 mod attention;
+mod exact;
+mod latent;
 mod recurrent;
 mod routing;
 mod rowwise;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, DeltaViews};
-use moeflux_kernels::{ConvSpan, DeltaShape, DeltaSpan, HeadOrder, reference};
+use moeflux_kernels::{ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, reference};
 
 use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, same, spans, view};
@@ -93,7 +93,7 @@ impl Delta {
         self.tokens * self.shape.value_heads * self.shape.value_dim
     }
 
-    fn on_device(&self, r: &mut Recorder, lens: &[usize]) -> [Vec<f32>; 2] {
+    fn on_device(&self, r: &mut Recorder, lens: &[usize], lanes: bool) -> [Vec<f32>; 2] {
         let gpu = Arc::clone(r.gpu());
         r.forget_bindings();
         let inputs = [&self.qkv, &self.a, &self.b, &self.a_log, &self.dt_bias];
@@ -111,7 +111,13 @@ impl Delta {
                 dt_bias,
                 out,
             };
-            ops::gated_delta(r, &views, (&current, &next), self.shape, span).expect("it runs");
+            let states = (&current, &next);
+            if lanes {
+                ops::gated_delta(r, &views, states, self.shape, span).expect("it runs");
+            } else {
+                let ran = ops::gated_delta_by(r, &views, states, self.shape, span, false);
+                ran.expect("it runs");
+            }
             std::mem::swap(&mut current, &mut next);
         }
         let out = floats(r, &out, self.out_len());
@@ -152,14 +158,18 @@ fn delta_rule() {
                 key_dim,
                 value_dim,
                 head_order,
+                decay: Decay::Head,
             };
             for tokens in [1, 2, 8, 21] {
                 let case = Delta::random(shape, tokens);
                 let [out, state] = case.on_host();
-                let whole = case.on_device(&mut r, &[tokens]);
+                let whole = case.on_device(&mut r, &[tokens], true);
                 close(&whole[0], &out, 1e-5, "gated_delta");
                 close(&whole[1], &state, 1e-5, "the state after gated_delta");
-                let cut = case.on_device(&mut r, &[tokens / 3, tokens - tokens / 3]);
+                let plain = case.on_device(&mut r, &[tokens], false);
+                same(&plain[0], &whole[0], "gated_delta without subgroups");
+                same(&plain[1], &whole[1], "its state without subgroups");
+                let cut = case.on_device(&mut r, &[tokens / 3, tokens - tokens / 3], true);
                 same(
                     &cut[1],
                     &whole[1],

@@ -55,10 +55,10 @@ fn weight(
         }
         WeightKind::Vector { shape, fold } => {
             let middle = match fold {
-                VectorFold::TransposeConv | VectorFold::LogOfNegated => 0.0,
                 VectorFold::None | VectorFold::AddOne => 1.0,
+                _ => 0.0,
             };
-            let values = random.floats(shape.iter().product(), 0.5);
+            let values = random.floats(fold.elements(shape), 0.5);
             WeightPart::Vector(values.iter().map(|v| middle + v).collect())
         }
     })

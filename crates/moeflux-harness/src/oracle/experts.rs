@@ -1,13 +1,14 @@
 //! The router's choice, and the routed experts.
 
 use moeflux::graph::Op;
+use moeflux::kernels::Glu;
 use moeflux::weights::ExpertPart;
 
-use super::dense::{product, silu};
+use super::dense::{product, sigmoid, silu};
 use super::{Dense, Oracle};
 use crate::HarnessError;
 
-/// `down(silu(gate x) * (up x))`.
+/// `down(act(gate x, up x))`.
 pub(super) struct Expert {
     gate: Dense,
     up: Dense,
@@ -23,10 +24,36 @@ impl Expert {
         })
     }
 
-    fn of_token(&self, x: &[f64]) -> Vec<f64> {
-        let (gate, up) = (product(x, &self.gate), product(x, &self.up));
-        let act: Vec<f64> = gate.iter().zip(up).map(|(g, u)| silu(*g) * u).collect();
-        product(&act, &self.down)
+    /// `biases` are those of this expert, where there are any.
+    fn of_token(&self, x: &[f64], glu: Glu, biases: Option<[&[f64]; 3]>) -> Vec<f64> {
+        let with_bias = |results: Vec<f64>, matrix: usize| match biases {
+            Some(biases) => results
+                .iter()
+                .zip(biases[matrix])
+                .map(|(x, b)| x + b)
+                .collect(),
+            None => results,
+        };
+        let gate = with_bias(product(x, &self.gate), 0);
+        let up = with_bias(product(x, &self.up), 1);
+        let pairs = gate.iter().zip(up);
+        let act: Vec<f64> = pairs.map(|(g, u)| activation(glu, *g, u)).collect();
+        with_bias(product(&act, &self.down), 2)
+    }
+}
+
+fn activation(glu: Glu, gate: f64, up: f64) -> f64 {
+    match glu {
+        Glu::Silu => silu(gate) * up,
+        Glu::Clamped {
+            limit,
+            alpha,
+            offset,
+        } => {
+            let [limit, alpha, offset] = [limit, alpha, offset].map(f64::from);
+            let gate = gate.min(limit);
+            (up.clamp(-limit, limit) + offset) * gate * sigmoid(alpha * gate)
+        }
     }
 }
 
@@ -72,10 +99,17 @@ impl Oracle<'_> {
             weights,
             top_k,
             layer,
+            form,
             out,
         } = op
         else {
             return Err(self.wrong(op));
+        };
+        let biases = match form.biases {
+            Some([gate, up, down]) => {
+                Some([self.vector(gate)?, self.vector(up)?, self.vector(down)?])
+            }
+            None => None,
         };
         let missing = |what: &str| self.problem(format!("layer {layer} has no {what}"));
         let experts = self.experts.get(layer).ok_or_else(|| missing("experts"))?;
@@ -88,8 +122,17 @@ impl Oracle<'_> {
         for (t, x) in self.get(*x).chunks_exact(width).enumerate() {
             let mut sum = vec![0.0; width];
             for slot in t * top_k..(t + 1) * top_k {
-                let expert = experts.get(ids[slot] as usize);
-                let result = expert.ok_or_else(|| missing("such expert"))?.of_token(x);
+                let id = ids[slot] as usize;
+                let of_expert = |all: &Vec<f64>| -> std::ops::Range<usize> {
+                    let rows = all.len() / experts.len();
+                    id * rows..(id + 1) * rows
+                };
+                let own = biases.as_ref().map(|biases| {
+                    let [gate, up, down] = biases;
+                    [gate, up, down].map(|all| &all[of_expert(all)])
+                });
+                let expert = experts.get(id).ok_or_else(|| missing("such expert"))?;
+                let result = expert.of_token(x, form.glu, own);
                 let weight = self.get(*weights)[slot];
                 for (sum, y) in sum.iter_mut().zip(result) {
                     *sum += weight * y;

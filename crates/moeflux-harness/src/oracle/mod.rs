@@ -40,8 +40,9 @@ pub fn run(case: &Case) -> Result<Trace, HarnessError> {
             oracle.lengths[span.session] += span.tokens.len();
         }
     }
-    for (timeline, states) in trace.sessions.iter_mut().zip(&oracle.states) {
-        timeline.states = states.iter().map(State::values).collect();
+    let sessions = trace.sessions.iter_mut().zip(&oracle.states);
+    for ((timeline, states), &len) in sessions.zip(&oracle.lengths) {
+        timeline.states = states.iter().map(|state| state.values(len)).collect();
     }
     Ok(trace)
 }

@@ -2,7 +2,7 @@
 
 use half::f16;
 use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
+use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -16,6 +16,7 @@ const LENGTH_EPS: f64 = 1e-6;
 pub(super) enum State {
     /// `[positions, kv_heads, head_dim]` each.
     KeyValue {
+        decl: StateDecl,
         keys: Vec<f64>,
         values: Vec<f64>,
     },
@@ -26,6 +27,7 @@ impl State {
     pub(super) fn new(decl: &StateDecl) -> State {
         match decl {
             StateDecl::KeyValue { .. } => State::KeyValue {
+                decl: *decl,
                 keys: Vec::new(),
                 values: Vec::new(),
             },
@@ -33,11 +35,13 @@ impl State {
         }
     }
 
-    /// As the session gives it.
-    pub(super) fn values(&self) -> Vec<f32> {
+    /// As a session of `len` tokens gives it.
+    pub(super) fn values(&self, len: usize) -> Vec<f32> {
         match self {
-            State::KeyValue { keys, values } => {
-                keys.iter().chain(values).map(|&v| v as f32).collect()
+            State::KeyValue { decl, keys, values } => {
+                let first = decl.first_needed(len) * (keys.len() / len.max(1));
+                let needed = keys[first..].iter().chain(&values[first..]);
+                needed.map(|&v| v as f32).collect()
             }
             State::Recurrent(values) => values.iter().map(|&v| v as f32).collect(),
         }
@@ -82,7 +86,7 @@ impl Oracle<'_> {
                     };
                     let n = self.tokens.len();
                     let (k, v) = (part(self.get(*k), n), part(self.get(*v), n));
-                    let State::KeyValue { keys, values } =
+                    let State::KeyValue { keys, values, .. } =
                         &mut self.states[rows.session][state.index()]
                     else {
                         return Err(self.wrong(op));
@@ -113,12 +117,17 @@ impl Oracle<'_> {
 
     fn attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
         let Op::Attention {
-            q, state, shape, ..
+            q,
+            state,
+            shape,
+            sinks,
+            ..
         } = op
         else {
             return Err(self.wrong(op));
         };
-        let State::KeyValue { keys, values } = &self.states[rows.session][state.index()] else {
+        let sinks = sinks.map(|sinks| self.vector(sinks)).transpose()?;
+        let State::KeyValue { keys, values, .. } = &self.states[rows.session][state.index()] else {
             return Err(self.wrong(op));
         };
         let width = shape.heads * shape.head_dim;
@@ -127,8 +136,9 @@ impl Oracle<'_> {
             let q = &self.get(*q)[(rows.first + t) * width..][..width];
             for head in 0..shape.heads {
                 let q = &q[head * shape.head_dim..][..shape.head_dim];
-                let visible = rows.start + t + 1;
-                out.extend(one_query(q, keys, values, (head, visible), *shape));
+                let sink = sinks.as_ref().map(|sinks| sinks[head]);
+                let place = (head, rows.start + t, sink);
+                out.extend(one_query(q, keys, values, place, *shape));
             }
         }
         self.append(op, rows, out)
@@ -188,11 +198,16 @@ impl Oracle<'_> {
         for t in rows.first..rows.first + rows.len {
             let qkv = &self.get(*qkv)[t * width..][..width];
             for h in 0..heads {
-                let step = (self.get(*a)[t * heads + h] + dt_bias[h]).exp().ln_1p();
-                let decay = (-a_log[h].exp() * step).exp();
+                let decays = shape.head_decays();
+                let factor = |i: usize| {
+                    let at = h * decays + i;
+                    let x = self.get(*a)[t * heads * decays + at] + dt_bias[at];
+                    factor(shape.decay, a_log[h].exp(), x)
+                };
+                let decay: Vec<f64> = (0..decays).map(factor).collect();
                 let beta = sigmoid(self.get(*b)[t * heads + h]);
                 let memory = &mut memory[h * len..(h + 1) * len];
-                out.extend(delta_step(qkv, *shape, h, (decay, beta), memory));
+                out.extend(delta_step(qkv, *shape, h, (&decay, beta), memory));
             }
         }
         self.states[rows.session][state.index()] = State::Recurrent(memory);
@@ -200,30 +215,43 @@ impl Oracle<'_> {
     }
 }
 
-/// Softmax of one query's scores over the first `visible` positions, times the values.
+/// Softmax of one query's scores over the positions that it sees, times the values. A sink is a
+/// score without a value.
 fn one_query(
     q: &[f64],
     keys: &[f64],
     values: &[f64],
-    (head, visible): (usize, usize),
+    (head, position, sink): (usize, usize, Option<f64>),
     shape: AttentionShape,
 ) -> Vec<f64> {
     let kv_head = head / (shape.heads / shape.kv_heads);
     let at = |position: usize| (position * shape.kv_heads + kv_head) * shape.head_dim;
     let dim = shape.head_dim;
-    let scores: Vec<f64> = (0..visible)
+    let window = shape.window.unwrap_or(usize::MAX);
+    let seen = (0..=position).filter(|p| position - p < window);
+    let scores: Vec<f64> = seen
+        .clone()
         .map(|p| dot(q, &keys[at(p)..at(p) + dim]) * f64::from(shape.scale))
         .collect();
-    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let all = scores.iter().copied().chain(sink);
+    let largest = all.clone().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = all.map(|s| (s - largest).exp()).sum();
     let shares: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
-    let total: f64 = shares.iter().sum();
     let mut out = vec![0.0; dim];
-    for (p, share) in shares.iter().enumerate() {
+    for (p, share) in seen.zip(&shares) {
         for (out, v) in out.iter_mut().zip(&values[at(p)..at(p) + dim]) {
             *out += share / total * v;
         }
     }
     out
+}
+
+/// What remains of a memory after a step.
+fn factor(decay: Decay, rate: f64, x: f64) -> f64 {
+    match decay {
+        Decay::Head | Decay::Key => (-rate * x.exp().ln_1p()).exp(),
+        Decay::KeyBounded { floor } => (f64::from(floor) * sigmoid(rate * x)).exp(),
+    }
 }
 
 /// One token of one head: the memory decays, is asked for the key's value, corrected by what it
@@ -232,7 +260,7 @@ fn delta_step(
     qkv: &[f64],
     shape: DeltaShape,
     head: usize,
-    (decay, beta): (f64, f64),
+    (decay, beta): (&[f64], f64),
     memory: &mut [f64],
 ) -> Vec<f64> {
     let (keys, values) = (shape.key_dim, shape.value_dim);
@@ -248,7 +276,9 @@ fn delta_step(
     let q = unit(key_head * keys);
     let k = unit((shape.key_heads + key_head) * keys);
     let v = &qkv[2 * shape.key_heads * keys + head * values..][..values];
-    memory.iter_mut().for_each(|m| *m *= decay);
+    for (j, row) in memory.chunks_exact_mut(values).enumerate() {
+        row.iter_mut().for_each(|m| *m *= decay[j % decay.len()]);
+    }
     for i in 0..values {
         let said: f64 = (0..keys).map(|j| memory[j * values + i] * k[j]).sum();
         for j in 0..keys {

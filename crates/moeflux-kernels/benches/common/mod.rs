@@ -240,6 +240,16 @@ pub fn pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> V
     pages
 }
 
+/// The same where keys are the values too.
+pub fn joint_pages(cpu: &Cpu, kv_heads: usize, head_dim: usize, positions: usize) -> Vec<KvPage> {
+    let count = positions.div_ceil(KV_PAGE_TOKENS);
+    let page = || KvPage::joint(KvType::F16, kv_heads, head_dim);
+    let mut pages: Vec<KvPage> = (0..count).map(|_| page()).collect();
+    let values = floats(positions * kv_heads * head_dim);
+    cpu.kv_append(&mut pages, 0, &values, &values).unwrap();
+    pages
+}
+
 /// Ordinary numbers of both signs.
 pub fn floats(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i % 97) as f32 / 48.0 - 1.0).collect()

@@ -1,14 +1,13 @@
 //! The part of attention that is compiled for each instruction set: some queries over one chunk
-//! of positions, and the merging of chunks.
+//! of positions.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, mem, ops::Range};
 
 use super::{AttentionShape, KV_CHUNK_TOKENS};
 use crate::{
     KV_PAGE_TOKENS, KvPage,
     kv::KvElement,
     lanes::{Kernel, Lanes, math},
-    math as scalar_math,
 };
 
 /// Elements that follow a row's weighted sum of values in a partial result: the greatest score,
@@ -19,7 +18,9 @@ pub(super) const PARTIAL_EXTRA: usize = 16;
 pub(super) struct Chunk<'a> {
     /// `[rows, head_dim]`, rows: `[queries, heads of the group]`.
     pub q: &'a [f32],
-    /// Pages from the chunk's first on.
+    /// Pages of the chunk that are no longer there.
+    pub skipped: usize,
+    /// The pages after those.
     pub pages: &'a [KvPage],
     pub kv_head: usize,
     pub shape: AttentionShape,
@@ -30,6 +31,8 @@ pub(super) struct Chunk<'a> {
     pub first: usize,
     /// Scores, then weights, `[rows, KV_CHUNK_TOKENS]`.
     pub weights: &'a mut [f32],
+    /// Room for a page's values where keys serve as values, `[KV_PAGE_TOKENS, head_dim]`.
+    pub turned: &'a mut [f32],
     /// `[rows, head_dim + PARTIAL_EXTRA]`; rows that see nothing of the chunk are left alone.
     pub partial: &'a mut [f32],
 }
@@ -58,9 +61,9 @@ impl<E: KvElement> Kernel for Of<'_, E> {
         chunk.pass::<L, E, true>(l);
         let group = chunk.group();
         for row in 0..chunk.queries * group {
-            let visible = chunk.visible(row / group);
-            if visible > 0 {
-                chunk.softmax(l, row, visible);
+            let seen = chunk.hidden(row / group)..chunk.visible(row / group);
+            if seen.end > 0 {
+                chunk.softmax(l, row, seen);
             }
         }
         chunk.pass::<L, E, false>(l);
@@ -91,11 +94,25 @@ impl<'a> Chunk<'a> {
         seen.min(KV_CHUNK_TOKENS)
     }
 
-    /// The keys or values of the head in a page; nothing past the last page.
+    /// Positions of the chunk that lie before a query's window.
+    #[inline(always)]
+    fn hidden(&self, query: usize) -> usize {
+        let first_seen = self.shape.first_seen(self.seen + query - 1);
+        first_seen.saturating_sub(self.first).min(KV_CHUNK_TOKENS)
+    }
+
+    /// The first page of which any query sees something.
+    #[inline(always)]
+    fn first_page(&self) -> usize {
+        self.hidden(0) / KV_PAGE_TOKENS
+    }
+
+    /// The keys or values of the head in a page; nothing outside of those that are there.
     #[inline(always)]
     fn data<E: KvElement>(&self, page: usize, keys: bool) -> &'a [E] {
         let len = self.shape.head_dim * KV_PAGE_TOKENS;
-        match self.pages.get(page).and_then(E::parts) {
+        let page = page.checked_sub(self.skipped);
+        match page.and_then(|at| self.pages.get(at)).and_then(E::parts) {
             Some(parts) => {
                 let data = if keys { &parts.keys } else { &parts.values };
                 &data[self.kv_head * len..][..len]
@@ -108,34 +125,54 @@ impl<'a> Chunk<'a> {
     #[inline(always)]
     fn pass<L: Lanes, E: KvElement, const KEYS: bool>(&mut self, l: L) {
         let used = self.visible(self.queries - 1).div_ceil(KV_PAGE_TOKENS);
-        for page in 0..used {
+        let is_joint = self.pages.first().is_some_and(KvPage::is_joint);
+        let turned = mem::take(&mut self.turned);
+        for page in self.first_page()..used {
+            if is_joint && !KEYS {
+                turn(l, self.data::<E>(page, true), self.shape.head_dim, turned);
+                self.page::<L, f32, false>(l, page, turned, &[]);
+                continue;
+            }
             let next = match page + 1 < used {
                 true => self.data(page + 1, KEYS),
-                false if KEYS => self.data(0, false),
+                false if KEYS => self.data(self.first_page(), is_joint),
                 false => &[],
             };
-            let mut ahead = Ahead::<E> { data: next, at: 0 };
-            let mut query = 0;
-            while query < self.queries {
-                let seen = self.visible(query).saturating_sub(page * KV_PAGE_TOKENS);
-                let inner = seen.min(KV_PAGE_TOKENS);
-                // Queries after one that sees the whole page see it too.
-                let end = match inner == KV_PAGE_TOKENS {
-                    true => self.queries,
-                    false => query + 1,
-                };
-                let mut run = Run {
-                    page,
-                    data: self.data::<E>(page, KEYS),
-                    row: query * self.group(),
-                    end: end * self.group(),
-                    inner,
-                };
-                while inner > 0 && run.row < run.end {
-                    run.row += self.tile::<L, E, KEYS>(l, &run, &mut ahead);
-                }
-                query = end;
+            self.page::<L, E, KEYS>(l, page, self.data::<E>(page, KEYS), next);
+        }
+        self.turned = turned;
+    }
+
+    /// One page of a pass; `next` is what will be needed after it.
+    #[inline(always)]
+    fn page<L: Lanes, E: KvElement, const KEYS: bool>(
+        &mut self,
+        l: L,
+        page: usize,
+        data: &[E],
+        next: &[E],
+    ) {
+        let mut ahead = Ahead::<E> { data: next, at: 0 };
+        let mut query = 0;
+        while query < self.queries {
+            let seen = self.visible(query).saturating_sub(page * KV_PAGE_TOKENS);
+            let inner = seen.min(KV_PAGE_TOKENS);
+            // Queries after one that sees the whole page see it too.
+            let end = match inner == KV_PAGE_TOKENS {
+                true => self.queries,
+                false => query + 1,
+            };
+            let mut run = Run {
+                page,
+                data,
+                row: query * self.group(),
+                end: end * self.group(),
+                inner,
+            };
+            while inner > 0 && run.row < run.end {
+                run.row += self.tile::<L, E, KEYS>(l, &run, &mut ahead);
             }
+            query = end;
         }
     }
 
@@ -207,7 +244,7 @@ impl<'a> Chunk<'a> {
             } else {
                 &self.weights[row * KV_CHUNK_TOKENS + position..][..run.inner]
             };
-            if !KEYS && run.page > 0 {
+            if !KEYS && run.page > self.first_page() {
                 let row = &self.partial[row * width..][..dim];
                 for v in 0..V {
                     sums[r][v] = l.load_at(row, column + 16 * v);
@@ -233,19 +270,45 @@ impl<'a> Chunk<'a> {
         }
     }
 
-    /// Turns a row's scores into weights.
+    /// Turns a row's scores into weights; `seen`: the positions of the chunk that the row sees.
     #[inline(always)]
-    fn softmax<L: Lanes>(&mut self, l: L, row: usize, visible: usize) {
-        let p = &mut self.weights[row * KV_CHUNK_TOKENS..][..visible];
-        let greatest = l.max(p);
+    fn softmax<L: Lanes>(&mut self, l: L, row: usize, seen: Range<usize>) {
+        let p = &mut self.weights[row * KV_CHUNK_TOKENS..][..seen.end];
+        let end = row * (self.shape.head_dim + PARTIAL_EXTRA) + self.shape.head_dim;
+        if seen.is_empty() {
+            p.fill(0.0);
+            (self.partial[end], self.partial[end + 1]) = (f32::NEG_INFINITY, 0.0);
+            return;
+        }
+        let greatest = l.max(&p[seen.start..]);
         let m = l.splat(greatest);
-        let mut i = 0;
-        while i < visible {
+        let mut i = seen.start - seen.start % 16;
+        while i < seen.end {
             l.store_at(math::exp(l, l.sub(l.load_at(p, i), m)), p, i);
             i += 16;
         }
-        let end = row * (self.shape.head_dim + PARTIAL_EXTRA) + self.shape.head_dim;
+        p[..seen.start].fill(0.0);
         (self.partial[end], self.partial[end + 1]) = (greatest, l.sum16(p));
+    }
+}
+
+/// Turns keys `[dim, KV_PAGE_TOKENS]` into values `[KV_PAGE_TOKENS, dim]`.
+#[inline(always)]
+fn turn<L: Lanes, E: KvElement>(l: L, keys: &[E], dim: usize, values: &mut [f32]) {
+    let mut tile = [[0.0; 16]; 16];
+    for d in (0..dim).step_by(16) {
+        let width = 16.min(dim - d);
+        for first in (0..KV_PAGE_TOKENS).step_by(16) {
+            for (i, row) in tile[..width].iter_mut().enumerate() {
+                l.store(E::load_at(l, &keys[(d + i) * KV_PAGE_TOKENS..], first), row);
+            }
+            for position in 0..16 {
+                let out = &mut values[(first + position) * dim + d..][..width];
+                for (i, value) in out.iter_mut().enumerate() {
+                    *value = tile[i][position];
+                }
+            }
+        }
     }
 }
 
@@ -301,65 +364,4 @@ fn product<L: Lanes, E: KvElement, const TAIL: bool, const R: usize, const V: us
         }
     }
     sums
-}
-
-/// Merges the results of a chunk into those of the chunks before.
-pub(super) struct Merge<'a> {
-    /// `[rows, head_dim + PARTIAL_EXTRA]`.
-    pub total: &'a mut [f32],
-    /// Shaped as `total`.
-    pub partial: &'a [f32],
-    pub head_dim: usize,
-}
-
-impl Kernel for Merge<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let (dim, width) = (self.head_dim, self.head_dim + PARTIAL_EXTRA);
-        let rows = self.total.chunks_exact_mut(width);
-        for (total, partial) in rows.zip(self.partial.chunks_exact(width)) {
-            let (m, chunk_m) = (total[dim], partial[dim]);
-            let new_m = if chunk_m > m { chunk_m } else { m };
-            let old = scalar_math::exp(m - new_m);
-            let new = scalar_math::exp(chunk_m - new_m);
-            total[dim] = new_m;
-            total[dim + 1] = total[dim + 1].mul_add(old, partial[dim + 1] * new);
-            let mut i = 0;
-            while i < dim {
-                let scaled = l.mul(l.load_at(&partial[..dim], i), l.splat(new));
-                let sum = l.fma(l.load_at(&total[..dim], i), l.splat(old), scaled);
-                l.store_at(sum, &mut total[..dim], i);
-                i += 16;
-            }
-        }
-    }
-}
-
-/// Divides by the sums of weights.
-pub(super) struct Finish<'a> {
-    /// `[rows, head_dim + PARTIAL_EXTRA]`.
-    pub total: &'a [f32],
-    pub head_dim: usize,
-    /// `[rows, head_dim]`.
-    pub out: &'a mut [f32],
-}
-
-impl Kernel for Finish<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        let dim = self.head_dim;
-        let rows = self.total.chunks_exact(dim + PARTIAL_EXTRA);
-        for (total, out) in rows.zip(self.out.chunks_exact_mut(dim)) {
-            let sum = l.splat(total[dim + 1]);
-            let mut i = 0;
-            while i < dim {
-                l.store_at(l.div(l.load_at(&total[..dim], i), sum), out, i);
-                i += 16;
-            }
-        }
-    }
 }

@@ -1,7 +1,7 @@
 //! The part of the delta rule that is compiled for each instruction set: some value elements of
 //! one head over all tokens of a span.
 
-use super::{DeltaShape, L2_EPS, Scratch, Span};
+use super::{Decay, DeltaShape, L2_EPS, Scratch, Span};
 use crate::{
     disjoint::Disjoint,
     lanes::{Kernel, Lanes},
@@ -12,18 +12,19 @@ use crate::{
 const TOKENS: usize = 32;
 
 /// A value head.
-pub(super) struct Head {
+pub(super) struct Head<'a> {
     pub shape: DeltaShape,
     pub head: usize,
     /// exp(a_log) of the head.
     pub rate: f32,
-    pub dt_bias: f32,
+    /// Of the head, `[head_decays]`.
+    pub dt_bias: &'a [f32],
 }
 
 /// Some value elements of one head of one span; only their columns of the outputs are touched.
 pub(super) struct Part<'a> {
     pub span: &'a Span<'a>,
-    pub head: Head,
+    pub head: Head<'a>,
     /// First value element.
     pub start: usize,
     /// The element after the last.
@@ -37,7 +38,18 @@ impl Kernel for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(mut self, l: L) {
+    fn run<L: Lanes>(self, l: L) {
+        match self.head.shape.decay {
+            Decay::Head => self.run_as::<L, false>(l),
+            Decay::Key | Decay::KeyBounded { .. } => self.run_as::<L, true>(l),
+        }
+    }
+}
+
+impl Part<'_> {
+    /// `KEYED`: each key element decays by itself.
+    #[inline(always)]
+    fn run_as<L: Lanes, const KEYED: bool>(mut self, l: L) {
         let shape = self.head.shape;
         let n = self.span.qkv.len() / shape.qkv_width();
         for first in (0..n).step_by(TOKENS) {
@@ -48,9 +60,9 @@ impl Kernel for Part<'_> {
                 let left = self.end - start;
                 start += match left {
                     // More than the first-level cache holds, but read once only, and in one go.
-                    128.. if L::ROOMY && n == 1 => self.block::<L, 8>(l, start, 0, 1, n),
-                    64.. => self.block::<L, 4>(l, start, first, tokens.len(), n),
-                    _ => self.block::<L, 1>(l, start, first, tokens.len(), n),
+                    128.. if L::ROOMY && n == 1 => self.block::<L, KEYED, 8>(l, start, 0, 1, n),
+                    64.. => self.block::<L, KEYED, 4>(l, start, first, tokens.len(), n),
+                    _ => self.block::<L, KEYED, 1>(l, start, first, tokens.len(), n),
                 };
             }
         }
@@ -58,9 +70,7 @@ impl Kernel for Part<'_> {
             l.fence();
         }
     }
-}
 
-impl Part<'_> {
     /// Normalizes the head's queries and keys of some tokens, and computes their gates.
     #[inline(always)]
     fn prepare<L: Lanes>(&mut self, l: L, first: usize, tokens: usize) {
@@ -74,6 +84,9 @@ impl Part<'_> {
         let (query, key) = (shape.key_head(head), shape.key_heads + shape.key_head(head));
         let q_scale = 1.0 / (dim as f32).sqrt();
         self.scratch.keys.resize(TOKENS * 2 * dim);
+        if shape.decay != Decay::Head {
+            self.scratch.decays.resize(TOKENS * 2 * dim);
+        }
         self.scratch.gates.clear();
         for (t, rows) in self
             .scratch
@@ -87,16 +100,27 @@ impl Part<'_> {
             unit(l, &qkv[query * dim..][..dim], q_scale, q);
             unit(l, &qkv[key * dim..][..dim], 1.0, k);
             let at = (first + t) * shape.value_heads + head;
-            let decay = rate * math::softplus(self.span.a[at] + dt_bias);
+            let a = &self.span.a[at * dt_bias.len()..][..dt_bias.len()];
             let beta = math::sigmoid(self.span.b[at]);
-            self.scratch.gates.push((math::exp(0.0 - decay), beta));
+            let factor = |i: usize| shape.decay.factor(rate, a[i] + dt_bias[i]);
+            if dt_bias.len() == 1 && shape.decay == Decay::Head {
+                self.scratch.gates.push((factor(0), beta));
+                continue;
+            }
+            self.scratch.gates.push((1.0, beta));
+            let decays = &mut self.scratch.decays[t * 2 * dim..][..2 * dim];
+            let (recall, decays) = decays.split_at_mut(dim);
+            for (i, decay) in decays.iter_mut().enumerate() {
+                *decay = factor(i);
+                recall[i] = k[i] * *decay;
+            }
         }
     }
 
     /// Some tokens of the `n`, for up to 16 N value elements from `start` on; says how many
     /// elements that are.
     #[inline(always)]
-    fn block<L: Lanes, const N: usize>(
+    fn block<L: Lanes, const KEYED: bool, const N: usize>(
         &mut self,
         l: L,
         start: usize,
@@ -114,7 +138,12 @@ impl Part<'_> {
         let (span, head) = (self.span, self.head.head);
         let width = (16 * N).min(self.end - start);
         let old = &span.state[head * key_dim * value_dim..][..key_dim * value_dim];
-        let Scratch { keys, gates, state } = &mut *self.scratch;
+        let Scratch {
+            keys,
+            decays,
+            gates,
+            state,
+        } = &mut *self.scratch;
         if n > 1 {
             let needed = (self.end - self.start).next_multiple_of(16) * key_dim;
             state.resize(needed.max(state.len()));
@@ -129,9 +158,15 @@ impl Part<'_> {
         for t in 0..tokens {
             let (q, k) = keys[t * 2 * key_dim..][..2 * key_dim].split_at(key_dim);
             let v = &span.qkv[(first + t) * self.head.shape.qkv_width()..];
-            let token = Token {
+            let (recall, decays) = match KEYED {
+                true => decays[t * 2 * key_dim..][..2 * key_dim].split_at(key_dim),
+                false => (k, &[][..]),
+            };
+            let token = Token::<KEYED> {
                 q,
                 k,
+                recall,
+                decays,
                 v: &v[2 * key_heads * key_dim + head * value_dim + start..][..width],
                 decay: gates[t].0,
                 beta: gates[t].1,
@@ -163,23 +198,37 @@ impl Part<'_> {
 }
 
 /// What one token brings to a block.
-struct Token<'a> {
+struct Token<'a, const KEYED: bool> {
     q: &'a [f32],
     k: &'a [f32],
+    /// What the state is asked with: the key, times the factors of its elements if they have some.
+    recall: &'a [f32],
+    /// Factors of the key's elements, if `KEYED`.
+    decays: &'a [f32],
     /// Its values in the block, 16 N elements; fewer only if N = 1.
     v: &'a [f32],
     decay: f32,
     beta: f32,
 }
 
-impl Token<'_> {
-    /// What the state lacks, times the write strength; `memory`: what it recalls, not decayed.
+impl<const KEYED: bool> Token<'_, KEYED> {
+    /// By what row `j` of the state decays.
+    #[inline(always)]
+    fn decay<L: Lanes>(&self, l: L, j: usize) -> L::F {
+        l.splat(if KEYED { self.decays[j] } else { self.decay })
+    }
+
+    /// What the state lacks, times the write strength; `memory`: what it recalls, not decayed by
+    /// the head's factor.
     #[inline(always)]
     fn delta<L: Lanes, const N: usize>(&self, l: L, memory: [L::F; N]) -> [L::F; N] {
         let mut delta = memory;
         for i in 0..N {
             let v = l.load_at(self.v, 16 * i);
-            let error = l.fma(memory[i], l.splat(0.0 - self.decay), v);
+            let error = match KEYED {
+                true => l.sub(v, memory[i]),
+                false => l.fma(memory[i], l.splat(0.0 - self.decay), v),
+            };
             delta[i] = l.mul(error, l.splat(self.beta));
         }
         delta
@@ -189,16 +238,17 @@ impl Token<'_> {
     #[inline(always)]
     fn step<L: Lanes, const N: usize>(&self, l: L, state: &mut [f32]) -> [L::F; N] {
         let mut memory = [l.zero(); N];
-        for (row, k) in state.chunks_exact(16 * N).zip(self.k) {
+        for (row, k) in state.chunks_exact(16 * N).zip(self.recall) {
             let row = row.as_chunks().0;
             for i in 0..N {
                 memory[i] = l.fma(l.load(&row[i]), l.splat(*k), memory[i]);
             }
         }
         let delta = self.delta(l, memory);
-        let (decay, mut out) = (l.splat(self.decay), [l.zero(); N]);
+        let mut out = [l.zero(); N];
         let rows = state.chunks_exact_mut(16 * N);
-        for (row, (k, q)) in rows.zip(self.k.iter().zip(self.q)) {
+        for (j, (row, (k, q))) in rows.zip(self.k.iter().zip(self.q)).enumerate() {
+            let decay = self.decay(l, j);
             let row = row.as_chunks_mut().0;
             for i in 0..N {
                 let new = l.fma(l.splat(*k), delta[i], l.mul(l.load(&row[i]), decay));
@@ -219,15 +269,16 @@ impl Token<'_> {
         next: &Next<'_>,
     ) -> [L::F; N] {
         let mut memory = [l.zero(); N];
-        for (row, k) in state.chunks_exact(width).zip(self.k) {
+        for (row, k) in state.chunks_exact(width).zip(self.recall) {
             let row = load_row::<L, N>(l, row, column);
             for i in 0..N {
                 memory[i] = l.fma(row[i], l.splat(*k), memory[i]);
             }
         }
         let delta = self.delta(l, memory);
-        let (decay, mut out) = (l.splat(self.decay), [l.zero(); N]);
+        let mut out = [l.zero(); N];
         for (j, row) in state.chunks_exact(width).enumerate().take(self.k.len()) {
+            let decay = self.decay(l, j);
             let row = load_row::<L, N>(l, row, column);
             let mut new = [l.zero(); N];
             for i in 0..N {

@@ -12,7 +12,7 @@ use crate::{
 pub(crate) struct Parts<E: Plain> {
     /// `[kv_heads, head_dim, KV_PAGE_TOKENS]`.
     pub keys: Lines<E>,
-    /// `[kv_heads, KV_PAGE_TOKENS, head_dim]`.
+    /// `[kv_heads, KV_PAGE_TOKENS, head_dim]`; empty where keys are the values too.
     pub values: Lines<E>,
 }
 
@@ -117,11 +117,23 @@ impl KvElement for f32 {
 }
 
 impl<E: KvElement> Parts<E> {
-    pub(super) fn zeros(len: usize) -> Parts<E> {
+    pub(super) fn zeros(keys: usize, values: usize) -> Parts<E> {
         Parts {
-            keys: Lines::zeros(len),
-            values: Lines::zeros(len),
+            keys: Lines::zeros(keys),
+            values: Lines::zeros(values),
         }
+    }
+
+    /// The values of a head at a position; none where keys are the values too.
+    fn values_at(&self, first: usize, in_page: usize, dim: usize) -> &[E] {
+        let len = if self.values.is_empty() { 0 } else { dim };
+        &self.values[(first + in_page * dim).min(self.values.len())..][..len]
+    }
+
+    fn values_at_mut(&mut self, first: usize, in_page: usize, dim: usize) -> &mut [E] {
+        let len = if self.values.is_empty() { 0 } else { dim };
+        let at = (first + in_page * dim).min(self.values.len());
+        &mut self.values[at..][..len]
     }
 }
 
@@ -137,7 +149,10 @@ impl<E: KvElement> Parts<E> {
         let first = head * dim * KV_PAGE_TOKENS;
         for d in 0..dim {
             self.keys[first + d * KV_PAGE_TOKENS + in_page] = E::narrow(key[d]);
-            self.values[first + in_page * dim + d] = E::narrow(value[d]);
+        }
+        let values = self.values_at_mut(first, in_page, dim);
+        for (kept, value) in values.iter_mut().zip(value) {
+            *kept = E::narrow(*value);
         }
     }
 
@@ -152,7 +167,11 @@ impl<E: KvElement> Parts<E> {
         let first = head * dim * KV_PAGE_TOKENS;
         for d in 0..dim {
             key[d] = self.keys[first + d * KV_PAGE_TOKENS + in_page].widen();
-            value[d] = self.values[first + in_page * dim + d].widen();
+        }
+        value.copy_from_slice(key);
+        let values = self.values_at(first, in_page, dim);
+        for (value, kept) in value.iter_mut().zip(values) {
+            *value = kept.widen();
         }
     }
 
@@ -161,7 +180,7 @@ impl<E: KvElement> Parts<E> {
             for head in 0..kv_heads {
                 let first = head * dim * KV_PAGE_TOKENS;
                 let keys = self.keys[first + in_page..].iter().step_by(KV_PAGE_TOKENS);
-                let values = &self.values[first + in_page * dim..][..dim];
+                let values = self.values_at(first, in_page, dim);
                 for element in keys.take(dim).chain(values) {
                     element.push_to(out);
                 }
@@ -170,16 +189,18 @@ impl<E: KvElement> Parts<E> {
     }
 
     pub(super) fn load(&mut self, kv_heads: usize, dim: usize, bytes: &[u8]) {
-        for (row, bytes) in bytes.chunks_exact(2 * dim * size_of::<E>()).enumerate() {
+        let parts = if self.values.is_empty() { 1 } else { 2 };
+        for (row, bytes) in bytes.chunks_exact(parts * dim * size_of::<E>()).enumerate() {
             let (in_page, head) = (row / kv_heads, row % kv_heads);
             let first = head * dim * KV_PAGE_TOKENS;
-            let keys = self.keys[first + in_page..]
-                .iter_mut()
-                .step_by(KV_PAGE_TOKENS);
-            let values = &mut self.values[first + in_page * dim..][..dim];
-            let elements = keys.take(dim).chain(values);
-            for (element, bytes) in elements.zip(bytes.chunks_exact(size_of::<E>())) {
-                *element = E::from_bytes(bytes);
+            let mut elements = bytes.chunks_exact(size_of::<E>()).map(E::from_bytes);
+            let keys = self.keys[first + in_page..].iter_mut();
+            for (key, element) in keys.step_by(KV_PAGE_TOKENS).take(dim).zip(&mut elements) {
+                *key = element;
+            }
+            let values = self.values_at_mut(first, in_page, dim);
+            for (value, element) in values.iter_mut().zip(elements) {
+                *value = element;
             }
         }
     }
@@ -201,14 +222,17 @@ impl<E: KvElement> Kernel for Write<'_, E> {
     fn run<L: Lanes>(self, l: L) {
         let dim = self.key.len();
         let first = self.head * dim * KV_PAGE_TOKENS;
-        let keys = &mut self.parts.keys[first..][..dim * KV_PAGE_TOKENS];
-        let values = &mut self.parts.values[first + self.in_page * dim..][..dim];
+        let Parts { keys, values } = self.parts;
+        let keys = &mut keys[first..][..dim * KV_PAGE_TOKENS];
+        let mut values = values[..].get_mut(first + self.in_page * dim..);
         let mut i = 0;
         while i < dim {
             let mut narrow = [E::default(); 16];
-            E::store(l, l.load_at(self.value, i), &mut narrow);
-            let len = 16.min(dim - i);
-            values[i..i + len].copy_from_slice(&narrow[..len]);
+            if let Some(values) = values.as_deref_mut().filter(|values| !values.is_empty()) {
+                E::store(l, l.load_at(self.value, i), &mut narrow);
+                let len = 16.min(dim - i);
+                values[i..i + len].copy_from_slice(&narrow[..len]);
+            }
             E::store(l, l.load_at(self.key, i), &mut narrow);
             let rows = keys[i * KV_PAGE_TOKENS..].chunks_exact_mut(KV_PAGE_TOKENS);
             for (row, key) in rows.zip(narrow) {

@@ -34,8 +34,9 @@ pub fn kv_append(
 pub fn attention(
     spans: &mut [AttentionSpan<'_>],
     shape: AttentionShape,
+    sinks: Option<&[f32]>,
 ) -> Result<(), KernelError> {
-    checks::check(spans, shape)?;
+    checks::check(spans, shape, sinks)?;
     let dim = shape.head_dim;
     for span in spans {
         for row in 0..span.q.len() / dim {
@@ -43,44 +44,50 @@ pub fn attention(
             let kv_head = head / (shape.heads / shape.kv_heads);
             let q = &span.q[row * dim..][..dim];
             let out = &mut span.out[row * dim..][..dim];
-            one_query(q, span.start + t + 1, span.pages, kv_head, shape, out)?;
+            let pages = (span.dropped, span.pages);
+            let sink = sinks.map(|sinks| sinks[head]);
+            one_query(q, span.start + t, pages, kv_head, (shape, sink), out)?;
         }
     }
     Ok(())
 }
 
-/// One query of one head over the first `visible` positions.
+/// The query at `position` of one head.
 fn one_query(
     q: &[f32],
-    visible: usize,
-    pages: &[KvPage],
+    position: usize,
+    (dropped, pages): (usize, &[KvPage]),
     kv_head: usize,
-    shape: AttentionShape,
+    (shape, sink): (AttentionShape, Option<f32>),
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let dim = shape.head_dim;
+    let (dim, first_seen) = (shape.head_dim, shape.first_seen(position));
     let (mut m, mut l, mut acc) = (f32::NEG_INFINITY, 0.0, vec![0.0f32; dim]);
-    for first in (0..visible).step_by(KV_CHUNK_TOKENS) {
-        let positions = first..visible.min(first + KV_CHUNK_TOKENS);
+    let first_chunk = first_seen - first_seen % KV_CHUNK_TOKENS;
+    for first in (first_chunk..=position).step_by(KV_CHUNK_TOKENS) {
+        let end = (position + 1).min(first + KV_CHUNK_TOKENS);
         let (mut scores, mut values) = (vec![], vec![]);
-        for at in positions {
+        for at in first_seen.max(first)..end {
             let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
-            let page = &pages[at / KV_PAGE_TOKENS];
+            let page = &pages[at / KV_PAGE_TOKENS - dropped];
             page.read(at % KV_PAGE_TOKENS, kv_head, &mut key, &mut value)?;
             let dot = q.iter().zip(key).fold(0.0, |dot, (q, k)| q.mul_add(k, dot));
             scores.push(dot * shape.scale);
             values.push(value);
         }
         let chunk_m = scores.iter().fold(f32::NEG_INFINITY, |m, &s| max(m, s));
-        let p: Vec<f32> = scores.iter().map(|s| math::exp(s - chunk_m)).collect();
+        // Lanes follow the chunk's positions, those before the window included.
+        let mut p = vec![0.0; first_seen.max(first) - first];
+        let hidden = p.len();
+        p.extend(scores.iter().map(|s| math::exp(s - chunk_m)));
         let chunk_l = sum16(&p);
         let mut chunk_acc = vec![0.0f32; dim];
-        for (p, value) in p.iter().zip(&values) {
+        for (p, value) in p[hidden..].iter().zip(&values) {
             for d in 0..dim {
                 chunk_acc[d] = p.mul_add(value[d], chunk_acc[d]);
             }
         }
-        if first == 0 {
+        if m == f32::NEG_INFINITY {
             (m, l, acc) = (chunk_m, chunk_l, chunk_acc);
             continue;
         }
@@ -91,6 +98,12 @@ fn one_query(
         for d in 0..dim {
             acc[d] = acc[d].mul_add(old, chunk_acc[d] * new);
         }
+    }
+    if let Some(sink) = sink {
+        let new_m = max(m, sink);
+        let old = math::exp(m - new_m);
+        l = f32::mul_add(l, old, math::exp(sink - new_m));
+        acc.iter_mut().for_each(|acc| *acc *= old);
     }
     for d in 0..dim {
         out[d] = acc[d] / l;

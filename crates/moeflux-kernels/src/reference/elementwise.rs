@@ -1,7 +1,7 @@
 //! Reference of element by element operations and of the experts' weighted sum.
 
 use crate::{
-    KernelError, add_bias as bias_check, combine as checks,
+    Glu, KernelError, add_bias as bias_check, combine as checks,
     elementwise::{check_pair, check_scale, check_split},
     math,
 };
@@ -14,6 +14,29 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) -> Result<(), KernelErr
     check_pair("swiglu", ("gate", gate), ("up", up), out)?;
     for i in 0..out.len() {
         out[i] = math::silu(gate[i]) * up[i];
+    }
+    Ok(())
+}
+
+/// See [`Cpu::glu`](crate::Cpu::glu).
+///
+/// # Errors
+/// As there.
+pub fn glu(gate: &[f32], up: &[f32], rule: Glu, out: &mut [f32]) -> Result<(), KernelError> {
+    let Glu::Clamped {
+        limit,
+        alpha,
+        offset,
+    } = rule
+    else {
+        return swiglu(gate, up, out);
+    };
+    check_pair("glu", ("gate", gate), ("up", up), out)?;
+    for i in 0..out.len() {
+        let gate = if gate[i] > limit { limit } else { gate[i] };
+        let up = if up[i] > limit { limit } else { up[i] };
+        let up = if -limit > up { -limit } else { up };
+        out[i] = (up + offset) * (gate * math::sigmoid(alpha * gate));
     }
     Ok(())
 }
@@ -62,6 +85,18 @@ pub fn add_bias(x: &[f32], bias: &[f32], out: &mut [f32]) -> Result<(), KernelEr
     bias_check::check(x, bias, out)?;
     for i in 0..out.len() {
         out[i] = x[i] + bias[i % bias.len()];
+    }
+    Ok(())
+}
+
+/// See [`Cpu::add_to_rows`](crate::Cpu::add_to_rows).
+///
+/// # Errors
+/// As there.
+pub fn add_to_rows(x: &mut [f32], bias: &[f32]) -> Result<(), KernelError> {
+    bias_check::check_in_place(x, bias)?;
+    for i in 0..x.len() {
+        x[i] += bias[i % bias.len()];
     }
     Ok(())
 }

@@ -12,7 +12,9 @@ mod recurrent;
 mod router;
 
 pub use attention::{attention, kv_append, rope};
-pub use elementwise::{add, add_bias, combine, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu};
+pub use elementwise::{
+    add, add_bias, add_to_rows, combine, glu, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu,
+};
 pub use grouped_router::route_grouped;
 pub use heads::{head_matmul, rearrange};
 pub use matmul::{decode_row, matmul, quantize};

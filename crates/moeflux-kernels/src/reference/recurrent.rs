@@ -2,7 +2,8 @@
 
 use super::dot16;
 use crate::{
-    ConvSpan, DeltaShape, DeltaSpan, HeadOrder, KernelError, conv1d, gated_delta as delta, math,
+    ConvSpan, Decay, DeltaShape, DeltaSpan, HeadOrder, KernelError, conv1d, gated_delta as delta,
+    math,
 };
 
 /// See [`Cpu::conv1d_silu`](crate::Cpu::conv1d_silu).
@@ -47,8 +48,12 @@ pub fn gated_delta(
         for t in 0..span.qkv.len() / width {
             for h in 0..shape.value_heads {
                 let at = t * shape.value_heads + h;
-                let rate = math::exp(a_log[h]) * math::softplus(span.a[at] + dt_bias[h]);
-                let decay = math::exp(0.0 - rate);
+                let (decays, rate) = (shape.head_decays(), math::exp(a_log[h]));
+                let factor = |i: usize| {
+                    let x = span.a[at * decays + i] + dt_bias[h * decays + i];
+                    shape.decay.factor(rate, x)
+                };
+                let decay: Vec<f32> = (0..decays).map(factor).collect();
                 let beta = math::sigmoid(span.b[at]);
                 let state_len = shape.key_dim * shape.value_dim;
                 let state = &mut span.next_state[h * state_len..][..state_len];
@@ -57,7 +62,7 @@ pub fn gated_delta(
                     &span.qkv[t * width..][..width],
                     shape,
                     h,
-                    (decay, beta),
+                    (&decay, beta),
                     state,
                     out,
                 );
@@ -72,7 +77,7 @@ fn head_step(
     qkv: &[f32],
     shape: DeltaShape,
     h: usize,
-    (decay, beta): (f32, f32),
+    (decay, beta): (&[f32], f32),
     state: &mut [f32],
     out: &mut [f32],
 ) {
@@ -82,6 +87,7 @@ fn head_step(
         key_dim,
         value_dim,
         head_order,
+        decay: kind,
     } = shape;
     let key_head = match head_order {
         HeadOrder::Grouped => h / (value_heads / key_heads),
@@ -94,11 +100,20 @@ fn head_step(
     for i in 0..value_dim {
         let mut memory = 0.0;
         for j in 0..key_dim {
-            memory = state[j * value_dim + i].mul_add(k[j], memory);
+            let recall = match kind {
+                Decay::Head => k[j],
+                _ => k[j] * decay[j],
+            };
+            memory = state[j * value_dim + i].mul_add(recall, memory);
         }
-        let delta = memory.mul_add(0.0 - decay, v[i]) * beta;
+        let error = match kind {
+            Decay::Head => memory.mul_add(0.0 - decay[0], v[i]),
+            _ => v[i] - memory,
+        };
+        let delta = error * beta;
         let mut o = 0.0;
         for j in 0..key_dim {
+            let decay = decay[j % decay.len()];
             let s = k[j].mul_add(delta, state[j * value_dim + i] * decay);
             state[j * value_dim + i] = s;
             o = s.mul_add(q[j] * q_scale, o);

@@ -1,12 +1,13 @@
 //! Computes batches of experts whose bytes are in memory, for all their tokens.
 
 use moeflux_experts::Ready;
-use moeflux_kernels::{MatmulJob, Matrix, Quantized, Rounding};
+use moeflux_kernels::{Glu, MatmulJob, Matrix, Quantized, Rounding};
 
 use super::buckets::{Buckets, RoutedTokens};
 use super::kernel_set::KernelSet;
 use crate::Error;
-use crate::weights::ExpertLayout;
+use crate::graph::ExpertForm;
+use crate::weights::{ExpertLayout, Weights};
 
 /// What a layer's experts need beside their bytes; kept to avoid allocation.
 #[derive(Default)]
@@ -43,17 +44,59 @@ pub(super) struct Roundings {
     act: Option<Rounding>,
 }
 
+/// What a layer's experts compute beside the products with their matrices.
+#[derive(Clone, Copy, Default)]
+pub struct Extras<'a> {
+    glu: Glu,
+    /// Of gate, up and down, `[experts, rows]` each.
+    biases: Option<[&'a [f32]; 3]>,
+}
+
+impl<'a> Extras<'a> {
+    /// Looks the weights up.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if one is not a vector.
+    pub(super) fn new(form: &ExpertForm, resident: &'a Weights) -> Result<Extras<'a>, Error> {
+        let biases = match form.biases {
+            Some([gate, up, down]) => Some([
+                resident.vector(gate)?,
+                resident.vector(up)?,
+                resident.vector(down)?,
+            ]),
+            None => None,
+        };
+        Ok(Extras {
+            glu: form.glu,
+            biases,
+        })
+    }
+
+    /// The bias of a matrix of an expert, 0 to 2; `None`: it has none.
+    fn bias(&self, matrix: usize, expert: u32, rows: usize) -> Result<Option<&'a [f32]>, Error> {
+        let Some(biases) = self.biases else {
+            return Ok(None);
+        };
+        let start = expert as usize * rows;
+        let bias = biases[matrix].get(start..start + rows);
+        let short = || Error::Internal(format!("expert {expert} has no bias of {rows} elements"));
+        bias.map(Some).ok_or_else(short)
+    }
+}
+
 /// A layer's experts at work.
 pub(super) struct Compute<'a, K> {
     pub kernels: &'a K,
     pub layout: &'a ExpertLayout,
     pub tokens: RoutedTokens<'a>,
     pub hidden: usize,
+    pub extras: Extras<'a>,
     pub roundings: Roundings,
 }
 
 /// An expert of a batch: its matrices, and its assignments.
 struct Work<'a> {
+    expert: u32,
     gate: Matrix<'a>,
     up: Matrix<'a>,
     down: Matrix<'a>,
@@ -75,6 +118,7 @@ impl<K: KernelSet> Compute<'_, K> {
             let gate = self.layout.gate.view(bytes)?;
             let up = self.layout.up.view(bytes)?;
             work.push(Work {
+                expert,
                 gate,
                 up,
                 down: self.layout.down.view(bytes)?,
@@ -101,8 +145,19 @@ impl<K: KernelSet> Compute<'_, K> {
             results,
             ..
         } = scratch;
+        for (matrix, rows) in [&mut *gate, up].into_iter().enumerate() {
+            let mut at = 0;
+            for w in &work {
+                let end = at + (w.end - w.start) * intermediate;
+                if let Some(bias) = self.extras.bias(matrix, w.expert, intermediate)? {
+                    self.kernels.add_to_rows(&mut rows[at..end], bias)?;
+                }
+                at = end;
+            }
+        }
+        let (gate, up) = (&gate[..len], &up[..len]);
         self.kernels
-            .swiglu(&gate[..len], &up[..len], &mut act[..len])?;
+            .glu(gate, up, self.extras.glu, &mut act[..len])?;
         if let Some(rounding) = self.roundings.act {
             self.kernels
                 .quantize(quantized_act, &act[..len], rows, intermediate, rounding)?;
@@ -126,7 +181,14 @@ impl<K: KernelSet> Compute<'_, K> {
                 out,
             });
         }
-        Ok(self.kernels.matmul(&mut jobs)?)
+        self.kernels.matmul(&mut jobs)?;
+        for w in &work {
+            if let Some(bias) = self.extras.bias(2, w.expert, self.hidden)? {
+                let rows = &mut results[w.start * self.hidden..w.end * self.hidden];
+                self.kernels.add_to_rows(rows, bias)?;
+            }
+        }
+        Ok(())
     }
 
     fn gate_and_up(

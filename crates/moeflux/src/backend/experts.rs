@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use moeflux_experts::{Pass, Residency};
 
 use super::buckets::{Buckets, RoutedTokens};
-use super::expert_compute::{Compute, Roundings, Scratch, resize};
+use super::expert_compute::{Compute, Extras, Roundings, Scratch, resize};
 use super::kernel_set::KernelSet;
 use super::lookahead::Trial;
 use crate::options::Lookahead;
@@ -228,7 +228,7 @@ impl ExpertStage {
     pub fn run<K: KernelSet>(
         &mut self,
         kernels: &K,
-        activations: Activations,
+        (activations, extras): (Activations, Extras<'_>),
         layer: usize,
         tokens: RoutedTokens<'_>,
         out: &mut [f32],
@@ -249,6 +249,7 @@ impl ExpertStage {
             layout,
             tokens,
             hidden,
+            extras,
             roundings: Roundings::default(),
         };
         self.residency.note(layer, tokens.ids, tokens.weights)?;

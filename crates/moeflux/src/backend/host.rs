@@ -4,6 +4,7 @@
 use moeflux_kernels::{MatmulJob, Matrix, Quantized, Settled};
 
 use super::buckets::RoutedTokens;
+use super::expert_compute::Extras;
 use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::lookahead::Guesser;
@@ -142,6 +143,7 @@ impl<K: KernelSet> HostBackend<K> {
     fn experts(
         &mut self,
         op: &Op,
+        resident: &Weights,
         buffers: &mut BufferPool,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
@@ -151,11 +153,13 @@ impl<K: KernelSet> HostBackend<K> {
             weights,
             top_k,
             layer,
+            form,
             out,
         } = op
         else {
             return Err(wrong_op(op));
         };
+        let extras = Extras::new(form, resident)?;
         buffers.write(*out, |buffers, out| {
             let tokens = RoutedTokens {
                 x: buffers.get(*x),
@@ -163,7 +167,8 @@ impl<K: KernelSet> HostBackend<K> {
                 weights: buffers.get(*weights),
                 top_k: *top_k,
             };
-            stage.run(&self.kernels, self.activations, *layer, tokens, out)
+            let arithmetic = (self.activations, extras);
+            stage.run(&self.kernels, arithmetic, *layer, tokens, out)
         })
     }
 
@@ -300,13 +305,13 @@ impl<K: KernelSet> Backend for HostBackend<K> {
                 result
             }
             Op::KvAppend { k, v, state } => self.kv_append(step, (*k, *v), *state, buffers),
-            Op::Attention { .. } => self.attention(op, step, buffers),
+            Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
             Op::Router { .. } | Op::GroupedRouter { .. } => self.router(op, weights, buffers),
             Op::RequestExperts { .. } => self.request_experts(op, buffers, experts),
             Op::Lookahead { .. } => self.lookahead(op, weights, buffers, experts),
-            Op::Experts { .. } => self.experts(op, buffers, experts),
+            Op::Experts { .. } => self.experts(op, weights, buffers, experts),
             _ => self.elementwise(op, step, weights, buffers),
         }
     }

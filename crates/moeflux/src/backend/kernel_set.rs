@@ -1,9 +1,9 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, GroupedRouting, HeadRows,
-    KernelError, KvPage, MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled,
-    reference,
+    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, Glu, GroupedRouting,
+    HeadRows, KernelError, KvPage, MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding,
+    Settled, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -73,10 +73,12 @@ kernel_set! {
         attention_scale: f32, style: RopeStyle, out: &mut [f32],
     );
     fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]);
+    fn glu(gate: &[f32], up: &[f32], rule: Glu, out: &mut [f32]);
     fn sigmoid_mul(x: &[f32], gate: &[f32], out: &mut [f32]);
     fn scale_by_sigmoid(x: &[f32], gate: &[f32], out: &mut [f32]);
     fn add(a: &[f32], b: &[f32], out: &mut [f32]);
     fn add_bias(x: &[f32], bias: &[f32], out: &mut [f32]);
+    fn add_to_rows(x: &mut [f32], bias: &[f32]);
     fn rearrange(inputs: &[&[f32]], pieces: &[Piece], out: &mut [f32]);
     fn head_matmul(weights: &Matrix<'_>, x: &[f32], shape: HeadRows, out: &mut [f32]);
     fn split_pairs(
@@ -87,7 +89,9 @@ kernel_set! {
         spans: &mut [DeltaSpan<'_>], shape: DeltaShape, a_log: &[f32], dt_bias: &[f32],
     );
     fn kv_append(pages: &mut [KvPage], start: usize, k: &[f32], v: &[f32]);
-    fn attention(spans: &mut [AttentionSpan<'_>], shape: AttentionShape);
+    fn attention(
+        spans: &mut [AttentionSpan<'_>], shape: AttentionShape, sinks: Option<&[f32]>,
+    );
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],
         weights: &mut [f32],

@@ -9,18 +9,20 @@ mod kernel_set;
 mod lookahead;
 mod router;
 mod state_ops;
+mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use tier::TierStats;
 
 use std::sync::Arc;
 
 use moeflux_kernels::Settled;
 
 use crate::Error;
-use crate::graph::{BufferId, BufferPool, Op};
+use crate::graph::{BufferId, BufferPool, Graph, Op, Recurrence};
 use crate::session::{RemoteStates, Session};
 use crate::weights::Weights;
 
@@ -50,6 +52,12 @@ pub struct Step<'a> {
     pub outputs: &'a [u32],
 }
 
+/// Is shown what a recurrence reads, in the pool.
+pub type Record<'a> = &'a mut dyn FnMut(&Recurrence, &BufferPool);
+
+/// Puts what a recurrence reads into the pool.
+pub type Inputs<'a> = &'a mut dyn FnMut(&Recurrence, &mut BufferPool) -> Result<(), Error>;
+
 /// Runs operations one after another.
 pub trait Backend: Send {
     /// Keeps the calling thread where it computes best while the result lives.
@@ -57,11 +65,21 @@ pub trait Backend: Send {
         Settled::free()
     }
 
+    /// Tokens of a step that is as fast, a token, as any longer one, if nothing has to be read.
+    fn cached_tokens(&self) -> usize {
+        512
+    }
+
     /// Gives back the scratch memory that large steps need; a step takes what it needs.
     fn give_back_scratch(&mut self) {}
 
     /// Makes sessions' state where the backend keeps it; `None`: in the host's memory.
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
+        None
+    }
+
+    /// What its own memory for experts has done; `None`: it has none.
+    fn tier(&self) -> Option<TierStats> {
         None
     }
 
@@ -81,6 +99,63 @@ pub trait Backend: Send {
     /// # Errors
     /// If a device is lost.
     fn end_step(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Runs a step's operations. Only sessions' state and the graph's result need to be there
+    /// afterwards. `record` is shown what the recurrences read, one after another.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn run_graph(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+        mut record: Option<Record<'_>>,
+    ) -> Result<(), Error> {
+        let recurrences = match record {
+            Some(_) => graph.recurrences(),
+            None => Vec::new(),
+        };
+        let mut rest = recurrences.iter().peekable();
+        for (at, op) in graph.ops.iter().enumerate() {
+            self.run(op, step, weights, buffers, experts)?;
+            if let (Some(next), Some(record)) = (rest.next_if(|r| r.op == at), &mut record) {
+                self.fetch(&next.inputs, buffers)?;
+                record(next, buffers);
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a graph's recurrences alone; `inputs` puts what each of them reads into the pool.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn run_recurrences(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+        inputs: Inputs<'_>,
+    ) -> Result<(), Error> {
+        for recurrence in graph.recurrences() {
+            inputs(&recurrence, buffers)?;
+            self.run(&graph.ops[recurrence.op], step, weights, buffers, experts)?;
+        }
+        Ok(())
+    }
+
+    /// Brings experts nearer to where they are computed, as far as there is room.
+    ///
+    /// # Errors
+    /// An expert that cannot be read, or a lost device.
+    fn warm(&mut self, _experts: &mut ExpertStage) -> Result<(), Error> {
         Ok(())
     }
 

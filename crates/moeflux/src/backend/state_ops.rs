@@ -1,6 +1,6 @@
 //! The operations that read or write sessions' state, on the host.
 
-use moeflux_kernels::{AttentionSpan, ConvSpan, DeltaSpan};
+use moeflux_kernels::{AttentionSpan, ConvSpan, DeltaSpan, KV_PAGE_TOKENS};
 
 use super::Step;
 use super::host::{HostBackend, wrong_op};
@@ -15,17 +15,20 @@ impl<K: KernelSet> HostBackend<K> {
         &self,
         op: &Op,
         step: &Step<'_>,
+        weights: &Weights,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
         let Op::Attention {
             q,
             state,
             shape,
+            sinks,
             out,
         } = op
         else {
             return Err(wrong_op(op));
         };
+        let sinks = sinks.map(|sinks| weights.vector(sinks)).transpose()?;
         let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
             let q = buffers.get(*q);
@@ -35,14 +38,16 @@ impl<K: KernelSet> HostBackend<K> {
                 let (out, tail) = rest.split_at_mut(span.len * width);
                 rest = tail;
                 let q = &q[span.first_row * width..(span.first_row + span.len) * width];
+                let cache = key_values(span.session.states(), *state)?;
                 spans.push(AttentionSpan {
                     q,
                     start: span.start,
-                    pages: key_values(span.session.states(), *state)?.pages(),
+                    dropped: cache.dropped(),
+                    pages: cache.pages(),
                     out,
                 });
             }
-            Ok(self.kernels.attention(&mut spans, *shape)?)
+            Ok(self.kernels.attention(&mut spans, *shape, sinks)?)
         })
     }
 
@@ -116,8 +121,9 @@ impl<K: KernelSet> HostBackend<K> {
                 rest = tail;
                 let rows =
                     |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                let (qkv, heads) = (&qkv[rows(qkv_len)], rows(shape.value_heads));
-                let (a, b) = (&a[heads.clone()], &b[heads]);
+                let qkv = &qkv[rows(qkv_len)];
+                let a = &a[rows(shape.value_heads * shape.head_decays())];
+                let b = &b[rows(shape.value_heads)];
                 let (state, next_state) = recurrent(span.session, *state)?.step();
                 spans.push(DeltaSpan {
                     qkv,
@@ -145,9 +151,10 @@ impl<K: KernelSet> HostBackend<K> {
         let width = k.len() / step.tokens.len().max(1);
         for span in &mut step.spans {
             let rows = span.first_row * width..(span.first_row + span.len) * width;
-            let pages = key_values_mut(span.session, state)?.pages_mut();
+            let cache = key_values_mut(span.session, state)?;
+            let start = span.start - cache.dropped() * KV_PAGE_TOKENS;
             self.kernels
-                .kv_append(pages, span.start, &k[rows.clone()], &v[rows])?;
+                .kv_append(cache.pages_mut(), start, &k[rows.clone()], &v[rows])?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use moeflux_kernels::{KvPage, KvType};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
 
 use crate::backend::ExpertStage;
 use crate::graph::{BufferPool, Rows, StateDecl};
@@ -195,7 +195,7 @@ pub(super) fn plan(
         dense_bytes: opened.survey.bytes,
         scratch_bytes: 0,
         chunk_scratch_bytes: 0,
-        state_bytes: states.map(|s| first_page_bytes(s, options.kv)).sum(),
+        state_bytes: states.map(|s| first_bytes(s, options.kv)).sum(),
         arena_bytes: 0,
         smallest_arena_bytes: slot * SMALLEST_SLOTS.min(experts),
         slot_bytes: slot,
@@ -269,9 +269,14 @@ impl MemoryPlan {
     }
 }
 
-fn first_page_bytes(state: &StateDecl, kv: KvType) -> u64 {
+/// Bytes of a state that is short, or of all that a window needs.
+fn first_bytes(state: &StateDecl, kv: KvType) -> u64 {
     match *state {
-        StateDecl::KeyValue { kv_heads, head_dim } => KvPage::bytes(kv, kv_heads, head_dim),
+        StateDecl::KeyValue { window, .. } => {
+            // A window begins and ends within a page, and a step of one token may add another.
+            let pages = window.map_or(1, |window| window.div_ceil(KV_PAGE_TOKENS) + 2);
+            state.page_bytes(kv) * pages as u64
+        }
         StateDecl::Recurrent { len } => len as u64 * 8,
     }
 }

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moeflux_kernels::{Isa, KvType};
 
 use self::warm_start::WarmStart;
-use crate::backend::{Backend, ExpertStage};
+use crate::backend::{Backend, ExpertStage, Record, TierStats};
 use crate::cost::OpCost;
 use crate::graph::{BufferPool, Graph, Op};
 use crate::info::ModelInfo;
@@ -42,6 +42,8 @@ use crate::{Activations, Error};
 pub struct Stats {
     /// Expert residency: hits, reads, waiting.
     pub experts: moeflux_experts::Stats,
+    /// What a backend's own memory for experts has done, where there is one.
+    pub tier: Option<TierStats>,
     /// How the memory bound is spent.
     pub memory: MemoryPlan,
     /// The memory bound now: less than the plan's where the system has less.
@@ -81,6 +83,19 @@ pub struct Engine {
 
 /// Is shown each operation's results as it ends.
 type Observe<'a> = &'a mut dyn FnMut(&Op, &BufferPool);
+
+/// Who looks on while a step runs.
+enum Watch<'a> {
+    Nothing,
+    Operations(Observe<'a>),
+    Recurrences(Record<'a>),
+}
+
+impl<'a> From<Option<Observe<'a>>> for Watch<'a> {
+    fn from(observe: Option<Observe<'a>>) -> Watch<'a> {
+        observe.map_or(Watch::Nothing, Watch::Operations)
+    }
+}
 
 /// What a step changes besides its sessions.
 struct Executor {
@@ -148,7 +163,7 @@ impl Engine {
     /// Bad tokens, too many of them, or an expert that cannot be read. All sessions are then as
     /// they were before the call, and the engine goes on.
     pub fn forward(&self, spans: &mut [Span<'_>]) -> Result<Vec<Logits>, Error> {
-        self.step(spans, false, None)
+        self.step(spans, false, Watch::Nothing)
     }
 
     /// [`Engine::forward`], showing each operation's results as it ends: for comparing backends
@@ -161,7 +176,7 @@ impl Engine {
         spans: &mut [Span<'_>],
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Vec<Logits>, Error> {
-        self.step(spans, false, Some(observe))
+        self.step(spans, false, Watch::Operations(observe))
     }
 
     /// One step; `again`: another of as many tokens follows.
@@ -169,7 +184,7 @@ impl Engine {
         &self,
         spans: &mut [Span<'_>],
         again: bool,
-        mut observe: Option<Observe<'_>>,
+        watch: Watch<'_>,
     ) -> Result<Vec<Logits>, Error> {
         let rows = Rowset::of(spans);
         self.check_step(spans, &rows)?;
@@ -188,14 +203,20 @@ impl Engine {
         let _settled = backend.settle();
         stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         backend.begin_step();
-        for op in &self.graph.ops {
-            backend.run(op, &mut step, &self.weights, buffers, stage)?;
-            if let Some(observe) = &mut observe {
+        let (graph, weights) = (&self.graph, &self.weights);
+        match watch {
+            Watch::Nothing => backend.run_graph(graph, &mut step, weights, buffers, stage, None),
+            Watch::Recurrences(record) => {
+                backend.run_graph(graph, &mut step, weights, buffers, stage, Some(record))
+            }
+            Watch::Operations(observe) => graph.ops.iter().try_for_each(|op| {
+                backend.run(op, &mut step, weights, buffers, stage)?;
                 backend.fetch(&op.reads(), buffers)?;
                 backend.fetch(&op.writes(), buffers)?;
                 observe(op, buffers);
-            }
-        }
+                Ok(())
+            }),
+        }?;
         drop(step);
         if !rows.outputs.is_empty() {
             backend.fetch(&[self.graph.logits], buffers)?;
@@ -256,6 +277,7 @@ impl Engine {
         let executor = self.lock();
         Stats {
             experts: executor.stage.residency.stats(),
+            tier: executor.backend.tier(),
             guesses: executor.stage.guesses(),
             memory: self.plan.clone(),
             limit_bytes: executor.governor.limit_bytes(),
@@ -284,7 +306,10 @@ impl Engine {
     /// # Errors
     /// An expert that cannot be read.
     pub fn warm(&self, progress: &mut dyn FnMut(usize, usize)) -> Result<bool, Error> {
-        Ok(self.lock().stage.residency.warm(progress)?)
+        let Executor { backend, stage, .. } = &mut *self.lock();
+        let is_complete = stage.residency.warm(progress)?;
+        backend.warm(stage)?;
+        Ok(is_complete)
     }
 
     /// Forgets all cached experts, as after a cold start.

@@ -53,7 +53,12 @@ impl Engine {
         if options.lock_weights {
             weights.lock();
         }
-        let costs = cost::of(&opened.blueprint, &weights, &opened.table.layouts, &info);
+        let costs = cost::of(
+            &opened.blueprint,
+            &weights,
+            &opened.table.layouts,
+            options.kv,
+        );
         let Opened {
             blueprint, table, ..
         } = opened;
@@ -71,11 +76,11 @@ impl Engine {
             Record::open(path, shape.identity, token_uses, &mut residency)
         });
         let executor = Arc::new(Mutex::new(Executor {
+            pace: Pace::new(plan.chunk_tokens, backend.cached_tokens()),
             backend,
             buffers: BufferPool::new(&graph, room.tokens, room.outputs),
             stage: ExpertStage::new(residency, layouts, options.lookahead),
             governor: Governor::new(plan.clone(), LimitWatch::new(options.system.clone())),
-            pace: Pace::new(plan.chunk_tokens),
         }));
         let warm_start = record.map(|record| WarmStart::begin(record, &executor));
         let activations = options.activations;

@@ -4,8 +4,6 @@
 
 use std::time::Duration;
 
-/// Chunks are not made smaller than this for the caches' sake.
-const CACHED_TOKENS: usize = 512;
 /// Waiting for more than this part of a step asks for larger chunks, for less than that for smaller.
 const MUCH_WAITING: f64 = 0.15;
 const LITTLE_WAITING: f64 = 0.03;
@@ -15,19 +13,26 @@ const LITTLE_WAITING: f64 = 0.03;
 pub(super) struct Pace {
     tokens: usize,
     most: usize,
+    /// Chunks are not made smaller than this for the caches' sake.
+    cached: usize,
 }
 
 impl Pace {
-    /// As large as `most` allows, until steps show that the disk does not need it.
-    pub fn new(most: usize) -> Pace {
-        Pace { tokens: most, most }
+    /// As large as `most` allows, until steps show that the disk does not need it: then as long as
+    /// the backend's caches like them.
+    pub fn new(most: usize, cached: usize) -> Pace {
+        Pace {
+            tokens: most,
+            most,
+            cached: cached.min(most),
+        }
     }
 
     /// Tokens to run at once of the `rest` that are left: all chunks about equally long, since a
     /// short one at the end would read nearly as much as a long one.
     pub fn chunk(&self, rest: usize, is_complete: bool) -> usize {
         let tokens = match is_complete {
-            true => self.most.min(CACHED_TOKENS),
+            true => self.cached,
             false => self.tokens,
         };
         rest.div_ceil(rest.div_ceil(tokens).max(1))
@@ -36,14 +41,14 @@ impl Pace {
     /// A step of so many tokens has taken `time`, `waited` of it for the disk.
     pub fn note(&mut self, tokens: usize, time: Duration, waited: Duration) {
         // Short steps wait whatever the chunk is.
-        if tokens * 2 <= self.tokens || tokens < CACHED_TOKENS / 2 {
+        if tokens * 2 <= self.tokens || tokens < self.cached / 2 {
             return;
         }
         let share = waited.as_secs_f64() / time.as_secs_f64().max(1e-9);
         if share > MUCH_WAITING {
             self.tokens = (self.tokens * 2).min(self.most);
         } else if share < LITTLE_WAITING {
-            self.tokens = (self.tokens / 2).max(self.most.min(CACHED_TOKENS));
+            self.tokens = (self.tokens / 2).max(self.cached);
         }
     }
 }
@@ -62,19 +67,19 @@ mod tests {
 
     #[test]
     fn chunks_are_of_about_one_length() {
-        let pace = Pace::new(4096);
+        let pace = Pace::new(4096, 512);
         assert_eq!(pace.chunk(4096, false), 4096);
         assert_eq!(pace.chunk(4097, false), 2049);
         assert_eq!(pace.chunk(100, false), 100);
         assert_eq!(pace.chunk(1, true), 1);
         assert_eq!(pace.chunk(4096, true), 512);
         assert_eq!(pace.chunk(520, true), 260);
-        assert_eq!(Pace::new(8).chunk(20, true), 7);
+        assert_eq!(Pace::new(8, 512).chunk(20, true), 7);
     }
 
     #[test]
     fn waiting_decides() {
-        let mut pace = Pace::new(4096);
+        let mut pace = Pace::new(4096, 512);
         (0..9).for_each(|_| note(&mut pace, 4096, 10));
         assert_eq!(pace.chunk(9000, false), 500, "no waiting: small chunks");
         note(&mut pace, 512, 100);
@@ -86,7 +91,7 @@ mod tests {
             note(&mut pace, tokens, 500);
         });
         assert_eq!(pace.tokens, 4096, "much: large chunks");
-        let mut small = Pace::new(64);
+        let mut small = Pace::new(64, 512);
         (0..9).for_each(|_| note(&mut small, 64, 0));
         assert_eq!(small.tokens, 64);
     }

@@ -74,7 +74,7 @@ impl Engine {
             want: Want::Last,
             is_prompt: false,
         };
-        let mut all = self.step(&mut [span], false, observe)?;
+        let mut all = self.step(&mut [span], false, observe.into())?;
         Ok(all.pop().unwrap_or_default())
     }
 
@@ -111,7 +111,7 @@ impl Engine {
                 Some(observe) => Some(&mut **observe),
                 None => None,
             };
-            for logits in self.step(&mut [span], !rest.is_empty(), observe)? {
+            for logits in self.step(&mut [span], !rest.is_empty(), observe.into())? {
                 all.rows += logits.rows;
                 if all.values.is_empty() {
                     all.values = logits.values;

@@ -4,6 +4,8 @@ use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
 
+use moeflux_kernels::KV_PAGE_TOKENS;
+
 use super::Engine;
 use crate::Error;
 use crate::graph::StateDecl;
@@ -61,12 +63,16 @@ impl Engine {
         RecurrentState::read_from(&self.shape, input)
     }
 
-    /// Bytes of a [`RecurrentState`] of this model; 0 where there is none, so that a session can go
-    /// on from every position.
+    /// Bytes of a [`RecurrentState`] of this model, at most; 0 where there is none, so that a
+    /// session can go on from every position.
     pub fn recurrent_bytes(&self) -> u64 {
         let bytes = |decl: &StateDecl| match *decl {
             StateDecl::Recurrent { len } => len as u64 * 4,
-            StateDecl::KeyValue { .. } => 0,
+            StateDecl::KeyValue { window, .. } => window.map_or(0, |window| {
+                // A window begins and ends within a page.
+                let pages = window.div_ceil(KV_PAGE_TOKENS) as u64 + 1;
+                pages * decl.page_bytes(self.shape.kv_type)
+            }),
         };
         self.shape.states.iter().map(bytes).sum()
     }

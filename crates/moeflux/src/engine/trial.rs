@@ -1,10 +1,10 @@
 //! Steps on trial: run several tokens at once, then keep as many of them as turn out right.
 
 use super::budget::Room;
-use super::{Engine, Executor, Logits, Span, Want};
+use super::{Engine, Executor, Logits, Span, Want, Watch};
 use crate::Error;
 use crate::backend::{Step, StepSpan};
-use crate::graph::{BufferPool, Op, Recurrence};
+use crate::graph::{BufferPool, Recurrence};
 use crate::session::Session;
 
 impl Engine {
@@ -29,10 +29,8 @@ impl Engine {
         }
         session.announce_trial((width * tokens.len() * size_of::<f32>()) as u64);
         let mut record = Vec::with_capacity(width * tokens.len());
-        let mut rest = recurrences.iter().peekable();
-        let mut keep = |op: &Op, buffers: &BufferPool| {
-            let is_next = |r: &&Recurrence| std::ptr::eq(op, &raw const self.graph.ops[r.op]);
-            for buffer in rest.next_if(is_next).iter().flat_map(|r| &r.inputs) {
+        let mut keep = |recurrence: &Recurrence, buffers: &BufferPool| {
+            for buffer in &recurrence.inputs {
                 record.extend_from_slice(buffers.get(*buffer));
             }
         };
@@ -42,7 +40,7 @@ impl Engine {
             want: Want::All,
             is_prompt: false,
         };
-        let result = self.forward_observed(&mut [span], &mut keep);
+        let result = self.step(&mut [span], false, Watch::Recurrences(&mut keep));
         match &result {
             Ok(_) => session.begin_trial(tokens, record),
             Err(_) => session.end_trial(),
@@ -111,16 +109,17 @@ impl Engine {
         backend.begin_step();
         let short = || Error::Internal("the record of a step on trial is too short".to_owned());
         let mut rest = record;
-        for Recurrence { op, inputs } in self.graph.recurrences() {
-            for buffer in inputs {
+        let mut inputs = |recurrence: &Recurrence, buffers: &mut BufferPool| {
+            for &buffer in &recurrence.inputs {
                 let width = self.graph.buffers[buffer.index()].width;
                 let (rows, behind) = rest.split_at_checked(all * width).ok_or_else(short)?;
                 rest = behind;
                 buffers.upload(buffer, &rows[..kept * width])?;
             }
-            let op = &self.graph.ops[op];
-            backend.run(op, &mut step, &self.weights, buffers, stage)?;
-        }
+            Ok(())
+        };
+        let (graph, weights) = (&self.graph, &self.weights);
+        backend.run_recurrences(graph, &mut step, weights, buffers, stage, &mut inputs)?;
         backend.end_step()
     }
 }

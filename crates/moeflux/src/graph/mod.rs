@@ -8,7 +8,9 @@ mod pool;
 mod recurrence;
 mod uses;
 
-pub use op::Op;
+use moeflux_kernels::{KvPage, KvType};
+
+pub use op::{ExpertForm, Op};
 pub use pool::BufferPool;
 pub use recurrence::Recurrence;
 
@@ -79,12 +81,66 @@ pub enum StateDecl {
         kv_heads: usize,
         /// Elements of a head.
         head_dim: usize,
+        /// Positions that a query sees, its own included; those before may be forgotten. `None`:
+        /// all.
+        window: Option<usize>,
+        /// Whether keys are the values too, so that they are kept once.
+        is_joint: bool,
     },
     /// A recurrent state of fixed size, all zeros at the start.
     Recurrent {
         /// Elements, f32.
         len: usize,
     },
+}
+
+impl StateDecl {
+    /// Keys and values of every position, each kept by itself.
+    pub fn key_value(kv_heads: usize, head_dim: usize) -> StateDecl {
+        StateDecl::KeyValue {
+            kv_heads,
+            head_dim,
+            window: None,
+            is_joint: false,
+        }
+    }
+
+    /// The first position that a query at `position`, and any after it, needs.
+    pub fn first_needed(&self, position: usize) -> usize {
+        match *self {
+            StateDecl::KeyValue { window, .. } => {
+                window.map_or(0, |window| (position + 1).saturating_sub(window))
+            }
+            StateDecl::Recurrent { .. } => 0,
+        }
+    }
+
+    /// Whether old positions are forgotten.
+    pub fn has_window(&self) -> bool {
+        matches!(
+            self,
+            StateDecl::KeyValue {
+                window: Some(_),
+                ..
+            }
+        )
+    }
+
+    /// Bytes of a page of keys and values; 0 for a recurrent state.
+    pub fn page_bytes(&self, kv_type: KvType) -> u64 {
+        match *self {
+            StateDecl::KeyValue {
+                kv_heads,
+                head_dim,
+                is_joint,
+                ..
+            } => match is_joint {
+                true => KvPage::joint_bytes(kv_type, kv_heads, head_dim),
+                false => KvPage::bytes(kv_type, kv_heads, head_dim),
+            },
+            StateDecl::Recurrent { .. } => 0,
+        }
+    }
 }
 
 /// Operations in order, and what they work on.

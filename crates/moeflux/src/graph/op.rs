@@ -3,9 +3,21 @@
 
 use std::sync::Arc;
 
-use moeflux_kernels::{AttentionShape, DeltaShape, GroupedRouting, HeadRows, Piece, RopeStyle};
+use moeflux_kernels::{
+    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, Piece, RopeStyle,
+};
 
 use super::{BufferId, StateId, WeightId};
+
+/// What routed experts compute beside the products with their matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ExpertForm {
+    /// What becomes of the results of gate and up.
+    pub glu: Glu,
+    /// Added to the results of gate, up and down: `[experts, intermediate]` twice, then
+    /// `[experts, hidden]`.
+    pub biases: Option<[WeightId; 3]>,
+}
 
 /// One operation of a graph. Shapes are of one row (one token).
 #[derive(Clone, Debug)]
@@ -115,8 +127,10 @@ pub enum Op {
         q: BufferId,
         /// The cache, with this step's keys and values in it.
         state: StateId,
-        /// Heads and scale.
+        /// Heads, scale and window.
         shape: AttentionShape,
+        /// Scores that take part without a value, `[heads]`.
+        sinks: Option<WeightId>,
         /// `[heads, head_dim]`.
         out: BufferId,
     },
@@ -137,13 +151,14 @@ pub enum Op {
     GatedDelta {
         /// `[q | k | v]`.
         qkv: BufferId,
-        /// Decay input, `[value_heads]`.
+        /// Decay input, `[value_heads]`, or `[value_heads, key_dim]`; see
+        /// [`moeflux_kernels::Decay`].
         a: BufferId,
         /// Learning-rate input, `[value_heads]`.
         b: BufferId,
         /// Logarithm of the decay, `[value_heads]`.
         a_log: WeightId,
-        /// Added to `a`, `[value_heads]`.
+        /// Added to `a`, shaped as it.
         dt_bias: WeightId,
         /// `[value_heads, key_dim, value_dim]`.
         state: StateId,
@@ -222,6 +237,8 @@ pub enum Op {
         top_k: usize,
         /// The layer whose experts these are.
         layer: usize,
+        /// What they compute beside their matrices.
+        form: ExpertForm,
         /// `[hidden]`.
         out: BufferId,
     },

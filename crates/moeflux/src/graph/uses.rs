@@ -1,6 +1,8 @@
 //! What each operation reads and writes.
 
-use super::{BufferId, Op, WeightId};
+use moeflux_kernels::Decay;
+
+use super::{BufferId, ExpertForm, Op, WeightId};
 
 impl Op {
     /// The op's name, for reports.
@@ -15,14 +17,23 @@ impl Op {
             Op::HeadMatmul { .. } => "head_matmul",
             Op::Rope { .. } => "rope",
             Op::KvAppend { .. } => "kv_append",
-            Op::Attention { .. } => "attention",
+            Op::Attention { shape, sinks, .. } => match (shape.window, sinks) {
+                (None, None) => "attention",
+                _ => "windowed_attention",
+            },
             Op::Conv1dSilu { .. } => "conv1d_silu",
-            Op::GatedDelta { .. } => "gated_delta",
+            Op::GatedDelta { shape, .. } => match shape.decay {
+                Decay::Head => "gated_delta",
+                Decay::Key | Decay::KeyBounded { .. } => "keyed_delta",
+            },
             Op::Router { .. } => "router",
             Op::GroupedRouter { .. } => "grouped_router",
             Op::RequestExperts { .. } => "request_experts",
             Op::Lookahead { .. } => "lookahead",
-            Op::Experts { .. } => "experts",
+            Op::Experts { form, .. } => match *form == ExpertForm::default() {
+                true => "experts",
+                false => "biased_experts",
+            },
             Op::Swiglu { .. } => "swiglu",
             Op::SigmoidMul { .. } => "sigmoid_mul",
             Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
@@ -41,6 +52,8 @@ impl Op {
             | Op::HeadMatmul { weight, .. }
             | Op::Conv1dSilu { weight, .. } => vec![*weight],
             Op::AddBias { bias, .. } => vec![*bias],
+            Op::Experts { form, .. } => form.biases.iter().flatten().copied().collect(),
+            Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
             Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
             Op::GatedDelta { a_log, dt_bias, .. } => vec![*a_log, *dt_bias],
@@ -48,11 +61,9 @@ impl Op {
             | Op::Rearrange { .. }
             | Op::Rope { .. }
             | Op::KvAppend { .. }
-            | Op::Attention { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }
-            | Op::Experts { .. }
             | Op::Swiglu { .. }
             | Op::SigmoidMul { .. }
             | Op::ScaleBySigmoid { .. }

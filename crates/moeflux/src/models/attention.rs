@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::blueprint::{BlueprintBuilder, MatrixClass};
+use moeflux_kernels::AttentionShape;
+
+use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use super::fields::check_heads;
 use crate::Error;
 use crate::config::Config;
@@ -29,6 +31,10 @@ pub(super) struct SelfAttention {
     pub norm: QueryNorm,
     /// Whether queries, keys and values have biases.
     pub biased: bool,
+    /// Factor on sine and cosine of the rotation.
+    pub attention_scale: f32,
+    /// Whether the output has a bias too, and each head a score without a value.
+    pub has_sinks: bool,
 }
 
 impl SelfAttention {
@@ -50,11 +56,24 @@ impl SelfAttention {
             inv_freq: rope(head_dim)?,
             norm,
             biased: false,
+            attention_scale: 1.0,
+            has_sinks: false,
         })
     }
 
     /// Emits the layer; its weights' names begin with `name`.
     pub(super) fn emit(&self, b: &mut BlueprintBuilder, x: BufferId, name: &str) -> BufferId {
+        self.emit_within(b, x, name, None)
+    }
+
+    /// The same, seeing the last positions only if there is a window.
+    pub(super) fn emit_within(
+        &self,
+        b: &mut BlueprintBuilder,
+        x: BufferId,
+        name: &str,
+        window: Option<usize>,
+    ) -> BufferId {
         let (q_len, kv_len) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let [q, k, v] = b.project(
             x,
@@ -84,15 +103,30 @@ impl SelfAttention {
                 b.rms_norm(k, format!("{name}.k_norm.weight"), k_piece, "k normed"),
             ),
         };
-        let q = b.rope(q, self.head_dim, &self.inv_freq);
-        let k = b.rope(k, self.head_dim, &self.inv_freq);
-        let attended = b.attention((q, k, v), self.heads, self.kv_heads, self.head_dim);
+        let rotation = (&self.inv_freq, self.attention_scale);
+        let q = b.rope_scaled(q, self.head_dim, rotation);
+        let k = b.rope_scaled(k, self.head_dim, rotation);
+        let shape = AttentionShape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
+            window,
+        };
+        let sinks = self.has_sinks.then(|| {
+            let name = format!("{name}.sinks");
+            b.vector(name, &[self.heads], VectorFold::None)
+        });
+        let attended = b.attention_with((q, k, v), shape, sinks);
         let hidden = b.hidden;
         let [out] = b.project(
             attended,
             MatrixClass::Dense,
             [(format!("{name}.o_proj"), hidden, "attention out")],
         );
-        out
+        match self.has_sinks {
+            true => b.add_bias(out, format!("{name}.o_proj.bias"), "attention out biased"),
+            false => out,
+        }
     }
 }

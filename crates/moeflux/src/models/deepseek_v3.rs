@@ -1,5 +1,6 @@
-//! DeepSeek-V3, R1 and what shares their form: latent attention, plain MLPs in the first layers,
-//! then experts routed by groups and corrected sigmoid scores beside shared ones.
+//! DeepSeek-V3, R1, Kimi-K2, K2.5, GLM-4.7-Flash and what shares their form: latent attention,
+//! plain MLPs in the first layers, then experts routed by groups and corrected sigmoid scores
+//! beside shared ones.
 //!
 //! Reference: `transformers/models/deepseek_v3/modeling_deepseek_v3.py`.
 
@@ -14,7 +15,10 @@ use crate::Error;
 use crate::config::Config;
 
 /// The blueprint for a configuration.
-pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
+pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
+    let text = config.section("text_config");
+    let text = text.unwrap_or_else(|| config.clone());
+    let c = &text;
     c.require_text("hidden_act", "silu")?;
     c.require_text("scoring_func", "sigmoid")?;
     c.require_text("topk_method", "noaux_tc")?;
@@ -26,6 +30,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         false => RopeStyle::HalfSplit,
     };
     let decoder = Decoder::read(c, 1e-6)?;
+    let model_type = config.text("model_type").unwrap_or_default();
     let attention = LatentAttention::read(c, style)?;
     let routed = RoutedShape {
         experts: expert_count(c)?,
@@ -35,11 +40,12 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     };
     check_top_k(c, &routed)?;
     let groups = groups(c, &routed, Scores::Sigmoid)?;
-    let (dense_layers, dense) = first_dense(c, 3)?;
+    let default_dense = if model_type == "glm4_moe_lite" { 1 } else { 3 };
+    let (dense_layers, dense) = first_dense(c, default_dense)?;
     let shared = c.size_or("n_shared_experts", 1)? * routed.intermediate;
     let blueprint = decoder.build(
         decoder.builder(VectorFold::None),
-        ("deepseek_v3", routed.top_k),
+        (model_type, routed.top_k),
         |b, x, _, name| attention.emit(b, x, &format!("{name}.self_attn")),
         |b, x, layer, name| {
             let name = format!("{name}.mlp");
@@ -51,5 +57,12 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
             b.shared_moe(chosen, &name, shared)
         },
     );
-    Ok(blueprint.without_extra_layers(c.count_or("num_nextn_predict_layers", 0)?))
+    let mut blueprint = blueprint.without_extra_layers(c.count_or("num_nextn_predict_layers", 0)?);
+    if model_type == "kimi_k25" {
+        blueprint.prefixes = &["language_model.model.", "model."];
+        let vision = ["vision_tower.", "mm_projector."];
+        let vision = vision.map(|start| (start.to_owned(), "vision tower"));
+        blueprint.skipped.extend(vision);
+    }
+    Ok(blueprint)
 }

@@ -70,14 +70,24 @@ pub(super) fn expert_count(c: &Config) -> Result<usize, Error> {
 
 /// How experts are chosen by groups: `n_group`, `topk_group` and `routed_scaling_factor`.
 pub(super) fn groups(c: &Config, routed: &RoutedShape, scores: Scores) -> Result<Groups, Error> {
-    let (groups, kept) = (c.size_or("n_group", 1)?, c.size_or("topk_group", 1)?);
+    groups_of(c, "n_group", routed, scores)
+}
+
+/// The same where `field` is the number of groups.
+pub(super) fn groups_of(
+    c: &Config,
+    field: &str,
+    routed: &RoutedShape,
+    scores: Scores,
+) -> Result<Groups, Error> {
+    let (groups, kept) = (c.size_or(field, 1)?, c.size_or("topk_group", 1)?);
     let size = routed.experts / groups;
     if !routed.experts.is_multiple_of(groups) || (groups > 1 && size < 2) {
         let problem = format!(
             "is {groups}, which does not divide {} experts",
             routed.experts
         );
-        return Err(c.error("n_group", format!("{problem} into groups of two or more")));
+        return Err(c.error(field, format!("{problem} into groups of two or more")));
     }
     if kept > groups || routed.top_k > kept * size {
         let problem = format!(

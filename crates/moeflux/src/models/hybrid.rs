@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use moeflux_kernels::{DeltaShape, HeadOrder, Piece};
+use moeflux_kernels::{Decay, DeltaShape, HeadOrder, Piece};
 
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use super::fields::{check_heads, rope_frequencies};
@@ -50,6 +50,7 @@ impl Hybrid {
                 key_dim: c.size_or("linear_key_head_dim", 128)?,
                 value_dim: c.size_or("linear_value_head_dim", 128)?,
                 head_order: HeadOrder::Grouped,
+                decay: Decay::Head,
             },
             conv_kernel: c.size_or("linear_conv_kernel_dim", 4)?,
             projections,

@@ -28,25 +28,32 @@ pub(super) struct LatentAttention {
     rank: usize,
     /// Elements of the latent that queries are made of, if they are.
     query_rank: Option<usize>,
-    rotation: Rotation,
-    style: RopeStyle,
+    /// `None`: no position is told apart by its place.
+    rotation: Option<(Rotation, RopeStyle)>,
 }
 
 impl LatentAttention {
     /// The fields, under the names that all configurations give them.
     pub(super) fn read(c: &Config, style: RopeStyle) -> Result<LatentAttention, Error> {
+        let plain = LatentAttention::read_unrotated(c)?;
+        Ok(LatentAttention {
+            rotation: Some((Rotation::read(c, plain.rotated)?, style)),
+            ..plain
+        })
+    }
+
+    /// The same where nothing rotates.
+    pub(super) fn read_unrotated(c: &Config) -> Result<LatentAttention, Error> {
         refuse_true(c, "attention_bias")?;
-        let rotated = c.size("qk_rope_head_dim")?;
         let query_rank = c.has("q_lora_rank").then(|| c.size("q_lora_rank"));
         Ok(LatentAttention {
             heads: c.size("num_attention_heads")?,
             plain: c.size("qk_nope_head_dim")?,
-            rotated,
+            rotated: c.size("qk_rope_head_dim")?,
             value: c.size("v_head_dim")?,
             rank: c.size("kv_lora_rank")?,
             query_rank: query_rank.transpose()?,
-            rotation: Rotation::read(c, rotated)?,
-            style,
+            rotation: None,
         })
     }
 
@@ -74,13 +81,15 @@ impl LatentAttention {
         let query = b.rearrange(&[q_latent, q_rotated], heads, "query");
         let both = one(0, 0, rank).chain(one(1, 0, rotated));
         let key = b.rearrange(&[latent, key], both, "latent and key");
+        let score_scale = self.rotation.as_ref().map_or(1.0, |(r, _)| r.score_scale);
         let shape = AttentionShape {
             heads: self.heads,
             kv_heads: 1,
             head_dim: rank + rotated,
-            scale: (self.rotation.score_scale / ((plain + rotated) as f64).sqrt()) as f32,
+            scale: (score_scale / ((plain + rotated) as f64).sqrt()) as f32,
+            window: None,
         };
-        let attended = b.attention_with((query, key, key), shape);
+        let attended = b.attention_with((query, key, key), shape, None);
         let latents = self.of_heads(rank + rotated, 0, rank);
         let latents = b.rearrange(&[attended], latents, "attended latents");
         let values = self.by_head(b, (up, latents), (plain, self.value), false);
@@ -128,15 +137,18 @@ impl LatentAttention {
     }
 
     fn rotate(&self, b: &mut BlueprintBuilder, x: BufferId) -> BufferId {
+        let Some((rotation, style)) = &self.rotation else {
+            return x;
+        };
         let width = b.graph.width(x);
         let out = b.graph.buffer("rotated", width);
         b.graph.push(Op::Rope {
             x,
             heads: width / self.rotated,
             head_dim: self.rotated,
-            inv_freq: self.rotation.inv_freq.clone(),
-            attention_scale: self.rotation.attention_scale,
-            style: self.style,
+            inv_freq: rotation.inv_freq.clone(),
+            attention_scale: rotation.attention_scale,
+            style: *style,
             out,
         });
         out

@@ -8,7 +8,10 @@ mod deepseek_v2;
 mod deepseek_v3;
 mod fields;
 mod glm4_moe;
+mod gpt_oss;
 mod hybrid;
+mod kda;
+mod kimi_linear;
 mod latent;
 mod lookahead;
 mod minimax_m2;
@@ -36,6 +39,11 @@ const REGISTRY: &[(&str, Build)] = &[
     ("deepseek_v2", deepseek_v2::build),
     ("deepseek_v3", deepseek_v3::build),
     ("glm4_moe", glm4_moe::build),
+    ("glm4_moe_lite", deepseek_v3::build),
+    ("gpt_oss", gpt_oss::build),
+    ("kimi_k2", deepseek_v3::build),
+    ("kimi_k25", deepseek_v3::build),
+    ("kimi_linear", kimi_linear::build),
     ("minimax_m2", minimax_m2::build),
     ("mixtral", mixtral::build),
     ("olmoe", olmoe::build),

@@ -46,11 +46,9 @@ impl Rotation {
 }
 
 fn yarn(c: &Config, rope: &Config, dim: usize) -> Result<Rotation, Error> {
-    if !rope.bool_or("truncate", true)? {
-        return Err(rope.error("truncate", "is false, which is not supported"));
-    }
     if dim == 0 || !dim.is_multiple_of(2) {
-        return Err(c.error("qk_rope_head_dim", format!("is {dim}, not an even number")));
+        let problem = format!("rotates {dim} elements, not an even number");
+        return Err(rope.error("rope_type", problem));
     }
     let theta = rope.positive_or("rope_theta", c.positive_or("rope_theta", 10_000.0)?)?;
     if theta <= 1.0 {
@@ -64,8 +62,11 @@ fn yarn(c: &Config, rope: &Config, dim: usize) -> Result<Rotation, Error> {
         |rotations: f64| width * (original / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
     let fast = place(rope.positive_or("beta_fast", BETA_FAST)?);
     let slow = place(rope.positive_or("beta_slow", BETA_SLOW)?);
-    let low = fast.floor().max(0.0);
-    let mut high = slow.ceil().min(width - 1.0);
+    let (fast, slow) = match rope.bool_or("truncate", true)? {
+        true => (fast.floor(), slow.ceil()),
+        false => (fast, slow),
+    };
+    let (low, mut high) = (fast.max(0.0), slow.min(width - 1.0));
     if low == high {
         high += 0.001;
     }

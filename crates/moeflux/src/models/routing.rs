@@ -3,7 +3,7 @@
 use moeflux_kernels::{GroupedRouting, Scores};
 
 use super::blueprint::{BlueprintBuilder, ExpertLayer, MatrixClass, VectorFold};
-use crate::graph::{BufferId, Op};
+use crate::graph::{BufferId, ExpertForm, Op};
 
 /// What a layer's router has chosen.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +51,34 @@ impl BlueprintBuilder {
             MatrixClass::Sensitive,
             [(format!("{name}.gate"), shape.experts, "router logits")],
         );
+        self.route_by((x, logits), layer, name, shape)
+    }
+
+    /// The same by a router with a bias, whose name ends in `router`.
+    pub fn route_biased(
+        &mut self,
+        x: BufferId,
+        layer: usize,
+        name: &str,
+        shape: RoutedShape,
+    ) -> Routed {
+        let router = format!("{name}.router");
+        let [logits] = self.project(
+            x,
+            MatrixClass::Sensitive,
+            [(router.clone(), shape.experts, "router logits")],
+        );
+        let logits = self.add_bias(logits, format!("{router}.bias"), "router biased");
+        self.route_by((x, logits), layer, name, shape)
+    }
+
+    fn route_by(
+        &mut self,
+        (x, logits): (BufferId, BufferId),
+        layer: usize,
+        name: &str,
+        shape: RoutedShape,
+    ) -> Routed {
         let routed = self.choice(x, layer, shape);
         self.graph.push(Op::Router {
             logits,
@@ -123,6 +151,7 @@ impl BlueprintBuilder {
             layer: routed.layer,
             name: format!("{name}.experts"),
             matrices: self.expert_matrices,
+            is_turned: self.has_turned_experts,
             experts: shape.experts,
             hidden: self.hidden,
             intermediate: shape.intermediate,
@@ -131,6 +160,11 @@ impl BlueprintBuilder {
 
     /// The routed experts of a layer.
     pub fn experts(&mut self, routed: Routed) -> BufferId {
+        self.experts_with(routed, ExpertForm::default())
+    }
+
+    /// The same in any form.
+    pub fn experts_with(&mut self, routed: Routed, form: ExpertForm) -> BufferId {
         let Routed {
             x,
             ids,
@@ -145,6 +179,7 @@ impl BlueprintBuilder {
             weights,
             top_k,
             layer,
+            form,
             out,
         });
         out

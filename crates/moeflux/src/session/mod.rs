@@ -4,6 +4,7 @@
 //! one; [`Session::commit`] makes both count. A step that fails therefore leaves the session as
 //! it was.
 
+mod checkpoint;
 mod memory;
 mod remote;
 mod share;
@@ -12,6 +13,7 @@ mod state;
 mod trial;
 mod values;
 
+use checkpoint::Checkpoint;
 pub use remote::{RemoteState, RemoteStates};
 pub use share::{KeyValues, RecurrentState};
 pub use state::{KeyValueCache, LayerState, Recurrent};
@@ -47,19 +49,11 @@ pub(crate) struct SessionShape {
 }
 
 impl SessionShape {
-    /// Whether there is state that only exists behind the last token.
-    pub(crate) fn has_recurrent_state(&self) -> bool {
-        let recurrent = |decl: &StateDecl| matches!(decl, StateDecl::Recurrent { .. });
-        self.states.iter().any(recurrent)
+    /// Whether there is state that does not keep all positions, so that it only exists behind the
+    /// last token.
+    pub(crate) fn forgets(&self) -> bool {
+        self.states.iter().any(forgets)
     }
-}
-
-/// The recurrent state at a position, to come back to.
-#[derive(Clone, Debug)]
-pub(crate) struct Checkpoint {
-    pub position: usize,
-    /// One for each recurrent state, in the graph's order.
-    pub recurrent: Vec<Vec<f32>>,
 }
 
 /// One timeline of tokens. Made by [`Engine::session`](crate::Engine::session).
@@ -124,31 +118,27 @@ impl Session {
         self.shape.context_tokens
     }
 
-    /// Remembers the recurrent state here, so that [`Session::rewind`] can come back. A session
-    /// keeps the last eight; where there is no recurrent state this does nothing.
+    /// Remembers the recurrent state here, and what windows show, so that [`Session::rewind`] can
+    /// come back. A session keeps the last eight; where all positions are kept this does nothing.
     pub fn checkpoint(&mut self) {
         let position = self.len();
-        if !self.has_recurrent_state() || position == 0 {
+        if !self.forgets() || position == 0 {
             return;
         }
+        // A device that is lost has nothing to come back to.
+        let Ok(checkpoint) = Checkpoint::of(&self.states, position, &self.shape) else {
+            return;
+        };
         self.checkpoints.retain(|c| c.position != position);
         if self.checkpoints.len() == MAX_CHECKPOINTS {
             self.checkpoints.remove(0);
         }
-        let recurrent = self.states.iter().filter_map(LayerState::recurrent_values);
-        // A device that is lost has nothing to come back to.
-        let Ok(recurrent) = recurrent.collect::<Result<_, Error>>() else {
-            return;
-        };
-        self.checkpoints.push(Checkpoint {
-            position,
-            recurrent,
-        });
+        self.checkpoints.push(checkpoint);
         self.recount();
     }
 
     /// The positions that [`Session::rewind`] can reach besides the start and the end; empty also
-    /// where every position can be reached because there is no recurrent state.
+    /// where every position can be reached because all are kept.
     pub fn checkpoint_positions(&self) -> impl Iterator<Item = usize> + '_ {
         self.checkpoints.iter().map(|c| c.position)
     }
@@ -156,17 +146,18 @@ impl Session {
     /// Forgets everything from `position` on.
     ///
     /// # Errors
-    /// [`Error::Rewind`] if `position` lies beyond the end, or if there is recurrent state and no
-    /// checkpoint at `position`; the session is then unchanged.
+    /// [`Error::Rewind`] if `position` lies beyond the end, or if there is no checkpoint at
+    /// `position` and there is recurrent state, or a window needs what it has passed; the session
+    /// is then unchanged.
     pub fn rewind(&mut self, position: usize) -> Result<(), Error> {
         if position == self.len() {
             return Ok(());
         }
-        let recurrent = self.has_recurrent_state();
+        let saved = self.checkpoints.iter().find(|c| c.position == position);
         let reachable = position < self.len()
-            && (!recurrent
-                || position == 0
-                || self.checkpoints.iter().any(|c| c.position == position));
+            && (position == 0
+                || saved.is_some()
+                || self.states.iter().all(|state| state.reaches(position)));
         if !reachable {
             return Err(Error::Rewind {
                 position,
@@ -174,21 +165,10 @@ impl Session {
                 nearest: self.checkpoint_positions().filter(|&p| p < position).max(),
             });
         }
-        let saved = self
-            .checkpoints
-            .iter()
-            .find(|c| c.position == position)
-            .cloned();
-        let mut saved = saved.map(|c| c.recurrent).unwrap_or_default().into_iter();
+        let saved = saved.map(|c| c.saved.clone()).unwrap_or_default();
+        let mut saved = saved.into_iter();
         for state in &mut self.states {
-            match state {
-                LayerState::KeyValue(cache) => cache.truncate(position),
-                LayerState::Recurrent(r) => r.restore(saved.next().as_deref()),
-                LayerState::Remote(StateDecl::Recurrent { .. }, state) => {
-                    state.set(0, saved.next().as_deref())?;
-                }
-                LayerState::Remote(StateDecl::KeyValue { .. }, _) => {}
-            }
+            state.go_back(position, &mut saved)?;
         }
         self.tokens.truncate(position);
         self.checkpoints.retain(|c| c.position <= position);
@@ -264,21 +244,30 @@ impl Session {
         self.end_trial();
     }
 
-    fn has_recurrent_state(&self) -> bool {
-        self.shape.has_recurrent_state()
+    /// Whether there is state that does not keep all positions.
+    fn forgets(&self) -> bool {
+        self.shape.forgets()
     }
 
     /// Brings the engine's count of state bytes up to date.
     fn recount(&mut self) {
         let states: u64 = self.states.iter().map(LayerState::bytes).sum();
-        let checkpoints = self.checkpoints.iter().flat_map(|c| &c.recurrent);
+        let checkpoints: u64 = self.checkpoints.iter().map(Checkpoint::bytes).sum();
         let trial = self.trial.as_ref().map_or(0, Trial::bytes);
-        let now = states + trial + checkpoints.map(|r| r.len() as u64 * 4).sum::<u64>();
+        let now = states + trial + checkpoints;
         self.shape.state_bytes.fetch_add(now, Ordering::Relaxed);
         self.shape
             .state_bytes
             .fetch_sub(self.counted_bytes, Ordering::Relaxed);
         self.counted_bytes = now;
+    }
+}
+
+/// Whether a state does not keep all positions.
+fn forgets(decl: &StateDecl) -> bool {
+    match decl {
+        StateDecl::Recurrent { .. } => true,
+        StateDecl::KeyValue { .. } => decl.has_window(),
     }
 }
 

@@ -28,7 +28,7 @@ pub trait RemoteState: Send + Sync + Debug {
     /// Takes the last committed step back: the recurrent state becomes the one before it.
     fn undo(&mut self);
 
-    /// The state of the first `positions` positions, as
+    /// The state of the first `positions` positions (those that a window shows, if it has one), as
     /// [`Session::state_values`](super::Session::state_values) has it.
     ///
     /// # Errors

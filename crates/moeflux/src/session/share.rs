@@ -1,5 +1,6 @@
 //! State that outlives the session that computed it, and that other sessions go on from: keys and
-//! values of a range of positions, in pages shared until somebody writes them, and recurrent state.
+//! values of a range of positions, in pages shared until somebody writes them, and, of a position,
+//! the recurrent state and what windows show.
 
 use std::io::{Read, Write};
 use std::ops::Range;
@@ -7,13 +8,14 @@ use std::sync::Arc;
 
 use moeflux_kernels::{Counted, KV_PAGE_TOKENS, KvPage};
 
+use super::checkpoint::{Checkpoint, Saved};
 use super::state::LayerState;
-use super::{Session, SessionShape};
+use super::{Session, SessionShape, forgets};
 use crate::Error;
 use crate::graph::StateDecl;
 
-/// Keys and values of a range of positions in all layers. Its pages are whole: they also hold what
-/// lies before the range in its first page.
+/// Keys and values of a range of positions in all layers that keep them. Its pages are whole: they
+/// also hold what lies before the range in its first page.
 #[derive(Debug)]
 pub struct KeyValues {
     shape: Arc<SessionShape>,
@@ -24,12 +26,13 @@ pub struct KeyValues {
     bytes: u64,
 }
 
-/// The recurrent state behind a position.
+/// The state behind a position that does not keep all before it: recurrent state, and what windows
+/// show.
 #[derive(Debug)]
 pub struct RecurrentState {
     shape: Arc<SessionShape>,
-    /// For each state of that kind, in the graph's order.
-    values: Vec<Vec<f32>>,
+    state: Checkpoint,
+    /// The bytes that pages do not count.
     _counted: Counted,
 }
 
@@ -44,14 +47,10 @@ impl KeyValues {
         positions: Range<usize>,
         pages: Vec<Vec<KvPage>>,
     ) -> KeyValues {
-        let page_bytes = |page: &KvPage| {
-            let (kv_heads, head_dim) = page.shape();
-            KvPage::bytes(page.kv_type(), kv_heads, head_dim)
-        };
         KeyValues {
             shape: Arc::clone(shape),
             positions,
-            bytes: pages.iter().flatten().map(page_bytes).sum(),
+            bytes: pages.iter().flatten().map(KvPage::own_bytes).sum(),
             pages,
         }
     }
@@ -101,7 +100,7 @@ impl KeyValues {
     ) -> std::io::Result<KeyValues> {
         let mut buffer = Vec::new();
         let mut pages = Vec::new();
-        for decl in &shape.states {
+        for decl in shape.states.iter().filter(|decl| !forgets(decl)) {
             let state = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
             let LayerState::KeyValue(cache) = state else {
                 continue;
@@ -122,18 +121,17 @@ impl KeyValues {
 }
 
 impl RecurrentState {
-    fn new(shape: &Arc<SessionShape>, values: Vec<Vec<f32>>) -> RecurrentState {
-        let bytes = values.iter().map(|v| v.len() as u64 * 4).sum();
+    fn new(shape: &Arc<SessionShape>, state: Checkpoint) -> RecurrentState {
         RecurrentState {
             shape: Arc::clone(shape),
-            values,
-            _counted: Counted::new(bytes, &shape.state_bytes),
+            _counted: Counted::new(state.bytes(), &shape.state_bytes),
+            state,
         }
     }
 
     /// Its bytes.
     pub fn bytes(&self) -> u64 {
-        self._counted.bytes()
+        self.state.bytes() + self.state.page_bytes()
     }
 
     /// Writes it, for [`Engine::read_recurrent_state`](crate::Engine::read_recurrent_state).
@@ -142,10 +140,29 @@ impl RecurrentState {
     /// Those of `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut buffer = Vec::new();
-        for values in self.values.iter().flat_map(|v| v.chunks(CHUNK)) {
-            buffer.clear();
-            buffer.extend(values.iter().flat_map(|x| x.to_le_bytes()));
-            out.write_all(&buffer)?;
+        let position = self.state.position;
+        if has_windows(&self.shape) {
+            out.write_all(&(position as u64).to_le_bytes())?;
+        }
+        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
+        for (decl, saved) in forgetful.zip(&self.state.saved) {
+            match saved {
+                Saved::Recurrent(values) => {
+                    for values in values.chunks(CHUNK) {
+                        buffer.clear();
+                        buffer.extend(values.iter().flat_map(|x| x.to_le_bytes()));
+                        out.write_all(&buffer)?;
+                    }
+                }
+                Saved::Window(pages) => {
+                    for (index, page) in (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages)
+                    {
+                        buffer.clear();
+                        page.save(position - index * KV_PAGE_TOKENS, &mut buffer);
+                        out.write_all(&buffer)?;
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -154,23 +171,68 @@ impl RecurrentState {
         shape: &Arc<SessionShape>,
         input: &mut dyn Read,
     ) -> std::io::Result<RecurrentState> {
-        let mut buffer = Vec::new();
-        let mut all = Vec::new();
-        for decl in &shape.states {
-            let StateDecl::Recurrent { len } = *decl else {
-                continue;
-            };
-            let mut state = Vec::with_capacity(len);
-            while state.len() < len {
-                buffer.resize(CHUNK.min(len - state.len()) * 4, 0);
-                input.read_exact(&mut buffer)?;
-                let values = buffer.as_chunks::<4>().0.iter();
-                state.extend(values.map(|b| f32::from_le_bytes(*b)));
-            }
-            all.push(state);
+        let mut position = 0;
+        if has_windows(shape) {
+            let mut bytes = [0; 8];
+            input.read_exact(&mut bytes)?;
+            position = usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX);
         }
-        Ok(RecurrentState::new(shape, all))
+        if position > shape.context_tokens {
+            return Err(std::io::Error::other(
+                "state of a position beyond the context",
+            ));
+        }
+        let mut saved = Vec::new();
+        for decl in &shape.states {
+            match decl {
+                StateDecl::Recurrent { len } => saved.push(Saved::Recurrent(floats(*len, input)?)),
+                StateDecl::KeyValue { .. } if decl.has_window() => {
+                    saved.push(Saved::Window(window(shape, decl, position, input)?));
+                }
+                StateDecl::KeyValue { .. } => {}
+            }
+        }
+        Ok(RecurrentState::new(shape, Checkpoint { position, saved }))
     }
+}
+
+/// Whether the position must be known to tell how much state there is.
+fn has_windows(shape: &SessionShape) -> bool {
+    shape.states.iter().any(StateDecl::has_window)
+}
+
+fn floats(len: usize, input: &mut dyn Read) -> std::io::Result<Vec<f32>> {
+    let (mut buffer, mut values) = (Vec::new(), Vec::with_capacity(len));
+    while values.len() < len {
+        buffer.resize(CHUNK.min(len - values.len()) * 4, 0);
+        input.read_exact(&mut buffer)?;
+        let read = buffer.as_chunks::<4>().0.iter();
+        values.extend(read.map(|b| f32::from_le_bytes(*b)));
+    }
+    Ok(values)
+}
+
+/// The pages that a window shows at `position`.
+fn window(
+    shape: &SessionShape,
+    decl: &StateDecl,
+    position: usize,
+    input: &mut dyn Read,
+) -> std::io::Result<Vec<KvPage>> {
+    let mut state = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
+    let LayerState::KeyValue(cache) = &mut state else {
+        return Ok(Vec::new());
+    };
+    cache.restore(position, Vec::new());
+    cache.reserve(0, position);
+    let mut buffer = Vec::new();
+    for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
+        let held = position - index * KV_PAGE_TOKENS;
+        buffer.resize(page.saved_bytes(held), 0);
+        input.read_exact(&mut buffer)?;
+        page.load(held, &buffer).map_err(std::io::Error::other)?;
+    }
+    Ok(cache.pages().to_vec())
 }
 
 /// Values that are turned into bytes at a time.
@@ -188,7 +250,8 @@ impl Session {
         let mut pages = Vec::new();
         for state in &self.states {
             let home = match state {
-                LayerState::Remote(StateDecl::KeyValue { .. }, _) => self.at_home(state)?,
+                LayerState::Remote(decl, _) if !forgets(decl) => self.at_home(state)?,
+                LayerState::KeyValue(cache) if cache.has_window() => continue,
                 _ => None,
             };
             if let LayerState::KeyValue(cache) = home.as_ref().unwrap_or(state) {
@@ -200,17 +263,16 @@ impl Session {
         Ok(KeyValues::new(&self.shape, positions, pages))
     }
 
-    /// A copy of the recurrent state; `None` where there is no such state.
+    /// A copy of the state that does not keep all positions; `None` where there is no such state.
     ///
     /// # Errors
     /// [`Error::Device`] if the state was on a device that is lost.
     pub fn recurrent_state(&self) -> Result<Option<RecurrentState>, Error> {
-        if !self.has_recurrent_state() {
+        if !self.forgets() {
             return Ok(None);
         }
-        let values = self.states.iter().filter_map(LayerState::recurrent_values);
-        let values = values.collect::<Result<_, Error>>()?;
-        Ok(Some(RecurrentState::new(&self.shape, values)))
+        let state = Checkpoint::of(&self.states, self.len(), &self.shape)?;
+        Ok(Some(RecurrentState::new(&self.shape, state)))
     }
 
     /// See [`Engine::resume`](crate::Engine::resume).
@@ -233,25 +295,29 @@ impl Session {
             }
             end = positions.end;
         }
-        let whole = shape.has_recurrent_state() == recurrent.is_some() || tokens.is_empty();
+        let whole = shape.forgets() == recurrent.is_some() || tokens.is_empty();
         if end < tokens.len() || !whole || tokens.len() > shape.context_tokens {
             return Err(gap(end, tokens.len()));
         }
         let mut session = Session::at_host(shape);
         session.tokens = tokens.to_vec();
-        let mut saved = recurrent.iter().flat_map(|r| &r.values).map(Vec::as_slice);
+        let other =
+            |r: &RecurrentState| has_windows(&session.shape) && r.state.position != tokens.len();
+        if recurrent.is_some_and(other) {
+            return Err(gap(end, tokens.len()));
+        }
+        let mut saved = recurrent.iter().flat_map(|r| r.state.saved.clone());
         let mut layer = 0;
         for state in &mut session.states {
             match state {
-                LayerState::KeyValue(cache) => {
+                LayerState::KeyValue(cache) if !cache.has_window() => {
                     for part in parts {
                         cache.share(part.positions.start / KV_PAGE_TOKENS, &part.pages[layer]);
                     }
                     cache.truncate(tokens.len());
                     layer += 1;
                 }
-                LayerState::Recurrent(state) => state.restore(saved.next()),
-                LayerState::Remote(..) => {}
+                state => state.go_back(tokens.len(), &mut saved)?,
             }
         }
         session.move_out()

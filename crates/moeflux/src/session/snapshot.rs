@@ -3,23 +3,25 @@
 //! Layout, little-endian: magic (8 bytes), model identity (u64), bytes of an element of keys and
 //! values (u64: 2 is f16, 4 is f32), number of tokens (u64), tokens (u32 each), then for each
 //! state in the graph's order either keys and values of the used positions
-//! (`[positions, kv_heads, (key, value), head_dim]`) or the recurrent state (f32); number of
-//! checkpoints (u64), each its position (u64) and its recurrent states; xxh3 of all before (u64).
+//! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too; from
+//! the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
+//! (u64), each its position (u64) and, of that position, the recurrent states and the pages of
+//! windows; xxh3 of all before (u64).
 
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::checkpoint::{Checkpoint, Saved};
 use super::state::{KeyValueCache, LayerState};
-use super::{Checkpoint, MAX_CHECKPOINTS, Session, SessionShape};
+use super::{MAX_CHECKPOINTS, Session, SessionShape, forgets};
 use crate::Error;
-use crate::graph::StateDecl;
 
-/// Format 2.
-const MAGIC: &[u8; 8] = b"MFLXSES2";
+/// Format 3.
+const MAGIC: &[u8; 8] = b"MFLXSES3";
 /// All formats begin with this, and end their magic with their number.
 const MAGIC_STEM: &[u8; 7] = b"MFLXSES";
 
@@ -35,7 +37,10 @@ pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
     for state in &session.states {
         let home = session.at_home(state)?;
         match home.as_ref().unwrap_or(state) {
-            LayerState::KeyValue(cache) => write_cache(&mut out, cache, session.len()),
+            LayerState::KeyValue(cache) => {
+                let first = cache.first_page(session.len());
+                write_pages(&mut out, cache.needed(session.len()), first, session.len());
+            }
             LayerState::Recurrent(r) => write_f32(&mut out, r.current()),
             LayerState::Remote(..) => {}
         }
@@ -43,10 +48,15 @@ pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
     out.extend_from_slice(&(session.checkpoints.len() as u64).to_le_bytes());
     for checkpoint in &session.checkpoints {
         out.extend_from_slice(&(checkpoint.position as u64).to_le_bytes());
-        checkpoint
-            .recurrent
-            .iter()
-            .for_each(|r| write_f32(&mut out, r));
+        let position = checkpoint.position;
+        let forgetful = session.shape.states.iter().filter(|decl| forgets(decl));
+        for (decl, saved) in forgetful.zip(&checkpoint.saved) {
+            let first = decl.first_needed(position) / KV_PAGE_TOKENS;
+            match saved {
+                Saved::Recurrent(values) => write_f32(&mut out, values),
+                Saved::Window(pages) => write_pages(&mut out, pages, first, position),
+            }
+        }
     }
     let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
@@ -59,9 +69,10 @@ fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
     }
 }
 
-fn write_cache(out: &mut Vec<u8>, cache: &KeyValueCache, positions: usize) {
-    for (index, page) in cache.pages().iter().enumerate() {
-        page.save(positions.saturating_sub(index * KV_PAGE_TOKENS), out);
+/// Writes pages from the `first` on, as far as they hold positions before `end`.
+fn write_pages(out: &mut Vec<u8>, pages: &[KvPage], first: usize, end: usize) {
+    for (index, page) in (first..).zip(pages) {
+        page.save(end.saturating_sub(index * KV_PAGE_TOKENS), out);
     }
 }
 
@@ -157,26 +168,35 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
     }
     for _ in 0..checkpoints {
         let position = reader.u64()? as usize;
-        let mut recurrent = Vec::new();
-        for state in &session.shape.states {
-            if let StateDecl::Recurrent { len } = state {
-                let mut values = vec![0.0; *len];
-                reader.f32_into(&mut values)?;
-                recurrent.push(values);
-            }
+        if position > count {
+            return None;
         }
-        session.checkpoints.push(Checkpoint {
-            position,
-            recurrent,
-        });
+        let mut saved = Vec::new();
+        for decl in session.shape.states.iter().filter(|decl| forgets(decl)) {
+            let mut state =
+                LayerState::new(decl, session.shape.kv_type, &session.shape.state_bytes);
+            saved.push(match &mut state {
+                LayerState::Recurrent(recurrent) => {
+                    reader.f32_into(recurrent.current_mut())?;
+                    Saved::Recurrent(recurrent.current().to_vec())
+                }
+                LayerState::KeyValue(cache) => {
+                    read_cache(cache, reader, position)?;
+                    Saved::Window(cache.needed(position).to_vec())
+                }
+                LayerState::Remote(..) => return None,
+            });
+        }
+        session.checkpoints.push(Checkpoint { position, saved });
     }
     session.recount();
     reader.rest.is_empty().then_some(session)
 }
 
 fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
+    cache.restore(positions, Vec::new());
     cache.reserve(0, positions);
-    for (index, page) in cache.pages_mut().iter_mut().enumerate() {
+    for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
         let held = positions - index * KV_PAGE_TOKENS;
         let bytes = reader.take(page.saved_bytes(held))?;
         page.load(held, bytes).ok()?;

@@ -25,10 +25,10 @@ impl LayerState {
     /// Empty state in the host's memory; that of keys and values is added to `count`.
     pub(super) fn new(decl: &StateDecl, kv_type: KvType, count: &Arc<AtomicU64>) -> LayerState {
         match *decl {
-            StateDecl::KeyValue { kv_heads, head_dim } => LayerState::KeyValue(KeyValueCache {
+            StateDecl::KeyValue { .. } => LayerState::KeyValue(KeyValueCache {
                 kv_type,
-                kv_heads,
-                head_dim,
+                decl: *decl,
+                dropped: 0,
                 pages: Vec::new(),
                 count: Arc::clone(count),
             }),
@@ -52,19 +52,25 @@ impl LayerState {
     pub(super) fn growth_bytes(&self, start: usize, end: usize) -> u64 {
         match self {
             LayerState::KeyValue(c) => {
-                let pages = end.div_ceil(KV_PAGE_TOKENS).saturating_sub(c.pages.len());
-                let shared = c.pages.iter().skip(start / KV_PAGE_TOKENS);
-                let shared = shared.filter(|page| page.is_shared()).count();
-                (pages + shared) as u64 * c.page_bytes()
+                let first = c.first_page(start).max(c.dropped);
+                let pages = end.div_ceil(KV_PAGE_TOKENS) - first;
+                let kept = c.pages.iter().skip(first - c.dropped);
+                let written = c.pages.iter().skip(c.written_from(start));
+                let shared = written.filter(|page| page.is_shared()).count();
+                (pages.saturating_sub(kept.count()) + shared) as u64 * c.page_bytes()
             }
             LayerState::Recurrent(_) | LayerState::Remote(..) => 0,
         }
     }
 
-    /// Makes room for the positions `start .. end` to be written.
+    /// Makes room for the positions `start .. end` to be written, and forgets what no query from
+    /// there on needs.
     pub(super) fn reserve(&mut self, start: usize, end: usize) -> Result<(), Error> {
         match self {
-            LayerState::KeyValue(c) => c.reserve(start, end),
+            LayerState::KeyValue(c) => {
+                c.forget(start);
+                c.reserve(start, end);
+            }
             LayerState::Recurrent(r) => r.written = false,
             LayerState::Remote(_, state) => state.reserve(end)?,
         }
@@ -97,12 +103,14 @@ impl LayerState {
 }
 
 /// Keys and values of one layer in pages of [`KV_PAGE_TOKENS`] positions, so that memory grows
-/// with use and never has to be copied.
+/// with use and never has to be copied. Pages that a window has passed are dropped.
 #[derive(Debug)]
 pub struct KeyValueCache {
     kv_type: KvType,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Their shape and window.
+    decl: StateDecl,
+    /// Pages before those that are there.
+    dropped: usize,
     pages: Vec<KvPage>,
     /// Bytes of all sessions' state.
     count: Arc<AtomicU64>,
@@ -110,33 +118,100 @@ pub struct KeyValueCache {
 
 impl KeyValueCache {
     fn page_bytes(&self) -> u64 {
-        KvPage::bytes(self.kv_type, self.kv_heads, self.head_dim)
+        self.decl.page_bytes(self.kv_type)
+    }
+
+    /// The first page that a query at `position` needs.
+    pub(super) fn first_page(&self, position: usize) -> usize {
+        self.decl.first_needed(position) / KV_PAGE_TOKENS
+    }
+
+    /// The first position that a query at `position` needs.
+    pub(super) fn first_needed(&self, position: usize) -> usize {
+        self.decl.first_needed(position)
+    }
+
+    /// Drops what no query from `position` on needs.
+    pub(super) fn forget(&mut self, position: usize) {
+        let passed = self.first_page(position).saturating_sub(self.dropped);
+        self.pages.drain(..passed.min(self.pages.len()));
+        self.dropped += passed;
     }
 
     pub(super) fn new_page(&self) -> KvPage {
-        KvPage::counted(self.kv_type, self.kv_heads, self.head_dim, &self.count)
+        let page = match self.decl {
+            StateDecl::KeyValue {
+                kv_heads,
+                head_dim,
+                is_joint: false,
+                ..
+            } => KvPage::new(self.kv_type, kv_heads, head_dim),
+            StateDecl::KeyValue {
+                kv_heads, head_dim, ..
+            } => KvPage::joint(self.kv_type, kv_heads, head_dim),
+            // A cache is made for keys and values only.
+            StateDecl::Recurrent { .. } => KvPage::new(self.kv_type, 0, 0),
+        };
+        page.counted(&self.count)
+    }
+
+    /// The first page that is written from `position` on, among those that are there.
+    fn written_from(&self, position: usize) -> usize {
+        (position / KV_PAGE_TOKENS).saturating_sub(self.dropped)
     }
 
     /// Makes room for the positions `start .. end` to be written: what is shared there is copied.
     pub(super) fn reserve(&mut self, start: usize, end: usize) {
-        let written = self.pages.iter_mut().skip(start / KV_PAGE_TOKENS);
-        written.for_each(KvPage::make_own);
-        while self.pages.len() * KV_PAGE_TOKENS < end {
+        let from = self.written_from(start);
+        self.pages.iter_mut().skip(from).for_each(KvPage::make_own);
+        while (self.dropped + self.pages.len()) * KV_PAGE_TOKENS < end {
             self.pages.push(self.new_page());
         }
     }
 
-    /// Goes on with pages that others have as well: `pages` are those from number `first` on.
+    /// Goes on with pages that others have as well: `pages` are those from number `first` on. For
+    /// caches without a window.
     pub(super) fn share(&mut self, first: usize, pages: &[KvPage]) {
         self.pages.truncate(first);
         self.pages.extend_from_slice(pages);
     }
 
-    pub(super) fn truncate(&mut self, end: usize) {
-        self.pages.truncate(end.div_ceil(KV_PAGE_TOKENS));
+    /// Whether old positions are forgotten.
+    pub(super) fn has_window(&self) -> bool {
+        self.decl.has_window()
     }
 
-    /// The pages; the first holds position 0.
+    /// Whether a session of `position` tokens finds all it needs here.
+    pub(super) fn reaches(&self, position: usize) -> bool {
+        self.dropped <= self.first_page(position)
+    }
+
+    pub(super) fn truncate(&mut self, end: usize) {
+        let pages = end.div_ceil(KV_PAGE_TOKENS);
+        self.pages.truncate(pages.saturating_sub(self.dropped));
+    }
+
+    /// The pages that a session of `position` tokens needs.
+    pub(super) fn needed(&self, position: usize) -> &[KvPage] {
+        let end = position
+            .div_ceil(KV_PAGE_TOKENS)
+            .saturating_sub(self.dropped);
+        let first = self.first_page(position).saturating_sub(self.dropped);
+        let end = end.min(self.pages.len());
+        &self.pages[first.min(end)..end]
+    }
+
+    /// Takes `pages` for all that a session of `position` tokens needs.
+    pub(super) fn restore(&mut self, position: usize, pages: Vec<KvPage>) {
+        (self.dropped, self.pages) = (self.first_page(position), pages);
+    }
+
+    /// Pages before those that are there.
+    pub(crate) fn dropped(&self) -> usize {
+        self.dropped
+    }
+
+    /// The pages that are there.
     pub(crate) fn pages(&self) -> &[KvPage] {
         &self.pages
     }

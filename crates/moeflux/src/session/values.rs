@@ -1,15 +1,18 @@
 //! A session's state as plain values, for comparing sessions.
 
-use moeflux_kernels::KV_PAGE_TOKENS;
+use std::sync::Arc;
 
-use super::Session;
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+
+use super::remote::RemoteState;
 use super::state::{KeyValueCache, LayerState};
+use super::{Session, SessionShape};
 use crate::Error;
 use crate::graph::StateDecl;
 
 impl Session {
-    /// Each piece of state, in the graph's order: the keys, then the values of all positions,
-    /// `[positions, kv_heads, head_dim]` each, or the recurrent state.
+    /// Each piece of state, in the graph's order: the keys, then the values of all positions that
+    /// a next token needs, `[positions, kv_heads, head_dim]` each, or the recurrent state.
     ///
     /// # Errors
     /// [`Error::Device`] if the state was on a device that is lost.
@@ -40,15 +43,40 @@ impl Session {
         let LayerState::Remote(decl, remote) = state else {
             return Ok(None);
         };
-        let mut home = LayerState::new(decl, self.shape.kv_type, &self.shape.state_bytes);
-        home.take(self.len(), &remote.values(self.len())?)?;
-        Ok(Some(home))
+        let home = LayerState::at_home(decl, &self.shape, self.len(), &**remote);
+        home.map(Some)
     }
 }
 
 impl LayerState {
+    /// State in the host's memory that holds what `remote` has of a session of `positions` tokens.
+    pub(super) fn at_home(
+        decl: &StateDecl,
+        shape: &SessionShape,
+        positions: usize,
+        remote: &dyn RemoteState,
+    ) -> Result<LayerState, Error> {
+        let mut home = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
+        home.take(positions, &remote.values(positions)?)?;
+        Ok(home)
+    }
+
+    /// Keys and values that a session of `positions` tokens needs, in `pages`.
+    pub(super) fn of_pages(
+        decl: &StateDecl,
+        kv_type: KvType,
+        positions: usize,
+        pages: Vec<KvPage>,
+    ) -> LayerState {
+        let mut state = LayerState::new(decl, kv_type, &Arc::default());
+        if let LayerState::KeyValue(cache) = &mut state {
+            cache.restore(positions, pages);
+        }
+        state
+    }
+
     /// See [`Session::state_values`].
-    fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
+    pub(super) fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         match self {
             LayerState::KeyValue(cache) => Ok(values(cache, positions)),
             LayerState::Recurrent(recurrent) => Ok(recurrent.current().to_vec()),
@@ -69,14 +97,18 @@ impl LayerState {
         match self {
             LayerState::Recurrent(recurrent) => recurrent.current_mut().copy_from_slice(values),
             LayerState::KeyValue(cache) => {
+                let first = cache.first_needed(positions);
+                cache.restore(positions, Vec::new());
                 cache.reserve(0, positions);
                 let (keys, values) = values.split_at(values.len() / 2);
-                let width = keys.len() / positions.max(1);
-                for position in 0..positions {
-                    let page = &mut cache.pages_mut()[position / KV_PAGE_TOKENS];
+                let width = keys.len() / (positions - first).max(1);
+                for position in first..positions {
+                    let page = position / KV_PAGE_TOKENS - cache.dropped();
+                    let page = &mut cache.pages_mut()[page];
                     let (kv_heads, dim) = page.shape();
                     for head in 0..kv_heads {
-                        let at = position * width + head * dim..position * width + (head + 1) * dim;
+                        let at = (position - first) * width + head * dim;
+                        let at = at..at + dim;
                         let (key, value) = (&keys[at.clone()], &values[at]);
                         page.write(position % KV_PAGE_TOKENS, head, key, value)?;
                     }
@@ -90,8 +122,8 @@ impl LayerState {
 
 fn values(cache: &KeyValueCache, positions: usize) -> Vec<f32> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    for position in 0..positions {
-        let page = &cache.pages()[position / KV_PAGE_TOKENS];
+    for position in cache.first_needed(positions)..positions {
+        let page = &cache.pages()[position / KV_PAGE_TOKENS - cache.dropped()];
         let (kv_heads, head_dim) = page.shape();
         for head in 0..kv_heads {
             let (mut key, mut value) = (vec![0.0; head_dim], vec![0.0; head_dim]);

@@ -1,14 +1,15 @@
 //! Text at the edges of a model: tokenizer, chat templates, incremental decoding, stop tokens.
 //!
-//! Knows the Hugging Face files that describe these (`tokenizer.json`, `tokenizer_config.json`,
-//! `chat_template.jinja`, `generation_config.json`) and nothing of weights or sessions. What GGUF
-//! files have in their place is read in `gguf`.
+//! Knows the Hugging Face files that describe these (`tokenizer.json` or `tiktoken.model`,
+//! `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`) and nothing of weights
+//! or sessions. What GGUF files have in their place is read in `gguf`.
 
 mod files;
 mod generation_config;
 mod message;
 mod stream;
 mod template;
+mod tiktoken;
 mod tokenizer;
 
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ pub enum TextError {
         /// The file.
         path: PathBuf,
     },
-    /// A GGUF file asks for a kind of tokenizer that is not there.
+    /// A file asks for a kind of tokenizer that is not there.
     #[error("{path}: {key} `{found}` is not supported; supported: {known}", path = path.display())]
     Unsupported {
         /// The file.

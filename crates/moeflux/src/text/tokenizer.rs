@@ -20,13 +20,16 @@ impl Tokenizer {
         Self { inner, path }
     }
 
-    /// Opens `tokenizer.json` in a model directory.
+    /// Opens `tokenizer.json` in a model directory, or `tiktoken.model` where there is none.
     ///
     /// # Errors
     /// The file is missing, unreadable, or not a tokenizer.
     pub fn open(dir: &Path) -> Result<Self, TextError> {
         let path = dir.join("tokenizer.json");
         let Some(text) = super::read_optional(&path)? else {
+            if let Some(tokenizer) = super::tiktoken::open(dir)? {
+                return Ok(tokenizer);
+            }
             let hint = "copy tokenizer.json from the model's source, or give token ids";
             return Err(TextError::Missing { path, hint });
         };

@@ -9,6 +9,7 @@ use moeflux_formats::{
 
 use super::files::ModelFiles;
 use super::layout::{MatrixLayout, PART_ALIGN, check_shape, find_matrix, plain_codec};
+use super::turned::{Turned, is_turned, turned_layer};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
 
@@ -62,26 +63,40 @@ impl ExpertTable {
             layers: BTreeMap::new(),
             prepare: None,
         };
-        let mut layouts = BTreeMap::new();
+        let (mut layouts, mut turned) = (BTreeMap::new(), BTreeMap::new());
         if files.packed().is_none() {
             catalog.files = files.dense().files().to_vec();
         }
         for layer in &blueprint.experts {
             let (layout, records) = match files.packed() {
                 Some(packed) => packed_layer(files, packed, layer, &mut catalog)?,
+                None if is_turned(files, layer) => {
+                    let name = files.full_name(&layer.name);
+                    let (layout, records, form) = turned_layer(files.dense(), &name, layer)?;
+                    turned.insert(layer.layer, form);
+                    (layout, records)
+                }
                 None => plain_layer(files, layer)?,
             };
             layouts.insert(layer.layer, layout);
             catalog.layers.insert(layer.layer, records);
         }
-        Ok(ExpertTable::new(catalog, layouts))
+        Ok(ExpertTable::new(catalog, layouts, turned))
     }
 
-    /// Puts a table together; experts are arranged as they arrive.
-    pub(super) fn new(mut catalog: Catalog, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertTable {
+    /// Puts a table together; experts are arranged as they arrive, those in `turned` after they
+    /// were brought into order.
+    pub(super) fn new(
+        mut catalog: Catalog,
+        layouts: BTreeMap<usize, ExpertLayout>,
+        turned: BTreeMap<usize, Turned>,
+    ) -> ExpertTable {
         let arranged = layouts.clone();
         catalog.prepare = Some(Prepare::new(move |layer, bytes| {
             let layout = arranged.get(&layer).ok_or("its layer has no layout")?;
+            if let Some(turned) = turned.get(&layer) {
+                turned.settle(bytes).map_err(|e| e.to_string())?;
+            }
             layout.arrange(bytes).map_err(|e| e.to_string())
         }));
         ExpertTable { catalog, layouts }
@@ -327,7 +342,12 @@ fn three(places: Vec<MatrixLayout>) -> Result<[MatrixLayout; 3], Error> {
         .map_err(|_| Error::Internal("an expert has three matrices".to_owned()))
 }
 
-fn segment(info: &TensorInfo, first_byte: u64, bytes: u64, slot_offset: usize) -> Segment {
+pub(super) fn segment(
+    info: &TensorInfo,
+    first_byte: u64,
+    bytes: u64,
+    slot_offset: usize,
+) -> Segment {
     Segment {
         file: info.file as u32,
         offset: info.offset + first_byte,

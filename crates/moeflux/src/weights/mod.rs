@@ -6,6 +6,7 @@ mod files;
 mod layout;
 mod parts;
 mod resident;
+mod turned;
 
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;

@@ -273,6 +273,8 @@ fn folded(
             let tap = |i: usize| values[(i % channels) * kernel + i / channels];
             (0..values.len()).map(tap).collect()
         }
+        VectorFold::Even => values.into_iter().step_by(2).collect(),
+        VectorFold::Odd => values.into_iter().skip(1).step_by(2).collect(),
         VectorFold::LogOfNegated if values.iter().all(|&v| v <= 0.0) => {
             // In f64, so that the rounding to f32 is the only one.
             let log = |v: f32| (-f64::from(v)).ln() as f32;

@@ -7,12 +7,17 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 17] = [
+pub const FIXTURES: [&str; 22] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
     "glm4_moe",
     "glm4_moe_air",
+    "glm4_moe_lite",
+    "gpt_oss",
+    "kimi_k2",
+    "kimi_k25",
+    "kimi_linear",
     "minimax_m2",
     "mixtral",
     "olmoe",

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use moeflux::backend::TierStats;
 use moeflux::cost::StepShape;
 use moeflux::{Engine, Session, Want};
 
@@ -49,6 +50,8 @@ pub struct Measured {
     /// Without the disk, whose rate the caller knows.
     pub floor: Floor,
     pub profile: Option<Profile>,
+    /// What a device's memory for experts did in all repetitions together.
+    pub tier: Option<TierStats>,
 }
 
 impl Runner<'_> {
@@ -63,6 +66,7 @@ impl Runner<'_> {
             self.pass(test, session, WARM_UP, &mut bar, None)?;
         }
         self.engine.reset_stats();
+        let tier_before = self.engine.stats().tier;
         let mut rates = Vec::with_capacity(self.repetitions);
         let mut total_seconds = 0.0;
         for repetition in 1..=self.repetitions {
@@ -70,6 +74,10 @@ impl Runner<'_> {
             rates.push(test.tokens as f64 / seconds);
             total_seconds += seconds;
         }
+        let tier = self.engine.stats().tier;
+        let tier = tier
+            .zip(tier_before)
+            .map(|(now, before)| now.since(&before));
         let stats = self.engine.stats().experts;
         let asked = stats.hits + stats.misses;
         let experts = asked as f64 / stats.leases.max(1) as f64;
@@ -92,6 +100,7 @@ impl Runner<'_> {
             seconds: total_seconds,
             floor: Floor::of(self.engine, self.machine, steps.into_iter()),
             profile,
+            tier,
         })
     }
 

@@ -10,6 +10,7 @@ mod plan;
 mod profile;
 mod progress;
 mod report;
+mod tier;
 
 use std::cell::OnceCell;
 use std::path::Path;
@@ -293,7 +294,8 @@ impl Bench<'_> {
 
     /// What `moeflux plan` would say of this engine, if experts have to be read.
     fn forecast(&self, loaded: &Loaded) -> Result<Option<Forecast>, Failure> {
-        if loaded.all_resident {
+        // A device's speed is not foretold.
+        if loaded.all_resident || loaded.engine.stats().tier.is_some() {
             return Ok(None);
         }
         Ok(Some(Forecast {
@@ -313,7 +315,10 @@ impl Bench<'_> {
     /// Prints a row as soon as it is there, where the form allows it.
     fn print(&self, row: &Row, is_first: bool) -> Result<(), Failure> {
         match self.form {
-            Form::Table => output::line(&row.text()),
+            Form::Table => {
+                output::line(&row.text())?;
+                row.tier().map_or(Ok(()), output::line)
+            }
             Form::Csv if is_first => output::line(&format!("{}\n{}", row.csv_header(), row.csv())),
             Form::Csv => output::line(&row.csv()),
             Form::Json => Ok(()),

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::Loaded;
 use super::measure::Measured;
 use super::plan::Kind;
+use super::tier::{Tier, backend};
 use crate::floor::Machine;
 use crate::measure::DiskRate;
 use crate::size;
@@ -13,6 +14,7 @@ use crate::size;
 /// One line of the result: a test with a number of threads.
 pub struct Row {
     fields: Vec<(&'static str, Value)>,
+    tier: Option<String>,
 }
 
 impl Row {
@@ -49,7 +51,7 @@ impl Row {
             ("model_bytes", json!(info.dense_bytes + info.expert_bytes)),
             ("parameters", json!(info.parameters)),
             ("codec", json!(expert_codec(info))),
-            ("backend", json!("cpu")),
+            ("backend", json!(backend(stats.tier.as_ref()))),
             ("isa", json!(stats.isa.to_string())),
             ("activations", json!(stats.activations.to_string())),
             ("kv", json!(stats.kv.to_string())),
@@ -91,7 +93,20 @@ impl Row {
                 json!(predicted.map(|predicted| rates.mean / predicted)),
             ),
         ];
-        Row { fields }
+        let tier = measured
+            .tier
+            .map(|stats| Tier::of(&stats, info, repetitions * test.tokens));
+        let mut row = Row {
+            fields,
+            tier: tier.as_ref().map(Tier::text),
+        };
+        row.fields.extend(Tier::fields(tier.as_ref()));
+        row
+    }
+
+    /// What a device's memory for experts did, for people.
+    pub fn tier(&self) -> Option<&str> {
+        self.tier.as_deref()
     }
 
     /// The row as an object.
@@ -272,7 +287,7 @@ pub fn machine_json(loaded: &Loaded, machine: &Machine) -> Value {
     let stats = loaded.engine.stats();
     let kernels = kernels(machine).map(|(name, rate)| (name, json!(rate)));
     json!({
-        "backend": "cpu",
+        "backend": backend(stats.tier.as_ref()),
         "isa": stats.isa.to_string(),
         "threads": stats.threads,
         "activations": stats.activations.to_string(),

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use moeflux::formats::Codec;
-use moeflux::graph::{BufferId, GraphBuilder, Op, WeightId};
-use moeflux::kernels::{GroupedRouting, Scores};
+use moeflux::graph::{BufferId, ExpertForm, GraphBuilder, Op, WeightId};
+use moeflux::kernels::{Glu, GroupedRouting, Scores};
 use moeflux::weights::{ExpertPart, WeightPart};
 
 use super::{graph_of, inputs, least_cols};
@@ -105,14 +105,39 @@ pub(super) fn grouped_router(random: &mut Random, scores: Scores) -> Case {
 
 /// A choice that is given: distinct experts for each token, in random order.
 pub(super) fn experts(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    given_experts(random, codec, false)
+}
+
+/// The same with biases and a clamped activation.
+pub(super) fn biased_experts(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
+    given_experts(random, codec, true)
+}
+
+fn given_experts(random: &mut Random, codec: Codec, is_biased: bool) -> Result<Case, HarnessError> {
     let layer = Layer::new(random, codec)?;
     let count = layer.experts.len();
     let top_k = random.within(1, count.min(4));
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", layer.hidden), g.buffer("out", layer.hidden));
     let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
-    let op = experts_op((x, ids, weights, out), top_k);
-    let mut case = Case::new(format!("experts {}", layer.codec), graph_of(g, op, out));
+    let mut op = experts_op((x, ids, weights, out), top_k);
+    if let (Op::Experts { form, .. }, true) = (&mut op, is_biased) {
+        form.glu = Glu::Clamped {
+            limit: 0.7,
+            alpha: 1.7,
+            offset: 1.0,
+        };
+        form.biases = Some([0, 1, 2].map(WeightId::new));
+    }
+    let name = format!("{} {}", op.name(), layer.codec);
+    let mut case = Case::new(name, graph_of(g, op, out));
+    if is_biased {
+        let intermediate = layer.experts[0].gate.rows;
+        for rows in [intermediate, intermediate, layer.hidden] {
+            let bias = random.floats(count * rows, 0.5);
+            case.weights.push(WeightPart::Vector(bias));
+        }
+    }
     let n = random.within(1, 20);
     let mut data = inputs(random, n, &[(x, layer.hidden, 1.0), (weights, top_k, 1.0)]);
     let mut chosen = Vec::with_capacity(n * top_k);
@@ -182,6 +207,7 @@ fn experts_op(
         weights,
         top_k,
         layer: 3,
+        form: ExpertForm::default(),
         out,
     }
 }

@@ -8,7 +8,7 @@ mod state;
 
 use moeflux::formats::{AffineCodec, BlockCodec, Codec};
 use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
-use moeflux::kernels::Scores;
+use moeflux::kernels::{Decay, Scores};
 
 use crate::{Case, HarnessError, Random};
 
@@ -41,12 +41,16 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         rowwise::shared_slots(random),
         state::kv_append(random),
         state::attention(random),
+        state::windowed_attention(random),
         state::conv1d_silu(random),
         state::gated_delta(random),
+        state::keyed_delta(random, Decay::Key),
+        state::keyed_delta(random, Decay::KeyBounded { floor: -5.0 }),
         experts::router(random),
         experts::grouped_router(random, Scores::Sigmoid),
         experts::grouped_router(random, Scores::Softmax),
         experts::experts(random, codec(2))?,
+        experts::biased_experts(random, codec(3))?,
         experts::routed(random, codec(0))?,
     ];
     for case in &mut cases {

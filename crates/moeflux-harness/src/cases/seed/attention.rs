@@ -124,10 +124,7 @@ impl Data {
             graph.buffer("k", kv_heads * HEAD_DIM),
             graph.buffer("v", kv_heads * HEAD_DIM),
         );
-        let state = graph.state(StateDecl::KeyValue {
-            kv_heads,
-            head_dim: HEAD_DIM,
-        });
+        let state = graph.state(StateDecl::key_value(kv_heads, HEAD_DIM));
         graph.push(Op::KvAppend { k, v, state });
         graph.push(Op::Attention {
             q,
@@ -137,7 +134,9 @@ impl Data {
                 kv_heads,
                 head_dim: HEAD_DIM,
                 scale: 1.0 / (HEAD_DIM as f32).sqrt(),
+                window: None,
             },
+            sinks: None,
             out,
         });
         let mut case = Case::new(name, graph.finish(out));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use moeflux::graph::{GraphBuilder, Op};
+use moeflux::graph::{ExpertForm, GraphBuilder, Op};
 use moeflux::weights::ExpertPart;
 
 use super::SeedCase;
@@ -36,6 +36,7 @@ pub(super) fn permute_fuse(name: &str) -> SeedCase {
         weights: shares,
         top_k: k,
         layer: 0,
+        form: ExpertForm::default(),
         out,
     });
     let chosen = CHOICE.as_flattened().iter();

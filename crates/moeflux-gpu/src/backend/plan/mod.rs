@@ -1,0 +1,128 @@
+//! What a step of few tokens dispatches: a graph's operations, neighbours of which are one kernel
+//! where `ops::decode` has one for them. What follows from the graph alone is decided here, once.
+//!
+//! A norm goes into the products that read it, a gate or activation into the product behind it, an
+//! addition to the residual stream into the product before it, all products of a vector into one
+//! dispatch; a recurrent layer's convolution into its delta rule, what comes before attention into one
+//! kernel, and all behind the routed experts' activations into another.
+
+mod find;
+mod uses;
+
+use moeflux::Error;
+use moeflux::backend::ExpertStage;
+use moeflux::graph::{BufferId, Graph, WeightId};
+use moeflux::weights::Weights;
+
+/// A piece of a step.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An operation by itself, by its place in the graph.
+    Op(usize),
+    Products(Products),
+    Heads(Heads),
+    Delta(Delta),
+    Experts(Experts),
+}
+
+/// What a product's vector is made of; see [`crate::ops::decode::Input`].
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Plain(BufferId),
+    Norm {
+        x: BufferId,
+        weight: WeightId,
+        eps: f32,
+    },
+    GatedNorm {
+        x: BufferId,
+        gate: BufferId,
+        weight: WeightId,
+        eps: f32,
+    },
+    SigmoidMul {
+        x: BufferId,
+        gate: BufferId,
+        pairs: Option<usize>,
+    },
+    Swiglu {
+        gate: BufferId,
+        up: BufferId,
+    },
+}
+
+#[derive(Debug)]
+pub(super) struct Products {
+    pub source: Source,
+    pub outputs: Vec<(WeightId, BufferId)>,
+    pub added: Option<BufferId>,
+}
+
+/// What comes before attention: places in the graph of the operations whose fields it takes.
+#[derive(Debug)]
+pub(super) struct Heads {
+    /// Queries, before splitting, norm and rotation.
+    pub q: BufferId,
+    pub is_paired: bool,
+    pub k: BufferId,
+    pub v: BufferId,
+    /// Norms of queries and keys.
+    pub norms: Option<(WeightId, WeightId, f32)>,
+    /// The queries' rotation.
+    pub rope: usize,
+    pub append: usize,
+    pub out: BufferId,
+}
+
+#[derive(Debug)]
+pub(super) struct Delta {
+    pub conv: usize,
+    pub rule: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Experts {
+    pub op: usize,
+    pub source: Source,
+    pub shared: Option<Shared>,
+    pub added: Option<BufferId>,
+    pub out: BufferId,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shared {
+    pub gate: BufferId,
+    pub up: BufferId,
+    pub down: WeightId,
+    pub scale: Option<BufferId>,
+}
+
+/// The pieces of a step in order, and what is stored side by side.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub items: Vec<Item>,
+    /// Buffers that the items write; those of a set lie in one piece of memory.
+    pub sets: Vec<Vec<BufferId>>,
+}
+
+impl Plan {
+    pub fn new(graph: &Graph, weights: &Weights, stage: &ExpertStage) -> Result<Plan, Error> {
+        let items = find::items(graph, weights, stage)?;
+        let mut sets = Vec::new();
+        for item in &items {
+            match item {
+                Item::Op(op) => match &graph.ops[*op] {
+                    // Whoever reads choices reads their weights too.
+                    op @ (moeflux::graph::Op::Router { .. }
+                    | moeflux::graph::Op::GroupedRouter { .. }) => sets.push(op.writes()),
+                    op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
+                },
+                Item::Products(p) => sets.push(p.outputs.iter().map(|&(_, id)| id).collect()),
+                Item::Heads(h) => sets.push(vec![h.out]),
+                Item::Delta(d) => sets.push(graph.ops[d.rule].writes()),
+                Item::Experts(e) => sets.push(vec![e.out]),
+            }
+        }
+        Ok(Plan { items, sets })
+    }
+}

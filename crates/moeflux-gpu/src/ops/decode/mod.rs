@@ -1,0 +1,50 @@
+//! Kernels for steps of few tokens, where what counts is how many dispatches follow one another: each
+//! does what several operations of a graph do. A row's arithmetic does not depend on the others.
+
+mod delta_step;
+mod expert_act;
+mod expert_sum;
+mod heads;
+mod input;
+mod products;
+
+pub(crate) use delta_step::has_shape as has_delta_shape;
+pub use delta_step::{DeltaStep, delta_step};
+pub use expert_act::{ExpertAct, expert_act};
+pub use expert_sum::{ExpertSum, SharedExpert, expert_sum};
+pub use heads::{Heads, heads};
+pub use input::Input;
+pub(crate) use input::has_pieces;
+pub use products::{MAX_SEGMENTS, Segment, products};
+
+use crate::matrix::Form;
+use crate::{Param, Shader};
+
+/// Every kernel of this module with sets of parameters, for checking translations.
+pub(super) fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<Param>>)> {
+    vec![
+        products::kernels(),
+        expert_act::kernels(),
+        expert_sum::kernels(),
+        heads::kernels(),
+        delta_step::kernels(),
+    ]
+}
+
+/// Whether these kernels can read a matrix of this form.
+pub fn is_readable(form: &Form) -> bool {
+    form.cols > 0
+        && form
+            .cols
+            .is_multiple_of(if form.rounding().is_some() { 32 } else { 8 })
+}
+
+/// Threads of a workgroup for this many runs of a row.
+fn threads(runs: usize, least: usize) -> u32 {
+    (runs * 4).next_power_of_two().clamp(least, 256) as u32
+}
+
+/// Runs of a row.
+fn runs(form: &Form) -> usize {
+    form.cols.div_ceil(form.span())
+}
