@@ -22,7 +22,7 @@ Exit codes:
     3  a model or file is missing, malformed, or of an unsupported kind
     4  the memory budget is too small
     5  corrupt or truncated data: weights or a saved session
-    6  the system failed to read or write, or a device failed
+    6  the system failed to read or write, a device failed, or a server to answer
     7  the tokenizer or the chat template failed
     8  tokens outside the vocabulary, or more of them than the context holds
     9  the output exists already, or there is no room for it
@@ -62,6 +62,9 @@ pub enum Failure {
     /// A download failed.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// A server that was asked could not be reached, or refused.
+    #[error("{server}: {problem}")]
+    Remote { server: String, problem: String },
     /// The library failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -110,7 +113,7 @@ impl Failure {
             Failure::Input { .. } => INPUT,
             Failure::SessionFile { .. } => CORRUPT,
             Failure::File { source, .. } => io_code(source),
-            Failure::Terminal(_) => SYSTEM,
+            Failure::Terminal(_) | Failure::Remote { .. } => SYSTEM,
             Failure::BrokenPipe => 0,
             Failure::Interrupted => INTERRUPTED,
             Failure::Server(ServerError::Open(_)) => USAGE,

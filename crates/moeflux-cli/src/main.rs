@@ -8,10 +8,12 @@ mod device;
 mod failure;
 mod floor;
 mod interrupt;
+mod key;
 mod measure;
 mod model;
 mod output;
 mod predict;
+mod remote;
 mod session_file;
 mod size;
 

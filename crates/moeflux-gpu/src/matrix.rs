@@ -4,7 +4,8 @@
 //! rearrangement on their way; a last tile of fewer rows is filled up. Floats lie row after row,
 //! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
@@ -174,11 +175,11 @@ impl Form {
 
     /// What `form.wgsl` needs to know of the second form of a kernel (see [`crate::Shader`]).
     pub(crate) fn second_params(&self) -> Vec<Param> {
-        let second = |name| SECOND_NAMES.iter().find(|(first, _)| *first == name);
+        static NAMES: OnceLock<HashMap<&str, &'static str>> = OnceLock::new();
+        let names = NAMES.get_or_init(|| SECOND_NAMES.into_iter().collect());
         let params = self.params().into_iter();
-        params
-            .filter_map(|(name, value)| Some((second(name)?.1, value)))
-            .collect()
+        let second = params.map(|(name, value)| names.get(name).map(|second| (*second, value)));
+        second.flatten().collect()
     }
 
     /// What `form.wgsl` needs to know.
@@ -247,6 +248,22 @@ impl Form {
             MatrixData::F8(_) => {}
             MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
         }
+    }
+
+    /// Gives `put` the matrix in this form: parts of it, each with its first byte.
+    pub(crate) fn put(&self, matrix: &Matrix<'_>, put: &mut dyn FnMut(usize, &[u8])) {
+        if let MatrixData::Coded(coded) = matrix.data()
+            && self.rows.is_multiple_of(TILE)
+        {
+            let [weights, scales, _] = self.parts();
+            put(0, coded.weights);
+            put(weights, bytemuck::cast_slice(coded.scales));
+            put(weights + scales, bytemuck::cast_slice(coded.biases));
+            return;
+        }
+        let mut packed = Vec::with_capacity(self.bytes());
+        self.pack(matrix, &mut packed);
+        put(0, &packed);
     }
 
     fn pack_rows(&self, bytes: &[u8], element_bytes: usize, out: &mut Vec<u8>) {

@@ -26,7 +26,7 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, GraphRunner, KernelRate, Logits, MemoryPlan, Span, Stats, Want};
+pub use engine::{Best, Engine, GraphRunner, KernelRate, Logits, MemoryPlan, Span, Stats, Want};
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
