@@ -97,6 +97,31 @@ class OpenAi(unittest.TestCase):
         reply = self.client.completions.create(model="demo", prompt=prompt, max_tokens=50)
         self.assertEqual(reply.choices[0].text, ANSWER)
 
+    def test_response(self):
+        reply = self.client.responses.create(model="demo", input=QUESTION, max_output_tokens=50)
+        self.assertEqual((reply.status, reply.output_text), ("completed", ANSWER))
+        self.assertGreater(reply.usage.output_tokens, 3)
+        with self.client.responses.stream(model="demo", input=QUESTION) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_response()
+        self.assertEqual((kinds[0], kinds[-1]), ("response.created", "response.completed"))
+        self.assertEqual(final.output_text, ANSWER)
+
+    def test_response_tools(self):
+        tool = {"type": "function", **OPENAI_TOOL["function"]}
+        reply = self.client.responses.create(model="demo", input=RAIN, tools=[tool])
+        call = reply.output[0]
+        self.assertEqual((call.type, json.loads(call.arguments)), ("function_call", {"city": "Paris"}))
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "It is sunny."}
+        talk = user(RAIN) + [call.model_dump(exclude_none=True), result]
+        self.client.responses.create(model="demo", input=talk, tools=[tool], max_output_tokens=30)
+
+    def test_cached_tokens(self):
+        story = user("Tell me a story about a fox. " * 30)
+        self.client.chat.completions.create(model="demo", messages=story, max_tokens=1)
+        reply = self.client.chat.completions.create(model="demo", messages=story, max_tokens=1)
+        self.assertGreater(reply.usage.prompt_tokens_details.cached_tokens, 100)
+
     def test_models(self):
         self.assertEqual([m.id for m in self.client.models.list()], ["demo"])
         self.assertEqual(self.client.models.retrieve("demo").id, "demo")
@@ -147,6 +172,11 @@ class Anthropic(unittest.TestCase):
         reply = self.client.messages.create(model="demo", max_tokens=100, messages=user(QUESTION), tools=[ANTHROPIC_TOOL],
                                             tool_choice=choice)
         self.assertEqual(reply.content[-1].name, "get_weather")
+
+    def test_thinking_and_system(self):
+        reply = self.client.messages.create(model="demo", max_tokens=60, messages=user(QUESTION), system="Be brief.",
+                                            thinking={"type": "disabled"}, stop_sequences=["after"])
+        self.assertEqual((reply.stop_reason, reply.stop_sequence), ("stop_sequence", "after"))
 
     def test_errors(self):
         with self.assertRaises(anthropic.NotFoundError):

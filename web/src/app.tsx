@@ -106,25 +106,50 @@ function Trouble() {
   );
 }
 
+/** Keys that scroll up. */
+const UPWARD = ["ArrowUp", "PageUp", "Home"];
+/** A browser scrolls by and by, and stops if the page scrolls meanwhile; this is time enough. */
+const LEAVING_MS = 400;
+
 /** The messages; the view stays at the end while the user does not scroll away from it. */
 function Messages() {
   const box = useRef<HTMLDivElement>(null);
   const atEnd = useRef(true);
+  /** Where this put the view last. */
+  const put = useRef({ top: 0, height: 0 });
+  /** When the user last began to scroll away. */
+  const left = useRef(-Infinity);
   const messages = shown.value;
   useLayoutEffect(() => {
     atEnd.current = true;
+    put.current = { top: 0, height: 0 };
   }, [open.value.id, messages.length]);
   useLayoutEffect(() => {
     const element = box.current;
-    if (element && atEnd.current) element.scrollTop = element.scrollHeight;
+    if (!element) return;
+    const { top, height } = put.current;
+    // The user's scrolling may be seen here before its event comes.
+    if (element.scrollTop < top - 1 && element.scrollHeight >= height) atEnd.current = false;
+    const leaving = performance.now() - left.current < LEAVING_MS;
+    if (atEnd.current && !leaving) element.scrollTop = element.scrollHeight;
+    put.current = { top: element.scrollTop, height: element.scrollHeight };
   });
   const onScroll = () => {
     const element = box.current;
     if (!element) return;
     atEnd.current = element.scrollHeight - element.scrollTop - element.clientHeight < 40;
   };
+  const leave = () => (left.current = performance.now());
   return (
-    <div class="messages" ref={box} onScroll={onScroll} tabIndex={-1}>
+    <div
+      class="messages"
+      ref={box}
+      tabIndex={-1}
+      onScroll={onScroll}
+      onWheel={(event) => event.deltaY < 0 && leave()}
+      onTouchMove={leave}
+      onKeyDown={(event) => UPWARD.includes(event.key) && leave()}
+    >
       <div class="column" role="log" aria-label="Conversation">
         {messages.length === 0 && <Welcome />}
         {messages.map((message, at) => (

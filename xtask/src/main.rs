@@ -1,8 +1,9 @@
 //! Developer chores. `cargo xtask check` is the one gate: formatting, lints, documentation,
-//! licences, the server's page and the other targets. The tests are `cargo test --release --workspace`.
+//! licences, known vulnerabilities, the server's page and clients, and the other targets. The tests are `cargo test --release --workspace`.
 //! `cargo xtask peer` measures moeflux beside llama.cpp, `cargo xtask synth` makes random models of
 //! real shapes, `cargo xtask soak` disturbs the engine in every way for a while.
 
+mod clients;
 mod command;
 mod page;
 mod peer;
@@ -67,7 +68,9 @@ fn check() -> Result<()> {
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     licences()?;
+    advisories()?;
     page::check()?;
+    clients::check()?;
     macos()?;
     neon()
 }
@@ -85,6 +88,27 @@ fn licences() -> Result<()> {
     let mut arguments = vec!["deny", "--offline", "check", "--hide-inclusion-graph"];
     arguments.extend(["licenses", "bans", "sources"]);
     cargo("licences", &arguments)
+}
+
+/// Known vulnerabilities of what is used, where their list can be fetched.
+fn advisories() -> Result<()> {
+    if !installed("cargo-deny") {
+        let reason = "cargo-deny is not installed (cargo install cargo-deny)";
+        return skip("advisories", reason);
+    }
+    let mut fetch = Command::new(cargo_path());
+    let fetched = fetch.args(["deny", "fetch", "db"]).output();
+    if !fetched.is_ok_and(|fetched| fetched.status.success()) {
+        return skip("advisories", "their list cannot be fetched from GitHub");
+    }
+    let arguments = [
+        "deny",
+        "--offline",
+        "check",
+        "--hide-inclusion-graph",
+        "advisories",
+    ];
+    cargo("advisories", &arguments)
 }
 
 /// Type-checks everything for macOS.

@@ -1,8 +1,9 @@
 //! The server's page: its committed build is what its source gives, and its tests.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,7 +13,7 @@ const COMMITTED: &str = "crates/moeflux-server/page";
 const NODE: (u32, u32) = (20, 19);
 
 /// Builds the page anew, compares it with the committed files, and runs its tests; those in a
-/// browser where there is one.
+/// browser where there is one, with the stand-in and with the server itself.
 pub fn check() -> Result<()> {
     if !super::installed("npm") || node_version()? < NODE {
         let (major, minor) = NODE;
@@ -32,10 +33,50 @@ pub fn check() -> Result<()> {
     compare(&built)?;
     super::run("page: tests", &mut npm(&["test"]))?;
     if super::installed("chromium") || std::env::var_os("CHROMIUM").is_some() {
-        return super::run("page: browser", &mut npm(&["run", "test:browser"]));
+        super::run("page: browser", &mut npm(&["run", "test:browser"]))?;
+        let server = Server::start()?;
+        let mut tests = npm(&["run", "test:served"]);
+        return super::run("page: served", tests.env("PAGE_SERVER", &server.url));
     }
     let reason = "no Chromium (apt install chromium, or set CHROMIUM to its path)";
     super::skip("page: browser", reason)
+}
+
+/// A `moeflux serve` with the demo model; it ends when this is dropped.
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start() -> Result<Server> {
+        let arguments = ["serve", "--port", "0", "--memory", "1GiB", "--no-warm"];
+        let mut command = Command::new(super::built_moeflux()?);
+        command.args(arguments).stderr(Stdio::piped());
+        let mut process = command.spawn().context("cannot start moeflux serve")?;
+        let told = process.stderr.take().context("it has no standard error")?;
+        let mut lines = BufReader::new(told).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| {
+            let (_, rest) = line.split_once("http://")?;
+            Some(format!("http://{}", rest.split('/').next()?))
+        });
+        // What else it says must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        let url = url.unwrap_or_default();
+        let server = Server { process, url };
+        match server.url.is_empty() {
+            true => bail!("moeflux serve did not say where it listens"),
+            false => Ok(server),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 fn npm(arguments: &[&str]) -> Command {

@@ -65,7 +65,7 @@ pub struct ModelArgs {
     pub no_lock: bool,
     /// Do not begin by reading the experts that were used most by earlier runs, nor write down what
     /// this one uses (FILE.gguf.popularity, or .moeflux-popularity in the model's directory); only
-    /// run, chat and eval answers do that at all
+    /// run, chat, serve and eval answers do that at all
     #[arg(long)]
     pub no_warm: bool,
     /// Record in this file which experts are used, for moeflux trace

@@ -68,7 +68,11 @@ impl<'m> Conversation<'m> {
 
     /// Goes on with a saved conversation.
     pub fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), Error> {
-        self.session = self.model.engine.restore(state)?;
+        // A conversation with a server has no state here: it is computed with the next answer.
+        self.session = match state.is_empty() {
+            true => self.model.engine.session(),
+            false => self.model.engine.restore(state)?,
+        };
         self.talk = talk;
         Ok(())
     }
@@ -76,19 +80,7 @@ impl<'m> Conversation<'m> {
     /// Forgets what was said; a system message, tools and variables stay.
     pub fn reset(&mut self) {
         self.session = self.model.engine.session();
-        let system = self
-            .talk
-            .messages
-            .first()
-            .filter(|first| first.role() == "system")
-            .cloned();
-        self.talk = Talk {
-            raw: self.talk.raw,
-            messages: system.into_iter().collect(),
-            tools: self.talk.tools.take(),
-            variables: std::mem::take(&mut self.talk.variables),
-            ..Talk::default()
-        };
+        self.talk.forget();
     }
 
     /// What was said and how far the session is.

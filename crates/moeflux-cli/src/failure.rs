@@ -8,6 +8,7 @@ use moeflux::formats::{FormatError, GgufProblem, HeaderProblem};
 use moeflux::kernels::KernelError;
 use moeflux::sampling::SamplingError;
 use moeflux::text::TextError;
+use moeflux_hub::HubError;
 use moeflux_server::ServerError;
 
 use crate::device::{self, FaultClass};
@@ -21,7 +22,7 @@ Exit codes:
     3  a model or file is missing, malformed, or of an unsupported kind
     4  the memory budget is too small
     5  corrupt or truncated data: weights or a saved session
-    6  the system failed to read or write, or a device failed
+    6  the system failed to read or write, a device failed, or a server to answer
     7  the tokenizer or the chat template failed
     8  tokens outside the vocabulary, or more of them than the context holds
     9  the output exists already, or there is no room for it
@@ -58,6 +59,12 @@ pub enum Failure {
     /// The server could not run.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A download failed.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// A server that was asked could not be reached, or refused.
+    #[error("{server}: {problem}")]
+    Remote { server: String, problem: String },
     /// The library failed.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -106,11 +113,12 @@ impl Failure {
             Failure::Input { .. } => INPUT,
             Failure::SessionFile { .. } => CORRUPT,
             Failure::File { source, .. } => io_code(source),
-            Failure::Terminal(_) => SYSTEM,
+            Failure::Terminal(_) | Failure::Remote { .. } => SYSTEM,
             Failure::BrokenPipe => 0,
             Failure::Interrupted => INTERRUPTED,
             Failure::Server(ServerError::Open(_)) => USAGE,
             Failure::Server(_) => SYSTEM,
+            Failure::Hub(error) => hub_code(error),
             Failure::Engine(error) => engine_code(error),
         }
     }
@@ -122,6 +130,16 @@ fn io_code(error: &std::io::Error) -> u8 {
         NotFound => INPUT,
         AlreadyExists | QuotaExceeded | StorageFull => OUTPUT,
         _ => SYSTEM,
+    }
+}
+
+fn hub_code(error: &HubError) -> u8 {
+    match error {
+        HubError::Name(_) | HubError::Several { .. } => USAGE,
+        HubError::File { source, .. } => io_code(source),
+        HubError::Length { .. } | HubError::Checksum { .. } => CORRUPT,
+        HubError::Connection { .. } | HubError::Answer { .. } | HubError::NoEncryption => SYSTEM,
+        _ => INPUT,
     }
 }
 

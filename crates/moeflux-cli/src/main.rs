@@ -8,10 +8,12 @@ mod device;
 mod failure;
 mod floor;
 mod interrupt;
+mod key;
 mod measure;
 mod model;
 mod output;
 mod predict;
+mod remote;
 mod session_file;
 mod size;
 
@@ -40,13 +42,16 @@ enum Command {
     Serve(commands::serve::ServeArgs),
     /// Turn a checkpoint into a packed model directory with fewer bits
     Pack(commands::pack::PackArgs),
+    /// Download a model from a Hugging Face hub: resumable, checked
+    Pull(commands::pull::PullArgs),
     /// Describe a model from its headers: sizes, bytes a token needs, codecs
     Inspect(commands::inspect::InspectArgs),
     /// Measure prefill and decode, with the hardware's floor beside
     Bench(commands::bench::BenchArgs),
     /// Say what fits in memory, what speed to expect and what would help
     Plan(commands::plan::PlanArgs),
-    /// Evaluate a model: its logits, or its answers to prompts with known ones
+    /// Evaluate a model: its answers to prompts with known ones, its logits, how well it knows a
+    /// text, how far it is from another
     #[command(subcommand)]
     Eval(EvalCommand),
     /// Study recorded uses of experts (--trace)
@@ -67,6 +72,10 @@ enum EvalCommand {
     Logits(commands::eval_logits::LogitsArgs),
     /// Answer prompts greedily and count the right answers
     Answers(commands::eval_answers::AnswersArgs),
+    /// The perplexity of a text: how surprising it is to the model
+    Ppl(commands::eval_ppl::PplArgs),
+    /// The divergence of a model's beliefs from another's on a text: what quantization costs
+    Kl(commands::eval_kl::KlArgs),
 }
 
 fn main() -> ExitCode {
@@ -76,11 +85,14 @@ fn main() -> ExitCode {
         Command::Chat(args) => commands::chat::run(args),
         Command::Serve(args) => commands::serve::run(args),
         Command::Pack(args) => commands::pack::run(args),
+        Command::Pull(args) => commands::pull::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Eval(EvalCommand::Logits(args)) => commands::eval_logits::run(args),
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
+        Command::Eval(EvalCommand::Ppl(args)) => commands::eval_ppl::run(args),
+        Command::Eval(EvalCommand::Kl(args)) => commands::eval_kl::run(args),
         Command::Trace(command) => commands::trace::run(command),
         #[cfg(feature = "gpu")]
         Command::Devices(args) => commands::devices::run(args),

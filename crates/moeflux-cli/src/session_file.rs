@@ -34,7 +34,25 @@ pub struct Talk {
     pub answer_start: usize,
 }
 
-/// Writes a conversation.
+impl Talk {
+    /// Forgets what was said; a system message, tools and variables stay.
+    pub fn forget(&mut self) {
+        let old = std::mem::take(self);
+        let system = old.messages.into_iter().next();
+        *self = Talk {
+            raw: old.raw,
+            messages: system
+                .filter(|m| m.role() == "system")
+                .into_iter()
+                .collect(),
+            tools: old.tools,
+            variables: old.variables,
+            ..Talk::default()
+        };
+    }
+}
+
+/// Writes a conversation. Without `state` whoever loads it computes it again.
 pub fn save(path: &Path, talk: &Talk, state: &[u8]) -> Result<(), Failure> {
     let header = serde_json::to_vec(talk)
         .map_err(|error| Failure::Terminal(format!("cannot describe the session: {error}")))?;

@@ -75,18 +75,31 @@ fn the_live_view_shows_the_machine_at_work() {
         &json!({"model": "demo", "messages": [question], "max_tokens": 40}),
     );
     let tokens = |now: &Value| now["total"]["answer_tokens"].as_u64().unwrap();
-    let mut used = false;
+    let (mut used, mut listed) = (false, Vec::new());
     let last = events.find(|(_, now)| {
         let changed = now["experts"].as_array().unwrap();
         used |= changed
             .iter()
             .any(|layer| layer[1].as_str().unwrap().contains('u'));
-        tokens(now) == 40 && used
+        listed.extend(now["requests"].as_array().unwrap().clone());
+        tokens(now) == 40 && used && now["request_count"] == 0
     });
     let (_, last) = last.unwrap();
     let total = &last["total"];
     assert!(total["misses"].as_u64() > Some(0), "{total}");
     assert!(total["read_bytes"].as_u64() > Some(0), "{total}");
+    // Forty steps went through the dense weights, which are more than a megabyte.
+    assert!(total["memory_bytes"].as_u64() > Some(40 << 20), "{total}");
+    assert!(!listed.is_empty(), "the request was shown while it ran");
+    for request in &listed {
+        let phase = request["phase"].as_str().unwrap();
+        assert!(
+            ["waiting", "prompt", "answer"].contains(&phase),
+            "{request}"
+        );
+        assert!(request["prompt_done"].as_u64() <= request["prompt_tokens"].as_u64());
+        assert!(request["answer_tokens"].as_u64() <= Some(40), "{request}");
+    }
     assert!(
         last["resident"].as_u64() <= last["slots"].as_u64(),
         "{last}"

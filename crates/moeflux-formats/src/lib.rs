@@ -20,12 +20,16 @@ mod packed;
 mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
-pub use codec::{AffineCodec, BlockCodec, Codec, Encoded, EncodedMut, decode, encode, encode_into};
+pub use codec::{
+    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, decode, encode,
+    encode_into,
+};
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix,
+    CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer,
+    PlannedMatrix,
     PlannedTensor, pack,
 };
 pub use packed::{

@@ -20,7 +20,9 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use plan::{ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor};
+pub use plan::{
+    CodedSource, ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor,
+};
 
 use crate::Checkpoint;
 use crate::error::Result;

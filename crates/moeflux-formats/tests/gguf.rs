@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use moeflux_formats::codec::block::mxfp4;
 use moeflux_formats::gguf::{Array, GgufProblem, Value};
 use moeflux_formats::{
     BlockCodec, Checkpoint, Codec, CodecError, DType, Encoded, FormatError, SafetensorsWriter,
@@ -59,11 +60,28 @@ fn every_type_decodes_as_the_python_package_does() {
             .unwrap();
         let weights = only_weights(bytes(&file, &format!("{name}.weight")));
         let found = decode(codec, &weights, 2, 512).unwrap();
-        // Every product is exact and the K-quants' one difference rounds alike: equal in all bits
+        // Every product is exact and the one sum or difference rounds alike: equal in all bits
         // but for the sign of zero.
         let signed = |values: &[f32]| bits(&values.iter().map(|x| x + 0.0).collect::<Vec<_>>());
         assert_eq!(signed(&found), signed(&expected), "{name}");
     }
+}
+
+/// The two tensors of a safetensors file hold the numbers of the blocks.
+#[test]
+fn mxfp4_blocks_are_made_of_codes_and_exponents() {
+    let file = Checkpoint::open(&fixture("blocks.gguf")).unwrap();
+    let blocks = bytes(&file, "MXFP4.weight");
+    let (mut codes, mut exponents) = (Vec::new(), Vec::new());
+    for block in blocks.as_chunks::<17>().0 {
+        exponents.push(block[0]);
+        let code = |j: usize| block[1 + j % 16] >> (j / 16 * 4) & 15;
+        codes.extend((0..16).map(|pair| code(2 * pair) | code(2 * pair + 1) << 4));
+    }
+    let mut made = codes;
+    made.append(&mut exponents);
+    mxfp4::join(&mut made);
+    assert_eq!(made, blocks);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn names_of_tensors_are_checked() {
 fn types_that_are_not_supported_are_named_with_those_that_are() {
     for (number, name) in [
         (16, "IQ2_XXS (16)"),
-        (39, "MXFP4 (39)"),
+        (40, "NVFP4 (40)"),
         (777, "an unknown type (777)"),
     ] {
         let file = File::new(1, 0)
@@ -147,7 +147,8 @@ fn types_that_are_not_supported_are_named_with_those_that_are() {
         for part in [
             "blk.0.ffn_up",
             name,
-            "F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K and Q6_K",
+            "F32, F16, BF16, Q4_0, Q4_1,",
+            "IQ4_XS and MXFP4",
         ] {
             assert!(message.contains(part), "{message}");
         }

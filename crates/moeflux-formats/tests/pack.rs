@@ -162,6 +162,7 @@ fn a_tensor_of_many_blocks_is_packed_in_order() {
                 tensor: "big".to_owned(),
                 first_element: 0,
                 steps: None,
+                coded: None,
             },
             rows,
             cols,

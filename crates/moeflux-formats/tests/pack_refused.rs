@@ -119,6 +119,7 @@ fn a_damaged_source_value_is_named() {
             tensor: "t".into(),
             first_element: 64,
             steps: None,
+            coded: None,
         },
         rows: 3,
         cols: 64,

@@ -9,20 +9,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use moeflux::{Engine, EngineOptions, Session, Span, Want};
+use moeflux::{Best, Engine, EngineOptions, Session, Want};
 use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
+/// The most likely token after `token`.
 fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<u32, moeflux::Error> {
-    let mut span = [Span {
-        session,
-        tokens: &[token],
-        want: Want::Last,
-        is_prompt: false,
-    }];
-    let logits = engine.forward(&mut span)?;
-    let row = logits[0].last();
-    let better = |best: usize, at: usize| if row[at] > row[best] { at } else { best };
-    Ok((0..row.len()).fold(0, better) as u32)
+    match engine.decode_best(session, token)? {
+        Best::Token(token) => Ok(token),
+        Best::Logits(logits) => {
+            let row = logits.last();
+            let better = |best: usize, at: usize| if row[at] > row[best] { at } else { best };
+            Ok((0..row.len()).fold(0, better) as u32)
+        }
+    }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -57,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for prompt in prompts {
         let tokens: Vec<u32> = (0..prompt as u32).map(|i| (i * 7919 + 3) % vocab).collect();
         for _ in 0..2 {
-            round(&engine, &tokens, count)?;
+            round(&gpu, &engine, &tokens, count)?;
         }
         profile(&gpu, &engine, &tokens)?;
     }
@@ -66,27 +65,32 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn round(engine: &Engine, tokens: &[u32], count: usize) -> Result<(), Box<dyn Error>> {
+fn round(gpu: &Gpu, engine: &Engine, tokens: &[u32], count: usize) -> Result<(), Box<dyn Error>> {
     let mut session = engine.session();
     let start = Instant::now();
     engine.prefill(&mut session, tokens, Want::Last)?;
     let prefill = start.elapsed().as_secs_f64();
     let mut token = step(engine, &mut session, 1)?;
     let mut times = Vec::with_capacity(count);
+    let waited = gpu.waited();
     for _ in 0..count {
         let start = Instant::now();
         token = step(engine, &mut session, token)?;
         times.push(start.elapsed().as_secs_f64());
     }
     let all: f64 = times.iter().sum();
+    let waited = (gpu.waited() - waited).as_secs_f64();
     times.sort_by(f64::total_cmp);
     println!(
-        "prefill {} tokens {:.1} tok/s, decode {:.1} tok/s (fastest step {:.1}, median {:.1})",
+        "prefill {} tokens {:.1} tok/s, decode {:.1} tok/s (fastest step {:.1}, median {:.1}), \
+         waiting {:.0} of {:.0} us a token",
         tokens.len(),
         tokens.len() as f64 / prefill,
         count as f64 / all,
         1.0 / times[0],
-        1.0 / times[count / 2]
+        1.0 / times[count / 2],
+        waited * 1e6 / count as f64,
+        all * 1e6 / count as f64
     );
     Ok(())
 }

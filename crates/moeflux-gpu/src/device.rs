@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use wgpu::{Features, Limits};
 
@@ -33,6 +34,8 @@ pub struct Gpu {
     pub(crate) tier: TierCounts,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Nanoseconds of waiting for results.
+    waited: AtomicU64,
     /// Whether its multiply-add is rounded once, when that has been found out.
     pub(crate) fma: OnceLock<bool>,
     pub(crate) is_timing: AtomicBool,
@@ -127,6 +130,7 @@ impl Gpu {
             most_bytes: AtomicU64::new(u64::MAX),
             tier: TierCounts::default(),
             pipelines: Mutex::default(),
+            waited: AtomicU64::new(0),
             fma: OnceLock::new(),
             is_timing: AtomicBool::new(false),
             times: Mutex::default(),
@@ -186,6 +190,11 @@ impl Gpu {
     /// Bytes of memory in use on the device.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How long the host has waited for results so far.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// Whether the device's multiply-add is known to be rounded once.
@@ -290,6 +299,19 @@ impl Gpu {
         }
     }
 
+    /// Waits until what was written has arrived, so that the memory for its way is free again.
+    ///
+    /// # Errors
+    /// A lost device.
+    pub(crate) fn flush(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(|problem| GpuError::Lost {
+            problem: problem.to_string(),
+        })
+    }
+
     /// Copies `bytes` from the start of a buffer to the start of another, before anything that is
     /// submitted from now on.
     pub fn copy(&self, from: &DeviceBuffer, to: &DeviceBuffer, bytes: u64) {
@@ -336,6 +358,7 @@ impl Gpu {
     pub(crate) fn wait_for(&self, staging: &wgpu::Buffer, out: &mut [u8]) -> Result<(), GpuError> {
         /// Polls before the thread gives way: waking up takes longer than most waits.
         const SPINS: u32 = 20_000;
+        let begin = Instant::now();
         let done = Arc::new(AtomicU64::new(0));
         let tell = Arc::clone(&done);
         let part = staging.slice(..out.len() as u64);
@@ -368,6 +391,8 @@ impl Gpu {
         out.copy_from_slice(&range);
         drop(range);
         staging.unmap();
+        let nanoseconds = begin.elapsed().as_nanos() as u64;
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -4,7 +4,8 @@
 //! rearrangement on their way; a last tile of fewer rows is filled up. Floats lie row after row,
 //! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
 
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
 
@@ -24,6 +25,8 @@ pub enum Elements {
     F16,
     /// bfloat16.
     Bf16,
+    /// Floats of 8 bits, which have no kernels yet.
+    F8,
     /// Integers with scales.
     Coded(Coding),
 }
@@ -108,6 +111,7 @@ impl Form {
                 MatrixData::F32(_) => Elements::F32,
                 MatrixData::F16(_) => Elements::F16,
                 MatrixData::Bf16(_) => Elements::Bf16,
+                MatrixData::F8(_) => Elements::F8,
                 MatrixData::Coded(coded) => Elements::Coded(coded.coding),
             },
         }
@@ -128,6 +132,7 @@ impl Form {
         match self.elements {
             Elements::F32 => [self.rows * row(4), 0, 0],
             Elements::F16 | Elements::Bf16 => [self.rows * row(2), 0, 0],
+            Elements::F8 => [self.rows * row(1), 0, 0],
             Elements::Coded(coding) => {
                 let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
                 let [weights, scales, biases] = lengths;
@@ -164,17 +169,18 @@ impl Form {
         match self.elements {
             Elements::F32 => 4,
             Elements::F16 | Elements::Bf16 => 8,
+            Elements::F8 => 16,
             Elements::Coded(_) => UNIT,
         }
     }
 
     /// What `form.wgsl` needs to know of the second form of a kernel (see [`crate::Shader`]).
     pub(crate) fn second_params(&self) -> Vec<Param> {
-        let second = |name| SECOND_NAMES.iter().find(|(first, _)| *first == name);
+        static NAMES: OnceLock<HashMap<&str, &'static str>> = OnceLock::new();
+        let names = NAMES.get_or_init(|| SECOND_NAMES.into_iter().collect());
         let params = self.params().into_iter();
-        params
-            .filter_map(|(name, value)| Some((second(name)?.1, value)))
-            .collect()
+        let second = params.map(|(name, value)| names.get(name).map(|second| (*second, value)));
+        second.flatten().collect()
     }
 
     /// What `form.wgsl` needs to know.
@@ -183,15 +189,12 @@ impl Form {
             Elements::F32 => return vec![("IS_F32", 1), ("SPAN", 4)],
             Elements::F16 => return vec![("IS_F16", 1), ("SPAN", 8)],
             Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
+            // Refused by `check`.
+            Elements::F8 => return Vec::new(),
             Elements::Coded(coding) => coding,
         };
-        let (form, bits, units, scale_bytes) = match coding {
-            Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
-            Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
-            Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
-            Coding::Q4K => ("IS_K", 4, 8, 16),
-            Coding::Q5K => ("IS_K", 5, 8, 16),
-            Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        let Some((form, bits, units, scale_bytes)) = kind(coding) else {
+            return Vec::new();
         };
         let Rounding { group, zero } = coding.rounding();
         vec![
@@ -215,6 +218,27 @@ impl Form {
         ]
     }
 
+    /// Whether there are kernels for it.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsupported`], with the coding.
+    pub fn check(&self) -> Result<(), GpuError> {
+        match self.elements {
+            Elements::Coded(coding) if kind(coding).is_none() => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: format!(
+                    "{coding:?} has no kernels on graphics processors yet; run with --device cpu"
+                ),
+            }),
+            Elements::F8 => Err(GpuError::Unsupported {
+                op: "weights",
+                problem: "F8_E4M3 has no kernels on graphics processors yet; run with --device cpu"
+                    .to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Appends the matrix in this form.
     pub fn pack(&self, matrix: &Matrix<'_>, out: &mut Vec<u8>) {
         match matrix.data() {
@@ -222,8 +246,25 @@ impl Form {
             MatrixData::F16(values) | MatrixData::Bf16(values) => {
                 self.pack_rows(bytemuck::cast_slice(values), 2, out);
             }
+            MatrixData::F8(_) => {}
             MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
         }
+    }
+
+    /// Gives `put` the matrix in this form: parts of it, each with its first byte.
+    pub(crate) fn put(&self, matrix: &Matrix<'_>, put: &mut dyn FnMut(usize, &[u8])) {
+        if let MatrixData::Coded(coded) = matrix.data()
+            && self.rows.is_multiple_of(TILE)
+        {
+            let [weights, scales, _] = self.parts();
+            put(0, coded.weights);
+            put(weights, bytemuck::cast_slice(coded.scales));
+            put(weights + scales, bytemuck::cast_slice(coded.biases));
+            return;
+        }
+        let mut packed = Vec::with_capacity(self.bytes());
+        self.pack(matrix, &mut packed);
+        put(0, &packed);
     }
 
     fn pack_rows(&self, bytes: &[u8], element_bytes: usize, out: &mut Vec<u8>) {
@@ -256,6 +297,20 @@ impl Form {
     }
 }
 
+/// The parameter that says how a coding's scales lie, its bits, units of a block and bytes of
+/// their scales; `None` of codings without kernels.
+fn kind(coding: Coding) -> Option<(&'static str, u32, u32, u32)> {
+    Some(match coding {
+        Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
+        Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
+        Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
+        Coding::Q4K => ("IS_K", 4, 8, 16),
+        Coding::Q5K => ("IS_K", 5, 8, 16),
+        Coding::Q6K => ("IS_Q6K", 6, 8, 18),
+        _ => return None,
+    })
+}
+
 /// Bytes a lane of the runs of a block, in their order.
 fn runs(coding: Coding) -> Vec<usize> {
     let words = |count: usize| vec![4; count];
@@ -266,6 +321,8 @@ fn runs(coding: Coding) -> Vec<usize> {
         Coding::Q4K => [words(3), vec![2, 2], words(32)].concat(),
         Coding::Q5K => [words(3), vec![2, 2], words(40)].concat(),
         Coding::Q6K => [words(4), vec![2], words(48)].concat(),
+        // Refused by `Form::check`.
+        _ => Vec::new(),
     }
 }
 
@@ -314,6 +371,7 @@ impl DeviceMatrix {
     /// No device memory.
     pub fn upload(gpu: &Gpu, matrix: &Matrix<'_>) -> Result<DeviceMatrix, GpuError> {
         let form = Form::of(matrix);
+        form.check()?;
         let mut packed = Vec::with_capacity(form.bytes());
         form.pack(matrix, &mut packed);
         let limit = gpu.most_bytes_bound() as usize;

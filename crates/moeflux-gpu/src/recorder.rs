@@ -64,6 +64,8 @@ pub struct Dispatch<'a> {
 
 /// A kernel with its parameters filled in.
 struct Kernel {
+    name: &'static str,
+    params: Vec<Param>,
     pipeline: wgpu::ComputePipeline,
     /// By the bound views: buffer, offset, bytes.
     bindings: HashMap<Vec<(u64, u64, u64)>, wgpu::BindGroup, Quick>,
@@ -72,7 +74,8 @@ struct Kernel {
 /// Records commands for a device, and submits them together.
 pub struct Recorder {
     gpu: Arc<Gpu>,
-    kernels: HashMap<(&'static str, Vec<Param>), Kernel, Quick>,
+    /// By a hash of their names and parameters; the next number where two have the same.
+    kernels: HashMap<u64, Kernel, Quick>,
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
     staging: Option<wgpu::Buffer>,
@@ -210,19 +213,7 @@ impl Recorder {
             let problem = format!("kernel {} over {:?} workgroups", d.shader.name, d.groups);
             return Err(GpuError::Refused { problem });
         }
-        let key = (d.shader.name, d.params.to_vec());
-        if !self.kernels.contains_key(&key) {
-            let known = self.gpu.pipelines.lock();
-            let mut known = known.unwrap_or_else(PoisonError::into_inner);
-            let pipeline = match known.get(&key) {
-                Some(pipeline) => pipeline.clone(),
-                None => compile(&self.gpu, d.shader, d.params)?,
-            };
-            known.insert(key.clone(), pipeline.clone());
-            let bindings = HashMap::default();
-            self.kernels
-                .insert(key.clone(), Kernel { pipeline, bindings });
-        }
+        let key = self.kernel(d)?;
         self.begin(d);
         let (Some(kernel), Some(pass)) = (self.kernels.get_mut(&key), &mut self.pass) else {
             return Ok(());
@@ -245,6 +236,46 @@ impl Recorder {
             self.submit();
         }
         Ok(())
+    }
+
+    /// The key of a kernel, which is made where it is not there yet.
+    fn kernel(&mut self, d: &Dispatch<'_>) -> Result<u64, GpuError> {
+        let mut hash = QuickHash::default();
+        // A name that lies in two places only makes two entries.
+        hash.write_usize(d.shader.name.as_ptr() as usize);
+        for (name, value) in d.params {
+            hash.write_usize(name.as_ptr() as usize);
+            hash.write_u32(*value);
+        }
+        let mut key = hash.finish();
+        let same = |a: &Param, b: &Param| a.1 == b.1 && std::ptr::eq(a.0.as_ptr(), b.0.as_ptr());
+        while let Some(known) = self.kernels.get(&key) {
+            let mut pairs = known.params.iter().zip(d.params);
+            if std::ptr::eq(known.name.as_ptr(), d.shader.name.as_ptr())
+                && known.params.len() == d.params.len()
+                && pairs.all(|(a, b)| same(a, b))
+            {
+                return Ok(key);
+            }
+            key = key.wrapping_add(1);
+        }
+        let known = self.gpu.pipelines.lock();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        let (name, params) = (d.shader.name, d.params.to_vec());
+        let whole = (name, params.clone());
+        let pipeline = match known.get(&whole) {
+            Some(pipeline) => pipeline.clone(),
+            None => compile(&self.gpu, d.shader, d.params)?,
+        };
+        known.insert(whole, pipeline.clone());
+        let kernel = Kernel {
+            name,
+            params,
+            pipeline,
+            bindings: HashMap::default(),
+        };
+        self.kernels.insert(key, kernel);
+        Ok(key)
     }
 
     fn begin(&mut self, d: &Dispatch<'_>) {

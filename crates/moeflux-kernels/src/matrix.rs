@@ -1,6 +1,6 @@
 //! Weight matrices as the kernels take them: borrowed, checked once.
 
-use crate::{Coded, KernelError, Rounding, check};
+use crate::{Coded, F8, KernelError, Rounding, check, matmul::F8_BLOCK};
 
 /// The encoded elements of a matrix, without padding; floats row after row.
 #[derive(Debug, Clone, Copy)]
@@ -11,6 +11,8 @@ pub enum MatrixData<'a> {
     F16(&'a [u16]),
     /// bfloat16 as bits.
     Bf16(&'a [u16]),
+    /// Floats of 8 bits with scales.
+    F8(F8<'a>),
     /// Integers with scales, in tiles ([`arrange`](crate::arrange) makes them).
     Coded(Coded<'a>),
 }
@@ -37,6 +39,11 @@ impl<'a> Matrix<'a> {
             MatrixData::F32(weights) => check::size(OP, "weights", elements, weights.len())?,
             MatrixData::F16(weights) | MatrixData::Bf16(weights) => {
                 check::size(OP, "weights", elements, weights.len())?;
+            }
+            MatrixData::F8(f8) => {
+                let blocks = [rows.div_ceil(F8_BLOCK), cols.div_ceil(F8_BLOCK)];
+                check::size(OP, "weights", elements, f8.weights.len())?;
+                check::size(OP, "scales", check::product(&blocks), f8.scales.len())?;
             }
             MatrixData::Coded(coded) => {
                 let [weights, scales, biases] = coded.coding.part_lengths(rows, cols)?;

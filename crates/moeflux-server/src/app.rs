@@ -16,7 +16,7 @@ use crate::model::ServedModel;
 use crate::prefix::{PrefixCache, PrefixOptions};
 use crate::scheduler::{Event, Job, Limits, Scheduler};
 use crate::serve::ServerError;
-use crate::{anthropic, live, openai, page, responses, utilities};
+use crate::{anthropic, live, openai, openapi, page, responses, utilities};
 
 /// The longest time that a client is asked to wait before it tries again, in seconds.
 const LONGEST_RETRY_SECONDS: u64 = 60;
@@ -28,6 +28,8 @@ pub struct ServerOptions {
     pub address: SocketAddr,
     /// The key that requests must carry.
     pub api_key: Option<String>,
+    /// Origins whose pages may ask, as `https://example.org`; `*` for all.
+    pub allowed_origins: Vec<String>,
     /// How much is computed at a time and how much may wait.
     pub limits: Limits,
     /// What is kept of earlier requests; `None`: nothing.
@@ -54,6 +56,7 @@ impl ServerOptions {
         ServerOptions {
             address,
             api_key: None,
+            allowed_origins: Vec::new(),
             limits: Limits::default(),
             prefix: None,
             max_tokens: None,
@@ -198,7 +201,37 @@ pub fn now_seconds() -> u64 {
     now.map_or(0, |time| time.as_secs())
 }
 
-/// All routes.
+/// The paths of the API: what [`api`] answers is what [`paths`] lists.
+macro_rules! paths {
+    ($($method:ident $path:literal => $handler:expr,)*) => {
+        /// The paths of the API, each with its method.
+        pub fn paths() -> impl Iterator<Item = (&'static str, &'static str)> {
+            [$((stringify!($method), $path)),*].into_iter()
+        }
+
+        fn api(router: Router<Arc<App>>) -> Router<Arc<App>> {
+            router$(.route($path, $method($handler)))*
+        }
+    };
+}
+
+paths! {
+    post "/v1/chat/completions" => openai::chat,
+    post "/v1/completions" => openai::completions,
+    get "/v1/models" => openai::models,
+    get "/v1/models/{*name}" => openai::model,
+    post "/v1/messages" => anthropic::messages,
+    post "/v1/messages/count_tokens" => anthropic::count_tokens,
+    post "/v1/responses" => responses::responses,
+    post "/tokenize" => utilities::tokenize,
+    post "/detokenize" => utilities::detokenize,
+    get "/health" => utilities::health,
+    get "/metrics" => utilities::metrics,
+    get "/openapi.json" => openapi::openapi,
+    get "/live" => live::live,
+}
+
+/// Everything that a server answers.
 pub fn router(app: &Arc<App>) -> Router {
     let wrong_method = || async {
         let message = "this path does not know that method";
@@ -213,22 +246,10 @@ pub fn router(app: &Arc<App>) -> Router {
         ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message)
     };
     let mut router = Router::new();
-    for path in page::paths() {
+    for (path, _) in page::files() {
         router = router.route(path, get(page::file));
     }
-    router
-        .route("/v1/chat/completions", post(openai::chat))
-        .route("/v1/completions", post(openai::completions))
-        .route("/v1/models", get(openai::models))
-        .route("/v1/models/{*name}", get(openai::model))
-        .route("/v1/messages", post(anthropic::messages))
-        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
-        .route("/v1/responses", post(responses::responses))
-        .route("/tokenize", post(utilities::tokenize))
-        .route("/detokenize", post(utilities::detokenize))
-        .route("/health", get(utilities::health))
-        .route("/metrics", get(utilities::metrics))
-        .route("/live", get(live::live))
+    api(router)
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown)
         .layer(middleware::from_fn_with_state(Arc::clone(app), guard))

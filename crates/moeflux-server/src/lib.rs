@@ -13,6 +13,7 @@ mod live;
 pub mod metrics;
 pub mod model;
 pub mod openai;
+pub mod openapi;
 mod page;
 pub mod prefix;
 pub mod responses;
@@ -20,7 +21,7 @@ pub mod scheduler;
 mod serve;
 mod utilities;
 
-pub use app::{App, ServerOptions};
+pub use app::{App, ServerOptions, paths, router};
 pub use model::ServedModel;
 pub use prefix::PrefixOptions;
 pub use scheduler::Limits;

@@ -1,15 +1,18 @@
 //! `GET /live`: the machine at work as server-sent events; `web/src/live.ts` describes them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::Response;
+use moeflux::cost::StepShape;
 use moeflux::experts::{LayerPresence, Presence};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::app::App;
 use crate::http::{Frames, Gone, stream};
+use crate::scheduler::Progress;
 
 /// Least time between two events.
 const EVERY: Duration = Duration::from_millis(200);
@@ -22,6 +25,8 @@ pub async fn live(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn watch(app: Arc<App>, frames: Frames) -> Result<(), Gone> {
+    let mut arrivals = app.metrics.overview.arrivals();
+    let weights = Weights::of(&app);
     let (mut layers, stats) = look(&app).await?;
     frames
         .send(Some("machine"), &machine(&app, &layers, &stats))
@@ -29,21 +34,28 @@ async fn watch(app: Arc<App>, frames: Frames) -> Result<(), Gone> {
     let mut changed = (0..layers.len())
         .map(|at| (at, states(&layers[at], None)))
         .collect();
-    let mut last = now(&app, &stats);
+    let mut last = now(&app, &stats, &weights);
     let mut sent = Instant::now();
     frames
         .send(Some("now"), &with_experts(&app, last.clone(), changed))
         .await?;
     while !app.is_draining() {
-        let sleep = tokio::time::sleep(EVERY);
-        frames.meanwhile(sleep, AT_LEAST_EVERY, ": \n\n").await?;
+        let wait = async {
+            tokio::time::sleep_until(sent + EVERY).await;
+            // A short answer would be over before the next look.
+            tokio::select! {
+                _ = arrivals.changed() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        };
+        frames.meanwhile(wait, AT_LEAST_EVERY, ": \n\n").await?;
         let (fresh, stats) = look(&app).await?;
         let pairs = layers.iter().zip(&fresh).enumerate();
         let differ = pairs.filter(|(_, (old, new))| old != new);
         changed = differ
             .map(|(at, (old, new))| (at, states(new, Some(old))))
             .collect();
-        let figures = now(&app, &stats);
+        let figures = now(&app, &stats, &weights);
         if changed.is_empty() && figures == last && sent.elapsed() < AT_LEAST_EVERY {
             continue;
         }
@@ -79,9 +91,13 @@ fn machine(app: &App, layers: &[LayerPresence], stats: &moeflux::Stats) -> Value
 }
 
 /// The event `now` without its time and experts.
-fn now(app: &App, stats: &moeflux::Stats) -> Value {
+fn now(app: &App, stats: &moeflux::Stats, weights: &Weights) -> Value {
     let experts = &stats.experts;
     let metrics = &app.metrics;
+    let listed = metrics.overview.listed();
+    let asked = (experts.hits + experts.misses) as f64;
+    let memory_bytes =
+        metrics.steps.get() as f64 * weights.step_bytes + asked * weights.expert_bytes;
     json!({
         "slots": experts.slots,
         "resident": experts.resident,
@@ -92,12 +108,54 @@ fn now(app: &App, stats: &moeflux::Stats) -> Value {
             "misses": experts.misses,
             "evictions": experts.evictions,
             "read_bytes": experts.bytes_read,
-            "memory_bytes": 0,
+            "memory_bytes": memory_bytes as u64,
             "wait_seconds": experts.wait_us_total as f64 * 1e-6,
         },
-        "requests": [],
-        "request_count": metrics.running.get() + metrics.waiting.get(),
+        "requests": listed.requests.iter().map(request).collect::<Vec<_>>(),
+        "request_count": listed.count,
     })
+}
+
+fn request(progress: &Progress) -> Value {
+    json!({
+        "phase": progress.phase.name(),
+        "prompt_tokens": progress.prompt_tokens,
+        "prompt_done": progress.prompt_done,
+        "answer_tokens": progress.answer_tokens,
+    })
+}
+
+/// What steps go through in memory.
+struct Weights {
+    /// Bytes of resident weights in a step.
+    step_bytes: f64,
+    /// Bytes of an expert, in the mean of all layers that have them.
+    expert_bytes: f64,
+}
+
+impl Weights {
+    fn of(app: &App) -> Weights {
+        let shape = StepShape {
+            start: 0,
+            tokens: 1,
+            outputs: 1,
+            experts: 0.0,
+        };
+        let with_one = StepShape {
+            experts: 1.0,
+            ..shape
+        };
+        let costs = app.model.engine.costs();
+        let bytes = |shape: StepShape| costs.iter().map(move |cost| cost.work(shape).bytes);
+        let experts = bytes(with_one)
+            .zip(bytes(shape))
+            .map(|(one, none)| one - none);
+        let experts: Vec<f64> = experts.filter(|bytes| *bytes > 0.0).collect();
+        Weights {
+            step_bytes: bytes(shape).sum(),
+            expert_bytes: experts.iter().sum::<f64>() / experts.len().max(1) as f64,
+        }
+    }
 }
 
 fn with_experts(app: &App, mut figures: Value, changed: Vec<(usize, String)>) -> Value {

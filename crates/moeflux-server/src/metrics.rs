@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use moeflux::Stats;
 
+use crate::scheduler::Overview;
+
 /// A number that goes up, or is set.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -155,6 +157,8 @@ impl PrefixMetrics {
 pub struct Metrics {
     started: Instant,
     engine: Mutex<Option<Stats>>,
+    /// The requests now.
+    pub overview: Overview,
     /// Answers being computed.
     pub running: Number,
     /// Requests and answers that wait.
@@ -200,6 +204,7 @@ impl Default for Metrics {
         Metrics {
             started: Instant::now(),
             engine: Mutex::new(None),
+            overview: Overview::default(),
             running: Number::default(),
             waiting: Number::default(),
             steps: Number::default(),

@@ -38,15 +38,15 @@ const FILES: [File; 4] = [
     },
 ];
 
-/// The paths of the page's files.
-pub fn paths() -> impl Iterator<Item = &'static str> {
-    FILES.iter().map(|file| file.path)
+/// The paths of the page's files, and what they are.
+pub fn files() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FILES.iter().map(|file| (file.path, file.kind))
 }
 
 /// Whether a path is one of the page's files, which everybody who reaches the server may have: the
 /// page asks for the key that all else needs.
 pub fn is_file(path: &str) -> bool {
-    paths().any(|file| file == path)
+    files().any(|(file, _)| file == path)
 }
 
 /// `GET` of a file of the page.

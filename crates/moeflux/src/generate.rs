@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::draft::{Draft, Speculation};
 use crate::sampling::Sampler;
-use crate::{Engine, Error, Logits, Session, Want};
+use crate::{Best, Engine, Error, Logits, Session, Want};
 
 /// When to end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -216,9 +216,7 @@ impl<'a> Generation<'a> {
         if self.sampled.is_empty() {
             let start = Instant::now();
             self.engine.recycle(std::mem::take(&mut self.logits));
-            self.logits = self.engine.decode(self.session, token)?;
-            self.pending = None;
-            self.sample()?;
+            self.single_step(token)?;
             if let Some(speculation) = &mut self.speculation {
                 speculation.single_step(start.elapsed());
             }
@@ -226,6 +224,25 @@ impl<'a> Generation<'a> {
         self.timings.decode += start.elapsed();
         self.timings.decode_tokens += self.sampled.len();
         Ok(())
+    }
+
+    /// Computes `token` and samples what follows it.
+    fn single_step(&mut self, token: u32) -> Result<(), Error> {
+        let params = self.sampler.params();
+        if params.temperature != 0.0 || params.has_penalties() {
+            self.logits = self.engine.decode(self.session, token)?;
+        } else {
+            match self.engine.decode_best(self.session, token)? {
+                Best::Logits(logits) => self.logits = logits,
+                Best::Token(next) => {
+                    self.pending = None;
+                    self.sampled.push_back(next);
+                    return Ok(());
+                }
+            }
+        }
+        self.pending = None;
+        self.sample()
     }
 
     fn sample(&mut self) -> Result<(), Error> {

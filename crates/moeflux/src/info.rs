@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::gguf::{self, GgufInfo, model_path};
 use crate::graph::StateDecl;
 use crate::models::{self, Blueprint, MatrixClass};
-use crate::weights::{ExpertTable, ModelFiles, Survey};
+use crate::weights::{self, ExpertTable, ModelFiles, Survey};
 
 /// A model in figures.
 #[derive(Clone, Debug)]
@@ -78,8 +78,9 @@ impl Opened {
             (model.config, model.blueprint, ModelFiles::gguf(model.files))
         } else {
             let config = Config::open(&path)?;
-            let blueprint = models::blueprint(&config)?;
+            let mut blueprint = models::blueprint(&config)?;
             let files = ModelFiles::open(&path, &blueprint)?;
+            weights::adapt(&mut blueprint, &files);
             (config, blueprint, files)
         };
         let survey = Survey::of(&files, &blueprint)?;

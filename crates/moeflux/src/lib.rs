@@ -11,6 +11,7 @@ pub mod cost;
 pub mod draft;
 mod engine;
 mod error;
+pub mod evaluate;
 pub mod generate;
 mod gguf;
 pub mod graph;
@@ -25,7 +26,7 @@ mod session;
 pub mod text;
 pub mod weights;
 
-pub use engine::{Engine, GraphRunner, KernelRate, Logits, MemoryPlan, Span, Stats, Want};
+pub use engine::{Best, Engine, GraphRunner, KernelRate, Logits, MemoryPlan, Span, Stats, Want};
 pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};

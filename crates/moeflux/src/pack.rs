@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, Codec, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport,
+    AffineCodec, Codec, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport,
     PlannedLayer, PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
+use crate::weights::{MatrixTensors, find_matrix, find_stack, switched};
 
 /// Files beside the weights that go along as they are.
 const COPIED_FILES: [&str; 9] = [
@@ -91,6 +92,18 @@ pub fn pack(
             problem,
         });
     }
+    let turned = |name: &str| name.ends_with(".gate_up_proj_blocks");
+    if opened.files.dense().names().any(turned) {
+        let problem = format!(
+            "{} has experts in MXFP4, which open as they are (-m DIR); pack takes floats, FP8, \
+             affine groups and packed integers",
+            source.display()
+        );
+        return Err(Error::Option {
+            flag: "SRC",
+            problem,
+        });
+    }
     let plan = plan(&opened, options)?;
     let threads = options
         .threads
@@ -132,7 +145,8 @@ impl PackOptions {
         source: Codec,
     ) -> Result<Codec, Error> {
         let bits = self.bits(class);
-        if bits == 16 {
+        let is_plain = matches!(source, Codec::F32 | Codec::F16 | Codec::Bf16);
+        if bits == 16 && is_plain {
             return Ok(source);
         }
         let flag = match class {
@@ -144,6 +158,12 @@ impl PackOptions {
             flag,
             problem: e.to_string(),
         };
+        if bits == 16 {
+            return Err(Error::Option {
+                flag,
+                problem: format!("16 keeps floats, but the source is coded as {source}"),
+            });
+        }
         let asked = AffineCodec::new(bits, self.group).map_err(wrong)?;
         let smaller = [128, 64, 32].into_iter().filter(|&g| g < asked.group);
         let fits = std::iter::once(asked.group)
@@ -151,7 +171,8 @@ impl PackOptions {
             .find(|g| cols.is_multiple_of(*g));
         match fits {
             Some(group) => Ok(Codec::Affine(AffineCodec { bits, group })),
-            None => Ok(source),
+            None if is_plain => Ok(source),
+            None => Ok(Codec::Bf16),
         }
     }
 }
@@ -168,13 +189,12 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
         let name = opened.files.full_name(&decl.name);
         match &decl.kind {
             WeightKind::Matrix { rows, cols, class } => {
-                let tensor = format!("{name}.weight");
-                let source = source_codec(opened, &tensor)?;
-                let codec = options.codec(Some(*class), *cols, source)?;
+                let found = find_matrix(opened.files.dense(), &name, *rows, *cols)?;
+                let codec = options.codec(Some(*class), *cols, found.codec)?;
                 note_codec(&mut used, Some(*class), codec);
                 dense.push(PlannedTensor::Matrix(PlannedMatrix {
                     name,
-                    source: MatrixSource::whole(tensor),
+                    source: source_of(found, 0),
                     rows: *rows,
                     cols: *cols,
                     codec,
@@ -218,11 +238,9 @@ fn plan_layer(
 ) -> Result<PlannedLayer, Error> {
     let name = opened.files.full_name(&layer.name);
     let (hidden, intermediate) = (layer.hidden, layer.intermediate);
-    let fused = opened
-        .files
-        .dense()
-        .get(&format!("{name}.gate_up_proj"))
-        .is_some();
+    let files = opened.files.dense();
+    let fused = files.get(&format!("{name}.gate_up_proj")).is_some();
+    let stacked = switched(files, &name);
     let matrices = [
         ("gate_proj", intermediate, hidden),
         ("up_proj", intermediate, hidden),
@@ -232,15 +250,23 @@ fn plan_layer(
     for expert in 0..layer.experts {
         let mut planned = Vec::with_capacity(3);
         for (index, (matrix, rows, cols)) in matrices.into_iter().enumerate() {
-            let source = if layer.is_turned {
-                turned_source(&name, expert, index, (hidden, intermediate))
+            let size = (rows, cols);
+            let (codec, source) = if layer.is_turned && fused {
+                let source = turned_source(&name, expert, index, (hidden, intermediate));
+                (source_codec(opened, &source.tensor)?, source)
             } else if fused {
-                fused_source(&name, expert, index, hidden * intermediate)
+                let source = fused_source(&name, expert, index, hidden * intermediate);
+                (source_codec(opened, &source.tensor)?, source)
+            } else if let Some(stacked) = &stacked {
+                let full = format!("{stacked}.{matrix}");
+                let found = find_stack(files, &full, layer.experts, size)?;
+                (found.codec, source_of(found, expert * rows * cols))
             } else {
-                let tensor = format!("{name}.{expert}.{}.weight", layer.matrices[index]);
-                MatrixSource::whole(tensor)
+                let full = format!("{name}.{expert}.{}", layer.matrices[index]);
+                let found = find_matrix(files, &full, rows, cols)?;
+                (found.codec, source_of(found, 0))
             };
-            let codec = options.codec(None, cols, source_codec(opened, &source.tensor)?)?;
+            let codec = options.codec(None, cols, codec)?;
             note_codec(used, None, codec);
             planned.push(PlannedMatrix {
                 name: matrix.to_owned(),
@@ -265,10 +291,26 @@ fn fused_source(name: &str, expert: usize, matrix: usize, elements: usize) -> Ma
         1 => ("gate_up_proj", (2 * expert + 1) * elements),
         _ => ("down_proj", expert * elements),
     };
+    MatrixSource::plain(format!("{name}.{suffix}"), first as u64)
+}
+
+/// The source of a matrix in any form, from one of its elements on.
+fn source_of(found: MatrixTensors<'_>, first_element: usize) -> MatrixSource {
+    let mut names = found.names.into_iter();
+    let tensor = names.next().unwrap_or_default();
+    let coded = match found.codec {
+        Codec::F32 | Codec::F16 | Codec::Bf16 => None,
+        codec => Some(CodedSource {
+            codec,
+            scales: names.next(),
+            biases: names.next(),
+        }),
+    };
     MatrixSource {
-        tensor: format!("{name}.{suffix}"),
-        first_element: first as u64,
+        tensor,
+        first_element: first_element as u64,
         steps: None,
+        coded,
     }
 }
 
@@ -287,9 +329,8 @@ fn turned_source(
         _ => ("down_proj", expert * hidden * intermediate, 1, hidden),
     };
     MatrixSource {
-        tensor: format!("{name}.{suffix}"),
-        first_element: first as u64,
         steps: Some(ElementSteps { row, col }),
+        ..MatrixSource::plain(format!("{name}.{suffix}"), first as u64)
     }
 }
 

@@ -15,25 +15,12 @@ mod gguf;
 use std::path::PathBuf;
 
 use common::{bits, fixture, logits, open, run};
-use gguf::{Copy, file};
+use gguf::{Copy, MADE_FROM, WITH_ANSWERS, file};
 use moeflux::formats::Checkpoint;
 use moeflux::{
     Activations, Engine, EngineOptions, Error, KvType, Logits, PackOptions, inspect, model_path,
     pack,
 };
-
-/// File, the checkpoint it was made from, and how far its logits may be from that one's. The
-/// first was rounded differently: one is added to norms in f16.
-const MADE_FROM: [(&str, &str, f64); 4] = [
-    (
-        "split/model-00001-of-00002.gguf",
-        "qwen3_5_moe_text_f16",
-        2e-3,
-    ),
-    ("qwen3_5_moe.gguf", "qwen3_5_moe", 1e-5),
-    ("qwen3_5_moe_tied.gguf", "qwen3_5_moe_text_fused", 1e-5),
-    ("qwen3_5_moe_gate_up.gguf", "qwen3_5_moe_text_f32", 1e-5),
-];
 
 /// Nothing is rounded that the file has not rounded.
 fn options() -> EngineOptions {
@@ -91,10 +78,14 @@ fn answers_are_those_of_transformers() {
             limit.max(1e-4),
         )
     });
-    let own = ("qwen3_moe.gguf", file("qwen3_moe.golden.safetensors"), 1e-4);
-    for (name, answers, limit) in made.into_iter().chain([own]) {
+    let made = made.map(|(name, answers, limit)| (name.to_owned(), answers, limit));
+    let own = WITH_ANSWERS.map(|name| {
+        let answers = file(&format!("{name}.golden.safetensors"));
+        (format!("{name}.gguf"), answers, 1e-4)
+    });
+    for (name, answers, limit) in made.into_iter().chain(own) {
         let golden = golden(answers);
-        let ours = logits(&open(&file(name), &options()), &golden.tokens);
+        let ours = logits(&open(&file(&name), &options()), &golden.tokens);
         let found = distance(&ours, &golden.logits);
         println!("{name}: relative L2 {found:.1e}");
         assert!(found <= limit, "{name}: {found:.1e}");
@@ -206,7 +197,7 @@ fn a_directory_stands_for_the_file_it_holds() {
     let error = inspect(&file("")).unwrap_err();
     let message = error.to_string();
     assert!(matches!(error, Error::SeveralModels { .. }), "{message}");
-    assert!(message.contains("demo_vocabulary.gguf"), "{message}");
+    assert!(message.contains("deepseek_v2.gguf"), "{message}");
     // A file is known by how it begins, and not by its name.
     let copy = Copy::of(&std::fs::read(file("qwen3_moe.gguf")).unwrap());
     let renamed = copy.dir().join("model.bin");
@@ -241,7 +232,6 @@ fn missing_keys_are_named() {
         "attention.layer_norm_rms_epsilon",
         "expert_count",
         "expert_used_count",
-        "expert_feed_forward_length",
         "expert_shared_feed_forward_length",
         "ssm.conv_kernel",
         "ssm.state_size",
@@ -296,7 +286,12 @@ fn values_out_of_range_name_the_key() {
 #[test]
 fn other_architectures_are_told_which_there_are() {
     let message = refused(&Copy::patched("qwen3_5_moe.gguf", "qwen35moe", "mixtral_x"));
-    for words in ["general.architecture", "mixtral_x", "qwen3moe, qwen35moe"] {
+    for words in [
+        "general.architecture",
+        "mixtral_x",
+        "qwen3moe, qwen35moe",
+        "deepseek2",
+    ] {
         assert!(message.contains(words), "{message}");
     }
 }

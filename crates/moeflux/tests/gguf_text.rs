@@ -207,7 +207,7 @@ fn kinds_of_tokenizers_that_are_not_there_are_named() {
         "copy.gguf",
         "tokenizer.ggml.pre",
         "`other`",
-        "qwen2, qwen35",
+        "qwen2, deepseek-r1-qwen, qwen35",
     ] {
         assert!(message.contains(words), "{message}");
     }

@@ -1,6 +1,6 @@
 """Makes the GGUF fixtures with llama.cpp's own converter.
 
-usage: make_gguf.py --llama-cpp DIR --demo DIR [--out DIR]
+usage: make_gguf.py --llama-cpp DIR --demo DIR [--out DIR] [--only NAME]
 
 DIR of --llama-cpp is a checkout of llama.cpp, DIR of --demo the demo model as a Hugging Face
 checkpoint (tools/demo-model). Takes seconds. See README.md.
@@ -28,6 +28,22 @@ CHECKPOINTS = [
     # In two parts, in a directory of its own.
     ("qwen3_5_moe_text_f16", "split/model", "f16", ["--no-mtp", "--split-max-tensors", "30"]),
     ("qwen3_5_moe_text_f32", "qwen3_5_moe_q8_0", "q8_0", ["--no-mtp"]),
+    ("qwen3_next", "qwen3_next", "bf16", ["--no-mtp"]),
+    ("olmoe", "olmoe", "bf16", []),
+    ("mixtral", "mixtral", "bf16", []),
+    ("glm4_moe", "glm4_moe", "bf16", []),
+    ("glm4_moe_air", "glm4_moe_air", "bf16", []),
+    ("minimax_m2", "minimax_m2", "bf16", []),
+    ("deepseek_v3", "deepseek_v3", "bf16", []),
+    ("deepseek_v2_lite", "deepseek_v2_lite", "bf16", []),
+    ("deepseek_v2", "deepseek_v2", "bf16", []),
+]
+
+# Models whose fixture has layers without experts, which do not convert: the file's name, more
+# fields of the configuration, and the length of the prompt.
+SPARSE = [
+    ("qwen3_moe", {"mlp_only_layers": [], "num_hidden_layers": 2}, 70),
+    ("qwen2_moe", {"mlp_only_layers": [], "num_hidden_layers": 2}, 70),
 ]
 
 
@@ -46,23 +62,23 @@ def without_tokenizer(model):
     model._set_vocab_none()
 
 
-def make_sparse(converter, out):
-    """A Qwen3-MoE whose layers all have experts, the only kind that converts, and its answers."""
+def make_sparse(converter, name, fields, prompt_tokens, out):
+    """A model whose layers all have experts, and its answers."""
     import make_models
     import torch
     from specs import SPECS
 
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
-    spec = next(spec for spec in SPECS if spec.name == "qwen3_moe")
-    config = {**spec.config, "mlp_only_layers": [], "num_hidden_layers": 2}
-    spec = dataclasses.replace(spec, config=config, prompt_tokens=70, shards=1)
+    spec = next(spec for spec in SPECS if spec.name == name)
+    config = {**spec.config, **fields}
+    spec = dataclasses.replace(spec, config=config, prompt_tokens=prompt_tokens, shards=1)
     with tempfile.TemporaryDirectory() as directory:
         make_models.make(spec, 9000, Path(directory))
         made = Path(directory) / spec.name
-        convert(converter, made, out / "qwen3_moe.gguf", "bf16", [])
+        convert(converter, made, out / f"{name}.gguf", "bf16", [])
         golden = (made / "golden.safetensors").read_bytes()
-        (out / "qwen3_moe.golden.safetensors").write_bytes(golden)
+        (out / f"{name}.golden.safetensors").write_bytes(golden)
 
 
 # Words with combining marks, which the rules of Qwen 2 and 3.5 cut differently.
@@ -109,24 +125,39 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-cpp", type=Path, required=True)
     parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--only", help="the fixture whose files are made, without tokenizers")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "fixtures" / "gguf")
     options = parser.parse_args()
     converter = options.llama_cpp.resolve() / "convert_hf_to_gguf.py"
     sys.path[:0] = [str(converter.parent), str(converter.parent / "gguf-py")]
-    from conversion import base, qwen
+    from conversion import base, deepseek, glm, llama, minimax, olmo, qwen
 
-    models = (qwen.Qwen3MoeModel, qwen.Qwen3_5MoeTextModel)
+    models = (
+        qwen.Qwen2MoeModel,
+        qwen.Qwen3MoeModel,
+        qwen.Qwen3NextModel,
+        qwen.Qwen3_5MoeTextModel,
+        olmo.OlmoeModel,
+        llama.LlamaModel,
+        glm.Glm4MoeModel,
+        minimax.MiniMaxM2Model,
+        deepseek.DeepseekV2Model,
+    )
     own = [model.set_vocab for model in models]
     for model in models:
         model.set_vocab = without_tokenizer
-    for name, file, kind, flags in CHECKPOINTS:
+    wanted = lambda name: options.only in (None, name)
+    for name, file, kind, flags in filter(lambda row: wanted(row[0]), CHECKPOINTS):
         source = REPOSITORY / "fixtures" / name
         for model in models:
             model.no_mtp = False
         destination = options.out / f"{file}.gguf"
         destination.parent.mkdir(parents=True, exist_ok=True)
         convert(converter, source, destination, kind, flags)
-    make_sparse(converter, options.out)
+    for name, fields, prompt_tokens in filter(lambda row: wanted(row[0]), SPARSE):
+        make_sparse(converter, name, fields, prompt_tokens, options.out)
+    if options.only is not None:
+        return
 
     for model, set_vocab in zip(models, own):
         model.set_vocab = set_vocab

@@ -18,8 +18,19 @@ from gguf.quants import dequantize, quantize
 ROWS, COLS = 2, 512
 PLAIN = ("F32", "F16", "BF16")
 QUANTIZED = ("Q4_0", "Q8_0")
+# Types that `gguf` writes and the codecs only read.
+WRITTEN = ("Q4_1", "Q5_0", "Q5_1")
 # Where the f16 scales of a block lie; its other bytes may be anything.
-SCALES = {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
+SCALES = {
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+    "MXFP4": (),
+}
 
 
 def weights(random):
@@ -44,6 +55,9 @@ def any_blocks(random, kind):
         scales = random.standard_normal(len(blocks)).astype(np.float16) * np.float16(0.01)
         scales[0] = np.float16(6e-8)
         blocks[:, place : place + 2] = scales.view(np.uint8).reshape(-1, 2)
+    if kind.name == "MXFP4":
+        # Any exponent but the one that stands for no number.
+        blocks[:, 0] = np.linspace(0, 254, len(blocks)).astype(np.uint8)
     return blocks.reshape(ROWS, -1)
 
 
@@ -57,7 +71,7 @@ def write(writer):
 def make_blocks(path, random):
     writer = GGUFWriter(path, "test")
     values = weights(random)
-    for name in PLAIN + QUANTIZED + tuple(SCALES):
+    for name in PLAIN + QUANTIZED + tuple(SCALES) + WRITTEN:
         kind = GGMLQuantizationType[name]
         stored = any_blocks(random, kind) if name in SCALES else quantize(values, kind)
         if name in QUANTIZED:

@@ -115,13 +115,14 @@ test("the live view moves while an answer comes", async () => {
   const { page } = seen;
   await page.locator(".live .machine").waitFor();
   const canvas = page.locator(".map canvas");
-  const before = await canvas.evaluate((element: HTMLCanvasElement) => element.toDataURL());
+  const picture = () => canvas.evaluate((element: HTMLCanvasElement) => element.toDataURL());
+  const before = await picture();
   await ask(page, STORY);
   await page.locator(".queue li").waitFor();
   const speed = page.locator(".tiles dd").first();
   await expect.poll(async () => Number(await speed.innerText())).toBeGreaterThan(0);
-  const after = await canvas.evaluate((element: HTMLCanvasElement) => element.toDataURL());
-  expect(after).not.toBe(before);
+  // It is drawn at the next frame, which may come later than the text.
+  await expect.poll(picture).not.toBe(before);
   await lastAnswer(page);
   await expect.poll(async () => speed.innerText(), { timeout: 10_000 }).toBe("0");
   expect(await page.locator(".queue li").count()).toBe(0);

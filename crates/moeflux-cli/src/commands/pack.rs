@@ -24,7 +24,8 @@ Kept at more bits, and why:
 #[derive(Debug, Args)]
 #[command(after_help = WHY)]
 pub struct PackArgs {
-    /// The checkpoint's directory: Hugging Face safetensors in bf16, f16 or f32
+    /// The checkpoint's directory: Hugging Face safetensors in bf16, f16, f32 or FP8, MLX's affine
+    /// groups, or compressed-tensors' packed integers
     source: PathBuf,
     /// The directory to make; it must not exist
     #[arg(short, long, value_name = "DIR")]

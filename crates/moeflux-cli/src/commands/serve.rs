@@ -11,9 +11,13 @@ use moeflux_server::{Limits, PrefixOptions, ServedModel, ServerError, ServerOpti
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
+use crate::key;
 use crate::model::{self, Model};
 use crate::output;
 use crate::size;
+
+/// The most memory for the state of earlier requests that is taken unasked.
+const MOST_PREFIX_BYTES: u64 = 16 << 30;
 
 /// Flags of `serve`.
 #[derive(Debug, Args)]
@@ -25,20 +29,18 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = 8080)]
     port: u16,
     /// The key that requests must carry; others can see it in the list of processes
-    #[arg(
-        long,
-        value_name = "KEY",
-        conflicts_with = "api_key_file",
-        env = "MOEFLUX_API_KEY",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "KEY", conflicts_with = "api_key_file")]
     api_key: Option<String>,
-    /// A file that holds the key
+    /// A file that holds the key [default: $MOEFLUX_API_KEY]
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Let other machines ask without a key
     #[arg(long)]
     no_api_key: bool,
+    /// Let pages of this origin ask, as https://example.org, or * for all, which needs a key; can be
+    /// given several times
+    #[arg(long, value_name = "ORIGIN")]
+    allow_origin: Vec<String>,
     /// A name under which clients ask for the model, instead of its own; can be given several times
     #[arg(long, value_name = "NAME")]
     served_name: Vec<String>,
@@ -53,7 +55,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     speculate: Speculate,
     /// Memory for the state of earlier requests, so that what prompts have in common is computed
-    /// once; 0 for none [default: a sixteenth of the memory bound, or half of what experts leave]
+    /// once; 0 for none [default: a sixteenth of the memory bound or half of what experts leave, at
+    /// most 16GiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     prefix_cache: Option<u64>,
     /// A folder for that state too, which outlives the server; what people wrote is in it
@@ -125,10 +128,14 @@ impl ServeArgs {
             }
         }
         let mut options = ServerOptions::new(SocketAddr::new(self.host, self.port));
-        options.api_key = self.key()?;
+        options.api_key = key::given(self.api_key.as_deref(), self.api_key_file.as_deref())?;
         if options.api_key.is_none() && !self.no_api_key && !self.host.is_loopback() {
             return Err(ServerError::Open(options.address).into());
         }
+        for origin in &self.allow_origin {
+            check_origin(origin, options.api_key.is_some())?;
+        }
+        options.allowed_origins.clone_from(&self.allow_origin);
         options.limits = Limits {
             parallel: self.parallel,
             queue: self.queue,
@@ -147,6 +154,7 @@ impl ServeArgs {
     /// What is kept of earlier requests.
     fn prefix(&self, plan: &MemoryPlan) -> Result<Option<PrefixOptions>, Failure> {
         let default = (plan.limit_bytes / 16).max(plan.spare_bytes() / 2);
+        let default = default.min(MOST_PREFIX_BYTES);
         let memory_bytes = self.prefix_cache.unwrap_or(default);
         if memory_bytes == 0 {
             return match &self.prefix_cache_dir {
@@ -165,28 +173,19 @@ impl ServeArgs {
             report: output::note,
         }))
     }
+}
 
-    fn key(&self) -> Result<Option<String>, Failure> {
-        let key = match &self.api_key_file {
-            None => self.api_key.clone(),
-            Some(path) => {
-                let read = std::fs::read_to_string(path);
-                Some(read.map_err(|source| Failure::File {
-                    action: "read",
-                    path: path.clone(),
-                    source,
-                })?)
-            }
-        };
-        let Some(key) = key else {
-            return Ok(None);
-        };
-        let key = key.trim().to_owned();
-        match !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic()) {
-            true => Ok(Some(key)),
-            false => Err(Failure::Usage(
-                "the API key must be visible ASCII characters, at least one".to_owned(),
-            )),
-        }
+/// An origin as browsers send it: a scheme and a host, without anything behind.
+fn check_origin(origin: &str, has_key: bool) -> Result<(), Failure> {
+    let wrong = |problem: &str| Failure::Usage(format!("--allow-origin {origin}: {problem}"));
+    if origin == "*" {
+        let problem = "lets every page that you visit ask; give --api-key-file FILE too";
+        return has_key.then_some(()).ok_or_else(|| wrong(problem));
+    }
+    let site = origin.split_once("://").map_or("", |(_, site)| site);
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | '*' | '@' | '?' | '#');
+    match !site.is_empty() && site.chars().all(is_plain) && origin.is_ascii() {
+        true => Ok(()),
+        false => Err(wrong("write it as https://example.org, or with a port")),
     }
 }

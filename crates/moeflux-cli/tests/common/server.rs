@@ -5,7 +5,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,7 +24,12 @@ impl Server {
     pub fn start(flags: &[&str]) -> Server {
         let mut arguments = vec!["serve", "--port", "0", "--memory", "1GiB", "--no-warm"];
         arguments.extend(flags);
-        let mut child = command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Server::spawn(command(&arguments))
+    }
+
+    /// Runs a command that is a server.
+    pub fn spawn(mut command: Command) -> Server {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             let (_, rest) = line.split_once("http://")?;

@@ -4,8 +4,16 @@
 //! layouts are those of ggml; decoding takes one rounding a product and one a difference, in the
 //! order written in each file, without fused operations.
 
+mod iq4_nl;
+mod iq4_xs;
+pub mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
@@ -23,26 +31,57 @@ use crate::error::CodecError;
 pub enum BlockCodec {
     /// 4-bit integers, one scale to 32 elements.
     Q4_0,
+    /// 4-bit integers, one scale and minimum to 32 elements.
+    Q4_1,
+    /// 5-bit integers, one scale to 32 elements.
+    Q5_0,
+    /// 5-bit integers, one scale and minimum to 32 elements.
+    Q5_1,
     /// 8-bit integers, one scale to 32 elements.
     Q8_0,
+    /// 2-bit integers, a 4-bit scale and minimum to 16 elements, two f16 to 256.
+    Q2K,
+    /// 3-bit integers, a 6-bit scale to 16 elements, one f16 to 256.
+    Q3K,
     /// 4-bit integers, a 6-bit scale and minimum to 32 elements, two f16 to 256.
     Q4K,
     /// 5-bit integers, a 6-bit scale and minimum to 32 elements, two f16 to 256.
     Q5K,
     /// 6-bit integers, an 8-bit scale to 16 elements, one f16 to 256.
     Q6K,
+    /// 4 bits for one of sixteen uneven levels, one scale to 32 elements.
+    Iq4Nl,
+    /// The same levels, a 6-bit scale to 32 elements, one f16 to 256.
+    Iq4Xs,
+    /// 4-bit floats, a power of two to 32 elements.
+    Mxfp4,
 }
 
 impl BlockCodec {
     /// Every codec of blocks.
-    pub const ALL: [Self; 5] = [Self::Q4_0, Self::Q8_0, Self::Q4K, Self::Q5K, Self::Q6K];
+    pub const ALL: [Self; 13] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+        Self::Mxfp4,
+    ];
 
     /// Elements of a block.
     #[must_use]
     pub fn block_elements(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q8_0 => 32,
-            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Iq4Nl | Self::Mxfp4 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
         }
     }
 
@@ -51,10 +90,18 @@ impl BlockCodec {
     pub fn block_bytes(self) -> usize {
         match self {
             Self::Q4_0 => q4_0::BYTES,
+            Self::Q4_1 => q4_1::BYTES,
+            Self::Q5_0 => q5_0::BYTES,
+            Self::Q5_1 => q5_1::BYTES,
             Self::Q8_0 => q8_0::BYTES,
+            Self::Q2K => q2_k::BYTES,
+            Self::Q3K => q3_k::BYTES,
             Self::Q4K => q4_k::BYTES,
             Self::Q5K => q5_k::BYTES,
             Self::Q6K => q6_k::BYTES,
+            Self::Iq4Nl => iq4_nl::BYTES,
+            Self::Iq4Xs => iq4_xs::BYTES,
+            Self::Mxfp4 => mxfp4::BYTES,
         }
     }
 
@@ -81,10 +128,18 @@ impl BlockCodec {
     pub fn name(self) -> &'static str {
         match self {
             Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
             Self::Q8_0 => "q8_0",
+            Self::Q2K => "q2_k",
+            Self::Q3K => "q3_k",
             Self::Q4K => "q4_k",
             Self::Q5K => "q5_k",
             Self::Q6K => "q6_k",
+            Self::Iq4Nl => "iq4_nl",
+            Self::Iq4Xs => "iq4_xs",
+            Self::Mxfp4 => "mxfp4",
         }
     }
 
@@ -98,10 +153,18 @@ impl BlockCodec {
     pub(crate) fn type_name(self) -> &'static str {
         match self {
             Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
             Self::Q8_0 => "Q8_0",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+            Self::Mxfp4 => "MXFP4",
         }
     }
 
@@ -114,7 +177,7 @@ impl BlockCodec {
         match self {
             Self::Q4_0 => encode_blocks(self, values, out, q4_0::encode),
             Self::Q8_0 => encode_blocks(self, values, out, q8_0::encode),
-            Self::Q4K | Self::Q5K | Self::Q6K => Err(CodecError::NoEncoder(self.name())),
+            _ => Err(CodecError::NoEncoder(self.name())),
         }
     }
 
@@ -122,10 +185,18 @@ impl BlockCodec {
     pub(super) fn decode(self, blocks: &[u8], out: &mut [f32]) {
         match self {
             Self::Q4_0 => decode_blocks(blocks, out, q4_0::decode),
+            Self::Q4_1 => decode_blocks(blocks, out, q4_1::decode),
+            Self::Q5_0 => decode_blocks(blocks, out, q5_0::decode),
+            Self::Q5_1 => decode_blocks(blocks, out, q5_1::decode),
             Self::Q8_0 => decode_blocks(blocks, out, q8_0::decode),
+            Self::Q2K => decode_blocks(blocks, out, q2_k::decode),
+            Self::Q3K => decode_blocks(blocks, out, q3_k::decode),
             Self::Q4K => decode_blocks(blocks, out, q4_k::decode),
             Self::Q5K => decode_blocks(blocks, out, q5_k::decode),
             Self::Q6K => decode_blocks(blocks, out, q6_k::decode),
+            Self::Iq4Nl => decode_blocks(blocks, out, iq4_nl::decode),
+            Self::Iq4Xs => decode_blocks(blocks, out, iq4_xs::decode),
+            Self::Mxfp4 => decode_blocks(blocks, out, mxfp4::decode),
         }
     }
 

@@ -6,14 +6,18 @@
 pub mod affine;
 pub mod bf16;
 pub mod block;
+pub mod centered;
 pub mod f16;
 pub mod f32;
+pub mod f8;
 
 use std::fmt;
 use std::str::FromStr;
 
 pub use affine::AffineCodec;
 pub use block::BlockCodec;
+pub use centered::CenteredCodec;
+pub use f8::F8Codec;
 
 use crate::DType;
 use crate::error::{CodecError, Result};
@@ -28,6 +32,10 @@ pub enum Codec {
     F16,
     /// The upper half of an f32.
     Bf16,
+    /// Floats of 8 bits with a scale to each square of elements.
+    F8(F8Codec),
+    /// Integers in groups with a scale each.
+    Centered(CenteredCodec),
     /// Integers in groups with a scale and a bias each.
     Affine(AffineCodec),
     /// Quantized blocks as GGUF files hold them.
@@ -39,7 +47,8 @@ pub enum Codec {
 pub struct Encoded {
     /// The values, integers or blocks, row after row.
     pub weights: Vec<u8>,
-    /// One bf16 a group (affine only), `[rows, cols / group]`.
+    /// Scales of codecs that have them apart: one bf16 a group, `[rows, cols / group]`, or those of
+    /// [`f8`].
     pub scales: Vec<u8>,
     /// One bf16 a group (affine only), `[rows, cols / group]`.
     pub biases: Vec<u8>,
@@ -61,8 +70,21 @@ pub struct EncodedMut<'a> {
 pub struct EncodedBytes {
     /// Of the values, integers or blocks.
     pub weights: usize,
-    /// Of the scales and, as much again, of the biases.
+    /// Of the scales.
     pub scales: usize,
+    /// Of the biases.
+    pub biases: usize,
+}
+
+impl EncodedBytes {
+    /// Of a codec whose scales are in its weights, if it has any.
+    fn plain(weights: usize) -> Self {
+        Self {
+            weights,
+            scales: 0,
+            biases: 0,
+        }
+    }
 }
 
 impl Codec {
@@ -79,28 +101,33 @@ impl Codec {
             .filter(|&count| count <= isize::MAX as usize / 4);
         let elements = elements.ok_or(too_large)?;
         Ok(match self {
-            Self::F32 => EncodedBytes {
-                weights: elements * 4,
-                scales: 0,
+            Self::F32 => EncodedBytes::plain(elements * 4),
+            Self::F16 | Self::Bf16 => EncodedBytes::plain(elements * 2),
+            Self::F8(f8) => EncodedBytes {
+                weights: elements,
+                scales: f8.scale_bytes(rows, cols),
+                biases: 0,
             },
-            Self::F16 | Self::Bf16 => EncodedBytes {
-                weights: elements * 2,
-                scales: 0,
-            },
+            Self::Centered(centered) => {
+                centered.check_columns(cols)?;
+                EncodedBytes {
+                    weights: rows * centered.row_bytes(cols),
+                    scales: elements / centered.group * 2,
+                    biases: 0,
+                }
+            }
             Self::Affine(affine) => {
                 affine.check_columns(cols)?;
-                let weights = rows * affine.row_bytes(cols);
+                let maps = elements / affine.group * 2;
                 EncodedBytes {
-                    weights,
-                    scales: elements / affine.group * 2,
+                    weights: rows * affine.row_bytes(cols),
+                    scales: maps,
+                    biases: maps,
                 }
             }
             Self::Block(block) => {
                 block.check_columns(cols)?;
-                EncodedBytes {
-                    weights: rows * block.row_bytes(cols),
-                    scales: 0,
-                }
+                EncodedBytes::plain(rows * block.row_bytes(cols))
             }
         })
     }
@@ -112,6 +139,8 @@ impl Codec {
             Self::F32 => (DType::F32, [rows, cols]),
             Self::F16 => (DType::F16, [rows, cols]),
             Self::Bf16 => (DType::Bf16, [rows, cols]),
+            Self::F8(_) => (DType::F8E4M3, [rows, cols]),
+            Self::Centered(centered) => (DType::I32, [rows, centered.row_bytes(cols) / 4]),
             Self::Affine(affine) => (DType::U32, [rows, affine.row_bytes(cols) / 4]),
             Self::Block(block) => (DType::U8, [rows, block.row_bytes(cols)]),
         }
@@ -136,6 +165,8 @@ impl Codec {
     pub fn check_encoder(self) -> Result<(), CodecError> {
         match self {
             Self::Block(block) if !block.has_encoder() => Err(CodecError::NoEncoder(block.name())),
+            Self::F8(_) => Err(CodecError::NoEncoder("f8-e4m3")),
+            Self::Centered(_) => Err(CodecError::NoEncoder("centered")),
             _ => Ok(()),
         }
     }
@@ -156,6 +187,8 @@ impl fmt::Display for Codec {
             Self::F32 => formatter.write_str("f32"),
             Self::F16 => formatter.write_str("f16"),
             Self::Bf16 => formatter.write_str("bf16"),
+            Self::F8(f8) => f8.fmt(formatter),
+            Self::Centered(centered) => centered.fmt(formatter),
             Self::Affine(affine) => affine.fmt(formatter),
             Self::Block(block) => block.fmt(formatter),
         }
@@ -176,10 +209,16 @@ impl FromStr for Codec {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => match BlockCodec::from_name(name) {
-                Some(block) => Ok(Self::Block(block)),
-                None => name.parse().map(Self::Affine),
-            },
+            _ => {
+                let read_only = BlockCodec::from_name(name).map(Self::Block);
+                let read_only = read_only.or_else(|| F8Codec::from_name(name).map(Self::F8));
+                let read_only =
+                    read_only.or_else(|| CenteredCodec::from_name(name).map(Self::Centered));
+                match read_only {
+                    Some(codec) => Ok(codec),
+                    None => name.parse().map(Self::Affine),
+                }
+            }
         }
     }
 }
@@ -194,7 +233,7 @@ pub fn encode(codec: Codec, values: &[f32], rows: usize, cols: usize) -> Result<
     let mut out = Encoded {
         weights: vec![0; bytes.weights],
         scales: vec![0; bytes.scales],
-        biases: vec![0; bytes.scales],
+        biases: vec![0; bytes.biases],
     };
     let parts = EncodedMut {
         weights: &mut out.weights,
@@ -221,11 +260,12 @@ pub fn encode_into(
     check("the values", rows * cols, values.len())?;
     check("the weights", bytes.weights, out.weights.len())?;
     check("the scales", bytes.scales, out.scales.len())?;
-    check("the biases", bytes.scales, out.biases.len())?;
+    check("the biases", bytes.biases, out.biases.len())?;
     match codec {
         Codec::F32 => f32::encode(values, out.weights),
         Codec::F16 => f16::encode(values, out.weights)?,
         Codec::Bf16 => bf16::encode(values, out.weights)?,
+        Codec::F8(_) | Codec::Centered(_) => codec.check_encoder()?,
         Codec::Affine(affine) => affine.encode(values, out)?,
         Codec::Block(block) => block.encode(values, out.weights)?,
     }
@@ -241,12 +281,14 @@ pub fn decode(codec: Codec, encoded: &Encoded, rows: usize, cols: usize) -> Resu
     let check = |what, expected, found| check_length(what, rows, cols, expected, found);
     check("the weights", bytes.weights, encoded.weights.len())?;
     check("the scales", bytes.scales, encoded.scales.len())?;
-    check("the biases", bytes.scales, encoded.biases.len())?;
+    check("the biases", bytes.biases, encoded.biases.len())?;
     let mut out = vec![0.0; rows * cols];
     match codec {
         Codec::F32 => f32::decode(&encoded.weights, &mut out),
         Codec::F16 => f16::decode(&encoded.weights, &mut out),
         Codec::Bf16 => bf16::decode(&encoded.weights, &mut out),
+        Codec::F8(f8) => f8.decode(encoded, cols, &mut out),
+        Codec::Centered(centered) => centered.decode(encoded, &mut out),
         Codec::Affine(affine) => affine.decode(encoded, &mut out),
         Codec::Block(block) => block.decode(&encoded.weights, &mut out),
     }

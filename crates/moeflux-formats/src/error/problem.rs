@@ -103,7 +103,8 @@ pub enum CodecError {
     Group(usize),
     /// A codec's name is not known.
     #[error(
-        "unknown codec {0:?}; known are f32, f16, bf16, q4_0, q8_0, q4_k, q5_k, q6_k and \
+        "unknown codec {0:?}; known are f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, \
+         q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 and \
          affine-bB-gG such as affine-b4-g64"
     )]
     UnknownName(String),

@@ -6,7 +6,10 @@ use crate::DType;
 use crate::codec::BlockCodec;
 
 /// The types that are read, for messages.
-pub(super) const SUPPORTED: &str = "F32, F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K and Q6_K";
+pub(super) const SUPPORTED: &str = concat!(
+    "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, ",
+    "IQ4_XS and MXFP4",
+);
 
 /// Every type that a file may hold or may once have held.
 const NAMES: [(u32, &str); 43] = [
@@ -67,10 +70,18 @@ impl TensorType {
             1 => DType::F16,
             30 => DType::Bf16,
             2 => DType::Block(BlockCodec::Q4_0),
+            3 => DType::Block(BlockCodec::Q4_1),
+            6 => DType::Block(BlockCodec::Q5_0),
+            7 => DType::Block(BlockCodec::Q5_1),
             8 => DType::Block(BlockCodec::Q8_0),
+            10 => DType::Block(BlockCodec::Q2K),
+            11 => DType::Block(BlockCodec::Q3K),
             12 => DType::Block(BlockCodec::Q4K),
             13 => DType::Block(BlockCodec::Q5K),
             14 => DType::Block(BlockCodec::Q6K),
+            20 => DType::Block(BlockCodec::Iq4Nl),
+            23 => DType::Block(BlockCodec::Iq4Xs),
+            39 => DType::Block(BlockCodec::Mxfp4),
             _ => return None,
         })
     }

@@ -13,15 +13,29 @@ use crate::error::{FormatError, PlanProblem, Result, io_error};
 use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
 use crate::{Checkpoint, Codec};
 
-/// A `[rows, cols]` part of a source tensor (f32, f16 or bf16).
+/// A `[rows, cols]` part of a source tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct MatrixSource {
     /// Name of the tensor.
     pub tensor: String,
     /// The matrix's first element, counted from the tensor's start.
     pub first_element: u64,
-    /// Where its other elements are; `None`: rows follow one another.
+    /// Where its other elements are; `None`: rows follow one another. Of plain floats only.
     pub steps: Option<ElementSteps>,
+    /// How it is coded, if its elements are not f32, f16 or bf16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coded: Option<CodedSource>,
+}
+
+/// How a source matrix is coded, and where its other parts are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct CodedSource {
+    /// The codec.
+    pub codec: Codec,
+    /// Name of the tensor with the scales, if they are apart.
+    pub scales: Option<String>,
+    /// Name of the tensor with the biases, if there are any.
+    pub biases: Option<String>,
 }
 
 /// Distances between elements in a source tensor.
@@ -34,12 +48,14 @@ pub struct ElementSteps {
 }
 
 impl MatrixSource {
-    /// All of a tensor.
-    pub fn whole(tensor: String) -> MatrixSource {
-        MatrixSource {
+    /// A part of a tensor of plain floats.
+    #[must_use]
+    pub fn plain(tensor: String, first_element: u64) -> Self {
+        Self {
             tensor,
-            first_element: 0,
+            first_element,
             steps: None,
+            coded: None,
         }
     }
 }
@@ -169,7 +185,6 @@ pub(super) fn check(source: &Checkpoint, plan: &PackPlan) -> Result<()> {
 
 fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
     let tensor = &matrix.source.tensor;
-    let info = source.require_float(tensor)?;
     let named = |problem| FormatError::Encode {
         tensor: tensor.clone(),
         problem,
@@ -187,7 +202,17 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         _ => own,
     };
     let end = first.saturating_add(span);
-    let elements = info.elements();
+    let elements = match &matrix.source.coded {
+        None => source.require_float(tensor)?.elements(),
+        Some(coded) => {
+            for name in [&coded.scales, &coded.biases].into_iter().flatten() {
+                source.require(name)?;
+            }
+            let row = coded.codec.encoded_bytes(1, matrix.cols).map_err(named)?;
+            let rows = source.require(tensor)?.bytes / row.weights.max(1) as u64;
+            rows.saturating_mul(matrix.cols as u64)
+        }
+    };
     if end > elements {
         let problem = PlanProblem::OutsideSource {
             tensor: tensor.clone(),
@@ -227,6 +252,10 @@ fn check_experts(layer: &PlannedLayer) -> Result<(), PlanProblem> {
 
 /// Bytes of a matrix in its source. The plan is checked.
 pub(super) fn matrix_source_bytes(source: &Checkpoint, matrix: &PlannedMatrix) -> u64 {
+    if let Some(coded) = &matrix.source.coded {
+        let bytes = coded.codec.encoded_bytes(matrix.rows, matrix.cols);
+        return bytes.map_or(0, |bytes| bytes.weights as u64);
+    }
     let size = source
         .get(&matrix.source.tensor)
         .map_or(0, |info| info.dtype.block_bytes());

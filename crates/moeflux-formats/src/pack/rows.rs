@@ -1,9 +1,9 @@
 //! Reading rows of a source matrix and encoding them.
 
 use super::plan::{ElementSteps, PlannedMatrix};
-use crate::codec::{EncodedMut, encode_into, to_f32};
+use crate::codec::{Encoded, EncodedMut, decode, encode_into, f8, to_f32};
 use crate::error::{CodecError, FormatError, Result};
-use crate::{Checkpoint, TensorInfo};
+use crate::{Checkpoint, Codec, TensorInfo};
 
 /// Source bytes converted at a time.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -22,22 +22,81 @@ pub(super) struct RowSource<'a> {
     source: &'a Checkpoint,
     info: &'a TensorInfo,
     matrix: &'a PlannedMatrix,
+    coded: Option<Coded<'a>>,
+}
+
+/// A coded source: its codec, scales and biases.
+struct Coded<'a> {
+    codec: Codec,
+    maps: [Option<&'a TensorInfo>; 2],
 }
 
 impl<'a> RowSource<'a> {
     /// Looks up the source of a matrix.
     pub(super) fn new(source: &'a Checkpoint, matrix: &'a PlannedMatrix) -> Result<Self> {
-        let info = source.require_float(&matrix.source.tensor)?;
+        let tensor = &matrix.source.tensor;
+        let (info, coded) = match &matrix.source.coded {
+            None => (source.require_float(tensor)?, None),
+            Some(coded) => {
+                let map = |name: &Option<String>| {
+                    let name = name.as_ref();
+                    name.map(|name| source.require(name)).transpose()
+                };
+                let coded = Coded {
+                    codec: coded.codec,
+                    maps: [map(&coded.scales)?, map(&coded.biases)?],
+                };
+                (source.require(tensor)?, Some(coded))
+            }
+        };
         Ok(Self {
             source,
             info,
             matrix,
+            coded,
         })
     }
 
     /// Source bytes of a row.
     pub(super) fn row_bytes(&self) -> usize {
-        self.matrix.cols * self.info.dtype.block_bytes()
+        let cols = self.matrix.cols;
+        match &self.coded {
+            None => cols * self.info.dtype.block_bytes(),
+            Some(coded) => coded.codec.encoded_bytes(1, cols).map_or(0, |b| b.weights),
+        }
+    }
+
+    /// Reads rows of a coded source as f32.
+    fn read_coded(&self, coded: &Coded<'_>, first_row: usize, values: &mut [f32]) -> Result<()> {
+        let (codec, cols) = (coded.codec, self.matrix.cols);
+        let place = self.matrix.source.first_element as usize / cols + first_row;
+        let end = place + values.len() / cols;
+        // Scales of squares are read for whole squares.
+        let first = match codec {
+            Codec::F8(_) => place / f8::BLOCK * f8::BLOCK,
+            _ => place,
+        };
+        let (before, sizes) = (
+            codec.encoded_bytes(first, cols)?,
+            codec.encoded_bytes(end - first, cols)?,
+        );
+        let read = |info: Option<&TensorInfo>, start: usize, bytes: usize| -> Result<Vec<u8>> {
+            let mut out = vec![0; bytes];
+            match info {
+                Some(info) => self.source.read(info, start as u64, &mut out)?,
+                None => debug_assert_eq!(bytes, 0, "the plan names what the codec has"),
+            }
+            Ok(out)
+        };
+        let [scales, biases] = coded.maps;
+        let encoded = Encoded {
+            weights: read(Some(self.info), before.weights, sizes.weights)?,
+            scales: read(scales, before.scales, sizes.scales)?,
+            biases: read(biases, before.biases, sizes.biases)?,
+        };
+        let decoded = decode(codec, &encoded, end - first, cols)?;
+        values.copy_from_slice(&decoded[(place - first) * cols..]);
+        Ok(())
     }
 
     /// Reads rows as f32.
@@ -47,6 +106,9 @@ impl<'a> RowSource<'a> {
         bytes: &mut Vec<u8>,
         values: &mut [f32],
     ) -> Result<()> {
+        if let Some(coded) = &self.coded {
+            return self.read_coded(coded, first_row, values);
+        }
         let size = self.info.dtype.block_bytes();
         if let Some(steps) = self.matrix.source.steps {
             return self.gather(steps, first_row, bytes, values);

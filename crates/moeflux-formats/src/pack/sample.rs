@@ -68,7 +68,7 @@ fn is_near(codec: Codec, expected: &[f32], found: &[f32]) -> bool {
         Codec::F32 => a.to_bits() == b.to_bits(),
         Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
         Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
-        Codec::Affine(_) | Codec::Block(_) => true,
+        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Centered(_) => true,
     };
     let affine = match codec {
         Codec::Affine(affine) => affine,

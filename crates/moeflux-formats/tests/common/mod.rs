@@ -103,6 +103,7 @@ pub fn plan(sizes: Sizes, expert_codec: Codec) -> PackPlan {
             tensor: tensor.to_owned(),
             first_element: first as u64,
             steps: None,
+            coded: None,
         },
         rows,
         cols,

@@ -12,7 +12,11 @@ pub(super) fn forms(layout: &ExpertLayout) -> Result<[Form; 3], Error> {
     let matrices = [&layout.gate, &layout.up, &layout.down];
     let end = matrices.map(MatrixLayout::end).into_iter().max();
     let empty = vec![0; end.unwrap_or(0)];
-    let [gate, up, down] = matrices.map(|m| m.view(&empty).map(|matrix| Form::of(&matrix)));
+    let [gate, up, down] = matrices.map(|m| {
+        let form = Form::of(&m.view(&empty)?);
+        form.check()?;
+        Ok::<_, Error>(form)
+    });
     Ok([gate?, up?, down?])
 }
 

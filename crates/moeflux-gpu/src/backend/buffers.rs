@@ -84,7 +84,8 @@ impl DeviceBuffers {
         self.held[at] = true;
     }
 
-    fn is_held(&self, id: BufferId) -> bool {
+    /// Whether this step wrote a buffer.
+    pub fn is_held(&self, id: BufferId) -> bool {
         self.held.get(id.index()).is_some_and(|&held| held)
     }
 

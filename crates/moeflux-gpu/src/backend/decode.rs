@@ -17,7 +17,7 @@ use super::weights::DeviceWeights;
 use super::{GpuBackend, wrong_op};
 use crate::DeviceBuffer;
 use crate::ops::decode::{self, Input, MAX_SEGMENTS, Segment};
-use crate::ops::{RopeShape, SpanRows};
+use crate::ops::{RopeShape, RouterShape, SpanRows};
 use crate::state::{DeviceKv, DeviceRecurrent};
 
 /// What a step works on.
@@ -151,9 +151,10 @@ impl GpuBackend {
             match item {
                 Item::Op(at) => {
                     let op = &w.graph.ops[*at];
-                    let is_request = matches!(op, Op::RequestExperts { .. });
-                    if !(hopeful && is_request) {
-                        self.one(op, w.step, w.weights, w.pool, w.stage)?;
+                    match op {
+                        Op::RequestExperts { .. } if hopeful => {}
+                        Op::Router { .. } => self.choice(op, w.pool)?,
+                        _ => self.one(op, w.step, w.weights, w.pool, w.stage)?,
                     }
                 }
                 Item::Products(item) => self.products(item, w)?,
@@ -199,6 +200,31 @@ impl GpuBackend {
             decode::products(r, ((*buffer).into(), segments), &input, added, out, rows)?;
         }
         Ok(())
+    }
+
+    fn choice(&mut self, op: &Op, pool: &BufferPool) -> Result<(), Error> {
+        let &Op::Router {
+            logits,
+            experts,
+            top_k,
+            renormalize,
+            ids,
+            weights,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        self.buffers.make(&self.gpu, pool, ids)?;
+        self.buffers.make(&self.gpu, pool, weights)?;
+        let view = |id| self.buffers.view(pool, id);
+        let views = (view(logits)?, view(ids)?, view(weights)?);
+        let shape = RouterShape {
+            experts,
+            top_k,
+            renormalize,
+        };
+        let tokens = pool.rows(logits);
+        Ok(decode::choice(&mut self.recorder, views, shape, tokens)?)
     }
 
     fn heads(&mut self, item: &Heads, w: &mut Work<'_, '_>) -> Result<(), Error> {

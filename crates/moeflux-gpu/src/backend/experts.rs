@@ -9,6 +9,7 @@ use moeflux::graph::{BufferPool, ExpertForm, Op};
 use moeflux::weights::ExpertLayout;
 
 use super::prompt::{self, ExpertForms, Run};
+use super::upload::{SlotForm, upload};
 use super::{GpuBackend, budget, wrong_op};
 use crate::matrix::{Form, Place};
 use crate::ops::{self, CombineViews, ExpertSlots};
@@ -24,7 +25,6 @@ pub(super) struct DeviceExperts {
     layers: BTreeMap<usize, Layer>,
     /// What the tokens chose, brought to the host before it was needed.
     chosen: Option<Chosen>,
-    packed: Vec<u8>,
     uses: u64,
     /// For each layer whether a choice of a hopeful step was missing.
     notes: Option<DeviceBuffer>,
@@ -158,6 +158,7 @@ impl DeviceExperts {
             let absent: Vec<u32> = absent.map(|(id, _)| id).take(free.count()).collect();
             for part in absent.chunks(TOGETHER) {
                 self.ensure(r, stage, layer, part)?;
+                gpu.flush()?;
             }
             if let Some(open) = self.layers.get_mut(&layer) {
                 open.tell(r, None);
@@ -177,7 +178,7 @@ impl DeviceExperts {
         wanted: &[u32],
     ) -> Result<(), Error> {
         self.uses += 1;
-        let (now, packed) = (self.uses, &mut self.packed);
+        let now = self.uses;
         let none = || Error::Internal(format!("layer {layer} has no slots"));
         let slots = self.layers.get_mut(&layer).ok_or_else(none)?;
         for &id in wanted {
@@ -194,15 +195,17 @@ impl DeviceExperts {
         self.has_missed = true;
         slots.is_told = false;
         let layout = stage.layout(layer)?.clone();
-        stage.hand_out(layer, &missing, &mut |id, bytes| {
-            packed.clear();
-            slots.gate.0.pack(&layout.gate.view(bytes)?, packed);
-            slots.up.0.pack(&layout.up.view(bytes)?, packed);
-            slots.down.0.pack(&layout.down.view(bytes)?, packed);
-            let slot = slots.take_slot(id, now)?;
-            r.write(&slots.slots, (slot * slots.slot_bytes) as u64, packed);
-            r.gpu().tier.brought(packed.len() as u64);
-            Ok(())
+        let form = slots.form();
+        // What was recorded so far is done with what the slots hold now.
+        r.submit();
+        let gpu = r.gpu();
+        stage.hand_out(layer, &missing, &mut |experts| {
+            let mut placed = Vec::with_capacity(experts.len());
+            for &(id, bytes) in experts {
+                placed.push((slots.take_slot(id, now)?, bytes));
+            }
+            gpu.tier.brought((placed.len() * form.bytes) as u64);
+            upload(gpu, (&slots.slots, &form), &layout, &placed)
         })
     }
 
@@ -266,6 +269,14 @@ impl Layer {
 
     pub fn is_complete(&self) -> bool {
         self.is_told && self.slot_of.iter().all(|&slot| slot != NONE)
+    }
+
+    fn form(&self) -> SlotForm {
+        let matrices = [self.gate, self.up, self.down];
+        SlotForm {
+            matrices: matrices.map(|(form, place)| (form, place.weights as usize * 16)),
+            bytes: self.slot_bytes,
+        }
     }
 
     /// Slots.

@@ -11,6 +11,7 @@ mod plan;
 mod planned_experts;
 mod prompt;
 mod state_ops;
+mod upload;
 mod weights;
 
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
-use crate::{Gpu, GpuError, Recorder};
+use crate::{Gpu, GpuError, Recorder, View};
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
 use experts::DeviceExperts;
@@ -48,6 +49,8 @@ pub struct GpuBackend {
     pieces: PieceLists,
     experts: DeviceExperts,
     plan: Option<Plan>,
+    /// Multiply-adds of products of prompts since one was submitted.
+    unsubmitted: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -64,6 +67,7 @@ impl GpuBackend {
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             plan: None,
+            unsubmitted: 0,
             buffers_seen: 0,
         }
     }
@@ -272,6 +276,21 @@ impl Backend for GpuBackend {
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
         self.buffers.fetch(&mut self.recorder, wanted, pool)
+    }
+
+    fn best(&mut self, logits: BufferId, pool: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
+        let rows = pool.rows(logits);
+        if rows == 0 || !self.buffers.is_held(logits) {
+            return Ok(None);
+        }
+        let width = pool.len(logits) / rows;
+        let out = self.recorder.scratch("best tokens", rows as u64 * 4)?;
+        let out = View::first(&out, rows as u64 * 4);
+        let logits = self.buffers.view(pool, logits)?;
+        ops::argmax(&mut self.recorder, logits, out, rows, width)?;
+        let bytes = self.recorder.read(&[out])?;
+        let best: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
+        Ok((!best.contains(&ops::NOT_FINITE)).then_some(best))
     }
 
     fn end_step(&mut self) -> Result<(), Error> {

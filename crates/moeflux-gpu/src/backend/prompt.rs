@@ -9,11 +9,15 @@ use moeflux::weights::Weights;
 use super::GpuBackend;
 use crate::matrix::{Form, Place};
 use crate::ops::matmul::{self, Tile, Vectors};
-use crate::ops::{self, ExpertSlots};
+use crate::ops::{self, ExpertSlots, SpanRows};
 use crate::{GpuError, Recorder, View};
 
 /// Matrices of fewer rows are multiplied with one vector after another.
 const LEAST_ROWS: usize = 16;
+
+/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
+/// submission takes them seconds.
+const TOGETHER: u64 = 50_000_000_000;
 
 /// Rows of a step that follow each other: the first, and their number.
 pub(super) type Run = (usize, usize);
@@ -35,6 +39,17 @@ fn tile_of(r: &Recorder, form: &Form, exact: bool) -> Option<Tile> {
     let tile = Tile::of(r.gpu(), exact || !matmul::has_halves(form));
     let takes = tile.is_half() || matmul::has_floats(form.cols);
     (takes && form.rows >= LEAST_ROWS).then_some(tile)
+}
+
+/// A span in parts whose attention can each be a submission; `width` is of all heads together.
+pub(super) fn parts(span: SpanRows, width: usize) -> impl Iterator<Item = SpanRows> {
+    let each = 2 * (span.start + span.len) as u64 * width as u64;
+    let most = (TOGETHER / each.max(1)).max(64) as usize;
+    (0..span.len).step_by(most).map(move |first| SpanRows {
+        first_row: span.first_row + first,
+        len: most.min(span.len - first),
+        start: span.start + first,
+    })
 }
 
 impl GpuBackend {
@@ -73,6 +88,11 @@ impl GpuBackend {
                     None => matmul::vectors(r, tile, Vectors::INPUTS, x, run, cols)?,
                 };
                 matmul::matmul(r, tile, matrix, &vectors, out)?;
+                self.unsubmitted += (run.1 * matrix.form.rows * cols) as u64;
+                if self.unsubmitted >= TOGETHER {
+                    self.unsubmitted = 0;
+                    r.submit();
+                }
                 if tile.is_half() {
                     rounded = Some((run, vectors));
                 }
@@ -127,4 +147,27 @@ pub(super) fn experts(
     let acts = matmul::vectors(r, tile, Vectors::BETWEEN, act, (0, end), down.cols)?;
     let one = (down, &[*down_place][..]);
     matmul::expert_matmul(r, tile, with, one, (&acts, 1), results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_attention_is_taken_in_parts() {
+        let span = |start, len| SpanRows {
+            first_row: 3,
+            len,
+            start,
+        };
+        let lengths = |span| parts(span, 4096).map(|p| p.len).collect::<Vec<_>>();
+        assert_eq!(lengths(span(0, 2048)), [2048]);
+        let cut: Vec<_> = parts(span(100_000, 4096), 4096).collect();
+        assert_eq!(cut.iter().map(|p| p.len).sum::<usize>(), 4096);
+        assert!(cut.len() > 50, "{} parts", cut.len());
+        let (one, two) = (cut[0], cut[1]);
+        assert_eq!(two.first_row, one.first_row + one.len);
+        assert_eq!(two.start, one.start + one.len);
+        assert!(lengths(span(0, 0)).is_empty());
+    }
 }

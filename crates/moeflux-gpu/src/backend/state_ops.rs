@@ -6,7 +6,7 @@ use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
-use super::{GpuBackend, wrong_op};
+use super::{GpuBackend, prompt, wrong_op};
 use crate::ops::{self, DeltaViews, SpanRows};
 use crate::state::{DeviceKv, DeviceRecurrent};
 
@@ -51,11 +51,17 @@ impl GpuBackend {
                     return Err(wrong_op(op));
                 }
                 let kv = state_of::<DeviceKv>(session, *state)?;
-                let attention = match is_prompt {
-                    true => ops::attention_prompt,
-                    false => ops::attention,
-                };
-                attention(r, view(*q)?, kv, view(*out)?, *shape, rows)?;
+                let (q, out) = (view(*q)?, view(*out)?);
+                if !is_prompt {
+                    return Ok(ops::attention(r, q, kv, out, *shape, rows)?);
+                }
+                for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate()
+                {
+                    if number > 0 {
+                        r.submit();
+                    }
+                    ops::attention_prompt(r, q, kv, out, *shape, part)?;
+                }
             }
             Op::Conv1dSilu {
                 x,

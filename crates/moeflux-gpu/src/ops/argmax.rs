@@ -15,8 +15,11 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     (&SHADER, vec![vec![("LAST", 0)], vec![("LAST", 1)]])
 }
 
+/// What stands for the index of a row with an element that is not finite.
+pub const NOT_FINITE: u32 = u32::MAX;
+
 /// The index (u32) of the largest element of each row of `x` `[rows, width]`, the lowest one among
-/// equals, to `out` `[rows]`.
+/// equals, to `out` `[rows]`; [`NOT_FINITE`] of a row with one that is not finite.
 ///
 /// # Errors
 /// A buffer too small, and what [`Recorder::dispatch`] says.

@@ -1,5 +1,5 @@
 // The index of the largest value of a row, the lowest one among equals: first of PARTS parts of the
-// row, a workgroup each; then, with LAST, among those. A NaN is never larger.
+// row, a workgroup each; then, with LAST, among those. A row with a value that is not finite has none.
 
 const THREADS: u32 = 256u;
 
@@ -9,8 +9,10 @@ struct Sizes {
     part: u32,
 }
 
+// Keys are ordered as the values are; the largest is that of whatever is not finite. Integers, because
+// drivers may take it that no float is NaN.
 struct Best {
-    value: f32,
+    key: u32,
     id: u32,
 }
 
@@ -19,15 +21,27 @@ var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> parts: array<Best>;
 @group(0) @binding(1) var<storage, read_write> out: array<u32>;
 //#else
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<u32>;
 @group(0) @binding(1) var<storage, read_write> parts: array<Best>;
 //#endif
 
 var<workgroup> candidates: array<Best, THREADS>;
 
 fn better(a: Best, b: Best) -> bool {
-    return a.value > b.value || (a.value == b.value && a.id < b.id);
+    return a.key > b.key || (a.key == b.key && a.id < b.id);
 }
+
+//#if LAST
+//#else
+fn key_of(bits: u32) -> u32 {
+    let size = bits & 0x7fffffffu;
+    if size >= 0x7f800000u {
+        return 0xffffffffu;
+    }
+    // Both zeros are equal.
+    return select(0x80000000u + size, 0x80000000u - size, (bits >> 31u) == 1u);
+}
+//#endif
 
 // x: parts, y: rows.
 @compute @workgroup_size(THREADS)
@@ -36,8 +50,8 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-    // What nothing is worse than.
-    var best = Best(-3.4028234e38, 0xffffffffu);
+    // What everything is better than.
+    var best = Best(0u, 0xffffffffu);
 //#if LAST
     for (var i = thread; i < sizes.part; i += THREADS) {
         let candidate = parts[group.y * sizes.part + i];
@@ -48,7 +62,7 @@ fn main(
 //#else
     let first = group.x * sizes.part;
     for (var i = first + thread; i < min(first + sizes.part, sizes.width); i += THREADS) {
-        let candidate = Best(x[group.y * sizes.width + i], i);
+        let candidate = Best(key_of(x[group.y * sizes.width + i]), i);
         if better(candidate, best) {
             best = candidate;
         }
@@ -64,7 +78,7 @@ fn main(
     workgroupBarrier();
     if thread == 0u {
 //#if LAST
-        out[group.y] = select(candidates[0].id, 0u, candidates[0].id == 0xffffffffu);
+        out[group.y] = select(candidates[0].id, 0xffffffffu, candidates[0].key == 0xffffffffu);
 //#else
         parts[group.y * groups.x + group.x] = candidates[0];
 //#endif

@@ -32,6 +32,8 @@ const PART: u32 = BLOCK / SHARERS;
 const VALUE_GROUPS: u32 = min(THREADS / UNITS, ROWS);
 const VALUE_ROWS: u32 = (ROWS + VALUE_GROUPS - 1u) / VALUE_GROUPS;
 const SUMS: u32 = VALUE_ROWS * QUADS;
+// Units that a thread has on their way at once.
+const BATCH: u32 = 8u;
 // Least finite number: what is less than every score that counts.
 const LEAST: f32 = -3.4028234e38;
 
@@ -97,25 +99,41 @@ fn quad(unit: vec4<u32>, index: u32) -> vec4<f32> {
 }
 //#endif
 
+// What a unit adds to the scores of a thread's rows.
+fn add_scores(
+    key: vec4<u32>,
+    place: u32,
+    first_row: u32,
+    sums: ptr<function, array<f32, SCORE_ROWS>>,
+) {
+    for (var half = 0u; half < QUADS; half++) {
+        let part = quad(key, half);
+        for (var r = 0u; r < SCORE_ROWS; r++) {
+            // A row past the last is computed for nothing.
+            let row = min(first_row + r, ROWS - 1u);
+            let other = query[row * WIDTH + place + half];
+            var sum = fma(part.x, other.x, (*sums)[r]);
+            sum = fma(part.y, other.y, sum);
+            sum = fma(part.z, other.z, sum);
+            (*sums)[r] = fma(part.w, other.w, sum);
+        }
+    }
+}
+
 // Scores of one block; those a row does not see become LEAST.
 fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
     let in_block = thread % BLOCK;
     let first_row = thread / BLOCK * SCORE_ROWS;
     var sums: array<f32, SCORE_ROWS>;
     let place = (position / BLOCK * KV_HEADS + kv_head) * UNITS * BLOCK + in_block;
-    for (var unit = 0u; unit < UNITS; unit++) {
-        let key = keys[place + unit * BLOCK];
-        for (var half = 0u; half < QUADS; half++) {
-            let part = quad(key, half);
-            let at = unit * QUADS + half;
-            for (var r = 0u; r < SCORE_ROWS; r++) {
-                // A row past the last is computed for nothing.
-                let row = min(first_row + r, ROWS - 1u);
-                let other = query[row * WIDTH + at];
-                var sum = fma(part.x, other.x, sums[r]);
-                sum = fma(part.y, other.y, sum);
-                sum = fma(part.z, other.z, sum);
-                sums[r] = fma(part.w, other.w, sum);
+    for (var begin = 0u; begin < UNITS; begin += BATCH) {
+        var loaded: array<vec4<u32>, BATCH>;
+        for (var i = 0u; i < BATCH; i++) {
+            loaded[i] = keys[place + min(begin + i, UNITS - 1u) * BLOCK];
+        }
+        for (var i = 0u; i < BATCH; i++) {
+            if begin + i < UNITS {
+                add_scores(loaded[i], (begin + i) * QUADS, first_row, &sums);
             }
         }
     }
@@ -186,14 +204,21 @@ fn add_values(
         }
     }
     let place = (position * KV_HEADS + kv_head) * UNITS + thread % UNITS;
-    for (var i = 0u; i < min(BLOCK, seen - position); i++) {
-        let value = values[place + i * KV_HEADS * UNITS];
-        for (var half = 0u; half < QUADS; half++) {
-            let part = quad(value, half);
-            for (var r = 0u; r < VALUE_ROWS; r++) {
-                let weight = vec4(weights[min(first_row + r, ROWS - 1u) * BLOCK + i]);
-                let at = r * QUADS + half;
-                (*sums)[at] = fma(weight, part, (*sums)[at]);
+    let count = min(BLOCK, seen - position);
+    for (var begin = 0u; begin < count; begin += BATCH) {
+        var loaded: array<vec4<u32>, BATCH>;
+        for (var i = 0u; i < BATCH; i++) {
+            loaded[i] = values[place + min(begin + i, count - 1u) * KV_HEADS * UNITS];
+        }
+        for (var i = 0u; i < BATCH; i++) {
+            if begin + i >= count { continue; }
+            for (var half = 0u; half < QUADS; half++) {
+                let part = quad(loaded[i], half);
+                for (var r = 0u; r < VALUE_ROWS; r++) {
+                    let row = min(first_row + r, ROWS - 1u);
+                    let at = r * QUADS + half;
+                    (*sums)[at] = fma(vec4(weights[row * BLOCK + begin + i]), part, (*sums)[at]);
+                }
             }
         }
     }

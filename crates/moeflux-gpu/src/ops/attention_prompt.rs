@@ -66,6 +66,7 @@ fn shapes() -> impl Iterator<Item = AttentionShape> {
             kv_heads,
             head_dim,
             scale: 1.0,
+            window: None,
         })
 }
 
@@ -84,6 +85,7 @@ fn suits(gpu: &Gpu, shape: AttentionShape, kv_type: KvType) -> bool {
     let limits = gpu.limits();
     gpu.matrix_unit() == Some(UNIT)
         && kv_type == KvType::F16
+        && shape.window.is_none()
         && matches!(shape.head_dim / DIM, 1 | 2)
         && shape.head_dim.is_multiple_of(DIM)
         && limits.max_compute_workgroup_storage_size >= SHARED_BYTES
@@ -114,6 +116,7 @@ pub fn attention_prompt(
         kv_heads,
         head_dim,
         scale,
+        ..
     } = shape;
     let rows = (span.len * (heads / kv_heads)).next_multiple_of(ROWS);
     let quads = check::product(OP, &[kv_heads, rows, head_dim / 4])?;

@@ -30,7 +30,7 @@ mod rows;
 mod tile;
 
 pub use add_bias::add_bias;
-pub use argmax::argmax;
+pub use argmax::{NOT_FINITE, argmax};
 pub use attention::attention;
 pub use attention_prompt::{attention_prompt, unit_kernels as attention_unit_kernels};
 pub use combine::{CombineViews, combine};

@@ -44,6 +44,7 @@ impl Random {
             Coding::Q4_0 | Coding::Q8_0 => &[0],
             Coding::Q4K | Coding::Q5K => &[0, 2],
             Coding::Q6K => &[208],
+            other => unreachable!("{other:?} has no kernel"),
         };
         let block_bytes = match coding {
             Coding::Affine { .. } => 1,
@@ -52,6 +53,7 @@ impl Random {
             Coding::Q4K => 144,
             Coding::Q5K => 176,
             Coding::Q6K => 210,
+            other => unreachable!("{other:?} has no kernel"),
         };
         for (index, block) in weights.chunks_exact_mut(block_bytes).enumerate() {
             for &at in blocks {

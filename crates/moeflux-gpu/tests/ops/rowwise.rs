@@ -131,6 +131,25 @@ fn the_largest_is_found_and_the_lowest_of_equals() {
     }
 }
 
+#[test]
+fn a_row_with_what_is_not_finite_has_no_largest() {
+    let (gpu, mut r) = recorder();
+    let mut x = random(7, 5 * 300);
+    for (row, odd) in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+        .into_iter()
+        .enumerate()
+    {
+        x[row * 300 + 77 * row] = odd;
+    }
+    // Zeros of both signs are equal.
+    x[4 * 300..].fill(-0.0);
+    x[4 * 300 + 9] = 0.0;
+    let (dx, out) = (upload(&gpu, &x), poisoned(&gpu, 5));
+    ops::argmax(&mut r, view(&dx, 5 * 300), view(&out, 5), 5, 300).expect("it runs");
+    let none = ops::NOT_FINITE;
+    assert_eq!(words(&mut r, &out, 5), [none, none, none, none, 0]);
+}
+
 fn first_of_largest(x: &[f32]) -> u32 {
     let first = (0, f32::NEG_INFINITY);
     let best = (0u32..).zip(x).fold(

@@ -154,7 +154,7 @@ pub enum Codec {
 }
 
 /// Every codec and its name.
-pub const CODECS: [(&str, Codec); 14] = [
+pub const CODECS: [(&str, Codec); 23] = [
     ("affine-b4", affine(4)),
     ("affine-b8", affine(8)),
     ("affine-b2", affine(2)),
@@ -162,10 +162,22 @@ pub const CODECS: [(&str, Codec); 14] = [
     ("affine-b5", affine(5)),
     ("affine-b6", affine(6)),
     ("q4_0", Codec::Coded(Coding::Q4_0)),
+    ("q4_1", Codec::Coded(Coding::Q4_1)),
+    ("q5_0", Codec::Coded(Coding::Q5_0)),
+    ("q5_1", Codec::Coded(Coding::Q5_1)),
     ("q8_0", Codec::Coded(Coding::Q8_0)),
+    ("q2_k", Codec::Coded(Coding::Q2K)),
+    ("q3_k", Codec::Coded(Coding::Q3K)),
     ("q4_k", Codec::Coded(Coding::Q4K)),
     ("q5_k", Codec::Coded(Coding::Q5K)),
     ("q6_k", Codec::Coded(Coding::Q6K)),
+    ("iq4_nl", Codec::Coded(Coding::Iq4Nl)),
+    ("iq4_xs", Codec::Coded(Coding::Iq4Xs)),
+    ("mxfp4", Codec::Coded(Coding::Mxfp4)),
+    (
+        "centered-b4",
+        Codec::Coded(Coding::Centered { bits: 4, group: 32 }),
+    ),
     ("bf16", Codec::Bf16),
     ("f16", Codec::F16),
     ("f32", Codec::F32),

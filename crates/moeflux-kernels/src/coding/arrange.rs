@@ -121,10 +121,15 @@ fn pieces(coding: Coding, cols: usize, piece: &mut dyn FnMut(usize, usize)) {
 /// The pieces of a block's scales: place in the block as files have it, and bytes.
 fn scale_pieces(coding: Coding) -> &'static [(usize, usize)] {
     match coding {
-        Coding::Affine { .. } => &[],
-        Coding::Q4_0 | Coding::Q8_0 => &[(0, 2)],
+        Coding::Affine { .. } | Coding::Centered { .. } => &[],
+        Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => &[(0, 2)],
+        Coding::Q4_1 | Coding::Q5_1 => &[(0, 2), (2, 2)],
+        Coding::Mxfp4 => &[(0, 1)],
+        Coding::Q2K => &[(0, 4), (4, 4), (8, 4), (12, 4), (80, 2), (82, 2)],
+        Coding::Q3K => &[(96, 4), (100, 4), (104, 4), (108, 2)],
         Coding::Q4K | Coding::Q5K => &[(4, 4), (8, 4), (12, 4), (0, 2), (2, 2)],
         Coding::Q6K => &[(192, 4), (196, 4), (200, 4), (204, 4), (208, 2)],
+        Coding::Iq4Xs => &[(4, 4), (0, 2), (2, 1), (3, 1)],
     }
 }
 
@@ -152,6 +157,7 @@ impl Kernel for Arrange<'_> {
                 let out = &mut scales[at..at + TILE * bytes];
                 // Constant lengths become plain moves.
                 match bytes {
+                    1 => gather::<1>(source, rows.row_bytes, out),
                     2 => gather::<2>(source, rows.row_bytes, out),
                     _ => gather::<4>(source, rows.row_bytes, out),
                 }

@@ -29,7 +29,8 @@ pub(crate) const TILE: usize = 16;
 /// Elements of a row that a unit holds.
 pub(crate) const UNIT: usize = 32;
 
-/// An integer coding: a weight is `(integer - zero) * scale + bias`.
+/// An integer coding: a weight is `(integer - zero) * scale + bias`. Where codes stand for uneven
+/// levels, the integers are those levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coding {
     /// Unsigned integers with a bfloat16 scale and bias a group (MLX's layout before
@@ -40,17 +41,49 @@ pub enum Coding {
         /// Elements of a row that share a scale and a bias: 32, 64 or 128.
         group: usize,
     },
+    /// Unsigned integers minus half their range, with a bfloat16 scale a group (rows are
+    /// little-endian bit streams, low bits first).
+    Centered {
+        /// Bits of an integer: 4 or 8.
+        bits: u32,
+        /// Elements of a row that share a scale: 32, 64 or 128.
+        group: usize,
+    },
     /// GGUF Q4_0: blocks of 32, a binary16 scale, 4 bits minus 8.
     Q4_0,
+    /// GGUF Q4_1: blocks of 32, a binary16 scale and bias, 4 bits.
+    Q4_1,
+    /// GGUF Q5_0: blocks of 32, a binary16 scale, 5 bits minus 16.
+    Q5_0,
+    /// GGUF Q5_1: blocks of 32, a binary16 scale and bias, 5 bits.
+    Q5_1,
     /// GGUF Q8_0: blocks of 32, a binary16 scale, 8 signed bits.
     Q8_0,
+    /// GGUF Q2_K: blocks of 256, sixteen groups of 16 with 4-bit scales and minima, 2 bits.
+    Q2K,
+    /// GGUF Q3_K: blocks of 256, sixteen groups of 16 with 6-bit scales, 3 bits minus 4.
+    Q3K,
     /// GGUF Q4_K: blocks of 256, eight groups of 32 with 6-bit scales and minima.
     Q4K,
     /// GGUF Q5_K: as Q4_K with 5 bits.
     Q5K,
     /// GGUF Q6_K: blocks of 256, sixteen groups of 16 with 8-bit scales, 6 bits minus 32.
     Q6K,
+    /// GGUF IQ4_NL: blocks of 32, a binary16 scale, 4 bits for one of sixteen levels.
+    Iq4Nl,
+    /// GGUF IQ4_XS: blocks of 256, eight groups of 32 with 6-bit scales, the same levels.
+    Iq4Xs,
+    /// MXFP4: blocks of 32, a power of two, 4-bit floats.
+    Mxfp4,
 }
+
+/// The levels of IQ4_NL and IQ4_XS, 128 above.
+pub(crate) const IQ4_LEVELS: [u8; 16] = [
+    1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
+];
+/// The levels of E2M1, doubled, 12 above.
+pub(crate) const E2M1_LEVELS: [u8; 16] =
+    [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// How the kernels of a coding want activations rounded to 8 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,14 +108,26 @@ pub struct Coded<'a> {
 }
 
 impl Coding {
-    /// Bits of an integer.
+    /// Bits of an integer, or of the code of a level.
     pub(crate) fn bits(self) -> usize {
         match self {
-            Coding::Affine { bits, .. } => bits as usize,
-            Coding::Q4_0 | Coding::Q4K => 4,
-            Coding::Q5K => 5,
+            Coding::Affine { bits, .. } | Coding::Centered { bits, .. } => bits as usize,
+            Coding::Q2K => 2,
+            Coding::Q3K => 3,
+            Coding::Q4_0 | Coding::Q4_1 | Coding::Q4K => 4,
+            Coding::Iq4Nl | Coding::Iq4Xs | Coding::Mxfp4 => 4,
+            Coding::Q5_0 | Coding::Q5_1 | Coding::Q5K => 5,
             Coding::Q6K => 6,
             Coding::Q8_0 => 8,
+        }
+    }
+
+    /// What codes stand for, if they are not the integers themselves.
+    pub(crate) fn levels(self) -> Option<&'static [u8; 16]> {
+        match self {
+            Coding::Iq4Nl | Coding::Iq4Xs => Some(&IQ4_LEVELS),
+            Coding::Mxfp4 => Some(&E2M1_LEVELS),
+            _ => None,
         }
     }
 
@@ -90,21 +135,38 @@ impl Coding {
     pub fn rounding(self) -> Rounding {
         let (group, zero) = match self {
             Coding::Affine { group, .. } => (group, 0),
+            Coding::Centered { bits: 4, group } => (group, 8),
+            Coding::Centered { group, .. } => (group, 128),
             Coding::Q4_0 => (32, 8),
-            Coding::Q8_0 => (32, 128),
-            Coding::Q4K | Coding::Q5K => (32, 0),
+            Coding::Q5_0 => (32, 16),
+            Coding::Q8_0 | Coding::Iq4Nl | Coding::Iq4Xs => (32, 128),
+            Coding::Mxfp4 => (32, 12),
+            Coding::Q4_1 | Coding::Q5_1 | Coding::Q4K | Coding::Q5K => (32, 0),
+            Coding::Q2K => (16, 0),
+            Coding::Q3K => (16, 4),
             Coding::Q6K => (16, 32),
         };
         Rounding { group, zero }
     }
 
+    /// Whether weights have a bias a group.
+    pub(crate) fn has_bias(self) -> bool {
+        use Coding::{Affine, Q2K, Q4_1, Q4K, Q5_1, Q5K};
+        matches!(self, Affine { .. } | Q4_1 | Q5_1 | Q2K | Q4K | Q5K)
+    }
+
     /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
     pub(crate) fn block_parts(self) -> (usize, usize) {
         match self {
-            Coding::Affine { .. } => (1, 0),
-            Coding::Q4_0 | Coding::Q8_0 => (1, 2),
+            Coding::Affine { .. } | Coding::Centered { .. } => (1, 0),
+            Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => (1, 2),
+            Coding::Q4_1 | Coding::Q5_1 => (1, 4),
+            Coding::Mxfp4 => (1, 1),
+            Coding::Q2K => (8, 20),
+            Coding::Q3K => (8, 14),
             Coding::Q4K | Coding::Q5K => (8, 16),
             Coding::Q6K => (8, 18),
+            Coding::Iq4Xs => (8, 8),
         }
     }
 
@@ -127,7 +189,10 @@ impl Coding {
     pub fn part_lengths(self, rows: usize, cols: usize) -> Result<[usize; 3], KernelError> {
         let (units, _) = self.block_parts();
         let (mut columns, mut scales) = (units * UNIT, 0);
-        if let Coding::Affine { bits, group } = self {
+        if let Coding::Affine { bits, group } | Coding::Centered { bits, group } = self {
+            if matches!(self, Coding::Centered { .. }) && !matches!(bits, 4 | 8) {
+                return Err(KernelError::Bits { bits });
+            }
             if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
                 return Err(KernelError::Bits { bits });
             }
@@ -138,6 +203,10 @@ impl Coding {
         }
         check::multiple("matrix", "cols", cols, columns)?;
         let weights = check::product(&[rows, self.row_bytes(cols)]);
-        Ok([weights, scales, scales])
+        let biases = match self {
+            Coding::Centered { .. } => 0,
+            _ => scales,
+        };
+        Ok([weights, scales, biases])
     }
 }

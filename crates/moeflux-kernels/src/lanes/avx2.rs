@@ -105,6 +105,17 @@ impl Lanes for Avx2 {
             _mm256_loadu_si256(x.as_ptr().cast()),
             _mm256_loadu_si256(x.as_ptr().add(32).cast()),
         );
+        load_u8(x: &[u8; 16]) -> I = {
+            let bytes = _mm_loadu_si128(x.as_ptr().cast());
+            Pair(
+                _mm256_cvtepu8_epi32(bytes),
+                _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(bytes, bytes)),
+            )
+        };
+        look_up(table: &[u8; 16], codes: I) -> I = {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            Pair(_mm256_shuffle_epi8(table, codes.0), _mm256_shuffle_epi8(table, codes.1))
+        };
         store_bytes(x: I, out: &mut [u8; 64]) -> () = {
             _mm256_storeu_si256(out.as_mut_ptr().cast(), x.0);
             _mm256_storeu_si256(out.as_mut_ptr().add(32).cast(), x.1);

@@ -77,6 +77,12 @@ impl Lanes for Avx512 {
         store_i8(x: __m512i, out: &mut [i8; 16]) -> () =
             _mm_storeu_si128(out.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(x));
         load_bytes(x: &[u8; 64]) -> __m512i = _mm512_loadu_si512(x.as_ptr().cast());
+        load_u8(x: &[u8; 16]) -> __m512i =
+            _mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+        look_up(table: &[u8; 16], codes: __m512i) -> __m512i = {
+            let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(table, codes)
+        };
         store_bytes(x: __m512i, out: &mut [u8; 64]) -> () =
             _mm512_storeu_si512(out.as_mut_ptr().cast(), x);
         add_i(a: __m512i, b: __m512i) -> __m512i = _mm512_add_epi32(a, b);

@@ -53,6 +53,10 @@ pub(crate) trait Lanes: Copy {
     fn store_i8(self, x: Self::I, out: &mut [i8; 16]);
     /// From little-endian bytes.
     fn load_bytes(self, x: &[u8; 64]) -> Self::I;
+    /// A byte a lane.
+    fn load_u8(self, x: &[u8; 16]) -> Self::I;
+    /// For each byte of `codes`, which are below 16, what stands in `table` at that place.
+    fn look_up(self, table: &[u8; 16], codes: Self::I) -> Self::I;
     /// To little-endian bytes.
     fn store_bytes(self, x: Self::I, out: &mut [u8; 64]);
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
@@ -259,9 +263,15 @@ mod tests {
             let low = l.and_i(w, l.splat_i(0x7f7f_7f7f));
             let quads = l.load_quads(self.rows, self.stride);
             let mut results = vec![];
+            let [first, second, ..] = self.w.as_chunks().0 else {
+                return results;
+            };
+            let codes = l.and_i(w, l.splat_i(0x0f0f_0f0f));
+            let bytes = [l.load_u8(first), l.look_up(second, codes)];
             for v in [l.dot::<true>(acc, w, x), l.dot::<false>(acc, low, x)]
                 .iter()
                 .chain(&quads)
+                .chain(&bytes)
             {
                 let mut out = [0; 16];
                 l.store_i(*v, &mut out);
@@ -298,8 +308,11 @@ mod tests {
             }
             let stride = 16 + round % 9;
             let rows: Vec<u8> = (0..15 * stride + 16).map(|_| byte()).collect();
-            let mut expected = vec![[0i32; 16]; 6];
+            let mut expected = vec![[0i32; 16]; 8];
             for lane in 0..16 {
+                expected[6][lane] = i32::from(w[lane]);
+                let code = |i: usize| w[16 + usize::from(w[lane * 4 + i] & 15)];
+                expected[7][lane] = i32::from_le_bytes([0, 1, 2, 3].map(code));
                 for (result, mask) in [(0, 0xff), (1, 0x7f)] {
                     expected[result][lane] = -7;
                     for i in 0..4 {

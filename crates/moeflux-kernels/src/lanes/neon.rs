@@ -113,6 +113,20 @@ impl<const DOT: bool> Lanes for Neon<DOT> {
         };
         load_bytes(x: &[u8; 64]) -> I =
             each!(R => vreinterpretq_s32_u8(vld1q_u8(x.as_ptr().add(16 * R))));
+        load_u8(x: &[u8; 16]) -> I = {
+            let bytes = vld1q_u8(x.as_ptr());
+            let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
+            [
+                vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))),
+                vreinterpretq_s32_u32(vmovl_high_u16(low)),
+                vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
+                vreinterpretq_s32_u32(vmovl_high_u16(high)),
+            ]
+        };
+        look_up(table: &[u8; 16], codes: I) -> I = {
+            let table = vld1q_u8(table.as_ptr());
+            each!(R => vreinterpretq_s32_u8(vqtbl1q_u8(table, vreinterpretq_u8_s32(codes[R]))))
+        };
         store_bytes(x: I, out: &mut [u8; 64]) -> () = {
             each!(R => vst1q_u8(out.as_mut_ptr().add(16 * R), vreinterpretq_u8_s32(x[R])));
         };

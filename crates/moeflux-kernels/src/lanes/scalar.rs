@@ -134,6 +134,19 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
+    fn load_u8(self, x: &[u8; 16]) -> Self::I {
+        x.map(i32::from)
+    }
+
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], codes: Self::I) -> Self::I {
+        let byte = |code: u8| table[usize::from(code & 15)];
+        map(codes, |codes| {
+            i32::from_le_bytes(codes.to_le_bytes().map(byte))
+        })
+    }
+
+    #[inline(always)]
     fn store_bytes(self, x: Self::I, out: &mut [u8; 64]) {
         for (bytes, x) in out.as_chunks_mut::<4>().0.iter_mut().zip(x) {
             *bytes = x.to_le_bytes();

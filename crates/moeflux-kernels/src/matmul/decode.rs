@@ -1,5 +1,6 @@
 //! Weight rows to f32.
 
+use super::f8;
 use crate::{
     Matrix, MatrixData,
     coding::{Coded, TILE},
@@ -68,6 +69,7 @@ pub(super) fn row<L: Lanes>(l: L, matrix: &Matrix<'_>, row: usize, out: &mut [f3
         MatrixData::F32(w) => out.copy_from_slice(&w[row * cols..][..cols]),
         MatrixData::F16(w) => float_row::<L, F16>(l, &w[row * cols..][..cols], out),
         MatrixData::Bf16(w) => float_row::<L, Bf16>(l, &w[row * cols..][..cols], out),
+        MatrixData::F8(w) => f8::row(l, &w, row, out),
         MatrixData::Coded(coded) => coded_row(&coded, matrix.rows(), row, out),
     }
 }

@@ -3,6 +3,7 @@
 mod coded;
 mod decode;
 mod exact;
+mod f8;
 mod float;
 mod heads;
 mod panel;
@@ -10,6 +11,8 @@ mod quads;
 mod scales;
 mod unpack;
 
+pub(crate) use f8::F8_BLOCK;
+pub use f8::{F8, F8Scales};
 pub use heads::HeadRows;
 pub(crate) use heads::check as check_heads;
 pub(crate) use unpack::unpack;

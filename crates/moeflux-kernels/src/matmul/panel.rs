@@ -37,7 +37,8 @@ impl Tail {
             return tile;
         }
         spread_tile(&tile, &mut self.weights, &mut self.maps);
-        let (scales, biases) = self.maps.split_at(self.maps.len() / 2);
+        let of_scales = tile.scales.len() / tile.lanes * TILE;
+        let (scales, biases) = self.maps.split_at(of_scales);
         CodedTile {
             lanes: TILE,
             bytes: &self.weights,

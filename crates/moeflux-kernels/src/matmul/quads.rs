@@ -90,6 +90,29 @@ impl<const BITS: usize, const UNITS: usize, const SCALES: usize> Quads
     }
 }
 
+/// Codes of four bits that stand for levels; `WIDE` says whether those may be 128 or more.
+#[derive(Clone, Copy)]
+pub(super) struct Leveled<'a, Q, const WIDE: bool>(pub Q, pub &'a [u8; 16]);
+
+impl<Q: Quads, const WIDE: bool> Quads for Leveled<'_, Q, WIDE> {
+    const WIDE: bool = WIDE;
+    const COMMON: bool = Q::COMMON;
+
+    #[inline(always)]
+    fn half<L: Lanes, const HIGH: bool>(self, l: L, unit: usize) -> [L::I; 4] {
+        let mut quads = self.0.half::<L, HIGH>(l, unit);
+        for quad in &mut quads {
+            *quad = l.look_up(self.1, *quad);
+        }
+        quads
+    }
+
+    #[inline(always)]
+    fn prefetch<L: Lanes>(self, l: L, unit: usize) {
+        self.0.prefetch(l, unit);
+    }
+}
+
 /// Four quads that are stored as they are.
 #[inline(always)]
 fn bytes<L: Lanes, const HIGH: bool>(l: L, quads: &[[u8; 64]]) -> [L::I; 4] {

@@ -1,5 +1,9 @@
 //! Scales and biases of a tile's 16 rows, group by group, for each kind of coding.
 
+mod blocks;
+
+pub(in crate::matmul) use blocks::{EightBit, ExtraSmall, FourBit, SixBit, SplitSix};
+
 use crate::coding::{CodedTile, TILE};
 use crate::lanes::Lanes;
 
@@ -64,6 +68,38 @@ impl Scales for Affine<'_> {
     }
 }
 
+/// bfloat16 scale a group.
+#[derive(Clone, Copy)]
+pub(super) struct Centered<'a> {
+    scales: &'a [[u16; TILE]],
+    units: usize,
+}
+
+impl<'a> Centered<'a> {
+    #[inline(always)]
+    pub fn of(tile: &CodedTile<'a>) -> Self {
+        Centered {
+            scales: tile.scales.as_chunks().0,
+            units: tile.coding.rounding().group / crate::coding::UNIT,
+        }
+    }
+}
+
+impl Scales for Centered<'_> {
+    const BIAS: bool = false;
+    const ZERO: bool = true;
+
+    #[inline(always)]
+    fn units(self) -> usize {
+        self.units
+    }
+
+    #[inline(always)]
+    fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
+        l.load_bf16(&self.scales[g])
+    }
+}
+
 /// A binary16 scale a unit.
 #[derive(Clone, Copy)]
 pub(super) struct Half<'a, const BITS: usize>(&'a [u8]);
@@ -85,96 +121,60 @@ impl<const BITS: usize> Scales for Half<'_, BITS> {
     }
 }
 
-/// Blocks of eight groups with 6-bit scales and minima: three words, then two binary16.
+/// A binary16 scale and bias a unit.
 #[derive(Clone, Copy)]
-pub(super) struct SixBit<'a, const BITS: usize>(&'a [u8]);
+pub(super) struct Halves<'a, const BITS: usize>(&'a [u8]);
 
-impl<'a, const BITS: usize> SixBit<'a, BITS> {
+impl<'a, const BITS: usize> Halves<'a, BITS> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        SixBit(tile.bytes)
+        Halves(tile.bytes)
     }
 
-    /// The bytes from a block's scales on.
     #[inline(always)]
-    fn block(self, block: usize) -> &'a [u8] {
-        &self.0[block * (8 * BITS * 4 + 16) * TILE..][..16 * TILE]
-    }
-
-    /// Word w of a block's three.
-    #[inline(always)]
-    fn word<L: Lanes>(self, l: L, block: usize, w: usize) -> L::I {
-        l.load_bytes(&self.block(block).as_chunks().0[w])
-    }
-
-    /// The binary16 behind the words.
-    #[inline(always)]
-    fn half<L: Lanes>(self, l: L, block: usize, at: usize) -> L::F {
-        l.load_f16(&halves(&self.block(block)[(12 + 2 * at) * TILE..]))
-    }
-
-    /// Six bits of group j: from the word `own` for the first four groups, else the low or high
-    /// half (from bit `shift` on) of the last word's byte with two bits of `own` above.
-    #[inline(always)]
-    fn integer<L: Lanes>(self, l: L, g: usize, own: usize, shift: u32) -> L::I {
-        let (block, j) = (g / 8, g % 8);
-        let byte = (j % 4 * 8) as u32;
-        let own = l.shift_right_by(self.word(l, block, own), byte);
-        if j < 4 {
-            return l.and_i(own, l.splat_i(63));
-        }
-        let low = l.shift_right_by(self.word(l, block, 2), byte + shift);
-        let low = l.and_i(low, l.splat_i(15));
-        let high = l.and_i(l.shift_right::<6>(own), l.splat_i(3));
-        l.add_i(low, l.shift_left::<4>(high))
+    fn unit(self, g: usize) -> &'a [u8] {
+        &self.0[g * (BITS * 4 + 4) * TILE..][..4 * TILE]
     }
 }
 
-impl<const BITS: usize> Scales for SixBit<'_, BITS> {
+impl<const BITS: usize> Scales for Halves<'_, BITS> {
     const BIAS: bool = true;
     const ZERO: bool = false;
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        let integer = self.integer(l, g, 0, 0);
-        l.mul(self.half(l, g / 8, 0), l.to_float(integer))
+        l.load_f16(&halves(self.unit(g)))
     }
 
     #[inline(always)]
     fn bias<L: Lanes>(self, l: L, g: usize) -> L::F {
-        let minimum = self.integer(l, g, 1, 4);
-        let negative = l.sub_i(l.splat_i(0), minimum);
-        l.mul(self.half(l, g / 8, 1), l.to_float(negative))
+        l.load_f16(&halves(&self.unit(g)[2 * TILE..]))
     }
 }
 
-/// Blocks of sixteen groups of half a unit with 8-bit scales: four words, then a binary16.
+/// A power of two a unit, of levels that are doubled.
 #[derive(Clone, Copy)]
-pub(super) struct EightBit<'a, const BITS: usize>(&'a [u8]);
+pub(super) struct HalfPower<'a>(&'a [u8]);
 
-impl<'a, const BITS: usize> EightBit<'a, BITS> {
+impl<'a> HalfPower<'a> {
     #[inline(always)]
     pub fn of(tile: &CodedTile<'a>) -> Self {
-        EightBit(tile.bytes)
+        HalfPower(tile.bytes)
     }
 }
 
-impl<const BITS: usize> Scales for EightBit<'_, BITS> {
-    const SPLIT: usize = 2;
+impl Scales for HalfPower<'_> {
     const BIAS: bool = false;
     const ZERO: bool = true;
 
     #[inline(always)]
     fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
-        let (at, j) = (g / 16 * (8 * BITS * 4 + 18) * TILE, g % 16);
-        let block = &self.0[at..][..18 * TILE];
-        let word = l.load_bytes(&block.as_chunks().0[j / 4]);
-        let byte = l.shift_right_by(word, (j % 4 * 8) as u32);
-        // The byte's sign: flip its bit, then take off its place.
-        let flipped = l.xor_i(l.and_i(byte, l.splat_i(255)), l.splat_i(128));
-        let signed = l.sub_i(flipped, l.splat_i(128));
-        let d = l.load_f16(&halves(&block[16 * TILE..]));
-        l.mul(d, l.to_float(signed))
+        let exponents = l.load_u8(&self.0.as_chunks().0[g * 17]);
+        let power = l.bits_to_float(l.shift_left::<23>(exponents));
+        // The least power is subnormal; its exponent of 0 alone would be a zero.
+        let least = l.splat(f32::from_bits(1 << 22));
+        let power = l.if_greater(power, l.zero(), power, least);
+        l.mul(power, l.splat(0.5))
     }
 }
 
@@ -188,11 +188,22 @@ pub(super) struct Maps<'a> {
 /// Evaluates `$body` with the quads and the scales of a tile's coding.
 macro_rules! with_coding {
     ($tile:expr, |$quads:ident, $scales:ident| $body:expr) => {{
-        use crate::coding::Coding;
-        use crate::matmul::{quads::Planes, scales};
+        use crate::coding::{Coding, E2M1_LEVELS, IQ4_LEVELS};
+        use crate::matmul::{
+            quads::{Leveled, Planes},
+            scales,
+        };
         macro_rules! with {
             ($bits:literal, $units:literal, $scale_bytes:literal, $kind:ty) => {{
                 let $quads = Planes::<$bits, $units, $scale_bytes>($tile.bytes);
+                let $scales = <$kind>::of($tile);
+                $body
+            }};
+        }
+        macro_rules! leveled {
+            ($levels:ident, $wide:literal, $units:literal, $scale_bytes:literal, $kind:ty) => {{
+                let planes = Planes::<4, $units, $scale_bytes>($tile.bytes);
+                let $quads = Leveled::<_, $wide>(planes, &$levels);
                 let $scales = <$kind>::of($tile);
                 $body
             }};
@@ -204,11 +215,21 @@ macro_rules! with_coding {
             Coding::Affine { bits: 5, .. } => with!(5, 1, 0, scales::Affine<'_>),
             Coding::Affine { bits: 6, .. } => with!(6, 1, 0, scales::Affine<'_>),
             Coding::Affine { .. } => with!(8, 1, 0, scales::Affine<'_>),
+            Coding::Centered { bits: 4, .. } => with!(4, 1, 0, scales::Centered<'_>),
+            Coding::Centered { .. } => with!(8, 1, 0, scales::Centered<'_>),
             Coding::Q4_0 => with!(4, 1, 2, scales::Half<'_, 4>),
+            Coding::Q4_1 => with!(4, 1, 4, scales::Halves<'_, 4>),
+            Coding::Q5_0 => with!(5, 1, 2, scales::Half<'_, 5>),
+            Coding::Q5_1 => with!(5, 1, 4, scales::Halves<'_, 5>),
             Coding::Q8_0 => with!(8, 1, 2, scales::Half<'_, 8>),
+            Coding::Q2K => with!(2, 8, 20, scales::FourBit<'_>),
+            Coding::Q3K => with!(3, 8, 14, scales::SplitSix<'_>),
             Coding::Q4K => with!(4, 8, 16, scales::SixBit<'_, 4>),
             Coding::Q5K => with!(5, 8, 16, scales::SixBit<'_, 5>),
             Coding::Q6K => with!(6, 8, 18, scales::EightBit<'_, 6>),
+            Coding::Iq4Nl => leveled!(IQ4_LEVELS, true, 1, 2, scales::Half<'_, 4>),
+            Coding::Iq4Xs => leveled!(IQ4_LEVELS, true, 8, 8, scales::ExtraSmall<'_>),
+            Coding::Mxfp4 => leveled!(E2M1_LEVELS, false, 1, 1, scales::HalfPower<'_>),
         }
     }};
 }

@@ -2,8 +2,8 @@
 
 use super::dot16;
 use crate::{
-    Coded, Coding, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT,
-    coding::TILE, matmul::check_row,
+    Coded, KernelError, MatmulJob, Matrix, MatrixData, Quantized, Rounding, SEGMENT, coding::TILE,
+    matmul::check_row,
 };
 
 /// See [`Cpu::matmul`](crate::Cpu::matmul).
@@ -54,17 +54,13 @@ fn integer_dot(coded: &Coded<'_>, rows: usize, row: usize, x: &Quantized, token:
             }
             let (scale, bias) = tile.map(lane, g);
             acc = (scale * x.scales[token * groups + g]).mul_add(dot as f32, acc);
-            if has_bias(coded.coding) {
+            if coded.coding.has_bias() {
                 acc = bias.mul_add(x.sums[token * groups + g], acc);
             }
         }
         total = if first == 0 { acc } else { total + acc };
     }
     total
-}
-
-fn has_bias(coding: Coding) -> bool {
-    matches!(coding, Coding::Affine { .. } | Coding::Q4K | Coding::Q5K)
 }
 
 /// Four partial sums, element k in sum k mod 4.
@@ -88,6 +84,7 @@ fn decoded(matrix: &Matrix<'_>, row: usize) -> Vec<f32> {
             MatrixData::F32(w) => w[at(j)],
             MatrixData::F16(w) => half::f16::from_bits(w[at(j)]).to_f32_const(),
             MatrixData::Bf16(w) => bf16(w[at(j)]),
+            MatrixData::F8(w) => w.value(cols, row, j),
             MatrixData::Coded(coded) => {
                 let tile = coded.tile(matrix.rows(), cols, row / TILE * TILE);
                 tile.value(row % TILE, j)

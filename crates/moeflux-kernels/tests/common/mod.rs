@@ -118,13 +118,24 @@ pub const fn affine(bits: u32, group: usize) -> Codec {
 pub fn codings() -> Vec<Coding> {
     let mut codings = vec![
         Coding::Q4_0,
+        Coding::Q4_1,
+        Coding::Q5_0,
+        Coding::Q5_1,
         Coding::Q8_0,
+        Coding::Q2K,
+        Coding::Q3K,
         Coding::Q4K,
         Coding::Q5K,
         Coding::Q6K,
+        Coding::Iq4Nl,
+        Coding::Iq4Xs,
+        Coding::Mxfp4,
     ];
     for bits in [2, 3, 4, 5, 6, 8] {
         codings.extend([32, 64, 128].map(|group| Coding::Affine { bits, group }));
+    }
+    for bits in [4, 8] {
+        codings.extend([32, 64, 128].map(|group| Coding::Centered { bits, group }));
     }
     codings
 }
@@ -162,7 +173,7 @@ impl Weights {
     fn fill(&mut self, random: &mut Random, coding: Coding, kind: Kind) {
         let [bytes, scales, biases] = coding.part_lengths(self.rows, self.cols).unwrap();
         self.rows_of_bytes = random.bytes(bytes);
-        if let Coding::Affine { bits, .. } = coding {
+        if let Coding::Affine { bits, .. } | Coding::Centered { bits, .. } = coding {
             let most = ((1 << bits) - 1) as f32;
             let values = random.values(kind, scales);
             self.rows_of_scales = values.iter().map(|x| bf16(x / most)).collect();
@@ -175,6 +186,16 @@ impl Weights {
                     let half = half::f16::from_f32(random.values(kind, 1)[0]);
                     block[place..place + 2].copy_from_slice(&half.to_le_bytes());
                 }
+            }
+        }
+        if coding == Coding::Mxfp4 {
+            // Powers that sums of products do not overflow by, and the least ones.
+            for block in self.rows_of_bytes.chunks_exact_mut(17) {
+                block[0] = match kind {
+                    Kind::Tiny => block[0] % 4,
+                    Kind::Huge => 250 + block[0] % 6,
+                    _ => 110 + block[0] % 16,
+                };
             }
         }
         self.arrange();

@@ -71,6 +71,11 @@ impl OutputParser {
         }
     }
 
+    /// Whether what comes is reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        matches!(self.mode, Mode::Reasoning)
+    }
+
     /// Tool calls begun so far.
     pub fn calls(&self) -> usize {
         self.calls

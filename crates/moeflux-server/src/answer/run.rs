@@ -45,6 +45,7 @@ pub struct Answers<'m> {
     events: UnboundedReceiver<Event>,
     choices: Vec<Choice<'m>>,
     tokens: usize,
+    reasoning_tokens: usize,
     cached_tokens: usize,
     one_call: bool,
 }
@@ -68,6 +69,7 @@ impl<'m> Answers<'m> {
             events,
             choices: (0..choices).map(choice).collect(),
             tokens: 0,
+            reasoning_tokens: 0,
             cached_tokens: 0,
             one_call: false,
         }
@@ -83,6 +85,11 @@ impl<'m> Answers<'m> {
     /// Tokens of all answers so far.
     pub fn tokens(&self) -> usize {
         self.tokens
+    }
+
+    /// Tokens of all answers so far in which the model thought before it spoke.
+    pub fn reasoning_tokens(&self) -> usize {
+        self.reasoning_tokens
     }
 
     /// Tokens of the prompt that did not have to be computed, as far as is known yet.
@@ -136,7 +143,11 @@ impl<'m> Answers<'m> {
         self.tokens += 1;
         let piece = choice.text.push(sampled.token).map_err(text_error)?;
         let matched = choice.stops.push(&piece);
+        let reasoned = choice.parser.is_reasoning();
         let mut deltas = choice.parser.push(&matched.text);
+        if reasoned || choice.parser.is_reasoning() {
+            self.reasoning_tokens += 1;
+        }
         let mut finish = matched.stop.map(Finish::StopSequence);
         if finish.is_none() && self.one_call && choice.parser.calls() > 0 {
             finish = Some(Finish::ToolCalls);

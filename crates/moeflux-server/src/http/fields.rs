@@ -66,6 +66,11 @@ impl Fields {
         format!("{}{field}", self.place)
     }
 
+    /// A parameter as it was given, without taking it.
+    pub fn given(&self, field: &str) -> Value {
+        self.map.get(field).cloned().unwrap_or_default()
+    }
+
     /// Takes a parameter.
     ///
     /// # Errors

@@ -1,6 +1,10 @@
 //! Who may ask, and how much: the key, browsers, the body's size and time.
 
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -8,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
-use super::ApiError;
+use super::{ApiError, Origin};
 use crate::app::App;
 use crate::page;
 
@@ -42,10 +46,33 @@ impl Dialect {
 /// Lets a request through that may be answered.
 pub async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     app.metrics.http_requests.add(1);
-    match check(&app, request.uri(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(error) => Dialect::of(request.uri()).refuse(&error),
+    let dialect = Dialect::of(request.uri());
+    let origin = match Origin::of(&app, request.headers()) {
+        Ok(origin) => origin,
+        Err(error) => return dialect.refuse(&error),
+    };
+    if let Some(response) = origin.preflight(request.method(), request.headers()) {
+        return response;
     }
+    let response = match check(&app, request.uri(), request.headers()) {
+        Ok(()) => answered(next.run(request)).await.unwrap_or_else(|| {
+            let message = "this request met a defect of the server; please report it";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            dialect.refuse(&ApiError::new(status, "defect", message))
+        }),
+        Err(error) => dialect.refuse(&error),
+    };
+    origin.told(response)
+}
+
+/// What a handler answers; `None` if it panics, which must not take the connection with it.
+async fn answered<T>(handling: impl Future<Output = T>) -> Option<T> {
+    let mut handling = pin!(handling);
+    poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| handling.as_mut().poll(context)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
@@ -60,18 +87,6 @@ fn check(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "foreign_host",
-            message,
-        ));
-    }
-    if let Some(origin) = text(header::ORIGIN)
-        && origin
-            .split_once("://")
-            .is_none_or(|(_, site)| site != host)
-    {
-        let message = format!("pages of `{origin}` may not use this server");
-        return Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "foreign_origin",
             message,
         ));
     }
@@ -184,7 +199,13 @@ pub async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
-    use super::{is_local, is_same};
+    use super::{answered, is_local, is_same};
+
+    #[tokio::test]
+    async fn a_defect_is_not_the_connections_end() {
+        assert_eq!(answered(async { 7 }).await, Some(7));
+        assert_eq!(answered(async { panic!("a defect") }).await, None::<u8>);
+    }
 
     #[test]
     fn keys_are_the_same_or_not() {

@@ -59,5 +59,6 @@ fn usage(prompt: usize, answers: &Answers<'_>) -> Value {
         "completion_tokens": answers.tokens(),
         "total_tokens": prompt + answers.tokens(),
         "prompt_tokens_details": {"cached_tokens": answers.cached_tokens()},
+        "completion_tokens_details": {"reasoning_tokens": answers.reasoning_tokens()},
     })
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -31,8 +33,13 @@ pub async fn models(State(app): State<Arc<App>>) -> Json<Value> {
 /// There is none of that name.
 pub async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, ApiError> {
+    let Ok(Path(name)) = name else {
+        let message = "the model's name is not UTF-8; GET /v1/models lists the names";
+        let status = StatusCode::BAD_REQUEST;
+        return Err(ApiError::new(status, "invalid_path", message));
+    };
     app.check_model(Some(&name))?;
     Ok(Json(object(&app, &name)))
 }

@@ -31,6 +31,7 @@ pub async fn responses(
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::parse(&read_body(&app, &headers, body).await?)?;
     app.check_model(fields.take::<String>("model")?.as_deref())?;
+    let echo = reply::Echo::of(&fields);
     let messages = input::take(&mut fields)?;
     let offer = input::take_tools(&app, &mut fields)?;
     let shape = shape(&mut fields)?;
@@ -52,6 +53,7 @@ pub async fn responses(
         max_tokens,
         stops: sampling.stops,
         parallel_calls: offer.parallel,
+        echo,
     };
     let events = app.submit(job)?;
     let reasons = prompt.reasoning || (app.model.reasons && shape == Shape::Text);

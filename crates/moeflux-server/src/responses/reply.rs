@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::items::Items;
 use crate::answer::{Answers, Finish, OutputParser};
 use crate::app::App;
-use crate::http::{self, ApiError, Frames, Gone};
+use crate::http::{self, ApiError, Fields, Frames, Gone};
 use crate::scheduler::Event;
 
 /// What every part of a reply needs.
@@ -27,12 +27,39 @@ pub struct Reply {
     pub stops: Vec<String>,
     /// Whether an answer may have several calls of tools.
     pub parallel_calls: bool,
+    /// What is given back as it came.
+    pub echo: Echo,
+}
+
+/// Parameters that a response gives back, with what they are where nothing was said.
+pub struct Echo(Vec<(&'static str, Value)>);
+
+impl Echo {
+    /// Those of a request.
+    pub fn of(fields: &Fields) -> Echo {
+        let given = |(name, default): (&'static str, Value)| match fields.given(name) {
+            Value::Null => (name, default),
+            value => (name, value),
+        };
+        let known = [
+            ("instructions", Value::Null),
+            ("metadata", json!({})),
+            ("reasoning", Value::Null),
+            ("temperature", Value::Null),
+            ("text", json!({"format": {"type": "text"}})),
+            ("tool_choice", json!("auto")),
+            ("tools", json!([])),
+            ("top_p", Value::Null),
+        ];
+        Echo(known.into_iter().map(given).collect())
+    }
 }
 
 /// Tokens of an answer, and of its prompt that did not have to be computed.
 #[derive(Clone, Copy)]
 struct Counts {
     tokens: usize,
+    reasoning: usize,
     cached: usize,
 }
 
@@ -40,6 +67,7 @@ impl Counts {
     fn of(answers: &Answers<'_>) -> Counts {
         Counts {
             tokens: answers.tokens(),
+            reasoning: answers.reasoning_tokens(),
             cached: answers.cached_tokens(),
         }
     }
@@ -67,16 +95,21 @@ fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
             ("failed", Value::Null, error, None)
         }
     };
-    let usage = counts.map(|Counts { tokens, cached }| {
+    let usage = counts.map(|counts| {
+        let Counts {
+            tokens,
+            reasoning,
+            cached,
+        } = counts;
         json!({
             "input_tokens": reply.prompt_tokens,
             "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": {"reasoning_tokens": reasoning},
             "total_tokens": reply.prompt_tokens + tokens,
         })
     });
-    json!({
+    let mut object = json!({
         "id": reply.id,
         "object": "response",
         "created_at": reply.created,
@@ -88,16 +121,14 @@ fn object(app: &App, reply: &Reply, output: &[Value], state: &State) -> Value {
         "usage": usage,
         "max_output_tokens": reply.max_tokens,
         "parallel_tool_calls": reply.parallel_calls,
-        "tool_choice": "auto",
-        "tools": [],
-        "instructions": null,
-        "metadata": {},
         "previous_response_id": null,
         "store": false,
-        "temperature": null,
-        "top_p": null,
         "truncation": "disabled",
-    })
+    });
+    for (name, value) in &reply.echo.0 {
+        object[*name] = value.clone();
+    }
+    object
 }
 
 /// The reply as one object.

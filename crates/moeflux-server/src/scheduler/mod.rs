@@ -13,11 +13,13 @@
 
 mod job;
 mod logprobs;
+mod overview;
 mod run;
 mod sequence;
 mod step;
 
 pub use job::{Constraint, End, Event, Job, JobError, Sampled, TokenLogprob};
+pub use overview::{Listed, Overview, Phase, Progress};
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

@@ -15,7 +15,7 @@ use moeflux::{Engine, Error, Logits, Span, Want};
 
 use super::sequence::Sequence;
 use super::step::{Candidate, Room, Turns};
-use super::{Command, JobError, Limits, Shared, Submitted};
+use super::{Command, JobError, Limits, Phase, Progress, Shared, Submitted};
 use crate::prefix::PrefixCache;
 
 /// How often the engine's figures are published while it works.
@@ -80,6 +80,7 @@ impl Worker {
         while self.receive() {
             self.sweep();
             self.admit();
+            self.list();
             if self.running.is_empty() {
                 continue;
             }
@@ -103,6 +104,7 @@ impl Worker {
     fn receive(&mut self) -> bool {
         let idle = self.running.is_empty() && self.paused.is_empty() && self.queue.is_empty();
         if idle {
+            self.list();
             self.publish();
         }
         let mut next = match idle {
@@ -346,6 +348,23 @@ impl Worker {
             }
             self.dequeued(waiting);
         }
+    }
+
+    /// Publishes how far each request is.
+    fn list(&self) {
+        let running = self.running.iter().map(Sequence::progress);
+        let paused = self.paused.iter().map(|sequence| Progress {
+            phase: Phase::Waiting,
+            ..sequence.progress()
+        });
+        let queued = self.queue.iter().map(|submitted| Progress {
+            phase: Phase::Waiting,
+            prompt_tokens: submitted.job.prompt.len(),
+            prompt_done: 0,
+            answer_tokens: 0,
+        });
+        let all = running.chain(paused).chain(queued);
+        self.shared.metrics.overview.publish(all);
     }
 
     /// Publishes the engine's figures: asking for them elsewhere would wait for a step's end.

@@ -8,7 +8,7 @@ use moeflux::sampling::{Sampler, SamplingError};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::logprobs;
-use super::{Constraint, End, Event, Job, JobError, Sampled, Submitted};
+use super::{Constraint, End, Event, Job, JobError, Phase, Progress, Sampled, Submitted};
 
 /// What all answers to one prompt have in common.
 struct Request {
@@ -183,6 +183,20 @@ impl Sequence {
     /// Tokens of the answer so far.
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.request.prompt_tokens
+    }
+
+    /// How far it is.
+    pub fn progress(&self) -> Progress {
+        let prompt_tokens = self.request.prompt_tokens;
+        Progress {
+            phase: match self.is_decoding() {
+                true => Phase::Answer,
+                false => Phase::Prompt,
+            },
+            prompt_tokens,
+            prompt_done: self.session.len().min(prompt_tokens),
+            answer_tokens: self.generated(),
+        }
     }
 
     /// When the request came.

@@ -51,8 +51,8 @@ struct Guesses {
     order: Vec<u32>,
 }
 
-/// Takes an expert's id and bytes.
-pub type Take<'a> = &'a mut dyn FnMut(u32, &[u8]) -> Result<(), Error>;
+/// Takes experts that have arrived: their ids and bytes.
+pub type Take<'a> = &'a mut dyn FnMut(&[(u32, &[u8])]) -> Result<(), Error>;
 
 impl ExpertStage {
     /// A stage over `residency`, whose records hold what `layouts` says.
@@ -186,7 +186,7 @@ impl ExpertStage {
     }
 
     /// For a backend that keeps experts in memory of its own: gives it the bytes of the experts
-    /// `wanted` (ascending), each as it arrives. What tokens choose is noted by the residency.
+    /// `wanted` (ascending) as they arrive. What tokens choose is noted by the residency.
     ///
     /// # Errors
     /// If an expert cannot be read or fails its checksum, or what `take` says.
@@ -198,10 +198,9 @@ impl ExpertStage {
         let mut lease = self.residency.lease(layer, wanted)?;
         let mut missing = wanted.len();
         while let Some(ready) = lease.next()? {
-            for (expert, bytes) in ready.iter() {
-                take(expert, bytes)?;
-                missing -= 1;
-            }
+            let experts: Vec<(u32, &[u8])> = ready.iter().collect();
+            take(&experts)?;
+            missing -= experts.len();
         }
         match missing {
             0 => Ok(()),

@@ -94,6 +94,15 @@ pub trait Backend: Send {
         Ok(())
     }
 
+    /// The most likely token of each row of a step's logits, the lowest one among equals, where a
+    /// backend finds it without bringing them into the pool. `None` too where one is not finite.
+    ///
+    /// # Errors
+    /// If a device is lost.
+    fn best(&mut self, _logits: BufferId, _: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
+        Ok(None)
+    }
+
     /// The step's operations are over, and its results fetched.
     ///
     /// # Errors

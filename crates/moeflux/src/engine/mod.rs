@@ -18,7 +18,7 @@ pub use graph_runner::GraphRunner;
 use pace::Pace;
 pub use rates::KernelRate;
 use step::Rowset;
-pub use step::{Logits, Span, Want};
+pub use step::{Best, Logits, Span, Want};
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -89,6 +89,8 @@ enum Watch<'a> {
     Nothing,
     Operations(Observe<'a>),
     Recurrences(Record<'a>),
+    /// Nobody, but only the most likely tokens are wanted, if the backend finds them.
+    Best(&'a mut Option<Vec<u32>>),
 }
 
 impl<'a> From<Option<Observe<'a>>> for Watch<'a> {
@@ -204,7 +206,12 @@ impl Engine {
         stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         backend.begin_step();
         let (graph, weights) = (&self.graph, &self.weights);
+        let mut best = None;
         match watch {
+            Watch::Best(found) => {
+                best = Some(found);
+                backend.run_graph(graph, &mut step, weights, buffers, stage, None)
+            }
             Watch::Nothing => backend.run_graph(graph, &mut step, weights, buffers, stage, None),
             Watch::Recurrences(record) => {
                 backend.run_graph(graph, &mut step, weights, buffers, stage, Some(record))
@@ -218,7 +225,11 @@ impl Engine {
             }),
         }?;
         drop(step);
-        if !rows.outputs.is_empty() {
+        if let Some(found) = &mut best {
+            **found = backend.best(self.graph.logits, buffers)?;
+        }
+        let is_found = best.is_some_and(|found| found.is_some());
+        if !rows.outputs.is_empty() && !is_found {
             backend.fetch(&[self.graph.logits], buffers)?;
         }
         backend.end_step()?;
@@ -229,7 +240,7 @@ impl Engine {
         let mut all = Vec::with_capacity(spans.len());
         for span in spans.iter_mut() {
             span.session.commit(span.tokens);
-            let rows = span.outputs();
+            let rows = if is_found { 0 } else { span.outputs() };
             let (mine, rest) = values.split_at(rows * vocab);
             values = rest;
             all.push(Logits {

@@ -1,6 +1,6 @@
 //! Prompts: many tokens of one session, in as many steps as memory asks for.
 
-use super::{Engine, Logits, Observe, Span, Want};
+use super::{Best, Engine, Logits, Observe, Span, Want, Watch};
 use crate::Error;
 use crate::graph::{BufferPool, Op};
 use crate::session::Session;
@@ -60,6 +60,26 @@ impl Engine {
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Logits, Error> {
         self.decode_step(session, token, Some(observe))
+    }
+
+    /// [`Engine::decode`] where only the most likely token is wanted, the lowest one among equals:
+    /// that, if the backend finds it, or the logits.
+    ///
+    /// # Errors
+    /// As [`Engine::decode`].
+    pub fn decode_best(&self, session: &mut Session, token: u32) -> Result<Best, Error> {
+        let span = Span {
+            session,
+            tokens: &[token],
+            want: Want::Last,
+            is_prompt: false,
+        };
+        let mut best = None;
+        let mut all = self.step(&mut [span], false, Watch::Best(&mut best))?;
+        Ok(match best.and_then(|best| best.first().copied()) {
+            Some(token) => Best::Token(token),
+            None => Best::Logits(all.pop().unwrap_or_default()),
+        })
     }
 
     fn decode_step(

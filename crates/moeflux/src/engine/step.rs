@@ -39,6 +39,15 @@ pub struct Logits {
     pub values: Vec<f32>,
 }
 
+/// What follows a token if the most likely token does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Best {
+    /// That token.
+    Token(u32),
+    /// The logits, from which it is to be found.
+    Logits(Logits),
+}
+
 impl Logits {
     /// The logits of one position; empty if there is no such row.
     pub fn row(&self, row: usize) -> &[f32] {

@@ -1,23 +1,27 @@
 //! GGUF files as they are: what the model files and the text module read from a Hugging Face
 //! directory, taken from one file's metadata and tensors instead.
 //!
-//! `config.rs` turns metadata into the fields of `config.json`, so that an architecture's file
+//! `architecture.rs` lists which there are; `fields/` turns metadata into the fields of `config.json`, so that an architecture's file
 //! reads both alike. `names.rs` gives a blueprint the names and forms that conversions to GGUF
 //! give its weights; what differs is listed there. `tokenizer.rs` and `text.rs` do the same for
 //! tokenizer, chat template and stop tokens. Parsing is `moeflux-formats`' matter.
 //!
-//! Facts about conversions: `convert_hf_to_gguf.py` of llama.cpp (`conversion/qwen.py`) and the
+//! Facts about conversions: `convert_hf_to_gguf.py` of llama.cpp (`conversion/`) and the
 //! loaders in its `src/models/`.
 
-mod config;
+mod architecture;
+mod fields;
 mod names;
 mod text;
 mod tokenizer;
+mod words;
 
 use std::path::{Path, PathBuf};
 
 use moeflux_formats::Checkpoint;
 use moeflux_formats::gguf::Metadata;
+
+use architecture::Architecture;
 
 use crate::Error;
 use crate::config::Config;
@@ -25,39 +29,6 @@ use crate::models::{self, Blueprint};
 
 pub(crate) use text::{chat_template, generation_config};
 pub(crate) use tokenizer::tokenizer;
-
-/// The architectures that open from GGUF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Architecture {
-    /// `qwen3moe`.
-    Qwen3Moe,
-    /// `qwen35moe`.
-    Qwen35Moe,
-}
-
-impl Architecture {
-    const ALL: [Architecture; 2] = [Architecture::Qwen3Moe, Architecture::Qwen35Moe];
-
-    /// The architecture that `general.architecture` names.
-    fn of(metadata: &Metadata) -> Result<Self, Error> {
-        let name = metadata.string(ARCHITECTURE)?;
-        let found = Self::ALL.into_iter().find(|a| a.name() == name);
-        found.ok_or_else(|| Error::UnknownModelType {
-            path: metadata.path().to_owned(),
-            field: ARCHITECTURE,
-            model_type: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
-    }
-
-    /// Its name in metadata, which is also the first part of its keys.
-    fn name(self) -> &'static str {
-        match self {
-            Architecture::Qwen3Moe => "qwen3moe",
-            Architecture::Qwen35Moe => "qwen35moe",
-        }
-    }
-}
 
 /// A GGUF model that the engine can run, opened by its header.
 pub(crate) struct GgufModel {
@@ -76,9 +47,12 @@ pub(crate) fn open(path: &Path) -> Result<GgufModel, Error> {
         path: path.to_owned(),
     })?;
     let architecture = Architecture::of(metadata)?;
-    let described = config::config(&files, metadata, architecture)?;
+    let described = fields::config(&files, metadata, architecture)?;
     let mut blueprint = models::blueprint(&described.config)?;
     names::adapt(&mut blueprint, architecture, described.extra_layers);
+    if described.splits_latent {
+        names::split_latent(&mut blueprint);
+    }
     Ok(GgufModel {
         config: described.config,
         blueprint,
@@ -119,13 +93,24 @@ fn file_type(number: u64) -> String {
         0 => "F32",
         1 => "F16",
         2 => "Q4_0",
+        3 => "Q4_1",
         7 => "Q8_0",
+        8 => "Q5_0",
+        9 => "Q5_1",
+        10 => "Q2_K",
+        11 => "Q3_K_S",
+        12 => "Q3_K_M",
+        13 => "Q3_K_L",
         14 => "Q4_K_S",
         15 => "Q4_K_M",
         16 => "Q5_K_S",
         17 => "Q5_K_M",
         18 => "Q6_K",
+        21 => "Q2_K_S",
+        25 => "IQ4_NL",
+        30 => "IQ4_XS",
         32 => "BF16",
+        38 => "MXFP4",
         1024 => "mixed",
         other => return format!("number {other}"),
     };

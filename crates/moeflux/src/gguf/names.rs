@@ -1,20 +1,23 @@
 //! The names and forms of weights in GGUF files.
 //!
-//! A conversion stores the same numbers as the checkpoint it came from, but for these (the first
-//! four in `qwen35moe` alone):
+//! A conversion stores the same numbers as the checkpoint it came from, but for these:
 //! - norms whose checkpoint holds the weight minus one have the one added already;
 //! - `ssm_a` is `-exp(A_log)`;
-//! - the value heads of linear attention are in tiled order: head h belongs to key head
-//!   h mod key_heads, where checkpoints group the heads of a key head;
+//! - in `qwen35moe` the value heads of linear attention are in tiled order: head h belongs to key
+//!   head h mod key_heads, where checkpoints group the heads of a key head;
+//! - in `llama` rows of queries and keys are in the order of interleaved pairs, where checkpoints
+//!   have them in halves: the rotation is told so, and the products of the two stay what they are;
+//! - in `deepseek2` the projection from latents to keys is transposed and apart from that to
+//!   values, both with a matrix a head (early files have one matrix, as checkpoints do);
 //! - `ssm_conv1d` is `[channels, kernel]`;
 //! - the gate of the shared expert is a vector;
 //! - the routed experts' matrices are stacked, `[experts, rows, cols]`.
 
-use moeflux_kernels::HeadOrder;
+use moeflux_kernels::{HeadOrder, HeadRows, RopeStyle};
 
-use super::Architecture;
-use crate::graph::Op;
-use crate::models::{Blueprint, VectorFold, WeightKind};
+use super::architecture::Architecture;
+use crate::graph::{Op, WeightId};
+use crate::models::{Blueprint, VectorFold, WeightDecl, WeightKind};
 
 /// Names that stand outside layers.
 const GLOBAL: [(&str, &str); 3] = [
@@ -24,24 +27,40 @@ const GLOBAL: [(&str, &str); 3] = [
 ];
 
 /// Names within a layer.
-const LAYER: [(&str, &str); 24] = [
+const LAYER: &[(&str, &str)] = &[
     ("input_layernorm.weight", "attn_norm.weight"),
     ("self_attn.q_proj", "attn_q"),
     ("self_attn.k_proj", "attn_k"),
     ("self_attn.v_proj", "attn_v"),
     ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_proj.bias", "attn_q.bias"),
+    ("self_attn.k_proj.bias", "attn_k.bias"),
+    ("self_attn.v_proj.bias", "attn_v.bias"),
     ("self_attn.q_norm.weight", "attn_q_norm.weight"),
     ("self_attn.k_norm.weight", "attn_k_norm.weight"),
+    ("self_attn.q_a_proj", "attn_q_a"),
+    ("self_attn.q_a_layernorm.weight", "attn_q_a_norm.weight"),
+    ("self_attn.q_b_proj", "attn_q_b"),
+    ("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+    ("self_attn.kv_a_layernorm.weight", "attn_kv_a_norm.weight"),
+    (LATENT_UP, "attn_kv_b"),
     ("linear_attn.in_proj_qkv", "attn_qkv"),
     ("linear_attn.in_proj_z", "attn_gate"),
     ("linear_attn.in_proj_a", "ssm_alpha"),
     ("linear_attn.in_proj_b", "ssm_beta"),
+    ("linear_attn.in_proj_ba", "ssm_ba"),
     ("linear_attn.A_log", "ssm_a"),
     ("linear_attn.dt_bias", "ssm_dt.bias"),
     ("linear_attn.conv1d.weight", "ssm_conv1d.weight"),
     ("linear_attn.norm.weight", "ssm_norm.weight"),
     ("linear_attn.out_proj", "ssm_out"),
     ("mlp.gate", "ffn_gate_inp"),
+    ("block_sparse_moe.gate", "ffn_gate_inp"),
+    ("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
+    (
+        "block_sparse_moe.e_score_correction_bias",
+        "exp_probs_b.bias",
+    ),
     ("mlp.gate_proj", "ffn_gate"),
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
@@ -49,10 +68,19 @@ const LAYER: [(&str, &str); 24] = [
     ("mlp.shared_expert.up_proj", "ffn_up_shexp"),
     ("mlp.shared_expert.down_proj", "ffn_down_shexp"),
     ("mlp.shared_expert_gate", "ffn_gate_inp_shexp"),
+    ("mlp.shared_experts.gate_proj", "ffn_gate_shexp"),
+    ("mlp.shared_experts.up_proj", "ffn_up_shexp"),
+    ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
+    ("mlp.experts", "ffn"),
+    ("block_sparse_moe.experts", "ffn"),
 ];
 
+/// The projection from latents to keys and values.
+const LATENT_UP: &str = "self_attn.kv_b_proj";
+const LATENT_UP_GGUF: &str = ".attn_kv_b";
+
 /// The name in GGUF files of a weight of a blueprint; `None` if there is none.
-fn tensor_name(architecture: Architecture, name: &str) -> Option<String> {
+fn tensor_name(architecture: &Architecture, name: &str) -> Option<String> {
     let find = |table: &[(&str, &'static str)], name: &str| {
         let found = table.iter().find(|(ours, _)| *ours == name);
         found.map(|&(_, theirs)| theirs)
@@ -61,20 +89,16 @@ fn tensor_name(architecture: Architecture, name: &str) -> Option<String> {
         return find(&GLOBAL, name).map(str::to_owned);
     };
     let (layer, name) = rest.split_once('.')?;
-    let theirs = match (architecture, name) {
-        (Architecture::Qwen3Moe, "post_attention_layernorm.weight") => "ffn_norm.weight",
-        (Architecture::Qwen35Moe, "post_attention_layernorm.weight") => {
-            "post_attention_norm.weight"
-        }
-        (_, "mlp.experts") => "ffn",
-        _ => find(&LAYER, name)?,
+    let theirs = match name {
+        "post_attention_layernorm.weight" => architecture.mlp_norm,
+        _ => find(LAYER, name)?,
     };
     Some(format!("blk.{layer}.{theirs}"))
 }
 
 /// Gives `blueprint` the names and forms that its weights have in GGUF files. After its layers
 /// come `extra_layers` of the multi-token prediction head, which are left out.
-pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: Architecture, extra_layers: usize) {
+pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: &Architecture, extra_layers: usize) {
     let rename = |name: &mut String| {
         // A name without a counterpart stays, and is then reported as missing.
         if let Some(theirs) = tensor_name(architecture, name) {
@@ -99,8 +123,12 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: Architecture, extra
         rename(&mut layer.name);
     }
     for op in &mut blueprint.graph.ops {
-        if let Op::GatedDelta { shape, .. } = op {
-            shape.head_order = HeadOrder::Tiled;
+        match op {
+            Op::GatedDelta { shape, .. } if architecture.tiles_heads => {
+                shape.head_order = HeadOrder::Tiled;
+            }
+            Op::Rope { style, .. } if architecture.interleaves => *style = RopeStyle::Interleaved,
+            _ => {}
         }
     }
     blueprint.prefixes = &[""];
@@ -110,9 +138,68 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: Architecture, extra
         .collect();
 }
 
+/// Gives each projection from latents the two weights that files split it in: `attn_k_b`,
+/// `[heads * rank, plain]`, whose rows fold queries into latents, and `attn_v_b`,
+/// `[heads * value, rank]`.
+pub(crate) fn split_latent(blueprint: &mut Blueprint) {
+    for index in 0..blueprint.weights.len() {
+        let decl = &blueprint.weights[index];
+        let Some(layer) = decl.name.strip_suffix(LATENT_UP_GGUF) else {
+            continue;
+        };
+        let WeightKind::Matrix { cols, class, .. } = decl.kind else {
+            continue;
+        };
+        let names = [format!("{layer}.attn_k_b"), format!("{layer}.attn_v_b")];
+        let own = WeightId(index as u32);
+        let ids = [own, WeightId(blueprint.weights.len() as u32)];
+        let mut kinds = [None, None];
+        for op in &mut blueprint.graph.ops {
+            let Op::HeadMatmul { weight, shape, .. } = op else {
+                continue;
+            };
+            if *weight != own {
+                continue;
+            }
+            let (place, width, rows) = match shape.transposed {
+                true => (0, shape.rows, cols),
+                false => (1, cols, shape.rows),
+            };
+            *weight = ids[place];
+            *shape = HeadRows {
+                stride: rows,
+                first: 0,
+                rows,
+                transposed: false,
+                ..*shape
+            };
+            kinds[place] = Some(WeightKind::Matrix {
+                rows: shape.heads * rows,
+                cols: width,
+                class,
+            });
+        }
+        let [keys, values] = names;
+        if let [Some(key_kind), Some(value_kind)] = kinds {
+            blueprint.weights[index] = WeightDecl {
+                name: keys,
+                kind: key_kind,
+            };
+            blueprint.weights.push(WeightDecl {
+                name: values,
+                kind: value_kind,
+            });
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn named(name: &str) -> &'static Architecture {
+        Architecture::named(name).expect("it is known")
+    }
 
     #[test]
     fn names_are_mapped_by_layer_and_architecture() {
@@ -126,12 +213,12 @@ mod tests {
                 "blk.0.post_attention_norm.weight",
             ),
         ] {
-            let found = tensor_name(Architecture::Qwen35Moe, ours);
+            let found = tensor_name(named("qwen35moe"), ours);
             assert_eq!(found.as_deref(), Some(theirs), "{ours}");
         }
         let norm = "layers.0.post_attention_layernorm.weight";
-        let found = tensor_name(Architecture::Qwen3Moe, norm);
+        let found = tensor_name(named("qwen3moe"), norm);
         assert_eq!(found.as_deref(), Some("blk.0.ffn_norm.weight"));
-        assert_eq!(tensor_name(Architecture::Qwen3Moe, "layers.0.other"), None);
+        assert_eq!(tensor_name(named("qwen3moe"), "layers.0.other"), None);
     }
 }

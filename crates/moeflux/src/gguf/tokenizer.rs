@@ -2,9 +2,8 @@
 //! has it.
 //!
 //! Metadata holds tokens with their kinds, merges, and the name of a rule (`tokenizer.ggml.pre`)
-//! that cuts text into words before merging. What it does not hold follows from that rule, too:
-//! text is brought into Unicode form NFC first, and bytes are spelled as printable characters. As
-//! with `tokenizer.json`, no token is added that the text does not spell, whatever
+//! that cuts text into words before merging (`words.rs`). What it does not hold follows from that
+//! rule, too; bytes are spelled as printable characters. As with `tokenizer.json`, no token is added that the text does not spell, whatever
 //! `tokenizer.ggml.add_bos_token` says: chat templates write them themselves.
 
 use moeflux_formats::FormatError;
@@ -17,25 +16,8 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
+use super::words::Words;
 use crate::text::{TextError, Tokenizer};
-
-/// Words of Qwen 2 and 3, by the name of their rule.
-const QWEN2: (&str, &str) = (
-    "qwen2",
-    concat!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*",
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-);
-/// Words of Qwen 3.5: combining marks belong to them.
-const QWEN35: (&str, &str) = (
-    "qwen35",
-    concat!(
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}",
-        r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-    ),
-);
-const WORD_RULES: [(&str, &str); 2] = [QWEN2, QWEN35];
 
 /// Kinds of tokens.
 const CONTROL: i32 = 3;
@@ -82,14 +64,20 @@ pub(crate) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TextError> {
         }
     }
     let build = |vocab, merges| -> tokenizers::Result<tokenizers::Tokenizer> {
-        let model = BPE::builder().vocab_and_merges(vocab, merges).build()?;
-        let pattern = SplitPattern::Regex(words.to_owned());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?;
-        let bytes = ByteLevel::new(false, true, false);
-        let steps: [PreTokenizerWrapper; 2] = [split.into(), bytes.into()];
+        let model = BPE::builder().vocab_and_merges(vocab, merges);
+        let model = model.ignore_merges(words.ignore_merges).build()?;
+        let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
+        for &pattern in words.patterns {
+            let pattern = SplitPattern::Regex(pattern.to_owned());
+            let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?;
+            steps.push(split.into());
+        }
+        steps.push(ByteLevel::new(false, true, false).into());
         let mut tokenizer = tokenizers::Tokenizer::new(model);
-        tokenizer.with_normalizer(Some(NFC))?;
-        tokenizer.with_pre_tokenizer(Some(Sequence::new(steps.into())));
+        if words.nfc {
+            tokenizer.with_normalizer(Some(NFC))?;
+        }
+        tokenizer.with_pre_tokenizer(Some(Sequence::new(steps)));
         tokenizer.with_decoder(Some(ByteLevel::default()));
         tokenizer.add_tokens(added)?;
         Ok(tokenizer)
@@ -114,18 +102,15 @@ fn check_model(metadata: &Metadata) -> Result<(), TextError> {
     }
 }
 
-/// The pattern of the words that `tokenizer.ggml.pre` names.
-fn word_rule(metadata: &Metadata) -> Result<&'static str, TextError> {
+/// The rule that `tokenizer.ggml.pre` names.
+fn word_rule(metadata: &Metadata) -> Result<&'static Words, TextError> {
     let name = metadata.string(PRE)?;
-    let found = WORD_RULES.into_iter().find(|(known, _)| *known == name);
-    found
-        .map(|(_, pattern)| pattern)
-        .ok_or_else(|| TextError::Unsupported {
-            path: metadata.path().to_owned(),
-            key: PRE,
-            found: name.to_owned(),
-            known: WORD_RULES.map(|(known, _)| known).join(", "),
-        })
+    Words::named(name).ok_or_else(|| TextError::Unsupported {
+        path: metadata.path().to_owned(),
+        key: PRE,
+        found: name.to_owned(),
+        known: Words::names(),
+    })
 }
 
 /// The merges, each written as its two halves with a space between.

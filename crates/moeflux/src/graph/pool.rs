@@ -167,13 +167,17 @@ impl BufferPool {
         self.assigned[buffer.index()]
     }
 
-    /// Elements of a buffer in this step.
-    pub fn len(&self, buffer: BufferId) -> usize {
-        let rows = match self.rows[buffer.index()] {
+    /// Rows of a buffer in this step.
+    pub fn rows(&self, buffer: BufferId) -> usize {
+        match self.rows[buffer.index()] {
             Rows::Tokens => self.n_tokens,
             Rows::Outputs => self.n_outputs,
-        };
-        rows * self.widths[buffer.index()]
+        }
+    }
+
+    /// Elements of a buffer in this step.
+    pub fn len(&self, buffer: BufferId) -> usize {
+        self.rows(buffer) * self.widths[buffer.index()]
     }
 
     /// The contents of a buffer in this step, `[rows, width]`.

@@ -20,6 +20,8 @@ pub(super) enum Projections {
     Apart,
     /// `in_proj_qkvz` and `in_proj_ba`, their rows in order of key heads.
     ByKeyHead,
+    /// `in_proj_qkv`, `in_proj_z` and `in_proj_ba`, the last one's rows in order of key heads.
+    BetaAlphaByKeyHead,
 }
 
 /// Sizes of both kinds of layers.
@@ -122,9 +124,13 @@ pub(super) fn gated_delta_net(
     let shape = m.delta;
     let value_len = shape.value_heads * shape.value_dim;
     let channels = 2 * shape.key_heads * shape.key_dim + value_len;
-    let [qkv, z, beta, alpha] = match m.projections {
-        Projections::Apart => projections_apart(b, &shape, x, name),
-        Projections::ByKeyHead => projections_by_key_head(b, &shape, x, name),
+    let [qkv, z] = match m.projections {
+        Projections::ByKeyHead => qkvz_by_key_head(b, &shape, x, name),
+        Projections::Apart | Projections::BetaAlphaByKeyHead => qkvz_apart(b, &shape, x, name),
+    };
+    let [beta, alpha] = match m.projections {
+        Projections::Apart => beta_alpha_apart(b, &shape, x, name),
+        _ => beta_alpha_by_key_head(b, &shape, x, name),
     };
     let weight = b.vector(
         format!("{name}.conv1d.weight"),
@@ -188,76 +194,95 @@ pub(super) fn gated_delta_net(
     out
 }
 
-/// `[q | k | v]`, z, b and a, each by a matrix of its own.
-fn projections_apart(
+/// `[q | k | v]` and z, each by a matrix of its own.
+fn qkvz_apart(
     b: &mut BlueprintBuilder,
     shape: &DeltaShape,
     x: BufferId,
     name: &str,
-) -> [BufferId; 4] {
+) -> [BufferId; 2] {
     let value_len = shape.value_heads * shape.value_dim;
     let channels = 2 * shape.key_heads * shape.key_dim + value_len;
-    let [qkv, z] = b.project(
+    b.project(
         x,
         MatrixClass::Dense,
         [
             (format!("{name}.in_proj_qkv"), channels, "qkv"),
             (format!("{name}.in_proj_z"), value_len, "z"),
         ],
-    );
-    let [beta, alpha] = b.project(
+    )
+}
+
+/// b and a, each by a matrix of its own.
+fn beta_alpha_apart(
+    b: &mut BlueprintBuilder,
+    shape: &DeltaShape,
+    x: BufferId,
+    name: &str,
+) -> [BufferId; 2] {
+    b.project(
         x,
         MatrixClass::Sensitive,
         [
             (format!("{name}.in_proj_b"), shape.value_heads, "b"),
             (format!("{name}.in_proj_a"), shape.value_heads, "a"),
         ],
-    );
-    [qkv, z, beta, alpha]
+    )
 }
 
-/// The same from two matrices: for each key head `[q | k | v | z]` with the value heads that
-/// belong to it, and `[b | a]`.
-fn projections_by_key_head(
+/// `[q | k | v]` and z from one matrix: for each key head `[q | k | v | z]` with the value heads
+/// that belong to it.
+fn qkvz_by_key_head(
     b: &mut BlueprintBuilder,
     shape: &DeltaShape,
     x: BufferId,
     name: &str,
-) -> [BufferId; 4] {
+) -> [BufferId; 2] {
     let (groups, key) = (shape.key_heads, shape.key_dim);
-    let heads = shape.value_heads / groups;
-    let value = heads * shape.value_dim;
+    let value = shape.value_heads / groups * shape.value_dim;
     let width = 2 * (key + value);
     let [qkvz] = b.project(
         x,
         MatrixClass::Dense,
         [(format!("{name}.in_proj_qkvz"), groups * width, "qkvz")],
     );
+    let qkv = every(groups, width, 0, key)
+        .chain(every(groups, width, key, key))
+        .chain(every(groups, width, 2 * key, value));
+    let z = every(groups, width, 2 * key + value, value);
+    [
+        b.rearrange(&[qkvz], qkv, "qkv"),
+        b.rearrange(&[qkvz], z, "z"),
+    ]
+}
+
+/// b and a from one matrix: `[b | a]` for each key head.
+fn beta_alpha_by_key_head(
+    b: &mut BlueprintBuilder,
+    shape: &DeltaShape,
+    x: BufferId,
+    name: &str,
+) -> [BufferId; 2] {
+    let (groups, heads) = (shape.key_heads, shape.value_heads / shape.key_heads);
+    let rows = 2 * shape.value_heads;
     let [ba] = b.project(
         x,
         MatrixClass::Sensitive,
-        [(
-            format!("{name}.in_proj_ba"),
-            2 * shape.value_heads,
-            "b and a",
-        )],
+        [(format!("{name}.in_proj_ba"), rows, "b and a")],
     );
-    let every = |width: usize, start: usize, len: usize| {
-        (0..groups).map(move |group| Piece {
-            input: 0,
-            start: group * width + start,
-            len,
-        })
-    };
-    let qkv = every(width, 0, key)
-        .chain(every(width, key, key))
-        .chain(every(width, 2 * key, value));
     [
-        b.rearrange(&[qkvz], qkv, "qkv"),
-        b.rearrange(&[qkvz], every(width, 2 * key + value, value), "z"),
-        b.rearrange(&[ba], every(2 * heads, 0, heads), "b"),
-        b.rearrange(&[ba], every(2 * heads, heads, heads), "a"),
+        b.rearrange(&[ba], every(groups, 2 * heads, 0, heads), "b"),
+        b.rearrange(&[ba], every(groups, 2 * heads, heads, heads), "a"),
     ]
+}
+
+/// The same piece of every group of `width`.
+fn every(groups: usize, width: usize, start: usize, len: usize) -> impl Iterator<Item = Piece> {
+    (0..groups).map(move |group| Piece {
+        input: 0,
+        start: group * width + start,
+        len,
+    })
 }
 
 /// For each layer whether it is one of full attention.

@@ -49,10 +49,11 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
         |b, x, layer, name| b.gated_shared_moe(x, layer, &format!("{name}.mlp"), routed, shared),
     );
     Ok(Blueprint {
-        prefixes: &["model.language_model.", "model."],
+        prefixes: &["model.language_model.", "language_model.model.", "model."],
         skipped: vec![
             ("model.visual.".to_owned(), "vision tower"),
             ("visual.".to_owned(), "vision tower"),
+            ("vision_tower.".to_owned(), "vision tower"),
             ("mtp.".to_owned(), "multi-token prediction head"),
         ],
         ..blueprint

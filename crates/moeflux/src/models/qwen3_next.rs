@@ -16,7 +16,11 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     c.require_text("hidden_act", "silu")?;
     refuse_true(c, "attention_bias")?;
     let decoder = Decoder::read(c, 1e-6)?;
-    let model = Hybrid::read(c, Projections::ByKeyHead)?;
+    let projections = match c.bool_or("in_proj_qkv_apart", false)? {
+        true => Projections::BetaAlphaByKeyHead,
+        false => Projections::ByKeyHead,
+    };
+    let model = Hybrid::read(c, projections)?;
     let routed = RoutedShape {
         experts: expert_count(c)?,
         top_k: c.size("num_experts_per_tok")?,

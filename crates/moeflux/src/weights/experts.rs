@@ -8,7 +8,9 @@ use moeflux_formats::{
 };
 
 use super::files::ModelFiles;
-use super::layout::{MatrixLayout, PART_ALIGN, check_shape, find_matrix, plain_codec};
+use super::find::{check_shape, find_matrix, find_stack, plain_codec};
+use super::layout::{MatrixLayout, PART_ALIGN};
+use super::mxfp4::{self, Joined};
 use super::turned::{Turned, is_turned, turned_layer};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
@@ -25,14 +27,29 @@ pub struct ExpertLayout {
     pub up: MatrixLayout,
     /// `[hidden, intermediate]`.
     pub down: MatrixLayout,
+    /// What is put together before the matrices can be arranged.
+    pub(super) joined: Vec<Joined>,
 }
 
 impl ExpertLayout {
+    /// Three matrices that lie as they were read.
+    pub fn new(gate: MatrixLayout, up: MatrixLayout, down: MatrixLayout) -> ExpertLayout {
+        ExpertLayout {
+            gate,
+            up,
+            down,
+            joined: Vec::new(),
+        }
+    }
+
     /// Turns an expert's bytes, as read, into what the layouts' views take.
     ///
     /// # Errors
     /// [`Error::Internal`] if the matrices leave the bytes.
     pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        for joined in &self.joined {
+            joined.arrange(bytes)?;
+        }
         self.gate.arrange(bytes)?;
         self.up.arrange(bytes)?;
         self.down.arrange(bytes)
@@ -152,11 +169,7 @@ fn packed_layer(
         }],
         checksum: Some(r.checksum),
     };
-    let layout = ExpertLayout {
-        gate: gate?,
-        up: up?,
-        down: down?,
-    };
+    let layout = ExpertLayout::new(gate?, up?, down?);
     Ok((layout, found.records.iter().map(record).collect()))
 }
 
@@ -220,6 +233,12 @@ fn plain_layer(
 ) -> Result<(ExpertLayout, Vec<Record>), Error> {
     let name = files.full_name(&layer.name);
     let dense = files.dense();
+    if let Some(found) = mxfp4::layer(dense, &name, layer)? {
+        return Ok(found);
+    }
+    if let Some(switched) = switched(dense, &name) {
+        return switched_layer(dense, &switched, layer);
+    }
     if let Some(stacks) = stacks(dense, &name) {
         return stacked_layer(dense, &stacks, layer);
     }
@@ -239,7 +258,7 @@ fn plain_layer(
             places.push(place);
         }
         let [gate, up, down] = three(places)?;
-        let this = ExpertLayout { gate, up, down };
+        let this = ExpertLayout::new(gate, up, down);
         if layout.get_or_insert_with(|| this.clone()) != &this {
             let path = dense.place().to_owned();
             let reason = format!("{name}.{expert} has another type than {name}.0");
@@ -252,6 +271,43 @@ fn plain_layer(
     }
     let layout = layout.ok_or_else(|| Error::Internal("a layer without experts".to_owned()))?;
     Ok((layout, records))
+}
+
+/// What the names of MLX's tensors of all experts begin with, if the files have them.
+pub(crate) fn switched(files: &Checkpoint, name: &str) -> Option<String> {
+    let switched = format!("{}.switch_mlp", name.strip_suffix(".experts")?);
+    let first = format!("{switched}.gate_proj.weight");
+    files.get(&first).map(|_| switched)
+}
+
+/// Experts as MLX stores them: gate, up and down of all in tensors of their own, quantized or not.
+fn switched_layer(
+    files: &Checkpoint,
+    name: &str,
+    layer: &ExpertLayer,
+) -> Result<(ExpertLayout, Vec<Record>), Error> {
+    let mut places: Vec<MatrixLayout> = Vec::with_capacity(3);
+    let mut pieces = Vec::new();
+    for (matrix, rows, cols) in matrices(layer) {
+        let size = (rows, cols);
+        let found = find_stack(files, &format!("{name}.{matrix}"), layer.experts, size)?;
+        let end = places.last().map_or(0, MatrixLayout::end);
+        let place = MatrixLayout::sequential(found.codec, rows, cols, end);
+        for (start, info) in place.starts().into_iter().zip(found.parts) {
+            pieces.push((info, info.bytes / layer.experts as u64, start));
+        }
+        places.push(place);
+    }
+    let record = |expert: u64| Record {
+        segments: pieces
+            .iter()
+            .map(|&(info, bytes, start)| segment(info, expert * bytes, bytes, start))
+            .collect(),
+        checksum: None,
+    };
+    let [gate, up, down] = three(places)?;
+    let records = (0..layer.experts as u64).map(record).collect();
+    Ok((ExpertLayout::new(gate, up, down), records))
 }
 
 /// A tensor with a piece for every expert: one matrix, or two below each other.
@@ -322,7 +378,7 @@ fn stacked_layer(
     };
     let [gate, up, down] = three(places)?;
     let records = (0..layer.experts as u64).map(record).collect();
-    Ok((ExpertLayout { gate, up, down }, records))
+    Ok((ExpertLayout::new(gate, up, down), records))
 }
 
 /// The next place from `end` on that is aligned as the file is at `offset`, if matrices may lie

@@ -88,7 +88,7 @@ impl ModelFiles {
         if name.starts_with("lm_head") && at_top(name) {
             return name.to_owned();
         }
-        // The head of a multimodal model's text part may lie beside that part's layers.
+        // MLX puts the head of a multimodal model's text part beside that part's layers.
         if let Some(outer) = self.prefix.strip_suffix("model.")
             && name.starts_with("lm_head")
             && at_top(&format!("{outer}{name}"))

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use moeflux_formats::{AffineCodec, BlockCodec, Checkpoint, Codec, DType, FormatError, TensorInfo};
-use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
+use moeflux_formats::codec::f8::ScaleType;
+use moeflux_formats::{AffineCodec, BlockCodec, CenteredCodec, Codec};
+use moeflux_kernels::{Coded, Coding, F8, F8Scales, Matrix, MatrixData, Rounding};
 
 use crate::Error;
 
@@ -95,6 +96,15 @@ impl MatrixLayout {
             Codec::F32 => MatrixData::F32(cast(weights)?),
             Codec::F16 => MatrixData::F16(cast(weights)?),
             Codec::Bf16 => MatrixData::Bf16(cast(weights)?),
+            Codec::F8(codec) => {
+                let scales = part(&self.scales)?;
+                let scales = match codec.scales {
+                    ScaleType::F32 => F8Scales::F32(cast(scales)?),
+                    ScaleType::Bf16 => F8Scales::Bf16(cast(scales)?),
+                    _ => return Err(no_kernel(self.codec)),
+                };
+                MatrixData::F8(F8 { weights, scales })
+            }
             codec => MatrixData::Coded(Coded {
                 coding: coding(codec).ok_or_else(|| no_kernel(codec))?,
                 weights,
@@ -143,11 +153,23 @@ impl MatrixLayout {
 fn coding(codec: Codec) -> Option<Coding> {
     match codec {
         Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
-        Codec::Block(BlockCodec::Q4_0) => Some(Coding::Q4_0),
-        Codec::Block(BlockCodec::Q8_0) => Some(Coding::Q8_0),
-        Codec::Block(BlockCodec::Q4K) => Some(Coding::Q4K),
-        Codec::Block(BlockCodec::Q5K) => Some(Coding::Q5K),
-        Codec::Block(BlockCodec::Q6K) => Some(Coding::Q6K),
+        Codec::Centered(CenteredCodec { bits, group }) => Some(Coding::Centered { bits, group }),
+        Codec::Block(block) => Some(match block {
+            BlockCodec::Q4_0 => Coding::Q4_0,
+            BlockCodec::Q4_1 => Coding::Q4_1,
+            BlockCodec::Q5_0 => Coding::Q5_0,
+            BlockCodec::Q5_1 => Coding::Q5_1,
+            BlockCodec::Q8_0 => Coding::Q8_0,
+            BlockCodec::Q2K => Coding::Q2K,
+            BlockCodec::Q3K => Coding::Q3K,
+            BlockCodec::Q4K => Coding::Q4K,
+            BlockCodec::Q5K => Coding::Q5K,
+            BlockCodec::Q6K => Coding::Q6K,
+            BlockCodec::Iq4Nl => Coding::Iq4Nl,
+            BlockCodec::Iq4Xs => Coding::Iq4Xs,
+            BlockCodec::Mxfp4 => Coding::Mxfp4,
+            _ => return None,
+        }),
         _ => None,
     }
 }
@@ -161,122 +183,8 @@ fn cast<T: bytemuck::Pod>(bytes: &[u8]) -> Result<&[T], Error> {
         .map_err(|e| Error::Internal(format!("a matrix part is misaligned: {e}")))
 }
 
-/// Bytes of weights, scales and biases.
+/// Bytes of weights, scales and biases; nothing of a shape that the codec does not have.
 fn part_bytes(codec: Codec, rows: usize, cols: usize) -> [usize; 3] {
-    match codec {
-        Codec::F32 => [rows * cols * 4, 0, 0],
-        Codec::Affine(AffineCodec { bits, group }) => {
-            let groups = rows * (cols / group) * 2;
-            [rows * (cols * bits as usize / 8), groups, groups]
-        }
-        Codec::Block(codec) => [rows * codec.row_bytes(cols), 0, 0],
-        _ => [rows * cols * 2, 0, 0],
-    }
-}
-
-/// The tensors that make up a matrix in a checkpoint, and its codec.
-pub(super) struct MatrixTensors<'a> {
-    pub codec: Codec,
-    /// Weights, scales, biases; only the first for plain floats.
-    pub parts: Vec<&'a TensorInfo>,
-}
-
-/// Finds the matrix `name` (without `.weight`) of `[rows, cols]`, plain or in affine groups.
-pub(super) fn find_matrix<'a>(
-    files: &'a Checkpoint,
-    name: &str,
-    rows: usize,
-    cols: usize,
-) -> Result<MatrixTensors<'a>, Error> {
-    let full = format!("{name}.weight");
-    let info = files.require(&full)?;
-    if info.dtype != DType::U32 {
-        let codec = plain_codec(files, &full, info)?;
-        // GGUF files store a matrix of one row as a vector.
-        if rows != 1 || info.shape != [cols] {
-            check_shape(files, &full, info, &[rows, cols])?;
-        }
-        return Ok(MatrixTensors {
-            codec,
-            parts: vec![info],
-        });
-    }
-    let scales_name = format!("{name}.scales");
-    let biases_name = format!("{name}.biases");
-    let (scales, biases) = (files.require(&scales_name)?, files.require(&biases_name)?);
-    let groups = scales.shape.get(1).copied().unwrap_or(0);
-    let words = info.shape.get(1).copied().unwrap_or(0);
-    let wrong_shape = || FormatError::WrongShape {
-        tensor: full.clone(),
-        path: files.files()[info.file].clone(),
-        expected: vec![rows, cols],
-        found: info.shape.clone(),
-    };
-    if groups == 0 || !cols.is_multiple_of(groups) || !(words * 32).is_multiple_of(cols) {
-        return Err(wrong_shape().into());
-    }
-    let codec = AffineCodec::new((words * 32 / cols) as u32, cols / groups).map_err(|problem| {
-        FormatError::Encode {
-            tensor: full.clone(),
-            problem,
-        }
-    })?;
-    check_shape(files, &full, info, &[rows, words])?;
-    for (name, part) in [(&scales_name, scales), (&biases_name, biases)] {
-        check_shape(files, name, part, &[rows, groups])?;
-        if part.dtype != DType::Bf16 {
-            return Err(wrong_dtype(files, name, part, "BF16").into());
-        }
-    }
-    Ok(MatrixTensors {
-        codec: Codec::Affine(codec),
-        parts: vec![info, scales, biases],
-    })
-}
-
-/// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
-pub(super) fn plain_codec(
-    files: &Checkpoint,
-    name: &str,
-    info: &TensorInfo,
-) -> Result<Codec, Error> {
-    match info.dtype {
-        DType::F32 => Ok(Codec::F32),
-        DType::F16 => Ok(Codec::F16),
-        DType::Bf16 => Ok(Codec::Bf16),
-        DType::Block(codec) => Ok(Codec::Block(codec)),
-        _ => Err(wrong_dtype(files, name, info, "F32, F16, BF16, or U32 with scales").into()),
-    }
-}
-
-fn wrong_dtype(
-    files: &Checkpoint,
-    name: &str,
-    info: &TensorInfo,
-    expected: &'static str,
-) -> FormatError {
-    FormatError::WrongDType {
-        tensor: name.to_owned(),
-        path: files.files()[info.file].clone(),
-        expected,
-        found: info.dtype,
-    }
-}
-
-pub(super) fn check_shape(
-    files: &Checkpoint,
-    name: &str,
-    info: &TensorInfo,
-    expected: &[usize],
-) -> Result<(), Error> {
-    if info.shape == expected {
-        return Ok(());
-    }
-    Err(FormatError::WrongShape {
-        tensor: name.to_owned(),
-        path: files.files()[info.file].clone(),
-        expected: expected.to_vec(),
-        found: info.shape.clone(),
-    }
-    .into())
+    let bytes = codec.encoded_bytes(rows, cols);
+    bytes.map_or([0; 3], |b| [b.weights, b.scales, b.biases])
 }

@@ -3,13 +3,19 @@
 
 mod experts;
 mod files;
+mod find;
 mod layout;
+mod mlx;
+mod mxfp4;
 mod parts;
 mod resident;
 mod turned;
 
+pub(crate) use experts::switched;
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
+pub(crate) use find::{MatrixTensors, find_matrix, find_stack};
 pub use layout::MatrixLayout;
+pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};
 pub use resident::{Survey, Weights};

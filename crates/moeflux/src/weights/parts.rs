@@ -49,7 +49,7 @@ impl MatrixPart {
         let bytes = bytes.map_err(|e| Error::Internal(format!("a matrix in bytes: {e}")))?;
         let (scales, biases) = (self.encoded.scales.len(), self.encoded.biases.len());
         let given = (self.encoded.weights.len(), scales, biases);
-        let wanted = (bytes.weights, bytes.scales, bytes.scales);
+        let wanted = (bytes.weights, bytes.scales, bytes.biases);
         if given == wanted {
             return Ok(());
         }
@@ -98,7 +98,7 @@ impl ExpertTable {
                 let gate = expert.gate.place(&mut record, 0)?;
                 let up = expert.up.place(&mut record, gate.end())?;
                 let down = expert.down.place(&mut record, up.end())?;
-                let layout = ExpertLayout { gate, up, down };
+                let layout = ExpertLayout::new(gate, up, down);
                 if *layouts.entry(layer).or_insert(layout.clone()) != layout {
                     let problem = format!("the experts of layer {layer} are not alike");
                     return Err(Error::Internal(problem));

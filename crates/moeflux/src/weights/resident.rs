@@ -7,7 +7,8 @@ use moeflux_formats::{Codec, TensorInfo};
 use moeflux_kernels::Matrix;
 
 use super::files::ModelFiles;
-use super::layout::{MatrixLayout, check_shape, find_matrix};
+use super::find::{check_shape, find_matrix};
+use super::layout::MatrixLayout;
 use super::parts::WeightPart;
 use crate::Error;
 use crate::graph::WeightId;
@@ -268,7 +269,9 @@ fn folded(
             values
         }
         VectorFold::TransposeConv => {
-            let kernel = shape.last().copied().unwrap_or(1);
+            // MLX's checkpoints have the 1 behind.
+            let kernel = shape.iter().rev().find(|&&size| size != 1);
+            let kernel = kernel.copied().unwrap_or(1);
             let channels = values.len() / kernel;
             let tap = |i: usize| values[(i % channels) * kernel + i / channels];
             (0..values.len()).map(tap).collect()

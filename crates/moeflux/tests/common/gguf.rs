@@ -3,6 +3,30 @@
 
 use std::path::{Path, PathBuf};
 
+/// File, the checkpoint it was made from, and how far its logits may be from that one's. The
+/// first was rounded differently: one is added to norms in f16.
+pub const MADE_FROM: [(&str, &str, f64); 13] = [
+    (
+        "split/model-00001-of-00002.gguf",
+        "qwen3_5_moe_text_f16",
+        2e-3,
+    ),
+    ("qwen3_5_moe.gguf", "qwen3_5_moe", 1e-5),
+    ("qwen3_5_moe_tied.gguf", "qwen3_5_moe_text_fused", 1e-5),
+    ("qwen3_5_moe_gate_up.gguf", "qwen3_5_moe_text_f32", 1e-5),
+    ("qwen3_next.gguf", "qwen3_next", 1e-5),
+    ("olmoe.gguf", "olmoe", 1e-5),
+    ("mixtral.gguf", "mixtral", 1e-5),
+    ("glm4_moe.gguf", "glm4_moe", 1e-5),
+    ("glm4_moe_air.gguf", "glm4_moe_air", 1e-5),
+    ("minimax_m2.gguf", "minimax_m2", 1e-5),
+    ("deepseek_v3.gguf", "deepseek_v3", 1e-5),
+    ("deepseek_v2_lite.gguf", "deepseek_v2_lite", 1e-5),
+    ("deepseek_v2.gguf", "deepseek_v2", 1e-5),
+];
+/// Files with answers of their own: their checkpoint's form does not convert.
+pub const WITH_ANSWERS: [&str; 2] = ["qwen3_moe", "qwen2_moe"];
+
 /// A file under `fixtures/gguf`.
 pub fn file(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/gguf");

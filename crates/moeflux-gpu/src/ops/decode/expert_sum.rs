@@ -25,6 +25,9 @@ static SHADER: Shader = Shader {
 /// Threads of a workgroup.
 const THREADS: usize = 256;
 
+/// Elements of the shared expert's activations that workgroup memory takes at a time.
+const STAGED: usize = 2048;
+
 /// The expert that every token uses.
 #[derive(Clone, Copy)]
 pub struct SharedExpert<'a> {
@@ -67,12 +70,15 @@ fn params(form: &Form, top_k: usize, shared: Option<(&Form, bool)>, is_added: bo
     let lanes = runs(form).next_power_of_two().min(THREADS / 4);
     if let Some((form, is_gated)) = shared {
         params.extend(form.second_params());
+        let staged = form.cols.next_multiple_of(32).min(STAGED);
         params.extend([("SHARED", 1), ("SHARED_GATE", u32::from(is_gated))]);
+        params.push(("BSTAGED", staged as u32));
     }
     let added = 5 + 2 * u32::from(shared.is_some());
     params.extend([
         ("THREADS", THREADS as u32),
         ("LANES", lanes as u32),
+        ("RUNS", runs(form) as u32),
         ("TOP_K", top_k as u32),
         ("ADDED", u32::from(is_added) * added),
     ]);

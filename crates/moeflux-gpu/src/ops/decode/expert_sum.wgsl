@@ -43,19 +43,35 @@ var<immediate> im: Immediates;
 @group(0) @binding(${ADDED}) var<storage, read> added: array<f32>;
 //#endif
 
-// Choices in ascending expert id.
+const TURNS = (TOP_K + GROUPS - 1u) / GROUPS;
+
+// The token's choices in ascending expert id: which of them, its expert's slot, and its weight.
 var<workgroup> order: array<u32, TOP_K>;
+var<workgroup> slots: array<u32, TOP_K>;
+var<workgroup> shares: array<f32, TOP_K>;
+//#if SHARED
+// The shared expert's activations, as stage.wgsl lays vectors out.
+const STAGED4 = ${BSTAGED}u / 4u;
+var<workgroup> staged: array<vec4<f32>, STAGED4 + STAGED4 / 8u>;
+//#endif
 
 fn x_at(place: u32) -> vec4<f32> {
     return act[place];
 }
 
 //#if SHARED
-// Places are those of the gates.
 fn x_atB(place: u32) -> vec4<f32> {
-    let g = shared_in[place];
-    let u = shared_in[place - im.gates + im.ups];
-    return g * vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w)) * u;
+    return staged[place + place / 8u];
+}
+
+fn stage_shared(token: u32, first: u32, thread: u32) {
+    let start = token * (im.shared_cols / 4u) + first;
+    for (var i = thread; i < min(STAGED4, im.shared_cols / 4u - first); i += THREADS) {
+        let g = shared_in[im.gates + start + i];
+        let u = shared_in[im.ups + start + i];
+        let s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+        staged[i + i / 8u] = g * s * u;
+    }
 }
 //#endif
 
@@ -71,43 +87,55 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             place += select(0u, 1u, theirs < mine || (theirs == mine && other < i));
         }
         order[place] = token * TOP_K + i;
+        slots[place] = table[mine];
+        shares[place] = bitcast<f32>(choices[im.weights + token * TOP_K + i]);
     }
+//#if SHARED
+    stage_shared(token, 0u, thread);
+//#endif
     workgroupBarrier();
     let q = thread % 4u;
     let lane = thread / 4u % LANES;
     let own = thread / 4u / LANES;
     let per_run = ${SPAN}u / 4u;
-    let runs = (im.cols + ${SPAN}u - 1u) / ${SPAN}u;
+    const RUNS = ${RUNS}u;
     var sum = vec4(0.0);
-    for (var turn = own; turn < TOP_K; turn += GROUPS) {
+    for (var t = 0u; t < TURNS; t++) {
+        let turn = min(t * GROUPS + own, TOP_K - 1u);
         let choice = order[turn];
-        let slot = table[choices[choice]];
-        if slot == 0xffffffffu { continue; }
+        let slot = slots[turn];
+        if t * GROUPS + own >= TOP_K || slot == 0xffffffffu { continue; }
         let start = slot * im.slot;
         let place =
             Place(im.place.weights + start, im.place.scales + start, im.place.biases + start);
         var product = vec4(0.0);
-        for (var run = lane; run < runs; run += LANES) {
+        for (var run = lane; run < RUNS; run += LANES) {
             let x = choice * (im.cols / 4u) + run * per_run;
             product = add_run(place, im.cols, im.rows, tile, q, run, x, product);
         }
-        sum = fma(vec4(bitcast<f32>(choices[im.weights + choice])), product, sum);
+        sum = fma(vec4(shares[turn]), product, sum);
     }
 //#if SHARED
-    if own == TOP_K % GROUPS {
-        var product = vec4(0.0);
-        let shared_runs = (im.shared_cols + ${BSPAN}u - 1u) / ${BSPAN}u;
-        for (var run = lane; run < shared_runs; run += LANES) {
-            let x = im.gates + token * (im.shared_cols / 4u) + run * (${BSPAN}u / 4u);
-            product = add_runB(im.shared_place, im.shared_cols, im.rows, tile, q, run, x, product);
+    var product = vec4(0.0);
+    for (var first = 0u; first < im.shared_cols / 4u; first += STAGED4) {
+        if first > 0u {
+            workgroupBarrier();
+            stage_shared(token, first, thread);
+            workgroupBarrier();
         }
-//#if SHARED_GATE
-        let at = im.scales + token;
-        sum = fma(vec4(sigmoid(shared_in[at / 4u][at % 4u])), product, sum);
-//#else
-        sum += product;
-//#endif
+        let per_run = ${BSPAN}u / 4u;
+        let count = min(STAGED4, im.shared_cols / 4u - first);
+        for (var run = thread / 4u; run * per_run < count; run += THREADS / 4u) {
+            product = add_runB(im.shared_place, im.shared_cols, im.rows, tile, q,
+                first / per_run + run, run * per_run, product);
+        }
     }
+//#if SHARED_GATE
+    let at = im.scales + token;
+    sum = fma(vec4(sigmoid(shared_in[at / 4u][at % 4u])), product, sum);
+//#else
+    sum += product;
+//#endif
 //#endif
     partial[thread] = sum;
     join(thread);

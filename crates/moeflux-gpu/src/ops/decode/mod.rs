@@ -1,6 +1,7 @@
 //! Kernels for steps of few tokens, where what counts is how many dispatches follow one another: each
 //! does what several operations of a graph do. A row's arithmetic does not depend on the others.
 
+mod choice;
 mod delta_step;
 mod expert_act;
 mod expert_sum;
@@ -8,6 +9,7 @@ mod heads;
 mod input;
 mod products;
 
+pub use choice::choice;
 pub(crate) use delta_step::has_shape as has_delta_shape;
 pub use delta_step::{DeltaStep, delta_step};
 pub use expert_act::{ExpertAct, expert_act};
@@ -24,6 +26,7 @@ use crate::{Param, Shader};
 pub(super) fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<Param>>)> {
     vec![
         products::kernels(),
+        choice::kernels(),
         expert_act::kernels(),
         expert_sum::kernels(),
         heads::kernels(),
@@ -33,10 +36,11 @@ pub(super) fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<Param>>)> {
 
 /// Whether these kernels can read a matrix of this form.
 pub fn is_readable(form: &Form) -> bool {
-    form.cols > 0
-        && form
-            .cols
-            .is_multiple_of(if form.rounding().is_some() { 32 } else { 8 })
+    let run = match form.rounding() {
+        Some(_) => 32,
+        None => 8,
+    };
+    form.cols > 0 && form.cols.is_multiple_of(run) && form.check().is_ok()
 }
 
 /// Threads of a workgroup for this many runs of a row.

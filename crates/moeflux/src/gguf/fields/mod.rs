@@ -1,20 +1,30 @@
 //! The configuration of a model from its GGUF metadata, under the names of `config.json`.
+//!
+//! This file reads what all architectures share; a function a family reads the rest
+//! (`families.rs`; `hybrid.rs` and `latent.rs` for those with more of it).
+
+mod families;
+mod hybrid;
+mod latent;
 
 use std::collections::BTreeMap;
 
 use moeflux_formats::Checkpoint;
-use moeflux_formats::gguf::{Array, Metadata, Value};
+use moeflux_formats::gguf::Metadata;
 use serde_json::{Map, json};
 
-use super::Architecture;
+pub(super) use families::{glm4moe, llama, minimax_m2, olmoe, qwen2moe, qwen3moe};
+pub(super) use hybrid::{qwen3next, qwen35moe};
+pub(super) use latent::deepseek2;
+
+use super::architecture::Architecture;
 use crate::Error;
 use crate::config::Config;
 
 /// What a file without the key of the base of RoPE means.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
-/// What a file means that says nothing of the kinds of its layers.
-const DEFAULT_ATTENTION_INTERVAL: u64 = 4;
-
+/// The first layer with experts comes before this one.
+const MOST_DENSE_LAYERS: usize = 16;
 /// More is a mistake in the file.
 const MOST_EXTRA_LAYERS: u64 = 64;
 
@@ -24,6 +34,8 @@ pub(crate) struct Described {
     pub config: Config,
     /// Layers at the end that belong to the multi-token prediction head.
     pub extra_layers: usize,
+    /// Whether the projections from latents to keys and values are tensors of their own.
+    pub splits_latent: bool,
 }
 
 /// The configuration that the metadata and the shapes in `checkpoint` describe.
@@ -33,7 +45,7 @@ pub(crate) struct Described {
 pub(crate) fn config(
     checkpoint: &Checkpoint,
     metadata: &Metadata,
-    architecture: Architecture,
+    architecture: &'static Architecture,
 ) -> Result<Described, Error> {
     let mut fields = Fields {
         checkpoint,
@@ -45,41 +57,28 @@ pub(crate) fn config(
     let extra_layers = fields.layers()?;
     fields.size("hidden_size", "embedding_length")?;
     fields.size("max_position_embeddings", "context_length")?;
-    fields.attention()?;
-    fields.size("num_experts", "expert_count")?;
-    fields.size("num_experts_per_tok", "expert_used_count")?;
-    fields.size("moe_intermediate_size", "expert_feed_forward_length")?;
-    fields.refuse_other("expert_gating_func", 1, "softmax (1)")?;
     let embedding = checkpoint.require("token_embd.weight")?;
     let vocab = embedding.shape.first().copied().unwrap_or(0);
     fields.set("vocab_size", "token_embd.weight", json!(vocab));
     let tied = checkpoint.get("output.weight").is_none();
     fields.set("tie_word_embeddings", "output.weight", json!(tied));
-    match architecture {
-        Architecture::Qwen3Moe => {
-            fields.set("model_type", "general.architecture", json!("qwen3_moe"));
-            // Conversions do not say; the published models of this kind all do so.
-            let key = fields.key("expert_weights_norm");
-            let renormalize = metadata.optional(&key, Metadata::bool)?.unwrap_or(true);
-            fields.set("norm_topk_prob", &key, json!(renormalize));
-        }
-        Architecture::Qwen35Moe => {
-            let model_type = json!("qwen3_5_moe_text");
-            fields.set("model_type", "general.architecture", model_type);
-            fields.linear_attention()?;
-        }
-    }
+    fields.number("rms_norm_eps", "attention.layer_norm_rms_epsilon")?;
+    fields.size("num_experts", "expert_count")?;
+    fields.size("num_experts_per_tok", "expert_used_count")?;
+    (architecture.fields)(&mut fields)?;
+    let splits_latent = metadata.get(&fields.key(latent::SPLIT_KEY)).is_some();
     Ok(Described {
         config: Config::from_fields(checkpoint.place(), fields.fields, fields.keys),
         extra_layers,
+        splits_latent,
     })
 }
 
 /// The fields so far, and the key that each came from.
-struct Fields<'a> {
+pub(super) struct Fields<'a> {
     checkpoint: &'a Checkpoint,
     metadata: &'a Metadata,
-    architecture: Architecture,
+    architecture: &'static Architecture,
     fields: Map<String, serde_json::Value>,
     keys: BTreeMap<String, String>,
 }
@@ -87,7 +86,7 @@ struct Fields<'a> {
 impl Fields<'_> {
     /// A key of the architecture: `qwen35moe.block_count`.
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.architecture.name())
+        format!("{}.{name}", self.architecture.name)
     }
 
     fn set(&mut self, field: &str, key: &str, value: serde_json::Value) {
@@ -125,6 +124,70 @@ impl Fields<'_> {
         Ok(value)
     }
 
+    /// Copies a required positive number.
+    fn number(&mut self, field: &str, name: &str) -> Result<f64, Error> {
+        let key = self.key(name);
+        let value = f64::from(self.metadata.f32(&key)?);
+        self.set(field, &key, json!(value));
+        Ok(value)
+    }
+
+    /// Copies a number if it is there.
+    fn number_if(&mut self, field: &str, name: &str) -> Result<(), Error> {
+        match self.metadata.get(&self.key(name)) {
+            None => Ok(()),
+            Some(_) => self.number(field, name).map(|_| ()),
+        }
+    }
+
+    fn bool_or(&mut self, field: &str, name: &str, default: bool) -> Result<(), Error> {
+        let key = self.key(name);
+        let value = self.metadata.optional(&key, Metadata::bool)?;
+        self.set(field, &key, json!(value.unwrap_or(default)));
+        Ok(())
+    }
+
+    /// Names the architecture's file in `models/`.
+    fn model_type(&mut self, name: &str) {
+        self.set("model_type", super::ARCHITECTURE, json!(name));
+    }
+
+    /// Whether the file has a tensor, which decides a field.
+    fn set_by_tensor(&mut self, field: &str, tensor: &str) {
+        let value = self.checkpoint.get(tensor).is_some();
+        self.set(field, tensor, json!(value));
+    }
+
+    /// Elements between the projections of an expert; early files do not say, but have tensors.
+    fn expert_size(&mut self, field: &str) -> Result<(), Error> {
+        let name = "expert_feed_forward_length";
+        let stack = |layer: usize| format!("blk.{layer}.ffn_down_exps.weight");
+        let from_tensor = || {
+            let mut names = (0..MOST_DENSE_LAYERS).map(stack);
+            let info = names.find_map(|name| self.checkpoint.get(&name))?;
+            info.shape.last().copied()
+        };
+        match (self.metadata.get(&self.key(name)), from_tensor()) {
+            (None, Some(size)) => self.set(field, "blk.*.ffn_down_exps.weight", json!(size)),
+            _ => {
+                self.size(field, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses another way of scoring experts than `expected`.
+    fn gating(&self, expected: u64, words: &str) -> Result<(), Error> {
+        self.refuse_other("expert_gating_func", expected, words)
+    }
+
+    /// Groups of experts; one, where the file does not say.
+    fn expert_groups(&mut self) -> Result<(), Error> {
+        self.size_or("n_group", "expert_group_count", 1)?;
+        self.size_or("topk_group", "expert_group_used_count", 1)?;
+        Ok(())
+    }
+
     /// Refuses a key that is there with another value than `expected`.
     fn refuse_other(&self, name: &str, expected: u64, words: &str) -> Result<(), Error> {
         match self.optional(name)? {
@@ -154,6 +217,7 @@ impl Fields<'_> {
         Ok(extra as usize)
     }
 
+    /// Heads of softmax attention and their rotation.
     fn attention(&mut self) -> Result<(), Error> {
         let heads = self.size("num_attention_heads", "attention.head_count")?;
         self.size_or("num_key_value_heads", "attention.head_count_kv", heads)?;
@@ -162,26 +226,23 @@ impl Fields<'_> {
         let head_dim = self.size_or("head_dim", "attention.key_length", default)?;
         let words = format!("{head_dim}, as attention.key_length,");
         self.refuse_other("attention.value_length", head_dim, &words)?;
-        let eps = self.key("attention.layer_norm_rms_epsilon");
-        let value = json!(self.metadata.f32(&eps)?);
-        self.set("rms_norm_eps", &eps, value);
         self.rope(head_dim)
     }
 
     fn rope(&mut self, head_dim: u64) -> Result<(), Error> {
-        let scaling = self.key("rope.scaling.type");
-        let scaling = self.metadata.optional(&scaling, Metadata::string)?;
-        if let Some(kind) = scaling.filter(|kind| *kind != "none") {
+        if let Some(kind) = self.rope_scaling()? {
             let problem = format!("is `{kind}`; only `none` is supported");
             return Err(self.error("rope.scaling.type", problem));
         }
-        let base = self.key("rope.freq_base");
-        let theta = self.metadata.optional(&base, Metadata::f32)?;
-        let theta = theta.map_or(DEFAULT_ROPE_THETA, f64::from);
-        self.set("rope_theta", &base, json!(theta));
+        // Frequencies stretched one by one, as those of Llama 3.1 are.
+        if self.checkpoint.get("rope_freqs.weight").is_some() {
+            let problem = "comes with the tensor rope_freqs.weight, which is not supported";
+            return Err(self.error("rope.freq_base", problem));
+        }
+        self.rope_base()?;
         let count = "rope.dimension_count";
         let rotated = self.optional(count)?.unwrap_or(head_dim);
-        if self.architecture == Architecture::Qwen3Moe && rotated != head_dim {
+        if !self.architecture.rotates_part && rotated != head_dim {
             let problem = format!("is {rotated}; only whole heads of {head_dim} are supported");
             return Err(self.error(count, problem));
         }
@@ -198,55 +259,18 @@ impl Fields<'_> {
         Ok(())
     }
 
-    /// What `qwen35moe` has besides.
-    fn linear_attention(&mut self) -> Result<(), Error> {
-        self.size(
-            "shared_expert_intermediate_size",
-            "expert_shared_feed_forward_length",
-        )?;
-        self.size("linear_conv_kernel_dim", "ssm.conv_kernel")?;
-        self.size("linear_num_key_heads", "ssm.group_count")?;
-        self.size("linear_key_head_dim", "ssm.state_size")?;
-        let heads = self.size("linear_num_value_heads", "ssm.time_step_rank")?;
-        let inner = self.required("ssm.inner_size")?;
-        if heads == 0 || !inner.is_multiple_of(heads) {
-            let problem = format!("is {inner}, not a multiple of ssm.time_step_rank, {heads}");
-            return Err(self.error("ssm.inner_size", problem));
-        }
-        let key = self.key("ssm.inner_size");
-        self.set("linear_value_head_dim", &key, json!(inner / heads));
-        let layers = self.fields.get("num_hidden_layers");
-        let layers = layers.and_then(serde_json::Value::as_u64).unwrap_or(0) as usize;
-        match self.recurrent_layers(layers)? {
-            Some(types) => self.set(
-                "layer_types",
-                &self.key("attention.recurrent_layers"),
-                json!(types),
-            ),
-            None => {
-                let (field, name) = ("full_attention_interval", "full_attention_interval");
-                self.size_or(field, name, DEFAULT_ATTENTION_INTERVAL)?;
-            }
-        }
-        Ok(())
+    /// How positions beyond the original context are reached; `None` if the file says nothing.
+    fn rope_scaling(&self) -> Result<Option<String>, Error> {
+        let key = self.key("rope.scaling.type");
+        let kind = self.metadata.optional(&key, Metadata::string)?;
+        Ok(kind.filter(|kind| *kind != "none").map(str::to_owned))
     }
 
-    /// The kind of each layer, if the file lists which are recurrent.
-    fn recurrent_layers(&self, layers: usize) -> Result<Option<Vec<&'static str>>, Error> {
-        let name = "attention.recurrent_layers";
-        let listed = match self.metadata.get(&self.key(name)) {
-            None => return Ok(None),
-            Some(Value::Array(Array::Bool(listed))) => listed,
-            Some(_) => return Err(self.error(name, "is not an array of bool")),
-        };
-        let listed = listed.get(..layers).ok_or_else(|| {
-            let problem = format!("has {} entries for {layers} layers", listed.len());
-            self.error(name, problem)
-        })?;
-        let kind = |&recurrent: &bool| match recurrent {
-            true => "linear_attention",
-            false => "full_attention",
-        };
-        Ok(Some(listed.iter().map(kind).collect()))
+    fn rope_base(&mut self) -> Result<(), Error> {
+        let base = self.key("rope.freq_base");
+        let theta = self.metadata.optional(&base, Metadata::f32)?;
+        let theta = theta.map_or(DEFAULT_ROPE_THETA, f64::from);
+        self.set("rope_theta", &base, json!(theta));
+        Ok(())
     }
 }

@@ -1,20 +1,24 @@
 //! `moeflux chat`: many turns, one session.
 
-use std::io::{self, BufRead as _, IsTerminal};
-use std::path::Path;
+mod input;
+mod partner;
+
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use moeflux::text::{SuggestedSampling, TextError};
-use rustyline::error::ReadlineError;
-use rustyline::{Behavior, Config, DefaultEditor};
 
 use crate::args::{GenerationArgs, ModelArgs};
 use crate::commands::run::SettingArgs;
 use crate::conversation::Conversation;
 use crate::failure::Failure;
+use crate::key;
 use crate::model::Model;
 use crate::output;
+use crate::remote::{RemoteConversation, Server};
 use crate::session_file;
+use input::Input;
+use partner::{Local, Partner};
 
 const HELP: &str = "\
 /reset       forget what was said
@@ -26,6 +30,20 @@ const HELP: &str = "\
 /// Flags of `chat`.
 #[derive(Debug, Args)]
 pub struct ChatArgs {
+    /// Talk with the model of a running moeflux serve instead, as http://127.0.0.1:8080
+    #[arg(long, value_name = "URL", conflicts_with_all = ["ModelArgs", "speculate"])]
+    server: Option<String>,
+    /// The server's key; others can see it in the list of processes
+    #[arg(
+        long,
+        value_name = "KEY",
+        requires = "server",
+        conflicts_with = "api_key_file"
+    )]
+    api_key: Option<String>,
+    /// A file that holds the server's key [default: $MOEFLUX_API_KEY]
+    #[arg(long, value_name = "FILE", requires = "server")]
+    api_key_file: Option<PathBuf>,
     #[command(flatten)]
     setting: SettingArgs,
     /// Print figures after every answer
@@ -37,79 +55,40 @@ pub struct ChatArgs {
     generation: GenerationArgs,
 }
 
-/// Where the user's lines come from.
-enum Input {
-    Terminal(Box<DefaultEditor>),
-    Pipe(io::StdinLock<'static>),
-}
-
-impl Input {
-    fn open() -> Result<Self, Failure> {
-        if !io::stdin().is_terminal() {
-            return Ok(Input::Pipe(io::stdin().lock()));
-        }
-        let config = Config::builder()
-            .behavior(Behavior::PreferTerm)
-            .auto_add_history(true)
-            .bracketed_paste(true)
-            .build();
-        let editor = DefaultEditor::with_config(config)
-            .map_err(|error| Failure::Terminal(format!("cannot use the terminal: {error}")))?;
-        Ok(Input::Terminal(Box::new(editor)))
-    }
-
-    fn is_terminal(&self) -> bool {
-        matches!(self, Input::Terminal(_))
-    }
-
-    /// The next line, `None` at the end.
-    fn line(&mut self) -> Result<Option<String>, Failure> {
-        match self {
-            Input::Pipe(stdin) => {
-                let mut line = String::new();
-                match stdin.read_line(&mut line) {
-                    Ok(0) => Ok(None),
-                    Ok(_) => Ok(Some(line)),
-                    Err(error) => Err(Failure::Terminal(format!(
-                        "cannot read standard input: {error}"
-                    ))),
-                }
-            }
-            Input::Terminal(editor) => loop {
-                match editor.readline("> ") {
-                    Ok(line) => return Ok(Some(line)),
-                    Err(ReadlineError::Interrupted) => output::note("(/exit or Ctrl-D leaves)"),
-                    Err(ReadlineError::Eof) => return Ok(None),
-                    Err(ReadlineError::Signal(_)) => {}
-                    Err(error) => {
-                        return Err(Failure::Terminal(format!("cannot read a line: {error}")));
-                    }
-                }
-            },
-        }
-    }
-}
-
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     args.generation
         .sampling(&SuggestedSampling::default())
         .validate()?;
     let talk = args.setting.talk()?;
+    if let Some(url) = &args.server {
+        let key = key::given(args.api_key.as_deref(), args.api_key_file.as_deref())?;
+        let server = Server::new(url, key.as_deref())?;
+        return converse(
+            Box::new(RemoteConversation::new(server, talk, &args.generation)?),
+            args.stats,
+        );
+    }
     let model = Model::open(&args.model)?;
     if model.template.is_none() {
         return Err(TextError::NoTemplate { dir: model.dir }.into());
     }
     let mut conversation = Conversation::new(&model, talk, &args.generation)?;
     conversation.keep_checkpoints();
+    let name = model.dir.display().to_string();
+    converse(Box::new(Local { name, conversation }), args.stats)
+}
+
+/// Takes lines until the user leaves.
+fn converse(partner: Box<dyn Partner + '_>, stats: bool) -> Result<(), Failure> {
     let mut input = Input::open()?;
     if input.is_terminal() {
-        output::note(&format!("{}. /help lists commands.", model.dir.display()));
+        output::note(&format!("{}. /help lists commands.", partner.name()));
     }
     let mut chat = Chat {
-        conversation,
+        partner,
         last: None,
-        stats: args.stats,
+        stats,
     };
     while let Some(line) = input.line()? {
         let line = line.trim();
@@ -130,24 +109,23 @@ pub fn run(args: &ChatArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-struct Chat<'m> {
-    conversation: Conversation<'m>,
+struct Chat<'p> {
+    partner: Box<dyn Partner + 'p>,
     last: Option<String>,
     stats: bool,
 }
 
 impl Chat<'_> {
     fn answer(&mut self, prompt: &str) -> Result<(), Failure> {
-        let answer = self.conversation.say(prompt, &mut output::write)?;
+        let said = self.partner.say(prompt)?;
         output::line("")?;
-        let summary = self.conversation.summary(&answer).text();
-        if answer.end.is_none() {
+        if said.stopped {
             output::note("(stopped)");
         }
         if self.stats {
-            output::note(&summary);
+            output::note(&said.summary);
         }
-        self.last = Some(summary);
+        self.last = Some(said.summary);
         Ok(())
     }
 
@@ -160,17 +138,18 @@ impl Chat<'_> {
             name => Ok(Path::new(name)),
         };
         match name {
-            "reset" => self.conversation.reset(),
+            "reset" => self.partner.reset(),
             "save" => {
                 let path = file()?;
-                session_file::save(path, self.conversation.talk(), &self.conversation.state()?)?;
+                let (talk, state) = self.partner.saved()?;
+                session_file::save(path, talk, &state)?;
                 output::note(&format!("saved to {}", path.display()));
             }
             "load" => {
                 let path = file()?;
                 let (talk, state) = session_file::load(path)?;
                 let turns = talk.messages.len();
-                self.conversation
+                self.partner
                     .restore(talk, &state)
                     .map_err(|error| Failure::SessionFile {
                         path: path.into(),
@@ -179,7 +158,7 @@ impl Chat<'_> {
                 output::note(&format!("{turns} messages from {}", path.display()));
             }
             "stats" => {
-                let (tokens, context) = self.conversation.tokens();
+                let (tokens, context) = self.partner.tokens();
                 let last = self.last.as_deref().unwrap_or("no answer yet");
                 output::note(&format!(
                     "{last}\n{tokens} of {context} context tokens used"

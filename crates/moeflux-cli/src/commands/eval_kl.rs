@@ -1,0 +1,128 @@
+//! `moeflux eval kl`: how far a model's beliefs are from another's, on a text.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+
+use clap::Args;
+use moeflux::evaluate::{best, divergence};
+use serde_json::json;
+
+use super::eval_text::{TextArgs, each_belief};
+use crate::args::ModelArgs;
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::model;
+use crate::output;
+
+/// Flags of `eval kl`.
+#[derive(Debug, Args)]
+pub struct KlArgs {
+    /// The model to compare with: the original
+    #[arg(conflicts_with = "model")]
+    reference: String,
+    /// The model that is judged: the same with other weights
+    #[arg(conflicts_with = "model")]
+    other: String,
+    #[command(flatten)]
+    text: TextArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+/// Runs the command. One model after the other is in memory; the beliefs of the first wait in a
+/// temporary file (four bytes a token of the text and of the vocabulary).
+pub fn run(args: &KlArgs) -> Result<(), Failure> {
+    let dirs = [model::find(&args.reference)?, model::find(&args.other)?];
+    let tokens = args.text.tokens(&dirs[0])?;
+    if args.text.tokens(&dirs[1])? != tokens {
+        let problem = "their tokenizers cut this text differently, so they cannot be compared";
+        return Err(Failure::Input {
+            path: args.text.path().to_owned(),
+            problem: problem.to_owned(),
+        });
+    }
+    let guard = interrupt::listen();
+    let bar = output::count_bar(2 * tokens.len() as u64, "tokens");
+    let mut file = BufWriter::new(tempfile::tempfile().map_err(temporary)?);
+    let window = args.text.window();
+    let engine = model::open_engine(&dirs[0], &args.model)?;
+    let vocab = engine.info().vocab_size;
+    each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {
+        bar.inc(1);
+        logits
+            .iter()
+            .try_for_each(|logit| file.write_all(&logit.to_le_bytes()))
+            .map_err(temporary)
+    })?;
+    drop(engine);
+    let mut file = file.into_inner().map_err(|error| temporary(error.into()))?;
+    file.seek(SeekFrom::Start(0)).map_err(temporary)?;
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let engine = model::open_engine(&dirs[1], &args.model)?;
+    if engine.info().vocab_size != vocab {
+        let problem = format!("has {} tokens, the other {vocab}", engine.info().vocab_size);
+        let path = dirs[1].clone();
+        return Err(Failure::Input { path, problem });
+    }
+    let mut figures = Figures::default();
+    let mut row = vec![0; vocab * 4];
+    each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {
+        bar.inc(1);
+        file.read_exact(&mut row).map_err(temporary)?;
+        let reference = row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
+        figures.add(&reference.collect::<Vec<f32>>(), logits);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    figures.print(args.json, window)
+}
+
+fn temporary(source: std::io::Error) -> Failure {
+    Failure::File {
+        action: "use a temporary file in",
+        path: std::env::temp_dir(),
+        source,
+    }
+}
+
+#[derive(Default)]
+struct Figures {
+    divergences: Vec<f64>,
+    same_best: usize,
+}
+
+impl Figures {
+    fn add(&mut self, reference: &[f32], other: &[f32]) {
+        self.divergences.push(divergence(reference, other));
+        self.same_best += usize::from(best(reference) == best(other));
+    }
+
+    fn print(mut self, as_json: bool, window: usize) -> Result<(), Failure> {
+        self.divergences.sort_by(f64::total_cmp);
+        let count = self.divergences.len();
+        let mean = self.divergences.iter().sum::<f64>() / count as f64;
+        let at = |share: f64| self.divergences[((count - 1) as f64 * share).round() as usize];
+        let (median, high, most) = (at(0.5), at(0.99), at(1.0));
+        let same = self.same_best as f64 / count as f64;
+        if as_json {
+            return output::json(&json!({
+                "tokens": count,
+                "window": window,
+                "mean_nats": mean,
+                "median_nats": median,
+                "p99_nats": high,
+                "max_nats": most,
+                "same_top_1": same,
+            }));
+        }
+        output::line(&format!(
+            "KL divergence {mean:.3e} nats in the mean, {median:.3e} at the median, {high:.3e} at \
+             the 99th percentile, {most:.3e} at most; the same first choice at {:.2} % of {count} \
+             tokens (windows of {window})",
+            same * 100.0
+        ))
+    }
+}

@@ -1,0 +1,88 @@
+//! Floats of 8 bits (E4M3) with a scale to each square of elements.
+
+use crate::lanes::Lanes;
+
+/// Rows and columns that share a scale.
+pub(crate) const F8_BLOCK: usize = 128;
+
+/// 2^120: an E4M3 number whose bits stand where those of a binary32 do is this many times too
+/// small.
+const LIFT: f32 = f32::from_bits((120 + 127) << 23);
+
+/// Scales of E4M3 weights.
+#[derive(Debug, Clone, Copy)]
+pub enum F8Scales<'a> {
+    /// IEEE binary32.
+    F32(&'a [f32]),
+    /// bfloat16 as bits.
+    Bf16(&'a [u16]),
+}
+
+/// E4M3 weights, row after row; the bytes that stand for no number are read as 480 and -480.
+#[derive(Debug, Clone, Copy)]
+pub struct F8<'a> {
+    /// The bytes.
+    pub weights: &'a [u8],
+    /// A scale to each 128 x 128 elements, `[ceil(rows / 128), ceil(cols / 128)]`.
+    pub scales: F8Scales<'a>,
+}
+
+impl F8Scales<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            F8Scales::F32(scales) => scales.len(),
+            F8Scales::Bf16(scales) => scales.len(),
+        }
+    }
+
+    fn at(&self, index: usize) -> f32 {
+        match self {
+            F8Scales::F32(scales) => scales[index],
+            F8Scales::Bf16(scales) => f32::from_bits(u32::from(scales[index]) << 16),
+        }
+    }
+}
+
+impl F8<'_> {
+    /// The scale of an element of a matrix of `cols` columns.
+    pub(crate) fn scale(&self, cols: usize, row: usize, col: usize) -> f32 {
+        let across = cols.div_ceil(F8_BLOCK);
+        self.scales.at(row / F8_BLOCK * across + col / F8_BLOCK)
+    }
+
+    /// The element as it is decoded.
+    pub(crate) fn value(&self, cols: usize, row: usize, col: usize) -> f32 {
+        let byte = self.weights[row * cols + col];
+        let bits = u32::from(byte & 0x80) << 24 | u32::from(byte & 0x7f) << 20;
+        f32::from_bits(bits) * LIFT * self.scale(cols, row, col)
+    }
+}
+
+/// Decodes row `row` into `out`, one row long.
+#[inline(always)]
+pub(super) fn row<L: Lanes>(l: L, f8: &F8<'_>, row: usize, out: &mut [f32]) {
+    let cols = out.len();
+    let weights = &f8.weights[row * cols..][..cols];
+    let blocks = weights.chunks(F8_BLOCK).zip(out.chunks_mut(F8_BLOCK));
+    for (block, (weights, out)) in blocks.enumerate() {
+        let scale = l.splat(f8.scale(cols, row, block * F8_BLOCK));
+        let (chunks, tail) = weights.as_chunks();
+        for (i, bytes) in chunks.iter().enumerate() {
+            l.store_at(sixteen(l, bytes, scale), out, i * 16);
+        }
+        if !tail.is_empty() {
+            let mut padded = [0; 16];
+            padded[..tail.len()].copy_from_slice(tail);
+            l.store_at(sixteen(l, &padded, scale), out, chunks.len() * 16);
+        }
+    }
+}
+
+#[inline(always)]
+fn sixteen<L: Lanes>(l: L, bytes: &[u8; 16], scale: L::F) -> L::F {
+    let bytes = l.load_u8(bytes);
+    let sign = l.shift_left::<24>(l.and_i(bytes, l.splat_i(0x80)));
+    let magnitude = l.shift_left::<20>(l.and_i(bytes, l.splat_i(0x7f)));
+    let lifted = l.mul(l.bits_to_float(l.add_i(sign, magnitude)), l.splat(LIFT));
+    l.mul(lifted, scale)
+}

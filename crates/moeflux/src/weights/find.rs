@@ -1,0 +1,268 @@
+//! Which tensors make up a matrix in a checkpoint, and how it is coded.
+
+use moeflux_formats::codec::f8::ScaleType;
+use moeflux_formats::{
+    AffineCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec, FormatError,
+    TensorInfo,
+};
+
+use crate::Error;
+
+/// The tensors that make up a matrix, and its codec.
+pub(crate) struct MatrixTensors<'a> {
+    pub codec: Codec,
+    /// Weights, scales, biases, as many as the codec has.
+    pub parts: Vec<&'a TensorInfo>,
+    /// Their names.
+    pub names: Vec<String>,
+}
+
+/// What integers with scales of their own are called beside `name`: MLX's affine groups,
+/// compressed-tensors' packed integers, and scales of FP8.
+const AFFINE: [&str; 3] = ["weight", "scales", "biases"];
+const PACKED: [&str; 2] = ["weight_packed", "weight_scale"];
+const F8_SCALES: &str = "weight_scale_inv";
+
+/// Finds the matrix `name` (without `.weight`) of `[rows, cols]` in any form.
+pub(crate) fn find_matrix<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<MatrixTensors<'a>, Error> {
+    find(files, name, &[rows], cols)
+}
+
+/// Finds the matrices of `[rows, cols]` that `experts` have in one tensor (or one a part).
+pub(crate) fn find_stack<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    experts: usize,
+    (rows, cols): (usize, usize),
+) -> Result<MatrixTensors<'a>, Error> {
+    find(files, name, &[experts, rows], cols)
+}
+
+fn find<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    outer: &[usize],
+    cols: usize,
+) -> Result<MatrixTensors<'a>, Error> {
+    let weight = format!("{name}.weight");
+    let Some(info) = files.get(&weight) else {
+        if files.get(&format!("{name}.{}", PACKED[0])).is_some() {
+            return packed(files, name, outer, cols);
+        }
+        files.require(&weight)?;
+        return Err(Error::Internal(format!("{weight} is there after all")));
+    };
+    match info.dtype {
+        DType::U32 => affine(files, name, outer, cols),
+        DType::F8E4M3 => f8(files, name, outer, cols),
+        _ => {
+            let codec = plain_codec(files, &weight, info)?;
+            check_rows(files, &weight, info, outer, cols)?;
+            Ok(MatrixTensors {
+                codec,
+                parts: vec![info],
+                names: vec![weight],
+            })
+        }
+    }
+}
+
+/// Integers in groups with scale and bias, as MLX stores them.
+fn affine<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    outer: &[usize],
+    cols: usize,
+) -> Result<MatrixTensors<'a>, Error> {
+    let names = AFFINE.map(|part| format!("{name}.{part}"));
+    let parts = [files.require(&names[0])?, files.require(&names[1])?];
+    let [info, scales] = parts;
+    let biases = files.require(&names[2])?;
+    let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
+    let (words, groups) = (last(info), last(scales));
+    let bits = (words * 32).checked_div(cols).unwrap_or(0);
+    if groups == 0 || !cols.is_multiple_of(groups) || bits * cols != words * 32 {
+        return Err(wrong_shape(files, &names[0], info, outer, cols).into());
+    }
+    let codec = AffineCodec::new(bits as u32, cols / groups);
+    let codec = codec.map_err(|problem| not_coded(&names[0], problem))?;
+    check_rows(files, &names[0], info, outer, words)?;
+    for (name, part) in names[1..].iter().zip([scales, biases]) {
+        check_rows(files, name, part, outer, groups)?;
+        if part.dtype != DType::Bf16 {
+            return Err(wrong_dtype(files, name, part, "BF16").into());
+        }
+    }
+    Ok(MatrixTensors {
+        codec: Codec::Affine(codec),
+        parts: vec![info, scales, biases],
+        names: names.to_vec(),
+    })
+}
+
+/// Symmetric integers in groups, as compressed-tensors stores them.
+fn packed<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    outer: &[usize],
+    cols: usize,
+) -> Result<MatrixTensors<'a>, Error> {
+    let names = PACKED.map(|part| format!("{name}.{part}"));
+    let (info, scales) = (files.require(&names[0])?, files.require(&names[1])?);
+    if files.get(&format!("{name}.weight_zero_point")).is_some() {
+        let tensor = format!("{name}.weight_zero_point");
+        let zeros = files.require(&tensor)?;
+        return Err(wrong_dtype(
+            files,
+            &tensor,
+            zeros,
+            "symmetric integers, without zero points",
+        )
+        .into());
+    }
+    let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
+    let (words, groups) = (last(info), last(scales));
+    let bits = (words * 32).checked_div(cols).unwrap_or(0);
+    if groups == 0 || !cols.is_multiple_of(groups) || bits * cols != words * 32 {
+        return Err(wrong_shape(files, &names[0], info, outer, cols).into());
+    }
+    let codec = CenteredCodec::new(bits as u32, cols / groups);
+    let codec = codec.map_err(|problem| not_coded(&names[0], problem))?;
+    check_rows(files, &names[0], info, outer, words)?;
+    check_rows(files, &names[1], scales, outer, groups)?;
+    for (name, part, expected) in [
+        (&names[0], info, DType::I32),
+        (&names[1], scales, DType::Bf16),
+    ] {
+        if part.dtype != expected {
+            return Err(wrong_dtype(files, name, part, expected.name()).into());
+        }
+    }
+    Ok(MatrixTensors {
+        codec: Codec::Centered(codec),
+        parts: vec![info, scales],
+        names: names.to_vec(),
+    })
+}
+
+/// FP8 with a scale to each square.
+fn f8<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    outer: &[usize],
+    cols: usize,
+) -> Result<MatrixTensors<'a>, Error> {
+    let (weight, scale) = (format!("{name}.weight"), format!("{name}.{F8_SCALES}"));
+    let info = files.require(&weight)?;
+    let &[rows] = outer else {
+        return Err(
+            wrong_dtype(files, &weight, info, "no F8_E4M3 in tensors of all experts").into(),
+        );
+    };
+    check_rows(files, &weight, info, outer, cols)?;
+    let scales = files.require(&scale)?;
+    let codec = F8Codec {
+        scales: match scales.dtype {
+            DType::F32 => ScaleType::F32,
+            DType::Bf16 => ScaleType::Bf16,
+            _ => return Err(wrong_dtype(files, &scale, scales, "F32 or BF16").into()),
+        },
+    };
+    check_shape(files, &scale, scales, &codec.scale_shape(rows, cols))?;
+    Ok(MatrixTensors {
+        codec: Codec::F8(codec),
+        parts: vec![info, scales],
+        names: vec![weight, scale],
+    })
+}
+
+/// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
+pub(super) fn plain_codec(
+    files: &Checkpoint,
+    name: &str,
+    info: &TensorInfo,
+) -> Result<Codec, Error> {
+    const KNOWN: &str = "F32, F16, BF16, F8_E4M3 with weight_scale_inv, or U32 with scales";
+    Codec::of_dtype(info.dtype).ok_or_else(|| wrong_dtype(files, name, info, KNOWN).into())
+}
+
+/// Checks that a tensor has `cols` columns and as many rows as `outer` multiplies to: GGUF files
+/// store a matrix of one row as a vector, and one a head as a stack.
+fn check_rows(
+    files: &Checkpoint,
+    name: &str,
+    info: &TensorInfo,
+    outer: &[usize],
+    cols: usize,
+) -> Result<(), Error> {
+    let rows = |sizes: &[usize]| sizes.iter().product::<usize>();
+    let fits = match info.shape.split_last() {
+        Some((&last, leading)) if outer.len() == 1 => last == cols && rows(leading) == outer[0],
+        Some((&last, leading)) => last == cols && leading == outer,
+        None => false,
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(wrong_shape(files, name, info, outer, cols).into())
+}
+
+fn wrong_shape(
+    files: &Checkpoint,
+    name: &str,
+    info: &TensorInfo,
+    outer: &[usize],
+    cols: usize,
+) -> FormatError {
+    FormatError::WrongShape {
+        tensor: name.to_owned(),
+        path: files.files()[info.file].clone(),
+        expected: [outer, &[cols]].concat(),
+        found: info.shape.clone(),
+    }
+}
+
+fn not_coded(tensor: &str, problem: CodecError) -> Error {
+    FormatError::Encode {
+        tensor: tensor.to_owned(),
+        problem,
+    }
+    .into()
+}
+
+fn wrong_dtype(
+    files: &Checkpoint,
+    name: &str,
+    info: &TensorInfo,
+    expected: &'static str,
+) -> FormatError {
+    FormatError::WrongDType {
+        tensor: name.to_owned(),
+        path: files.files()[info.file].clone(),
+        expected,
+        found: info.dtype,
+    }
+}
+
+pub(super) fn check_shape(
+    files: &Checkpoint,
+    name: &str,
+    info: &TensorInfo,
+    expected: &[usize],
+) -> Result<(), Error> {
+    if info.shape == expected {
+        return Ok(());
+    }
+    Err(FormatError::WrongShape {
+        tensor: name.to_owned(),
+        path: files.files()[info.file].clone(),
+        expected: expected.to_vec(),
+        found: info.shape.clone(),
+    }
+    .into())
+}

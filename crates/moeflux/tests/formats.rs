@@ -1,0 +1,166 @@
+//! Checkpoints in the quantized forms that they are published in: the answers of `transformers` to
+//! the very numbers that the files stand for, and the same answer however it is computed.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+
+use common::{bits, fixture, logits, open, run};
+use moeflux::formats::Checkpoint;
+use moeflux::{Activations, EngineOptions, Error, KvType, Logits, PackOptions, inspect, pack};
+
+/// Directories under `fixtures/formats`, the codec of their experts, and whether its kernels round
+/// activations to 8 bits where asked.
+const FORMS: [(&str, &str, bool); 4] = [
+    ("qwen3_moe_f8", "f8-e4m3, f8-e4m3-bf16", false),
+    ("qwen3_moe_int4", "centered-b4-g32", true),
+    ("qwen3_moe_mxfp4", "mxfp4", true),
+    ("qwen3_5_moe_mlx", "affine-b3-g32, affine-b5-g32", true),
+];
+
+fn options() -> EngineOptions {
+    EngineOptions {
+        kv: KvType::F32,
+        activations: Activations::F32,
+        ..common::options()
+    }
+}
+
+fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
+    let path = fixture(&format!("formats/{name}")).join("golden.safetensors");
+    let answers = Checkpoint::open_files(vec![path]).unwrap();
+    let info = answers.require("tokens").unwrap();
+    let mut bytes = vec![0; info.bytes as usize];
+    answers.read(info, 0, &mut bytes).unwrap();
+    let tokens = bytes.as_chunks().0.iter();
+    let shape = answers.require("logits").unwrap().shape.clone();
+    let tokens = tokens.map(|b| u32::from_le_bytes(*b)).collect();
+    (tokens, answers.read_f32("logits", &shape).unwrap())
+}
+
+fn relative(ours: &[f32], reference: &[f32]) -> f64 {
+    let pairs = ours.iter().zip(reference);
+    let error: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    let size: f64 = reference.iter().map(|&b| f64::from(b).powi(2)).sum();
+    (error / size).sqrt()
+}
+
+/// Relative L2 of the worst position.
+fn distance(ours: &Logits, reference: &[f32]) -> f64 {
+    assert_eq!(ours.values.len(), reference.len());
+    // NaN must not get lost.
+    let worse = |worst, x| if x <= worst { worst } else { x };
+    let rows = reference.chunks_exact(ours.vocab).enumerate();
+    rows.map(|(row, reference)| relative(ours.row(row), reference))
+        .fold(0.0, worse)
+}
+
+#[test]
+fn answers_are_those_of_transformers() {
+    for (name, codec, rounds) in FORMS {
+        let path = fixture(&format!("formats/{name}"));
+        let (tokens, expected) = golden(name);
+        let found = distance(&logits(&open(&path, &options()), &tokens), &expected);
+        println!("{name}: relative L2 {found:.1e}");
+        assert!(found <= 1e-4, "{name}: {found:.1e}");
+
+        let int8 = EngineOptions {
+            activations: Activations::Int8,
+            ..options()
+        };
+        let rounded = median_distance(&logits(&open(&path, &int8), &tokens), &expected);
+        println!("{name}, int8 activations: relative L2 {rounded:.1e} (median)");
+        assert!(rounded <= 0.05, "{name}: {rounded:.1e}");
+        assert_eq!(rounded > found * 10.0, rounds, "{name}: {rounded:.1e}");
+
+        let info = inspect(&path).unwrap();
+        let experts = info
+            .codecs
+            .iter()
+            .find(|(class, _)| class == "routed experts");
+        assert_eq!(experts.unwrap().1, codec, "{name}");
+    }
+}
+
+/// Batches, threads, kernels and what fits in memory change no bit.
+#[test]
+fn one_answer_however_it_is_computed() {
+    for (name, ..) in FORMS {
+        let path = fixture(&format!("formats/{name}"));
+        let (tokens, _) = golden(name);
+        let tokens = &tokens[..40];
+        for activations in [Activations::F32, Activations::Int8] {
+            let whole_options = EngineOptions {
+                activations,
+                ..options()
+            };
+            let whole = logits(&open(&path, &whole_options), tokens);
+            let few_slots = EngineOptions {
+                expert_cache_bytes: Some(3 * inspect(&path).unwrap().expert_record_bytes),
+                threads: Some(3),
+                ..whole_options.clone()
+            };
+            let engine = open(&path, &few_slots);
+            let mut session = engine.session();
+            for (row, token) in tokens.iter().enumerate() {
+                let one = run(&engine, &mut session, std::slice::from_ref(token));
+                assert_eq!(bits(one.row(0)), bits(whole.row(row)), "{name}: {row}");
+            }
+            let reference = EngineOptions {
+                reference: true,
+                ..whole_options
+            };
+            let other = logits(&open(&path, &reference), tokens);
+            assert_eq!(bits(&other.values), bits(&whole.values), "{name}");
+        }
+    }
+}
+
+/// Packed to 8 bits, the numbers are near those of the source.
+#[test]
+fn coded_sources_are_packed() {
+    for (name, codec, _) in FORMS {
+        let source = fixture(&format!("formats/{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        let bits = |bits| PackOptions {
+            bits,
+            group: 32,
+            threads: Some(2),
+            ..PackOptions::default()
+        };
+        let result = pack(&source, &target, &bits(8), &mut |_| {});
+        if codec == "mxfp4" {
+            let message = result.unwrap_err().to_string();
+            assert!(message.contains("open as they are"), "{message}");
+            continue;
+        }
+        result.unwrap();
+        let (tokens, expected) = golden(name);
+        let ours = logits(&open(&target, &options()), &tokens);
+        let found = median_distance(&ours, &expected);
+        println!("{name} in 8 bits: relative L2 {found:.1e} (median)");
+        assert!(found > 1e-5 && found < 0.05, "{name}: {found:.1e}");
+        // Floats cannot be kept where there are none.
+        let result = pack(&source, &dir.path().join("x"), &bits(16), &mut |_| {});
+        let error = result.unwrap_err();
+        assert!(
+            matches!(error, Error::Option { flag: "--bits", .. }),
+            "{error}"
+        );
+    }
+}
+
+/// Relative L2 of the middle position: where a choice of experts changes, one may be far off.
+fn median_distance(ours: &Logits, reference: &[f32]) -> f64 {
+    let rows = reference.chunks_exact(ours.vocab).enumerate();
+    let mut found: Vec<f64> = rows
+        .map(|(row, reference)| relative(ours.row(row), reference))
+        .collect();
+    found.sort_by(f64::total_cmp);
+    found[found.len() / 2]
+}
