@@ -169,6 +169,7 @@ impl Form {
         match self.elements {
             Elements::F32 => 4,
             Elements::F16 | Elements::Bf16 => 8,
+            Elements::F8 => 16,
             Elements::Coded(_) => UNIT,
         }
     }

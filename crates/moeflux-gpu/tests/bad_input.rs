@@ -73,6 +73,7 @@ fn a_device_without_memory_says_what_would_do() {
     gpu.limit_memory(u64::MAX);
     let mut session = engine.session();
     prefill(&engine, &mut session).expect("there is memory again");
+    next(&engine, &mut session, 2).expect("there is memory again");
     gpu.limit_memory(gpu.bytes_in_use());
     let mut long = engine.session();
     let words = refusal(prefill(&engine, &mut long));

@@ -28,6 +28,8 @@ const PROMPT_TOLERANCE: f64 = 5e-3;
 struct Found {
     cases: usize,
     worst: f64,
+    /// Cases of forms that have no kernel.
+    refused: usize,
     problems: Vec<String>,
 }
 
@@ -52,6 +54,7 @@ pub fn run(device: Device, is_json: bool) -> Result<(), Failure> {
         output::json(&json!({
             "name": name,
             "cases": cases,
+            "refused": found.values().map(|f| f.refused).sum::<usize>(),
             "largest_error": found.values().map(|f| f.worst).fold(0.0, f64::max),
             "problems": problems,
             "processors_bits": bits,
@@ -75,9 +78,12 @@ fn report(name: &str, found: &BTreeMap<String, Found>, bits: bool) -> Result<(),
         let Found {
             cases,
             worst,
+            refused,
             problems,
         } = found;
         let verdict = match problems.first() {
+            None if refused == cases => "no kernel, refused".to_owned(),
+            None if *refused > 0 => format!("right; {refused} have no kernel"),
             None => "right".to_owned(),
             Some(problem) => format!("WRONG: {problem}"),
         };
@@ -104,6 +110,7 @@ fn operations(gpu: &Arc<Gpu>) -> Result<BTreeMap<String, Found>, Failure> {
         found.cases += 1;
         match check(gpu, case) {
             Ok(error) => found.worst = found.worst.max(error),
+            Err(HarnessError::Engine(error)) if is_refusal(&error) => found.refused += 1,
             // A device that is gone has no more to say.
             Err(HarnessError::Engine(error)) if gpu.check().is_err() => return Err(error.into()),
             Err(problem) => found.problems.push(format!("{}: {problem}", case.name)),
@@ -129,6 +136,14 @@ fn check(gpu: &Arc<Gpu>, case: &Case) -> Result<f64, HarnessError> {
     let found = run_case(&prompt, backend())?;
     close(&found, &expected, PROMPT_TOLERANCE)?;
     Ok(error)
+}
+
+/// Whether there is no kernel for something, which `--device gpu` says too.
+fn is_refusal(error: &moeflux::Error) -> bool {
+    let moeflux::Error::Device(error) = error else {
+        return false;
+    };
+    matches!(error.downcast_ref(), Some(GpuError::Unsupported { .. }))
 }
 
 /// A case that cannot be made is a defect, not the device's.

@@ -16,6 +16,9 @@ use crate::model::{self, Model};
 use crate::output;
 use crate::size;
 
+/// The most memory for the state of earlier requests that is taken unasked.
+const MOST_PREFIX_BYTES: u64 = 16 << 30;
+
 /// Flags of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
@@ -52,7 +55,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     speculate: Speculate,
     /// Memory for the state of earlier requests, so that what prompts have in common is computed
-    /// once; 0 for none [default: a sixteenth of the memory bound, or half of what experts leave]
+    /// once; 0 for none [default: a sixteenth of the memory bound or half of what experts leave, at
+    /// most 16GiB]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     prefix_cache: Option<u64>,
     /// A folder for that state too, which outlives the server; what people wrote is in it
@@ -150,6 +154,7 @@ impl ServeArgs {
     /// What is kept of earlier requests.
     fn prefix(&self, plan: &MemoryPlan) -> Result<Option<PrefixOptions>, Failure> {
         let default = (plan.limit_bytes / 16).max(plan.spare_bytes() / 2);
+        let default = default.min(MOST_PREFIX_BYTES);
         let memory_bytes = self.prefix_cache.unwrap_or(default);
         if memory_bytes == 0 {
             return match &self.prefix_cache_dir {

@@ -44,7 +44,9 @@ impl DeviceWeights {
             if self.matrices.contains_key(&id.index()) {
                 return Ok(());
             }
-            forms.push((id, Form::of(&weights.matrix(id)?)));
+            let form = Form::of(&weights.matrix(id)?);
+            form.check()?;
+            forms.push((id, form));
         }
         let bytes: usize = forms.iter().map(|(_, form)| form.bytes()).sum();
         if bytes as u64 > gpu.most_bytes_bound() {

@@ -266,7 +266,7 @@ fn order(tree: &Tree, identity: u64) -> Option<(Part, Stale, Header, Content)> {
         }
         Part::Checkpoint(_, at) => {
             let state = tree.state(id, at)?;
-            header.payload = state.bytes();
+            header.payload = state.written_bytes();
             header.position = Some(at);
             Content::State(state)
         }

@@ -18,8 +18,8 @@ use super::common::{alone, collect};
 pub const OPENING: u32 = 1;
 /// Tokens of every answer.
 pub const MOST: usize = 6;
-/// With recurrent state beside attention, and without.
-pub const MODELS: [&str; 2] = ["qwen3_5_moe_text", "qwen3_moe"];
+/// With recurrent state beside attention, with attention alone, and with windows.
+pub const MODELS: [&str; 3] = ["qwen3_5_moe_text", "qwen3_moe", "gpt_oss"];
 
 /// A tiny model in a folder that goes away with it.
 pub struct Model {

@@ -167,7 +167,11 @@ pub(super) fn check_top_k(c: &Config, routed: &RoutedShape) -> Result<(), Error>
             "is {}, more than the {} experts",
             routed.top_k, routed.experts
         );
-        return Err(c.error("num_experts_per_tok", problem));
+        let field = match c.has("num_experts_per_token") {
+            true => "num_experts_per_token",
+            false => "num_experts_per_tok",
+        };
+        return Err(c.error(field, problem));
     }
     Ok(())
 }

@@ -134,6 +134,26 @@ impl RecurrentState {
         self.state.bytes() + self.state.page_bytes()
     }
 
+    /// Bytes that [`RecurrentState::write_to`] writes.
+    pub fn written_bytes(&self) -> u64 {
+        let position = self.state.position;
+        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
+        let windows = forgetful
+            .zip(&self.state.saved)
+            .map(|(decl, saved)| match saved {
+                Saved::Recurrent(_) => 0,
+                Saved::Window(pages) => {
+                    let numbered = (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages);
+                    let bytes = |(index, page): (usize, &KvPage)| {
+                        page.saved_bytes(position - index * KV_PAGE_TOKENS)
+                    };
+                    numbered.map(bytes).sum::<usize>() as u64
+                }
+            });
+        let place = if has_windows(&self.shape) { 8 } else { 0 };
+        place + self.state.bytes() + windows.sum::<u64>()
+    }
+
     /// Writes it, for [`Engine::read_recurrent_state`](crate::Engine::read_recurrent_state).
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
-use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
+use moeflux::graph::{BufferId, ExpertForm, Graph, Op, StateDecl, WeightId};
 use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 
@@ -304,6 +304,11 @@ impl Finder<'_> {
         let &Op::KvAppend { k, v, state } = &self.uses.graph.ops[append] else {
             return Ok(());
         };
+        // Keys that are the values too are appended otherwise.
+        let state_of = self.uses.graph.states.get(state.index());
+        if let Some(StateDecl::KeyValue { is_joint: true, .. }) = state_of {
+            return Ok(());
+        }
         let mut attention = self.uses.graph.ops.iter();
         let q = attention.find_map(|op| match op {
             Op::Attention {

@@ -1,6 +1,6 @@
 //! Convolution and gated delta rule of a few tokens.
 
-use moeflux_kernels::{DeltaShape, HeadOrder};
+use moeflux_kernels::{Decay, DeltaShape, HeadOrder};
 
 use super::super::SpanRows;
 use super::super::check::{holds, product};
@@ -43,6 +43,7 @@ pub struct DeltaStep<'a> {
 /// Whether the kernel has this shape.
 pub(crate) fn has_shape(shape: &DeltaShape, taps: usize) -> bool {
     taps >= 2
+        && shape.decay == Decay::Head
         && shape.key_heads > 0
         && shape.value_heads.is_multiple_of(shape.key_heads)
         && (1..=MAX_KEY_DIM).contains(&shape.key_dim)
@@ -70,6 +71,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
                 key_dim,
                 value_dim,
                 head_order,
+                decay: Decay::Head,
             };
             all.push(params(&shape, taps));
         }

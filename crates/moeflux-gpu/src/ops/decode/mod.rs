@@ -36,10 +36,11 @@ pub(super) fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<Param>>)> {
 
 /// Whether these kernels can read a matrix of this form.
 pub fn is_readable(form: &Form) -> bool {
-    form.cols > 0
-        && form
-            .cols
-            .is_multiple_of(if form.rounding().is_some() { 32 } else { 8 })
+    let run = match form.rounding() {
+        Some(_) => 32,
+        None => 8,
+    };
+    form.cols > 0 && form.cols.is_multiple_of(run) && form.check().is_ok()
 }
 
 /// Threads of a workgroup for this many runs of a row.
