@@ -23,7 +23,7 @@ fn repository(name: &str) -> Files {
 }
 
 fn pull(hub: &Hub, args: &[&str], models: &std::path::Path) -> Ran {
-    let mut command = command(&[&["pull"], args].concat());
+    let mut command = command(&[&["pull"][..], args].concat());
     command
         .env("HF_ENDPOINT", &hub.address)
         .env("MOEFLUX_MODELS", models);
@@ -81,7 +81,7 @@ fn failures_have_their_codes_and_say_what_to_do() {
     let hub = Hub::start(repository("qwen3_moe"), faults);
     for (args, code, words) in [
         (&["not-a-repository"][..], 2, "OWNER/NAME"),
-        (&["owner/name"], 3, "HF_TOKEN"),
+        (&["owner/name"][..], 3, "HF_TOKEN"),
     ] {
         let ran = pull(&hub, args, models.path());
         assert_eq!(ran.code, code, "{}", ran.stderr);

@@ -1,5 +1,7 @@
 //! A hub on this machine, with a repository, faults, and a list of what was asked of it.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};

@@ -8,9 +8,10 @@ use moeflux_formats::{
 };
 
 use super::files::ModelFiles;
-use super::find::{check_shape, find_matrix, find_stack, plain_codec};
+use super::find::{check_shape, find_matrix, plain_codec};
 use super::layout::{MatrixLayout, PART_ALIGN};
 use super::mxfp4::{self, Joined};
+use super::switched::{switched, switched_layer};
 use super::turned::{Turned, is_turned, turned_layer};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
@@ -121,7 +122,7 @@ impl ExpertTable {
 }
 
 /// The three matrices as packed records name them: name, rows, cols.
-fn matrices(layer: &ExpertLayer) -> [(&'static str, usize, usize); 3] {
+pub(super) fn matrices(layer: &ExpertLayer) -> [(&'static str, usize, usize); 3] {
     [
         ("gate_proj", layer.intermediate, layer.hidden),
         ("up_proj", layer.intermediate, layer.hidden),
@@ -273,43 +274,6 @@ fn plain_layer(
     Ok((layout, records))
 }
 
-/// What the names of MLX's tensors of all experts begin with, if the files have them.
-pub(crate) fn switched(files: &Checkpoint, name: &str) -> Option<String> {
-    let switched = format!("{}.switch_mlp", name.strip_suffix(".experts")?);
-    let first = format!("{switched}.gate_proj.weight");
-    files.get(&first).map(|_| switched)
-}
-
-/// Experts as MLX stores them: gate, up and down of all in tensors of their own, quantized or not.
-fn switched_layer(
-    files: &Checkpoint,
-    name: &str,
-    layer: &ExpertLayer,
-) -> Result<(ExpertLayout, Vec<Record>), Error> {
-    let mut places: Vec<MatrixLayout> = Vec::with_capacity(3);
-    let mut pieces = Vec::new();
-    for (matrix, rows, cols) in matrices(layer) {
-        let size = (rows, cols);
-        let found = find_stack(files, &format!("{name}.{matrix}"), layer.experts, size)?;
-        let end = places.last().map_or(0, MatrixLayout::end);
-        let place = MatrixLayout::sequential(found.codec, rows, cols, end);
-        for (start, info) in place.starts().into_iter().zip(found.parts) {
-            pieces.push((info, info.bytes / layer.experts as u64, start));
-        }
-        places.push(place);
-    }
-    let record = |expert: u64| Record {
-        segments: pieces
-            .iter()
-            .map(|&(info, bytes, start)| segment(info, expert * bytes, bytes, start))
-            .collect(),
-        checksum: None,
-    };
-    let [gate, up, down] = three(places)?;
-    let records = (0..layer.experts as u64).map(record).collect();
-    Ok((ExpertLayout::new(gate, up, down), records))
-}
-
 /// A tensor with a piece for every expert: one matrix, or two below each other.
 struct Stack {
     tensor: String,
@@ -393,7 +357,7 @@ fn congruent(end: usize, offset: u64) -> usize {
     before + phase
 }
 
-fn three(places: Vec<MatrixLayout>) -> Result<[MatrixLayout; 3], Error> {
+pub(super) fn three(places: Vec<MatrixLayout>) -> Result<[MatrixLayout; 3], Error> {
     <[MatrixLayout; 3]>::try_from(places)
         .map_err(|_| Error::Internal("an expert has three matrices".to_owned()))
 }

@@ -9,9 +9,9 @@ mod mlx;
 mod mxfp4;
 mod parts;
 mod resident;
+mod switched;
 mod turned;
 
-pub(crate) use experts::switched;
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
 pub(crate) use find::{MatrixTensors, find_matrix, find_stack};
@@ -19,3 +19,4 @@ pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};
 pub use resident::{Survey, Weights};
+pub(crate) use switched::switched;
