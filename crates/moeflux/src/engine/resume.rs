@@ -83,11 +83,12 @@ impl Engine {
         self.shape.remote.is_none()
     }
 
-    /// A number that is the same only where state of one engine can be used by another: the model,
-    /// its files, and all that changes an answer.
+    /// A number that is the same only where state of one engine can be used by another: the version,
+    /// the model, its files, and all that changes an answer.
     pub fn state_identity(&self) -> u64 {
         let text = format!(
-            "{:016x} {} {} {}",
+            "{} {:016x} {} {} {}",
+            env!("CARGO_PKG_VERSION"),
             self.shape.identity,
             self.activations,
             self.shape.kv_type,
