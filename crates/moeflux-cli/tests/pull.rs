@@ -4,6 +4,7 @@
 
 mod common;
 #[path = "../../moeflux-hub/tests/common/mod.rs"]
+#[allow(dead_code, reason = "the library's own tests ask more of it")]
 mod hub;
 
 use common::{Ran, command, fixture, output_of, text};

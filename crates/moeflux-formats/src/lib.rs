@@ -29,8 +29,7 @@ pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
     CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer,
-    PlannedMatrix,
-    PlannedTensor, pack,
+    PlannedMatrix, PlannedTensor, pack,
 };
 pub use packed::{
     DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,

@@ -185,6 +185,8 @@ impl RandomWeights {
             Coding::Q4K => (144, &[0, 2]),
             Coding::Q5K => (176, &[0, 2]),
             Coding::Q6K => (210, &[208]),
+            // Devices have no kernels for the others.
+            _ => return None,
         };
         for block in weights.chunks_exact_mut(block) {
             for &at in places {

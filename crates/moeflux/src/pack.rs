@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, Codec, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport,
-    PlannedLayer, PlannedMatrix, PlannedTensor,
+    AffineCodec, Codec, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress,
+    PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;

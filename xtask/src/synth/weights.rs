@@ -141,7 +141,8 @@ impl Law {
             match fold {
                 // Four taps of that spread keep the size of what they add up.
                 VectorFold::TransposeConv => 0.87 * centred,
-                VectorFold::AddOne => 0.1 * centred,
+                // Biases, and weights of norms less one.
+                VectorFold::AddOne | VectorFold::Even | VectorFold::Odd => 0.1 * centred,
                 // Decays as the architecture is initialized: rates of 1 to 16, steps of 0.001 to
                 // 0.1 through softplus.
                 VectorFold::None if name.ends_with("A_log") => (1.0 + 15.0 * unit).ln(),

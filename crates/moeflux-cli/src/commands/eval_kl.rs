@@ -1,6 +1,5 @@
 //! `moeflux eval kl`: how far a model's beliefs are from another's, on a text.
 
-use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 
 use clap::Args;

@@ -19,7 +19,7 @@ mod sequence;
 mod step;
 
 pub use job::{Constraint, End, Event, Job, JobError, Sampled, TokenLogprob};
-pub use overview::{Listed, Overview, Phase, Progress};
+pub use overview::{Listed, MOST_LISTED, Overview, Phase, Progress};
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};

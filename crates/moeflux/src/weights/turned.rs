@@ -129,11 +129,11 @@ pub(super) fn turned_layer(
     };
     let matrix = hidden * intermediate * turned.element;
     let place = |rows, cols, index| MatrixLayout::placed(codec, rows, cols, [index * matrix; 3]);
-    let layout = ExpertLayout {
-        gate: place(intermediate, hidden, 0),
-        up: place(intermediate, hidden, 1),
-        down: place(hidden, intermediate, 2),
-    };
+    let layout = ExpertLayout::new(
+        place(intermediate, hidden, 0),
+        place(intermediate, hidden, 1),
+        place(hidden, intermediate, 2),
+    );
     let record = |expert: u64| {
         let (both, one) = (2 * matrix as u64, matrix as u64);
         Record {
