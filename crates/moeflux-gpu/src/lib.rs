@@ -16,6 +16,7 @@ mod faults;
 pub mod kv_layout;
 pub mod matrix;
 pub mod ops;
+mod pipeline;
 mod profile;
 mod recorder;
 mod shader;

@@ -5,20 +5,21 @@
 //! the end and reads whether a choice was missing, in which case it is run again carefully: sessions'
 //! state is only taken over when a step has ended.
 
+mod sources;
+
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Inputs, Record, Step};
-use moeflux::graph::{BufferId, BufferPool, Graph, Op, WeightId};
+use moeflux::graph::{BufferPool, Graph, Op};
 use moeflux::weights::Weights;
 
-use super::buffers::DeviceBuffers;
 use super::plan::{Delta, Heads, Item, Plan, Products, Source};
 use super::state_ops::state_of;
-use super::weights::DeviceWeights;
 use super::{GpuBackend, wrong_op};
-use crate::DeviceBuffer;
-use crate::ops::decode::{self, Input, MAX_SEGMENTS, Segment};
+use crate::ops::decode;
 use crate::ops::{RopeShape, RouterShape, SpanRows};
 use crate::state::{DeviceKv, DeviceRecurrent};
+use sources::batches;
+pub(super) use sources::input;
 
 /// What a step works on.
 pub(super) struct Work<'a, 'b> {
@@ -322,84 +323,4 @@ impl GpuBackend {
         }
         Ok(())
     }
-}
-
-/// What a source's buffers and weights are on the device.
-pub(super) fn input<'a>(
-    source: &Source,
-    buffers: &'a DeviceBuffers,
-    (held, weights): (&'a DeviceWeights, &Weights),
-    pool: &BufferPool,
-) -> Result<Input<'a>, Error> {
-    let view = |id: BufferId| buffers.view(pool, id);
-    Ok(match *source {
-        Source::Plain(x) => Input::Plain(view(x)?),
-        Source::Norm { x, weight, eps } => Input::Norm {
-            x: view(x)?,
-            weight: held.known_vector(weight)?,
-            eps,
-        },
-        Source::GatedNorm {
-            x,
-            gate,
-            weight,
-            eps,
-        } => Input::GatedNorm {
-            x: view(x)?,
-            gate: view(gate)?,
-            weight: held.known_vector(weight)?,
-            len: weights.vector(weight)?.len(),
-            eps,
-        },
-        Source::SigmoidMul { x, gate, pairs } => Input::SigmoidMul {
-            x: view(x)?,
-            gate: view(gate)?,
-            pairs,
-        },
-        Source::Swiglu { gate, up } => Input::Swiglu {
-            gate: view(gate)?,
-            up: view(up)?,
-        },
-    })
-}
-
-/// Matrices that one dispatch can take each, with their buffer.
-fn batches<'a>(
-    outputs: &[(WeightId, BufferId)],
-    buffers: &DeviceBuffers,
-    held: &'a DeviceWeights,
-) -> Result<Vec<(&'a DeviceBuffer, Vec<Segment>)>, Error> {
-    let mut all: Vec<(&DeviceBuffer, Vec<Segment>)> = Vec::new();
-    for (weight, out) in outputs {
-        let matrix = held.known_matrix(*weight)?;
-        let (_, start) = buffers.set_view(*out)?;
-        for band in &matrix.bands {
-            let segment = Segment {
-                form: band.form,
-                place: band.form.place(band.start),
-                stride: matrix.form.rows,
-                out: start + band.first_row,
-            };
-            match all.last_mut() {
-                Some((buffer, segments))
-                    if buffer.id == band.buffer.id && fits(segments, &segment) =>
-                {
-                    segments.push(segment);
-                }
-                _ => all.push((&band.buffer, vec![segment])),
-            }
-        }
-    }
-    Ok(all)
-}
-
-/// Whether a dispatch takes another matrix.
-fn fits(segments: &[Segment], more: &Segment) -> bool {
-    let mut codings = vec![more.form.elements];
-    for segment in segments {
-        if !codings.contains(&segment.form.elements) {
-            codings.push(segment.form.elements);
-        }
-    }
-    segments.len() < MAX_SEGMENTS && codings.len() <= 2
 }

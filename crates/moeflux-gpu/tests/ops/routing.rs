@@ -2,14 +2,26 @@
 
 use std::sync::Arc;
 
-use moeflux_gpu::Recorder;
 use moeflux_gpu::ops::{self, CombineViews, RouterShape};
+use moeflux_gpu::{GpuError, Recorder, View};
 use moeflux_kernels::reference;
 
 use crate::common::{close, poisoned, random, upload};
 use crate::{floats, recorder, upload_words, view, words};
 
+type Kernel =
+    fn(&mut Recorder, (View<'_>, View<'_>, View<'_>), RouterShape, usize) -> Result<(), GpuError>;
+
+/// That of prompts and single operations, and that of few tokens.
+const KERNELS: [Kernel; 2] = [ops::router, ops::decode::choice];
+
 fn check_router(r: &mut Recorder, logits: &[f32], shape: RouterShape, what: &str) {
+    for kernel in KERNELS {
+        check_kernel(r, kernel, logits, shape, what);
+    }
+}
+
+fn check_kernel(r: &mut Recorder, kernel: Kernel, logits: &[f32], shape: RouterShape, what: &str) {
     let gpu = Arc::clone(r.gpu());
     let RouterShape {
         experts,
@@ -28,7 +40,7 @@ fn check_router(r: &mut Recorder, logits: &[f32], shape: RouterShape, what: &str
         view(&ids, len),
         view(&weights, len),
     );
-    ops::router(r, views, shape, n).expect("it runs");
+    kernel(r, views, shape, n).expect("it runs");
     let (mut e_ids, mut e_weights) = (vec![0; len], vec![0.0; len]);
     reference::route(
         logits,

@@ -1,0 +1,249 @@
+//! The routed experts as an operation by itself.
+
+use moeflux::Error;
+use moeflux::backend::{ExpertStage, Step};
+use moeflux::graph::{BufferPool, ExpertForm, Op};
+
+use super::super::prompt::{self, ExpertForms, Run};
+use super::super::{GpuBackend, wrong_op};
+use super::slots::NONE;
+use super::{Chosen, DeviceExperts, Layer};
+use crate::ops::{self, CombineViews, ExpertSlots};
+use crate::{GpuError, Recorder, View};
+
+impl Layer {
+    /// Computes what the experts give that the table on the device knows.
+    fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
+        let n = v.n * v.top_k;
+        let experts = ExpertSlots {
+            slots: (&self.slots).into(),
+            slot_bytes: self.slot_bytes,
+            table: (&self.table).into(),
+            ids: v.ids,
+            n,
+        };
+        if v.prompts != [(0, v.n)] {
+            self.one_by_one(r, &experts, v)?;
+        }
+        let act_bytes = (n * self.gate.0.rows * 4) as u64;
+        let forms = ExpertForms {
+            gate: &self.gate,
+            up: &self.up,
+            down: &self.down,
+            count: self.slot_of.len(),
+        };
+        for &run in &v.prompts {
+            let act = r.scratch("experts: activations", act_bytes)?;
+            let act = View::first(&act, act_bytes);
+            let views = (v.x, act, v.results);
+            prompt::experts(r, (&experts, &forms), views, run, v.top_k)?;
+        }
+        Ok(())
+    }
+
+    fn one_by_one(
+        &self,
+        r: &mut Recorder,
+        experts: &ExpertSlots<'_>,
+        v: &ExpertViews<'_>,
+    ) -> Result<(), GpuError> {
+        let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
+        let act_bytes = (experts.n * gate.rows * 4) as u64;
+        let act = r.scratch("experts: activations", act_bytes)?;
+        if gate == up {
+            let places = (&gate, gate_place, up_place);
+            ops::expert_swiglu(
+                r,
+                experts,
+                places,
+                (v.x, v.top_k),
+                View::first(&act, act_bytes),
+            )?;
+        } else {
+            let gated = r.scratch("experts: gates", act_bytes)?;
+            let upped = r.scratch("experts: ups", act_bytes)?;
+            let x = (v.x, v.top_k);
+            ops::expert_matvec(
+                r,
+                experts,
+                (&gate, gate_place),
+                x,
+                View::first(&gated, act_bytes),
+            )?;
+            ops::expert_matvec(
+                r,
+                experts,
+                (&up, up_place),
+                x,
+                View::first(&upped, act_bytes),
+            )?;
+            ops::swiglu(
+                r,
+                View::first(&gated, act_bytes),
+                View::first(&upped, act_bytes),
+                View::first(&act, act_bytes),
+            )?;
+        }
+        let down = (&self.down.0, self.down.1);
+        ops::expert_matvec(
+            r,
+            experts,
+            down,
+            (View::first(&act, act_bytes), 1),
+            v.results,
+        )
+    }
+}
+
+/// What a layer's experts work on.
+struct ExpertViews<'a> {
+    x: View<'a>,
+    ids: View<'a>,
+    /// `[n, top_k, hidden]`.
+    results: View<'a>,
+    n: usize,
+    top_k: usize,
+    /// Rows that are of prompts.
+    prompts: Vec<Run>,
+}
+
+impl GpuBackend {
+    /// Asks for the experts that are not on the device, so that they are read while other
+    /// operations run.
+    pub(in crate::backend) fn request_experts(
+        &mut self,
+        op: &Op,
+        pool: &BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        let &Op::RequestExperts {
+            ids,
+            weights,
+            top_k,
+            layer,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let slots = self.experts.open(&self.gpu, stage, (layer, top_k))?;
+        if slots.is_complete() {
+            return Ok(());
+        }
+        let (ids, weights) = (
+            self.buffers.view(pool, ids)?,
+            self.buffers.view(pool, weights)?,
+        );
+        let chosen = choices(&mut self.recorder, layer, ids, weights)?;
+        let pairs = chosen
+            .experts
+            .iter()
+            .copied()
+            .zip(chosen.counts.iter().copied());
+        let missing = pairs.filter(|(id, _)| slots.slot_of[*id as usize] == NONE);
+        let (missing, counts): (Vec<u32>, Vec<u32>) = missing.unzip();
+        if !missing.is_empty() {
+            stage.residency.request(layer, &missing, &counts)?;
+        }
+        self.experts.chosen = Some(chosen);
+        Ok(())
+    }
+
+    pub(in crate::backend) fn routed_experts(
+        &mut self,
+        op: &Op,
+        step: &Step<'_>,
+        pool: &BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        let &Op::Experts {
+            x,
+            ids,
+            weights,
+            top_k,
+            layer,
+            form,
+            out,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        if form != ExpertForm::default() {
+            return Err(wrong_op(op));
+        }
+        self.experts.open(&self.gpu, stage, (layer, top_k))?;
+        let n = pool.len(ids) / top_k;
+        let width = pool.len(x) / n;
+        let result_bytes = (n * top_k * width * 4) as u64;
+        let results = self.recorder.scratch("experts: results", result_bytes)?;
+        let views = ExpertViews {
+            x: self.buffers.view(pool, x)?,
+            ids: self.buffers.view(pool, ids)?,
+            results: View::first(&results, result_bytes),
+            n,
+            top_k,
+            prompts: prompt::prompt_rows(step),
+        };
+        let (weights, out) = (
+            self.buffers.view(pool, weights)?,
+            self.buffers.view(pool, out)?,
+        );
+        self.experts
+            .run(&mut self.recorder, layer, &views, weights, stage)?;
+        let sums = CombineViews {
+            rows: views.results,
+            places: None,
+            ids: views.ids,
+            weights,
+            out,
+        };
+        Ok(ops::combine(&mut self.recorder, &sums, width, top_k, n)?)
+    }
+}
+
+impl DeviceExperts {
+    fn run(
+        &mut self,
+        r: &mut Recorder,
+        layer: usize,
+        views: &ExpertViews<'_>,
+        weights: View<'_>,
+        stage: &mut ExpertStage,
+    ) -> Result<(), Error> {
+        let slots = self.layer(layer)?;
+        if slots.is_complete() {
+            return Ok(slots.compute(r, views)?);
+        }
+        let room = slots.slots();
+        let chosen = match self.take_chosen(layer) {
+            Some(chosen) => chosen,
+            None => choices(r, layer, views.ids, weights)?,
+        };
+        r.submit();
+        stage.residency.note(layer, &chosen.ids, &chosen.weights)?;
+        // More experts than slots take turns.
+        let takes_turns = chosen.experts.len() > room;
+        for turn in chosen.experts.chunks(room) {
+            self.ensure(r, stage, layer, turn)?;
+            self.tell(r, layer, takes_turns.then_some(turn));
+            self.layer(layer)?.compute(r, views)?;
+        }
+        self.tell(r, layer, None);
+        Ok(())
+    }
+}
+
+/// Brings the tokens' choices to the host.
+pub(in crate::backend) fn choices(
+    r: &mut Recorder,
+    layer: usize,
+    ids: View<'_>,
+    weights: View<'_>,
+) -> Result<Chosen, Error> {
+    let bytes = r.read(&[ids, weights])?;
+    let (ids, weights) = bytes.split_at(bytes.len() / 2);
+    Ok(Chosen::new(
+        layer,
+        bytemuck::pod_collect_to_vec(ids),
+        bytemuck::pod_collect_to_vec(weights),
+    ))
+}

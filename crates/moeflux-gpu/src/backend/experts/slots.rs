@@ -1,0 +1,108 @@
+//! One layer's slots on the device, and who has them.
+
+use moeflux::Error;
+use moeflux::weights::ExpertLayout;
+
+use super::super::budget;
+use super::super::upload::SlotForm;
+use crate::matrix::{Form, Place};
+use crate::{DeviceBuffer, Gpu, GpuError, Recorder};
+
+/// An expert without a slot.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// One layer's slots.
+pub(in crate::backend) struct Layer {
+    pub gate: (Form, Place),
+    pub up: (Form, Place),
+    pub down: (Form, Place),
+    pub slot_bytes: usize,
+    pub slots: DeviceBuffer,
+    pub table: DeviceBuffer,
+    /// Slot of each expert.
+    pub(super) slot_of: Vec<u32>,
+    /// Expert of each slot, and when it was last used.
+    pub(super) owners: Vec<(Option<u32>, u64)>,
+    /// Whether the table on the device is `slot_of`.
+    pub(super) is_told: bool,
+}
+
+impl Layer {
+    pub(super) fn new(
+        gpu: &Gpu,
+        layout: &ExpertLayout,
+        (experts, least): (usize, usize),
+        bytes: Option<u64>,
+    ) -> Result<Layer, Error> {
+        let [gate, up, down] = budget::forms(layout)?;
+        let starts = [0, gate.bytes(), gate.bytes() + up.bytes()];
+        let slot_bytes = starts[2] + down.bytes();
+        let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
+        let fits = (limit / slot_bytes as u64) as usize;
+        let mut count = experts.min(fits.max(least).max(1));
+        let slots = loop {
+            match gpu.buffer("experts", (count * slot_bytes) as u64) {
+                Err(GpuError::OutOfMemory { .. }) if count > 1 && bytes.is_none() => count /= 2,
+                made => break made?,
+            }
+        };
+        gpu.tier.opened(count, slots.bytes());
+        let slot_of = vec![NONE; experts];
+        Ok(Layer {
+            gate: (gate, gate.place(starts[0])),
+            up: (up, up.place(starts[1])),
+            down: (down, down.place(starts[2])),
+            slot_bytes,
+            slots,
+            table: gpu.buffer_with("slots of experts", bytemuck::cast_slice(&slot_of))?,
+            slot_of,
+            owners: vec![(None, 0); count],
+            is_told: true,
+        })
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.is_told && self.slot_of.iter().all(|&slot| slot != NONE)
+    }
+
+    pub(super) fn form(&self) -> SlotForm {
+        let matrices = [self.gate, self.up, self.down];
+        SlotForm {
+            matrices: matrices.map(|(form, place)| (form, place.weights as usize * 16)),
+            bytes: self.slot_bytes,
+        }
+    }
+
+    /// Slots.
+    pub fn slots(&self) -> usize {
+        self.owners.len()
+    }
+
+    pub(super) fn tell(&mut self, r: &mut Recorder, only: Option<&[u32]>) {
+        if let Some(only) = only {
+            let mut table = vec![NONE; self.slot_of.len()];
+            for &expert in only {
+                table[expert as usize] = self.slot_of[expert as usize];
+            }
+            r.write(&self.table, 0, bytemuck::cast_slice(&table));
+            self.is_told = false;
+        } else if !self.is_told {
+            r.write(&self.table, 0, bytemuck::cast_slice(&self.slot_of));
+            self.is_told = true;
+        }
+    }
+
+    /// Gives `expert` the slot that was used longest ago, but none that was used at `now`.
+    pub(super) fn take_slot(&mut self, expert: u32, now: u64) -> Result<usize, Error> {
+        let free = self.owners.iter().enumerate().filter(|(_, o)| o.1 < now);
+        let (slot, _) = free
+            .min_by_key(|(_, (owner, used))| (owner.is_some(), *used))
+            .ok_or_else(|| Error::Internal("all slots of a layer are in use".to_owned()))?;
+        if let (Some(before), _) = self.owners[slot] {
+            self.slot_of[before as usize] = NONE;
+        }
+        self.slot_of[expert as usize] = slot as u32;
+        self.owners[slot] = (Some(expert), now);
+        Ok(slot)
+    }
+}
