@@ -148,6 +148,13 @@ fn bad_requests_are_refused_with_what_is_wrong() {
             format!("{head}Content-Type: application/json\r\nContent-Length: 4\r\n\r\nnull"),
         ),
         (
+            413,
+            format!(
+                "{head}Content-Type: application/json\r\nExpect: 100-continue\r\n\
+                 Content-Length: 99999999\r\n\r\n"
+            ),
+        ),
+        (
             403,
             format!("{head}Origin: https://example.org\r\nContent-Length: 0\r\n\r\n"),
         ),

@@ -6,15 +6,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use tokio_stream::StreamExt;
+
 use super::{ApiError, Origin};
 use crate::app::App;
 use crate::page;
+
+/// Bytes of a body that is too large which are read and thrown away.
+const DISCARDED_BYTES: usize = 16 << 20;
 
 /// In whose words errors are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,44 +162,55 @@ pub async fn read_body(app: &App, headers: &HeaderMap, body: Body) -> Result<Vec
     let limit = app.options.body_bytes;
     let length = headers
         .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok());
-    let too_large = || {
-        let message = format!("the body is larger than {limit} bytes; see --max-body");
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
-    };
-    if length
-        .and_then(|l| l.parse().ok())
-        .is_some_and(|l: usize| l > limit)
-    {
-        return Err(too_large());
+        .and_then(|v| v.to_str().ok())
+        .and_then(|length| length.parse::<u64>().ok());
+    // Who waits for a word before sending gets the refusal at once.
+    let waits = headers.contains_key(header::EXPECT);
+    if waits && length.is_some_and(|length| length > limit as u64) {
+        return Err(too_large(limit));
     }
-    let all = axum::body::to_bytes(body, limit);
+    let all = collect(body.into_data_stream(), limit);
     match tokio::time::timeout(app.options.read_timeout, all).await {
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        Ok(Err(error)) => {
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            while let Some(error) = cause {
-                if error.to_string().contains("length limit exceeded") {
-                    return Err(too_large());
-                }
-                cause = error.source();
-            }
-            let message = "the body ended before it was complete";
-            Err(ApiError::new(
+        Ok(result) => result,
+        Err(_) => Err(ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow_body",
+            "the body took too long to arrive",
+        )),
+    }
+}
+
+/// A whole body; one above `limit` bytes is refused when it is over, or far above them: a client
+/// that is still sending would see a broken connection instead of the answer.
+async fn collect(mut pieces: BodyDataStream, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let (mut all, mut bytes) = (Vec::new(), 0_usize);
+    while let Some(piece) = pieces.next().await {
+        let piece = piece.map_err(|_| {
+            ApiError::new(
                 StatusCode::BAD_REQUEST,
                 "incomplete_body",
-                message,
-            ))
+                "the body ended before it was complete",
+            )
+        })?;
+        bytes = bytes.saturating_add(piece.len());
+        if bytes <= limit {
+            all.extend_from_slice(&piece);
+        } else {
+            all = Vec::new();
         }
-        Err(_) => {
-            let message = "the body took too long to arrive";
-            Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "slow_body",
-                message,
-            ))
+        if bytes > limit.saturating_add(DISCARDED_BYTES) {
+            break;
         }
     }
+    match bytes > limit {
+        true => Err(too_large(limit)),
+        false => Ok(all),
+    }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    let message = format!("the body is larger than {limit} bytes; see --max-body");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
 }
 
 #[cfg(test)]
