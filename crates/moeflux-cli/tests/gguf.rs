@@ -111,7 +111,7 @@ fn bad_files_are_told_apart() {
     fails(
         &["inspect", "-m", text(&fixture("gguf"))],
         3,
-        &["GGUF files", "demo_vocabulary.gguf"],
+        &["GGUF files", "deepseek_v2.gguf"],
     );
     let split = dir.path().join("model-00001-of-00002.gguf");
     fs::copy(gguf("split/model-00001-of-00002.gguf"), &split).unwrap();
