@@ -111,7 +111,7 @@ fn a_model_is_no_distance_from_itself() {
     assert_eq!(number(&report, "same_top_1"), 1.0);
 }
 
-/// A copy whose last norm is twice as large is surer of everything.
+/// A copy whose last norm is larger by half is surer of everything.
 #[test]
 fn a_model_with_other_weights_is_some_distance_away() {
     let (_dir, path) = story();
