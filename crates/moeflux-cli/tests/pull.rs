@@ -4,7 +4,6 @@
 
 mod common;
 #[path = "../../moeflux-hub/tests/common/mod.rs"]
-#[allow(dead_code, reason = "the library's own tests ask more of it")]
 mod hub;
 
 use common::{Ran, command, fixture, output_of, text};

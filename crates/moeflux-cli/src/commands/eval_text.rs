@@ -57,6 +57,9 @@ impl TextArgs {
     }
 }
 
+/// Takes a token's place and its logits.
+type OnRow<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), Failure>;
+
 /// Calls `row(place, logits)` for each token of `tokens` but the windows' last ones, with what the
 /// engine believes of the next one.
 pub fn each_belief(
@@ -64,7 +67,7 @@ pub fn each_belief(
     tokens: &[u32],
     window: usize,
     guard: &Guard,
-    row: &mut dyn FnMut(usize, &[f32]) -> Result<(), Failure>,
+    row: OnRow<'_>,
 ) -> Result<(), Failure> {
     let piece = engine.stats().memory.chunk_outputs.max(1);
     for (index, window_tokens) in tokens.chunks(window).enumerate() {

@@ -155,17 +155,20 @@ fn build(
     Ok(tokenizer)
 }
 
+/// The ranks of the two parts of a token, and the parts.
+type Halves<'a> = (usize, usize, (&'a [u8], &'a [u8]));
+
 /// All pairs of tokens that make another one, in order of its rank.
 fn merges(tokens: &[Vec<u8>], spell: &dyn Fn(&[u8]) -> String) -> Merges {
     let ranks: HashMap<&[u8], usize> = tokens.iter().map(Vec::as_slice).zip(0..).collect();
     let mut merges = Vec::new();
     for token in tokens {
         let splits = (1..token.len()).map(|at| token.split_at(at));
-        let mut pairs: Vec<(usize, usize, (&[u8], &[u8]))> = splits
+        let mut pairs: Vec<Halves<'_>> = splits
             .filter_map(|(a, b)| Some((*ranks.get(a)?, *ranks.get(b)?, (a, b))))
             .collect();
         pairs.sort_unstable();
-        let spelled = |(_, _, (a, b)): (usize, usize, (&[u8], &[u8]))| (spell(a), spell(b));
+        let spelled = |(_, _, (a, b)): Halves<'_>| (spell(a), spell(b));
         merges.extend(pairs.into_iter().map(spelled));
     }
     merges
