@@ -135,7 +135,7 @@ fn io_code(error: &std::io::Error) -> u8 {
 
 fn hub_code(error: &HubError) -> u8 {
     match error {
-        HubError::Name(_) | HubError::Several { .. } => USAGE,
+        HubError::Name(_) | HubError::Endpoint(_) | HubError::Several { .. } => USAGE,
         HubError::File { source, .. } => io_code(source),
         HubError::Length { .. } | HubError::Checksum { .. } => CORRUPT,
         HubError::Connection { .. } | HubError::Answer { .. } | HubError::NoEncryption => SYSTEM,

@@ -86,6 +86,18 @@ fn failures_have_their_codes_and_say_what_to_do() {
         assert_eq!(ran.code, code, "{}", ran.stderr);
         assert!(ran.stderr.contains(words), "{}", ran.stderr);
     }
+    let mut elsewhere = command(&["pull", "owner/name"]);
+    let ran: Ran = elsewhere
+        .env("HF_ENDPOINT", "ftp://hub")
+        .output()
+        .unwrap()
+        .into();
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("HF_ENDPOINT is `ftp://hub`"),
+        "{}",
+        ran.stderr
+    );
     let mut command = command(&["pull", "owner/name", "-o", text(&models.path().join("x"))]);
     let ran: Ran = command
         .env("HF_ENDPOINT", &hub.address)

@@ -72,6 +72,10 @@ pub(crate) enum Refusal {
 
 impl Client {
     pub(crate) fn new(access: &Access) -> Result<Self, HubError> {
+        let rest = ["https://", "http://"].map(|scheme| access.endpoint.strip_prefix(scheme));
+        if rest.into_iter().flatten().all(str::is_empty) {
+            return Err(HubError::Endpoint(access.endpoint.clone()));
+        }
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
@@ -93,6 +97,11 @@ impl Client {
             agent: config.build().into(),
             access: access.clone(),
         })
+    }
+
+    /// The hub's own address.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.access.endpoint
     }
 
     /// The address of something on the hub.

@@ -10,6 +10,9 @@ pub enum HubError {
     /// Not the name of a repository.
     #[error("`{0}` is no repository; give OWNER/NAME, as in Qwen/Qwen3-30B-A3B")]
     Name(String),
+    /// Not the address of a hub.
+    #[error("HF_ENDPOINT is `{0}`; give an address that begins with https:// or http://")]
+    Endpoint(String),
     /// The hub does not know the repository or the revision.
     #[error(
         "{url}: no such repository or revision; check both names (a private one needs HF_TOKEN)"

@@ -63,7 +63,7 @@ pub fn pull(
 ) -> Result<PullReport, HubError> {
     let client = Client::new(&options.access)?;
     let repo = &options.repo;
-    let listing = persistent(|| listing(&client, repo, &options.revision))?;
+    let listing = persistent(&client, || listing(&client, repo, &options.revision))?;
     let needed = needed(repo, &listing.files, &options.files)?;
     let mut work = Work {
         client,
@@ -88,7 +88,10 @@ pub fn pull(
 }
 
 /// Repeats what fails for a while.
-fn persistent<T>(mut work: impl FnMut() -> Result<T, Refusal>) -> Result<T, HubError> {
+fn persistent<T>(
+    client: &Client,
+    mut work: impl FnMut() -> Result<T, Refusal>,
+) -> Result<T, HubError> {
     let (mut attempts, mut wait) = (1, FIRST_WAIT);
     loop {
         let problem = match work() {
@@ -98,7 +101,7 @@ fn persistent<T>(mut work: impl FnMut() -> Result<T, Refusal>) -> Result<T, HubE
         };
         if attempts >= ATTEMPTS {
             return Err(HubError::Connection {
-                url: "the list of the repository's files".to_owned(),
+                url: client.endpoint().to_owned(),
                 problem,
                 attempts,
             });

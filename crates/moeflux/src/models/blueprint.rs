@@ -115,7 +115,7 @@ pub struct Blueprint {
     pub top_k: usize,
     /// The computation.
     pub graph: Graph,
-    /// The resident weights, by [`WeightId`].
+    /// The resident weights, by [`WeightId`](crate::graph::WeightId).
     pub weights: Vec<WeightDecl>,
     /// The layers with routed experts.
     pub experts: Vec<ExpertLayer>,
