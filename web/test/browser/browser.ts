@@ -62,3 +62,24 @@ export async function lastAnswer(page: Page): Promise<string> {
   await page.waitForSelector(".answer:last-child[aria-busy='false']");
   return page.locator(".answer").last().locator(".markdown").last().innerText();
 }
+
+/**
+ * Lets answers arrive slowly, until what it gives is called: a small model's answer would be over
+ * before a command from here arrives.
+ */
+export async function slowDown(page: Page): Promise<() => Promise<void>> {
+  const tools = await page.context().newCDPSession(page);
+  const limit = (bytes_per_second: number) =>
+    tools.send("Network.emulateNetworkConditions", {
+      offline: false,
+      latency: 0,
+      downloadThroughput: bytes_per_second,
+      uploadThroughput: -1,
+    });
+  await tools.send("Network.enable");
+  await limit(4000);
+  return async () => {
+    await limit(-1);
+    await tools.detach();
+  };
+}

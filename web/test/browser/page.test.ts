@@ -6,7 +6,7 @@
 import type { Browser } from "playwright-core";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { startMock } from "../mock/server.mjs";
-import { type Watched, ask, lastAnswer, openPage, startBrowser } from "./browser.ts";
+import { type Watched, ask, lastAnswer, openPage, slowDown, startBrowser } from "./browser.ts";
 
 const STORY = "Tell me a story about a fox.";
 
@@ -36,11 +36,13 @@ beforeEach(async () => {
 
 test("a question is answered as a stream, and is there after a reload", async () => {
   const { page } = seen;
+  const atFullSpeed = await slowDown(page);
   await page.fill("#question", STORY);
   await page.keyboard.press("Enter");
   const growing = page.locator(".answer[aria-busy='true'] .markdown");
   await growing.waitFor();
   const early = await growing.innerText();
+  await atFullSpeed();
   const whole = await lastAnswer(page);
   expect(whole.length).toBeGreaterThan(early.length);
   expect(await page.locator(".answer .figures").innerText()).toMatch(/\d+ tokens · [\d.]+\/s/);
@@ -52,17 +54,11 @@ test("a question is answered as a stream, and is there after a reload", async ()
 
 test("an answer is stopped, what has come stays, and the next one can be asked for", async () => {
   const { page } = seen;
-  // In the page itself: a small model's answer may end before a command from here arrives.
-  await page.evaluate(() => {
-    const escape = new KeyboardEvent("keydown", { key: "Escape", bubbles: true });
-    const observer = new MutationObserver(() => {
-      if (!document.querySelector(".answer[aria-busy='true'] .markdown")) return;
-      observer.disconnect();
-      document.body.dispatchEvent(escape);
-    });
-    observer.observe(document.body, { childList: true, subtree: true });
-  });
+  const atFullSpeed = await slowDown(page);
   await ask(page, STORY);
+  await page.locator(".answer[aria-busy='true'] .markdown").waitFor();
+  await page.keyboard.press("Escape");
+  await atFullSpeed();
   await page.locator(".answer .note", { hasText: "Stopped." }).waitFor();
   const part = await lastAnswer(page);
   expect(part.length).toBeGreaterThan(0);
@@ -73,11 +69,15 @@ test("an answer is stopped, what has come stays, and the next one can be asked f
   expect((await lastAnswer(page)).length).toBeGreaterThan(0);
 });
 
-test("an answer that a reload cuts off says so", async () => {
+test("an answer that leaving the page cuts off says so", async () => {
   const { page } = seen;
+  const atFullSpeed = await slowDown(page);
   await ask(page, STORY);
   await page.locator(".answer[aria-busy='true'] .markdown").waitFor();
-  await page.reload();
+  // Leaving the page ends the answer, before there is time for the rest of it.
+  await page.goto("about:blank");
+  await atFullSpeed();
+  await page.goto(url);
   await page.locator(".answer .note", { hasText: "Interrupted" }).waitFor();
   expect((await lastAnswer(page)).length).toBeGreaterThan(0);
 });
