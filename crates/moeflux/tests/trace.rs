@@ -132,6 +132,13 @@ fn what_one_engine_used_the_next_one_reads_before_it_is_asked() {
         "it is brought up to date"
     );
 
+    // Who asks for a cold start gets one, whatever the record says.
+    let engine = open(&model.path(), &options);
+    engine.cool();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(engine.stats().experts.resident, 0);
+    drop(engine);
+
     // A damaged record is told of, and replaced.
     std::fs::write(&record, b"garbage").expect("writes");
     let engine = open(&model.path(), &options);

@@ -323,8 +323,12 @@ impl Engine {
         Ok(is_complete)
     }
 
-    /// Forgets all cached experts, as after a cold start.
+    /// Forgets all cached experts, as after a cold start. From now on experts are read when they
+    /// are asked for, whatever earlier processes used.
     pub fn cool(&self) {
+        if let Some(warm_start) = &self.warm_start {
+            warm_start.end();
+        }
         self.lock().stage.residency.clear();
     }
 

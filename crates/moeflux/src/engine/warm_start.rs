@@ -172,6 +172,12 @@ impl WarmStart {
         Demand(&self.clock)
     }
 
+    /// Whoever takes the executor after this finds no experts in it that are read from then on
+    /// without being asked for.
+    pub fn end(&self) {
+        self.clock.ended.store(true, Ordering::Relaxed);
+    }
+
     /// What a user may want to know.
     pub fn notes(&self) -> &[String] {
         &self.record.notes
@@ -180,7 +186,7 @@ impl WarmStart {
 
 impl Drop for WarmStart {
     fn drop(&mut self) {
-        self.clock.ended.store(true, Ordering::Relaxed);
+        self.end();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has nothing to tell.
             let _ = thread.join();
@@ -195,13 +201,14 @@ impl Drop for WarmStart {
 fn read(keys: &[u32], at_once: usize, executor: &Mutex<Executor>, clock: &Clock) {
     for keys in keys.chunks(at_once) {
         loop {
-            if clock.ended.load(Ordering::Relaxed) {
-                return;
-            }
             let free = match clock.is_quiet() {
                 true => executor.try_lock(),
                 false => Err(TryLockError::WouldBlock),
             };
+            // Asked with the executor in hand: none is read after an end that came before.
+            if clock.ended.load(Ordering::Relaxed) {
+                return;
+            }
             match free {
                 Ok(mut executor) => match executor.stage.residency.fill(keys) {
                     Ok(true) => break,
