@@ -7,6 +7,8 @@
 
 mod sources;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Inputs, Record, Step};
 use moeflux::graph::{BufferPool, Graph, Op};
@@ -104,7 +106,17 @@ impl GpuBackend {
         if self.plan.is_some() {
             return Ok(());
         }
-        let plan = Plan::new(w.graph, w.weights, w.stage)?;
+        let mut apart = BTreeSet::new();
+        for op in &w.graph.ops {
+            if let Op::Experts { layer, form, .. } = op
+                && self
+                    .together
+                    .takes_part(&self.gpu, w.stage, (*layer, form))?
+            {
+                apart.insert(*layer);
+            }
+        }
+        let plan = Plan::new(w.graph, w.weights, w.stage, &apart)?;
         let (gpu, held) = (&self.gpu, &mut self.weights);
         for item in &plan.items {
             match item {

@@ -2,6 +2,8 @@
 
 mod layers;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
@@ -27,6 +29,7 @@ pub(super) fn items(
     graph: &Graph,
     weights: &Weights,
     stage: &ExpertStage,
+    apart: &BTreeSet<usize>,
 ) -> Result<Vec<Item>, Error> {
     let mut f = Finder {
         uses: Uses::new(graph),
@@ -38,7 +41,9 @@ pub(super) fn items(
         match &graph.ops[at] {
             Op::Lookahead { .. } => f.put(at, TAKEN),
             Op::Experts { layer, form, .. }
-                if *form == ExpertForm::default() && readable_experts(stage, *layer)? =>
+                if *form == ExpertForm::default()
+                    && !apart.contains(layer)
+                    && readable_experts(stage, *layer)? =>
             {
                 f.experts(at)?;
             }

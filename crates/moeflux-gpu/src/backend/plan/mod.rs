@@ -9,6 +9,8 @@
 mod find;
 mod uses;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferId, Graph, WeightId};
@@ -106,8 +108,14 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new(graph: &Graph, weights: &Weights, stage: &ExpertStage) -> Result<Plan, Error> {
-        let items = find::items(graph, weights, stage)?;
+    /// `apart`: layers whose experts are operations by themselves.
+    pub fn new(
+        graph: &Graph,
+        weights: &Weights,
+        stage: &ExpertStage,
+        apart: &BTreeSet<usize>,
+    ) -> Result<Plan, Error> {
+        let items = find::items(graph, weights, stage, apart)?;
         let mut sets = Vec::new();
         for item in &items {
             match item {
