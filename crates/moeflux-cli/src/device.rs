@@ -51,12 +51,28 @@ pub enum CpuExperts {
     On,
 }
 
+/// How a graphics processor is used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Its memory for experts.
+    pub memory: Option<u64>,
+    /// Whether the processor computes experts beside it.
+    pub cpu_experts: Option<CpuExperts>,
+}
+
+impl Device {
+    /// The device itself: never `auto`.
+    pub fn resolved(self) -> Device {
+        match self {
+            Device::Auto => automatic(),
+            device => device,
+        }
+    }
+}
+
 /// Has the engine run where the flags say.
 pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failure> {
-    let device = match args.device {
-        Device::Auto => automatic(),
-        device => device,
-    };
+    let device = args.device.resolved();
     if device == Device::Cpu {
         let flags = [
             ("--gpu-memory", args.gpu_memory.is_some()),
@@ -87,7 +103,11 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
             )));
         }
     }
-    on_gpu(options, device, args)
+    let limits = Limits {
+        memory: args.gpu_memory,
+        cpu_experts: args.cpu_experts,
+    };
+    on_gpu(options, device, limits).map(|_| ())
 }
 
 #[cfg(feature = "gpu")]
@@ -102,8 +122,13 @@ fn automatic() -> Device {
     }
 }
 
+/// Has the engine run on a graphics processor; gives its name.
 #[cfg(feature = "gpu")]
-fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Result<(), Failure> {
+pub fn on_gpu(
+    options: &mut EngineOptions,
+    device: Device,
+    given: Limits,
+) -> Result<String, Failure> {
     use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
     let choice = match device {
@@ -111,13 +136,13 @@ fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Resu
         _ => DeviceChoice::Any,
     };
     let gpu = Gpu::open(choice).map_err(moeflux::Error::from)?;
-    let cpu_experts = match args.cpu_experts.unwrap_or(CpuExperts::Off) {
+    let cpu_experts = match given.cpu_experts.unwrap_or(CpuExperts::Off) {
         CpuExperts::Off => moeflux_gpu::CpuExperts::Off,
         CpuExperts::Auto => moeflux_gpu::CpuExperts::Auto,
         CpuExperts::On => moeflux_gpu::CpuExperts::On,
     };
     let limits = GpuOptions {
-        expert_bytes: args.gpu_memory,
+        expert_bytes: given.memory,
         cpu_experts,
     };
     if cpu_experts != moeflux_gpu::CpuExperts::Off {
@@ -126,10 +151,11 @@ fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Resu
             output::note(words);
         }
     }
+    let name = gpu.line().name.clone();
     options.backend = Some(std::sync::Arc::new(move || {
         Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));
-    Ok(())
+    Ok(name)
 }
 
 /// What a user should know of a device whose experts agree with the processor's to the bit, or not.
@@ -154,8 +180,9 @@ fn automatic() -> Device {
     Device::Cpu
 }
 
+/// The same without devices.
 #[cfg(not(feature = "gpu"))]
-fn on_gpu(_: &mut EngineOptions, _: Device, _: &ModelArgs) -> Result<(), Failure> {
+pub fn on_gpu(_: &mut EngineOptions, _: Device, _: Limits) -> Result<String, Failure> {
     Err(Failure::Usage(
         "built without the feature `gpu`; build with it, or use --device cpu".to_owned(),
     ))

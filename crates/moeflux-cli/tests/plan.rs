@@ -169,3 +169,63 @@ fn what_cannot_be_planned_is_named() {
     fails(&["plan", "--threads", "0"], 2, &["--threads"]);
     fails(&["plan", "--reader", "slow"], 2, &["--reader"]);
 }
+
+/// Three tiers: the device's memory, the host's and the disk. A software device will do.
+#[test]
+fn a_plan_for_a_device_says_where_experts_are() {
+    let tight = tight();
+    let budgets = format!("{tight},1GiB");
+    let flags = [
+        "--device",
+        "gpu",
+        "--gpu-memory",
+        "2MiB",
+        "--context",
+        "512",
+    ];
+    let plan = json(&[&flags[..], &["--memory", &budgets]].concat());
+    let experts = plan["expert_records"].as_u64().unwrap();
+    let slots = plan["device_slots"].as_u64().unwrap();
+    assert!(slots > 0 && slots < experts, "{plan}");
+    assert!(
+        plan["device_slot_bytes"].as_u64().unwrap() <= 2 << 20,
+        "{plan}"
+    );
+    assert!(plan["measured"]["resident_token_s"].as_f64().unwrap() > 0.0);
+    let all = plan["budgets"].as_array().unwrap();
+    for budget in all {
+        let number = |name: &str| budget[name].as_f64().unwrap();
+        let shares = ["on_device", "in_memory", "on_disk"].map(number);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{budget}");
+        assert!(
+            (shares[0] - slots as f64 / experts as f64).abs() < 1e-9,
+            "{budget}"
+        );
+        assert!(number("warm_tok_s") <= number("best_tok_s"), "{budget}");
+    }
+    assert_eq!(all[1]["on_disk"], 0.0, "{plan}");
+    assert!(all[0]["warm_tok_s"].as_f64() <= all[1]["warm_tok_s"].as_f64());
+    let words = output_of(&[
+        "plan",
+        "--device",
+        "gpu",
+        "--memory",
+        "1GiB",
+        "--context",
+        "64",
+    ]);
+    assert!(
+        words.contains("on the device") && words.contains("on disk"),
+        "{words}"
+    );
+    fails(
+        &["plan", "--gpu-memory", "1MiB"],
+        2,
+        &["--gpu-memory", "--device"],
+    );
+    fails(
+        &["plan", "--device", "gpu", "--threads", "1"],
+        2,
+        &["--threads"],
+    );
+}
