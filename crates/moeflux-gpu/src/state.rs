@@ -26,6 +26,7 @@ impl RemoteStates for DeviceStates {
                 kv_heads, head_dim, ..
             } => Box::new(DeviceKv {
                 gpu: self.clone(),
+                decl: *decl,
                 shape: KvShape {
                     kv_type,
                     kv_heads,
@@ -44,10 +45,12 @@ impl RemoteStates for DeviceStates {
     }
 }
 
-/// Keys and values of one layer; how they lie says [`crate::kv_layout`].
+/// Keys and values of one layer; how they lie says [`crate::kv_layout`]. Those that a window has
+/// passed stay where they are.
 #[derive(Debug)]
 pub struct DeviceKv {
     gpu: DeviceStates,
+    decl: StateDecl,
     shape: KvShape,
     /// Positions that there is room for.
     capacity: usize,
@@ -55,6 +58,11 @@ pub struct DeviceKv {
 }
 
 impl DeviceKv {
+    /// Elements of keys (or values) that no token behind `positions` sees.
+    fn passed(&self, positions: usize) -> usize {
+        self.decl.first_needed(positions).min(positions) * self.shape.width()
+    }
+
     /// Their shape.
     pub fn shape(&self) -> KvShape {
         self.shape
@@ -104,14 +112,16 @@ impl RemoteState for DeviceKv {
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
+        let passed = self.passed(positions);
         if let Some((keys, values)) = &self.parts {
             let bytes = self.shape.bytes(positions.min(self.capacity));
             for (part, are_keys) in [(keys, true), (values, false)] {
                 let bytes = self.gpu.0.read(part, 0, bytes)?;
-                out.extend(self.shape.decode(&bytes, positions, are_keys));
+                let all = self.shape.decode(&bytes, positions, are_keys);
+                out.extend(all.into_iter().skip(passed));
             }
         }
-        out.resize(2 * positions * self.shape.width(), 0.0);
+        out.resize(2 * (positions * self.shape.width() - passed), 0.0);
         Ok(out)
     }
 
@@ -120,11 +130,13 @@ impl RemoteState for DeviceKv {
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
         };
-        let len = positions * self.shape.width();
+        let passed = self.passed(positions);
+        let len = positions * self.shape.width() - passed;
         check_length(2 * len, new)?;
+        let whole = |seen: &[f32]| [&vec![0.0; passed], seen].concat();
         let gpu = &self.gpu.0;
-        gpu.write(keys, 0, &self.shape.encode(&new[..len], true));
-        gpu.write(values, 0, &self.shape.encode(&new[len..], false));
+        gpu.write(keys, 0, &self.shape.encode(&whole(&new[..len]), true));
+        gpu.write(values, 0, &self.shape.encode(&whole(&new[len..]), false));
         Ok(())
     }
 
