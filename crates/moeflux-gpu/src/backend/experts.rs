@@ -115,14 +115,15 @@ impl DeviceExperts {
         Ok(true)
     }
 
-    /// Whether a choice of the hopeful step that was just recorded was missing.
-    pub fn is_disappointed(&mut self, r: &mut Recorder) -> Result<bool, Error> {
+    /// The first layer of which a choice of the hopeful step that was just recorded was missing.
+    pub fn first_missed(&mut self, r: &mut Recorder) -> Result<Option<usize>, Error> {
         let Some(notes) = self.notes.as_ref().filter(|_| !self.is_complete()) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let notes = r.read(&[notes.into()])?;
-        self.has_missed = notes.iter().any(|&byte| byte != 0);
-        Ok(self.has_missed)
+        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&r.read(&[notes.into()])?);
+        let missed = notes.iter().position(|&note| note != 0);
+        self.has_missed |= missed.is_some();
+        Ok(missed)
     }
 
     /// Where hopeful steps note a missing choice of an incomplete layer.

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
-use moeflux::graph::{BufferId, Graph, WeightId};
+use moeflux::graph::{BufferId, Graph, Op, WeightId};
 use moeflux::weights::Weights;
 
 /// A piece of a step.
@@ -121,8 +121,7 @@ impl Plan {
             match item {
                 Item::Op(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
-                    op @ (moeflux::graph::Op::Router { .. }
-                    | moeflux::graph::Op::GroupedRouter { .. }) => sets.push(op.writes()),
+                    op @ (Op::Router { .. } | Op::GroupedRouter { .. }) => sets.push(op.writes()),
                     op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
                 },
                 Item::Products(p) => sets.push(p.outputs.iter().map(|&(_, id)| id).collect()),
@@ -132,5 +131,21 @@ impl Plan {
             }
         }
         Ok(Plan { items, sets })
+    }
+
+    /// The items from the choice of a layer's routed experts on.
+    pub fn from_experts(&self, graph: &Graph, layer: usize) -> &[Item] {
+        let chosen = graph.ops.iter().find_map(|op| match op {
+            Op::Experts {
+                layer: own, ids, ..
+            } if *own == layer => Some(*ids),
+            _ => None,
+        });
+        let chooses = |item: &Item| match item {
+            Item::Op(op) => chosen.is_some_and(|ids| graph.ops[*op].writes().contains(&ids)),
+            _ => false,
+        };
+        let first = self.items.iter().position(chooses);
+        &self.items[first.unwrap_or(0)..]
     }
 }
