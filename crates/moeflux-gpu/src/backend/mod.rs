@@ -66,8 +66,6 @@ pub struct GpuBackend {
     experts: DeviceExperts,
     together: Together,
     plan: Option<Plan>,
-    /// Multiply-adds of products of prompts since one was submitted.
-    unsubmitted: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -85,7 +83,6 @@ impl GpuBackend {
             experts: DeviceExperts::new(options.expert_bytes),
             together: Together::new(options.cpu_experts),
             plan: None,
-            unsubmitted: 0,
             buffers_seen: 0,
         }
     }
