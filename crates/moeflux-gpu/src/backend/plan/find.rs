@@ -135,17 +135,17 @@ impl Finder<'_> {
                 continue;
             };
             let readers = self.uses.readers(*out).iter();
-            let mut sources = readers.map(|&r| (self.decided[r], &self.items[r]));
             let is_plain = |source: &Source| matches!(source, Source::Plain(x) if x == out);
-            let needs = |(decided, item): (bool, &Option<Item>)| match item {
-                _ if !decided => true,
+            let needs = |&reader: &usize| match &self.items[reader] {
+                _ if !self.decided[reader] => true,
                 Some(Item::Products(p)) => is_plain(&p.source),
                 Some(Item::Experts(e)) => is_plain(&e.source),
                 Some(_) => true,
-                // Part of a group whose first member is looked at too.
-                None => false,
+                // Part of a group whose first member is looked at too, or of another's source.
+                None => !matches!(self.uses.graph.ops[reader], Op::Matmul { .. }),
             };
-            if !self.decided[at] && !self.uses.readers(*out).is_empty() && !sources.any(needs) {
+            let mut readers = readers.peekable();
+            if !self.decided[at] && readers.peek().is_some() && !readers.any(needs) {
                 self.put(at, TAKEN);
             }
         }
