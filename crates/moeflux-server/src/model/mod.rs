@@ -80,7 +80,7 @@ impl ServedModel {
 
     /// The most tokens of prompt and answer together.
     pub fn context_tokens(&self) -> usize {
-        self.engine.session().context_tokens()
+        self.engine.context_tokens()
     }
 
     /// The bytes of every token.
