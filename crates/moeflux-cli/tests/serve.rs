@@ -8,21 +8,7 @@ mod server;
 
 use common::{ANSWER, QUESTION};
 use serde_json::{Value, json};
-use server::Server;
-
-const CHAT: &str = "/v1/chat/completions";
-
-fn question(text: &str) -> Value {
-    json!({"model": "demo", "messages": [{"role": "user", "content": text}]})
-}
-
-fn with(mut body: Value, more: Value) -> Value {
-    let Value::Object(more) = more else {
-        unreachable!("an object");
-    };
-    body.as_object_mut().unwrap().extend(more);
-    body
-}
+use server::{CHAT, Server, question, with};
 
 fn weather() -> Value {
     json!({"type": "function", "function": {
