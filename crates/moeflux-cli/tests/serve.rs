@@ -249,6 +249,11 @@ fn text_is_completed() {
     assert_eq!(text, format!("{prompt}{ANSWER}"));
     let back = server.ask("/detokenize", &json!({"tokens": tokens}));
     assert_eq!(back["content"], prompt);
+    // So long a text is encoded behind other connections' backs.
+    let long = "The fox is red. ".repeat(5000);
+    let tokens = server.ask("/tokenize", &json!({"content": long}))["tokens"].clone();
+    let back = server.ask("/detokenize", &json!({"tokens": tokens}));
+    assert_eq!(back["content"], long);
     assert_eq!(
         server.ask("/v1/completions", &json!({"prompt": "a"}))["usage"]["completion_tokens"]
             .as_u64()
