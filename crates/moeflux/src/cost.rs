@@ -203,8 +203,8 @@ impl Model<'_> {
                     let used = rows * cols * used / of;
                     add(&mut products, ProductKind { codec, exact }, used);
                 }
-                (WeightKind::Vector { shape, .. }, _) => {
-                    weight_bytes += shape.iter().product::<usize>() as u64 * 4;
+                (WeightKind::Vector { shape, fold }, _) => {
+                    weight_bytes += 4 * fold.elements(shape) as u64;
                 }
                 _ => {}
             }
