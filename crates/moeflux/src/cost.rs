@@ -236,11 +236,14 @@ impl Model<'_> {
             return;
         };
         let &ExpertLayer {
+            experts,
             hidden,
             intermediate,
             ..
         } = shape;
-        cost.expert_bytes = layout.bytes() as u64;
+        // What is resident of them, biases, is read by expert too.
+        let biases = std::mem::take(&mut cost.weight_bytes) / experts.max(1) as u64;
+        cost.expert_bytes = layout.bytes() as u64 + biases;
         for matrix in [&layout.gate, &layout.up, &layout.down] {
             let codec = matrix.codec();
             let kind = ProductKind {
