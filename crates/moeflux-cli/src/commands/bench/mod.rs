@@ -128,6 +128,10 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let context = args.model.context.filter(is_possible);
     let context = context.unwrap_or(info.context_tokens);
     let tests = plan::tests(args, context)?;
+    if args.thread_counts.len() > 1 && args.model.trace.is_some() {
+        let problem = "--trace is for one run; give one number of threads";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
     let mut counts: Vec<Option<usize>> = Vec::new();
     counts.extend(args.thread_counts.iter().map(|&n| Some(usize::from(n))));
     if counts.is_empty() {
