@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use moeflux::kernels::Cpu;
-use moeflux::{Engine, Isa, Want};
+use moeflux::{Engine, Isa, KernelRate, Want};
 use serde_json::{Map, Value, json};
 
 use self::measure::{Measured, Runner};
@@ -152,6 +152,14 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     bench.finish(&results)
 }
 
+/// Rates of the processor's kernels; a device's are done later than they are asked for.
+fn kernel_rates(engine: &Engine) -> Result<Vec<KernelRate>, Failure> {
+    match engine.stats().tier {
+        Some(_) => Ok(Vec::new()),
+        None => Ok(engine.kernel_rates()?),
+    }
+}
+
 /// What speeds are predicted from.
 struct Forecast {
     decode: DecodeModel,
@@ -219,7 +227,7 @@ impl Bench<'_> {
             kernels: Vec::new(),
         };
         let loaded = self.load(&model_args)?;
-        machine.kernels = loaded.engine.kernel_rates()?;
+        machine.kernels = kernel_rates(&loaded.engine)?;
         let name = model::name(self.path);
         if self.form == Form::Table {
             let heading = report::heading(&name, &loaded, &machine);
@@ -240,7 +248,7 @@ impl Bench<'_> {
             .flat_map(|t| caches.iter().map(move |c| (t, c)))
         {
             // Other programs slow a measurement, nothing speeds it up: the best of several counts.
-            machine.raise(&loaded.engine.kernel_rates()?);
+            machine.raise(&kernel_rates(&loaded.engine)?);
             let runner = Runner {
                 engine: &loaded.engine,
                 machine: &machine,
