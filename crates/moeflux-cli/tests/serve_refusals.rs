@@ -192,4 +192,6 @@ fn other_machines_need_a_key() {
         .into();
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("--api-key-file"), "{}", ran.stderr);
+    let both = ["serve", "--no-api-key", "--api-key", "secret"];
+    common::fails(&both, 2, &["--no-api-key", "--api-key"]);
 }
