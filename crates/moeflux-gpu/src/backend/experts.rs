@@ -186,8 +186,15 @@ impl DeviceExperts {
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
-            gpu.tier.brought((placed.len() * form.bytes) as u64);
-            upload(gpu, (&slots.slots, &form), &layout, &placed)
+            let result = upload(gpu, (&slots.slots, &form), &layout, &placed);
+            for &(slot, _) in &placed {
+                match result {
+                    Ok(()) => gpu.tier.brought(form.bytes as u64),
+                    // What the slot holds now is nobody's.
+                    Err(_) => slots.empty(slot),
+                }
+            }
+            result
         })
     }
 

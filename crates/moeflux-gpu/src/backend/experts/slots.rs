@@ -98,11 +98,17 @@ impl Layer {
         let (slot, _) = free
             .min_by_key(|(_, (owner, used))| (owner.is_some(), *used))
             .ok_or_else(|| Error::Internal("all slots of a layer are in use".to_owned()))?;
-        if let (Some(before), _) = self.owners[slot] {
-            self.slot_of[before as usize] = NONE;
-        }
+        self.empty(slot);
         self.slot_of[expert as usize] = slot as u32;
         self.owners[slot] = (Some(expert), now);
         Ok(slot)
+    }
+
+    /// Takes a slot from its expert, if it has one.
+    pub(super) fn empty(&mut self, slot: usize) {
+        let (owner, _) = std::mem::take(&mut self.owners[slot]);
+        if let Some(expert) = owner {
+            self.slot_of[expert as usize] = NONE;
+        }
     }
 }
