@@ -39,10 +39,13 @@ impl Layer {
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
         let fits = (limit / slot_bytes as u64) as usize;
-        let mut count = experts.min(fits.max(least).max(1));
+        let least = least.max(1);
+        let mut count = experts.min(fits.max(least));
         let slots = loop {
             match gpu.buffer("experts", (count * slot_bytes) as u64) {
-                Err(GpuError::OutOfMemory { .. }) if count > 1 && bytes.is_none() => count /= 2,
+                Err(GpuError::OutOfMemory { .. }) if count > least && bytes.is_none() => {
+                    count = (count / 2).max(least);
+                }
                 made => break made?,
             }
         };
