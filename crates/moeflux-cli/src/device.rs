@@ -152,6 +152,8 @@ pub fn on_gpu(
         }
     }
     let name = gpu.line().name.clone();
+    // What devices compute with, and so what is printed and what kept state is known by.
+    options.activations = Activations::F32;
     options.backend = Some(std::sync::Arc::new(move || {
         Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use moeflux::graph::StateDecl;
 use moeflux::{Error, KvType, RemoteState, RemoteStates};
 
+use crate::adapter::AdapterLine;
 use crate::kv_layout::KvShape;
-use crate::{DeviceBuffer, Gpu, GpuError, View};
+use crate::{CpuExperts, DeviceBuffer, Gpu, GpuError, View};
 
-/// Makes sessions' state on a device.
+/// Makes sessions' state on a device, whose experts may be computed on both.
 #[derive(Clone)]
-pub struct DeviceStates(pub Arc<Gpu>);
+pub struct DeviceStates(pub Arc<Gpu>, pub CpuExperts);
 
 impl std::fmt::Debug for DeviceStates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -20,6 +21,14 @@ impl std::fmt::Debug for DeviceStates {
 }
 
 impl RemoteStates for DeviceStates {
+    fn device(&self) -> String {
+        let AdapterLine {
+            name, api, driver, ..
+        } = self.0.line();
+        let (unit, experts) = (self.0.matrix_unit(), self.1);
+        format!("{name}, {api}, {driver}, {unit:?}, {experts:?}")
+    }
+
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
         match *decl {
             StateDecl::KeyValue {

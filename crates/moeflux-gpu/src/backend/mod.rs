@@ -271,7 +271,8 @@ impl Backend for GpuBackend {
     }
 
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
-        Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+        let gpu = Arc::clone(&self.gpu);
+        Some(Arc::new(DeviceStates(gpu, self.together.when())))
     }
 
     fn tier(&self) -> Option<TierStats> {

@@ -38,6 +38,11 @@ impl Together {
         }
     }
 
+    /// What was asked for.
+    pub fn when(&self) -> CpuExperts {
+        self.when
+    }
+
     /// Whether the processor takes part in a layer: the same on every step, whatever is where.
     ///
     /// # Errors

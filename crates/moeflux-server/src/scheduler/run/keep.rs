@@ -31,6 +31,14 @@ impl Worker {
         known.unwrap_or_else(|| self.engine.session())
     }
 
+    /// Whether more is to be read of the folder before [`Worker::session_for`] gives a session
+    /// without making those that run wait.
+    pub(super) fn reads_ahead(&mut self, tokens: &[u32]) -> bool {
+        let waits = !self.running.is_empty();
+        let prefix = self.prefix.as_mut().filter(|_| waits);
+        prefix.is_some_and(|prefix| prefix.fetch(tokens))
+    }
+
     /// Where `sequence` has to stop for its state to be kept.
     pub(super) fn set_stops(&self, sequence: &mut Sequence) {
         if let Some(prefix) = &self.prefix {
@@ -61,9 +69,19 @@ impl Worker {
         keep(&mut self.prefix, &self.engine, sequence);
     }
 
-    /// Lets go of some state that is kept; false if there is none.
+    /// Lets go of some state that can be computed again: what is kept, then what answers hold that
+    /// wait for a place; false if there is none.
     pub(super) fn shrink(&mut self) -> bool {
-        self.prefix.as_mut().is_some_and(|prefix| prefix.shrink())
+        if self.prefix.as_mut().is_some_and(|prefix| prefix.shrink()) {
+            return true;
+        }
+        let mut holding = self.paused.iter_mut().rev();
+        let Some(last) = holding.find(|sequence| !sequence.session.is_empty()) else {
+            return false;
+        };
+        last.session = self.engine.session();
+        self.shared.metrics.preempted.add(1);
+        true
     }
 
     /// Keeps what runs, for when the server is back.
