@@ -54,6 +54,9 @@ struct Guesses {
 /// Takes experts that have arrived: their ids and bytes.
 pub type Take<'a> = &'a mut dyn FnMut(&[(u32, &[u8])]) -> Result<(), Error>;
 
+/// Takes the result `[hidden]` of a choice, by its place among all of a step.
+pub type Put<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), Error>;
+
 impl ExpertStage {
     /// A stage over `residency`, whose records hold what `layouts` says.
     pub fn new(
@@ -254,7 +257,7 @@ impl ExpertStage {
         activations: Activations,
         (layer, own): (usize, &[u32]),
         tokens: RoutedTokens<'_>,
-        put: &mut dyn FnMut(usize, &[f32]) -> Result<(), Error>,
+        put: Put<'_>,
     ) -> Result<(), Error> {
         self.requested = None;
         self.buckets.sort(&tokens);
