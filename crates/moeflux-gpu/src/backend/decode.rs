@@ -154,7 +154,7 @@ impl GpuBackend {
         }
         self.items(&plan.items, w, true)?;
         match self.experts.first_missed(&mut self.recorder)? {
-            Some(layer) => self.items(plan.from_experts(w.graph, layer), w, false),
+            Some(layer) => self.items(plan.rest_with_experts(w.graph, layer), w, false),
             None => Ok(()),
         }
     }

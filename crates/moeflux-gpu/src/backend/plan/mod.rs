@@ -134,7 +134,7 @@ impl Plan {
     }
 
     /// The items from the choice of a layer's routed experts on.
-    pub fn from_experts(&self, graph: &Graph, layer: usize) -> &[Item] {
+    pub fn rest_with_experts(&self, graph: &Graph, layer: usize) -> &[Item] {
         let chosen = graph.ops.iter().find_map(|op| match op {
             Op::Experts {
                 layer: own, ids, ..
