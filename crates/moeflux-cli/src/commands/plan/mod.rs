@@ -107,7 +107,10 @@ struct Speeds {
 
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let device = args.checked_device()?;
+    let device = match args.checked_device()? {
+        Device::Cpu => None,
+        device => Some(tiers::open(args, device)?),
+    };
     let path = model::find(&args.model)?;
     let info = moeflux::inspect(&path)?;
     let context = args
@@ -135,7 +138,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         None => HitModel::Uniform,
         Some(file) => HitModel::of_trace(file, &info, args.policy)?,
     };
-    if device != Device::Cpu {
+    if let Some(device) = device {
         let plans = memory_args.into_iter().zip(plans).collect();
         let measured = (hits, context, smallest.min(here));
         return tiers::run(args, device, &path, measured, plans);

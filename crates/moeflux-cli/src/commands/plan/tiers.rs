@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use moeflux::{Engine, Error, MemoryPlan, ModelInfo};
+use moeflux::{Activations, Engine, EngineOptions, Error, MakeBackend, MemoryPlan, ModelInfo};
 use serde_json::{Value, json};
 
 use super::report::table;
@@ -39,20 +39,39 @@ struct Tiers {
     budgets: Vec<(Option<u64>, Result<Budget, Error>)>,
 }
 
-/// Measures the model on the device, within the smallest bound of memory, and prints what follows.
-pub fn run(
-    args: &PlanArgs,
-    device: Device,
-    path: &Path,
-    (hits, context, smallest): (HitModel, usize, u64),
-    plans: Plans,
-) -> Result<(), Failure> {
-    let mut options = args.options(Some(smallest));
+/// An open device.
+pub struct OnDevice {
+    name: String,
+    backend: Option<MakeBackend>,
+}
+
+/// Opens the device: its driver takes memory, which plans made from then on count.
+pub fn open(args: &PlanArgs, device: Device) -> Result<OnDevice, Failure> {
+    let mut options = EngineOptions::default();
     let limits = Limits {
         memory: args.gpu_memory,
         ..Limits::default()
     };
     let name = device::on_gpu(&mut options, device, limits)?;
+    Ok(OnDevice {
+        name,
+        backend: options.backend,
+    })
+}
+
+/// Measures the model on the device, within the smallest bound of memory, and prints what follows.
+pub fn run(
+    args: &PlanArgs,
+    device: OnDevice,
+    path: &Path,
+    (hits, context, smallest): (HitModel, usize, u64),
+    plans: Plans,
+) -> Result<(), Failure> {
+    let options = EngineOptions {
+        backend: device.backend,
+        activations: Activations::F32,
+        ..args.options(Some(smallest))
+    };
     let engine = output::with_spinner("loading the model", || Engine::open(path, &options))?;
     let decode = output::with_spinner("measuring", || predict::measure_device(&engine))?;
     let disk = measure::disk(path, args.reader)?;
@@ -64,7 +83,7 @@ pub fn run(
     });
     let tiers = Tiers {
         model: model::name(path),
-        device: name,
+        device: device.name,
         hits,
         context,
         disk,
