@@ -4,7 +4,7 @@ use super::super::ExpertSlots;
 use super::super::check::{holds, positive, product};
 use super::input::{Input, Kind};
 use super::{runs, threads};
-use crate::matrix::{Form, Place, TILE, forms_of_steps};
+use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
@@ -46,7 +46,8 @@ fn params(form: &Form, input: Kind, is_noted: bool) -> Vec<Param> {
 }
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
-    let forms = forms_of_steps(2048).into_iter().chain(forms_of_steps(6144));
+    let forms = all_forms(2048).into_iter().chain(all_forms(6144));
+    let forms = forms.filter(super::is_readable);
     let sets = forms.flat_map(|form| {
         [(Kind::Plain, true), (Kind::Norm, false)].map(|(kind, noted)| params(&form, kind, noted))
     });
