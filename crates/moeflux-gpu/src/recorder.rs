@@ -90,13 +90,13 @@ pub struct Recorder {
     timing: Option<Timing>,
 }
 
+/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
+/// submission takes them seconds.
+pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
 const TOGETHER: u32 = 64;
 /// Those of a first submission that the device waits for.
 const FIRST: u32 = 16;
-/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
-/// submission takes them seconds.
-pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 
 /// Hashes short keys in few steps: a lookup a dispatch.
 #[derive(Default)]
