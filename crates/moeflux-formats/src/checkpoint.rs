@@ -118,6 +118,17 @@ impl Checkpoint {
         Self::join(place, opened, &BTreeMap::new())
     }
 
+    /// The headers of a GGUF model's parts, with the lengths of the files that they come from: all
+    /// is there but the data.
+    pub(crate) fn open_headers(parts: Vec<(PathBuf, u64)>) -> Result<Self> {
+        let place = parts.first().map(|(path, _)| path.clone());
+        let opened = parts
+            .into_iter()
+            .map(|(path, bytes)| OpenedFile::header(path, bytes));
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        Self::join(place.unwrap_or_default(), opened, &BTreeMap::new())
+    }
+
     fn open_index(dir: &Path, index_path: &Path) -> Result<Self> {
         let malformed = |reason: String| FormatError::Json {
             path: index_path.to_path_buf(),

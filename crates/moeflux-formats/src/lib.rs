@@ -21,8 +21,8 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use codec::{
-    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, decode, encode,
-    encode_into,
+    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, PartTensor, decode,
+    encode, encode_into,
 };
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};

@@ -101,6 +101,7 @@ pub fn pack(
     });
 
     let mut files = directory.copy_all(source_dir, &plan.copied_files)?;
+    files.extend(directory.copy_headers(source)?);
     let mut resumed_files = 0;
     let jobs = std::iter::once_with(|| FileJob::dense(source, plan))
         .chain(plan.layers.iter().map(FileJob::layer));

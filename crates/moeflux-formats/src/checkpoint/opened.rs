@@ -35,6 +35,18 @@ impl OpenedFile {
         })
     }
 
+    /// Opens the header of a GGUF file of `file_bytes` bytes whose data is not there.
+    pub(super) fn header(path: PathBuf, file_bytes: u64) -> Result<Self> {
+        let handle = File::open(&path).map_err(|error| io_error("read", &path, error))?;
+        let header = gguf::parse_header(&handle, file_bytes, &path)?;
+        Ok(Self {
+            path,
+            handle,
+            tensors: header.tensors,
+            metadata: Some(header.metadata),
+        })
+    }
+
     /// Opens a file and, if it is a part of a GGUF model, all other parts.
     pub(super) fn with_parts(path: PathBuf) -> Result<Vec<Self>> {
         let only = Self::new(path)?;

@@ -54,12 +54,23 @@ pub struct Encoded {
     pub biases: Vec<u8>,
 }
 
+/// A tensor that holds a part of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartTensor {
+    /// What follows the matrix's name and a dot in the tensor's name.
+    pub name: &'static str,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: [usize; 2],
+}
+
 /// Where [`encode_into`] puts a matrix.
 #[derive(Debug)]
 pub struct EncodedMut<'a> {
     /// The values, integers or blocks, row after row.
     pub weights: &'a mut [u8],
-    /// One bf16 a group; empty if the codec has none.
+    /// As in [`Encoded`]; empty if the codec has none.
     pub scales: &'a mut [u8],
     /// One bf16 a group; empty if the codec has none.
     pub biases: &'a mut [u8],
@@ -77,6 +88,23 @@ pub struct EncodedBytes {
 }
 
 impl EncodedBytes {
+    /// Of all parts.
+    #[must_use]
+    pub fn total(self) -> usize {
+        self.weights + self.scales + self.biases
+    }
+
+    /// Weights, scales and biases in `bytes`, which are as long as all and hold one after another.
+    pub(crate) fn split(self, bytes: &mut [u8]) -> EncodedMut<'_> {
+        let (weights, rest) = bytes.split_at_mut(self.weights);
+        let (scales, biases) = rest.split_at_mut(self.scales);
+        EncodedMut {
+            weights,
+            scales,
+            biases,
+        }
+    }
+
     /// Of a codec whose scales are in its weights, if it has any.
     fn plain(weights: usize) -> Self {
         Self {
@@ -132,17 +160,40 @@ impl Codec {
         })
     }
 
-    /// Type and shape of the tensor that holds the weights of a `[rows, cols]` matrix.
+    /// The tensors that hold a `[rows, cols]` matrix in packed models and in safetensors as they are
+    /// published: weights, scales, biases, as many as the codec has.
     #[must_use]
-    pub fn weight_tensor(self, rows: usize, cols: usize) -> (DType, [usize; 2]) {
+    pub fn tensors(self, rows: usize, cols: usize) -> Vec<PartTensor> {
+        let part = |name, dtype, shape| PartTensor { name, dtype, shape };
         match self {
-            Self::F32 => (DType::F32, [rows, cols]),
-            Self::F16 => (DType::F16, [rows, cols]),
-            Self::Bf16 => (DType::Bf16, [rows, cols]),
-            Self::F8(_) => (DType::F8E4M3, [rows, cols]),
-            Self::Centered(centered) => (DType::I32, [rows, centered.row_bytes(cols) / 4]),
-            Self::Affine(affine) => (DType::U32, [rows, affine.row_bytes(cols) / 4]),
-            Self::Block(block) => (DType::U8, [rows, block.row_bytes(cols)]),
+            Self::F32 => vec![part("weight", DType::F32, [rows, cols])],
+            Self::F16 => vec![part("weight", DType::F16, [rows, cols])],
+            Self::Bf16 => vec![part("weight", DType::Bf16, [rows, cols])],
+            Self::F8(f8) => vec![
+                part("weight", DType::F8E4M3, [rows, cols]),
+                part(f8::SCALES, f8.scales.dtype(), f8.scale_shape(rows, cols)),
+            ],
+            Self::Centered(centered) => {
+                let words = [rows, centered.row_bytes(cols) / 4];
+                let groups = [rows, cols / centered.group];
+                vec![
+                    part("weight_packed", DType::I32, words),
+                    part("weight_scale", DType::Bf16, groups),
+                ]
+            }
+            Self::Affine(affine) => {
+                let words = [rows, affine.row_bytes(cols) / 4];
+                let groups = [rows, cols / affine.group];
+                vec![
+                    part("weight", DType::U32, words),
+                    part("scales", DType::Bf16, groups),
+                    part("biases", DType::Bf16, groups),
+                ]
+            }
+            // Several have blocks of the same length, so that only a name tells them apart.
+            Self::Block(block) => {
+                vec![part(block.name(), DType::U8, [rows, block.row_bytes(cols)])]
+            }
         }
     }
 
@@ -168,15 +219,6 @@ impl Codec {
             Self::F8(_) => Err(CodecError::NoEncoder("f8-e4m3")),
             Self::Centered(_) => Err(CodecError::NoEncoder("centered")),
             _ => Ok(()),
-        }
-    }
-
-    /// Shape of the tensors `scales` and `biases` (both bf16), if the codec has them.
-    #[must_use]
-    pub fn scale_tensor(self, rows: usize, cols: usize) -> Option<[usize; 2]> {
-        match self {
-            Self::Affine(affine) => Some([rows, cols / affine.group]),
-            _ => None,
         }
     }
 }
