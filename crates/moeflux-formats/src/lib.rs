@@ -22,7 +22,7 @@ mod writer;
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use codec::{
     AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, PartTensor, decode,
-    encode, encode_into,
+    encode, encode_into, encode_weighted,
 };
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};

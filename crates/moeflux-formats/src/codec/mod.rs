@@ -10,6 +10,7 @@ pub mod centered;
 pub mod f16;
 pub mod f32;
 pub mod f8;
+mod fit;
 
 use std::fmt;
 use std::str::FromStr;
@@ -297,21 +298,50 @@ pub fn encode_into(
     cols: usize,
     out: EncodedMut<'_>,
 ) -> Result<(), CodecError> {
+    encode_weighted(codec, values, (rows, cols), &[], out)
+}
+
+/// As [`encode_into`], the error of an element weighing as much as the `importance` of its column:
+/// one number a column, finite and positive, or none for columns alike.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_weighted(
+    codec: Codec,
+    values: &[f32],
+    (rows, cols): (usize, usize),
+    importance: &[f32],
+    out: EncodedMut<'_>,
+) -> Result<(), CodecError> {
     let bytes = codec.encoded_bytes(rows, cols)?;
     let check = |what, expected, found| check_length(what, rows, cols, expected, found);
     check("the values", rows * cols, values.len())?;
     check("the weights", bytes.weights, out.weights.len())?;
     check("the scales", bytes.scales, out.scales.len())?;
     check("the biases", bytes.biases, out.biases.len())?;
+    if !importance.is_empty() {
+        check("the importance", cols, importance.len())?;
+    }
     match codec {
         Codec::F32 => f32::encode(values, out.weights),
         Codec::F16 => f16::encode(values, out.weights)?,
         Codec::Bf16 => bf16::encode(values, out.weights)?,
         Codec::F8(_) | Codec::Centered(_) => codec.check_encoder()?,
-        Codec::Affine(affine) => affine.encode(values, out)?,
-        Codec::Block(block) => block.encode(values, out.weights)?,
+        Codec::Affine(affine) => affine.encode(values, importance, out)?,
+        Codec::Block(block) => block.encode(values, importance, out.weights)?,
     }
     Ok(())
+}
+
+/// The importance of group `index` of a matrix's rows, one after another; `alike` if there is none.
+fn importance_of<'a, const GROUP: usize>(
+    importance: &'a [f32],
+    index: usize,
+    alike: &'a [f32; GROUP],
+) -> &'a [f32; GROUP] {
+    let groups = importance.as_chunks().0;
+    let place = index.checked_rem(groups.len());
+    place.map_or(alike, |place| &groups[place])
 }
 
 /// Decodes a `[rows, cols]` matrix: the reference that kernels are tested against.
