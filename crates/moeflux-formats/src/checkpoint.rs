@@ -14,6 +14,7 @@ use crate::error::{FormatError, HeaderProblem, Result, io_error};
 use crate::gguf;
 use crate::header::{Header, HeaderTensor, header_end, parse_header};
 use crate::io::{read_exact_at, read_small};
+use crate::writer::{SafetensorsWriter, TensorSpec};
 use opened::OpenedFile;
 
 /// Name of the file that maps tensors to shards.
@@ -65,7 +66,8 @@ struct Index {
 
 impl Checkpoint {
     /// Opens a Hugging Face directory (the shards of `model.safetensors.index.json` if that file
-    /// exists, else `model.safetensors`) or a file, as [`Checkpoint::open_files`].
+    /// exists, else `model.safetensors`) or a file, as [`Checkpoint::open_files`]. A shard that is not
+    /// there may have its header in `SHARD.header`: all but its data is then known.
     ///
     /// # Errors
     /// No checkpoint there, a missing or truncated shard, a malformed header or index, or a tensor
@@ -80,7 +82,7 @@ impl Checkpoint {
             return Self::open_index(dir, &index_path);
         }
         let single = dir.join(SINGLE_NAME);
-        if !single.exists() {
+        if !opened::is_here(&single) {
             return Err(FormatError::NotACheckpoint {
                 dir: dir.to_path_buf(),
             });
@@ -146,7 +148,7 @@ impl Checkpoint {
             }
         }
         let files: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
-        if let Some(path) = files.iter().find(|path| !path.exists()) {
+        if let Some(path) = files.iter().find(|path| !opened::is_here(path)) {
             let needed_for = format!("{} lists it", index_path.display());
             return Err(FormatError::MissingFile {
                 path: path.clone(),
@@ -322,6 +324,32 @@ impl Checkpoint {
             offset += bytes.len() as u64;
         }
         Ok(values)
+    }
+
+    /// Writes the tensors `names` to a safetensors file of their own, whole or not at all.
+    ///
+    /// # Errors
+    /// No such tensor, or a failed read or write.
+    pub fn write_part(&self, names: &[&str], path: &Path) -> Result<()> {
+        let infos = names.iter().map(|name| self.require(name));
+        let infos = infos.collect::<Result<Vec<_>>>()?;
+        let specs = names.iter().zip(&infos);
+        let specs = specs.map(|(&name, info)| TensorSpec::new(name, info.dtype, info.shape.clone()));
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let specs: Vec<TensorSpec> = specs.collect();
+        let mut writer = SafetensorsWriter::create(&partial, &specs, 8)?;
+        let mut buffer = vec![0; READ_BYTES];
+        for info in infos {
+            for first in (0..info.bytes).step_by(READ_BYTES) {
+                let length = (info.bytes - first).min(READ_BYTES as u64) as usize;
+                self.read(info, first, &mut buffer[..length])?;
+                writer.write(&buffer[..length])?;
+            }
+        }
+        writer.finish()?;
+        std::fs::rename(&partial, path).map_err(|error| io_error("rename", &partial, error))
     }
 
     /// The tensor of that name, which must be f32, f16 or bf16.

@@ -1,6 +1,7 @@
 //! Turning a checkpoint into a packed model directory: which codec each tensor gets, and why.
 
 mod experts;
+mod shards;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +16,8 @@ use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
 use crate::weights::find_matrix;
 use experts::{ExpertSources, source_of};
+
+pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
 const COPIED_FILES: [&str; 9] = [

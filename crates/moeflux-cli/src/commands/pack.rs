@@ -31,21 +31,53 @@ pub struct PackArgs {
     /// The directory to make; it must not exist
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 for floats as they are, or keep
-    #[arg(long, default_value = "4", value_parser = bits)]
-    bits: u32,
-    /// Weights that share a scale: 32, 64 or 128
-    #[arg(long, default_value_t = 64)]
-    group: usize,
+    #[command(flatten)]
+    how: HowToPack,
+    /// Threads [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+/// Which codec tensors get.
+#[derive(Debug, Clone, Args)]
+pub struct HowToPack {
+    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 for floats as they are, or keep [default: 4]
+    #[arg(long, value_parser = bits)]
+    bits: Option<u32>,
+    /// Weights that share a scale: 32, 64 or 128 [default: 64]
+    #[arg(long)]
+    group: Option<usize>,
     /// Bits of attention and shared experts [default: as --bits, at least 4]
     #[arg(long, value_parser = bits)]
     dense_bits: Option<u32>,
     /// Bits of the output head [default: 8]
     #[arg(long, value_parser = bits)]
     head_bits: Option<u32>,
-    /// Threads [default: one per core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
+}
+
+impl HowToPack {
+    /// The flag that is given, if one is.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--bits", self.bits.is_some()),
+            ("--group", self.group.is_some()),
+            ("--dense-bits", self.dense_bits.is_some()),
+            ("--head-bits", self.head_bits.is_some()),
+        ];
+        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The library's options.
+    pub fn options(&self, threads: Option<u16>) -> PackOptions {
+        let default = PackOptions::default();
+        PackOptions {
+            bits: self.bits.unwrap_or(default.bits),
+            group: self.group.unwrap_or(default.group),
+            dense_bits: self.dense_bits,
+            head_bits: self.head_bits,
+            threads: threads.map(usize::from),
+        }
+    }
 }
 
 /// A number of bits, or `keep`.
@@ -58,13 +90,7 @@ fn bits(text: &str) -> Result<u32, String> {
 
 /// Runs the command.
 pub fn run(args: &PackArgs) -> Result<(), Failure> {
-    let options = PackOptions {
-        bits: args.bits,
-        group: args.group,
-        dense_bits: args.dense_bits,
-        head_bits: args.head_bits,
-        threads: args.threads.map(usize::from),
-    };
+    let options = args.how.options(args.threads);
     let start = Instant::now();
     let bar = output::bytes_bar(0);
     let report = moeflux::pack(&args.source, &args.output, &options, &mut |progress| {

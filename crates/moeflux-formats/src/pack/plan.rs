@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::checksum::checksum_text;
 use crate::error::{CodecError, FormatError, PlanProblem, Result, io_error};
-use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
+use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME, SourceFile};
 use crate::{BlockCodec, Checkpoint, Codec};
 
 /// A `[rows, cols]` part of a source tensor.
@@ -157,6 +157,34 @@ impl PlannedMatrix {
     pub(super) fn is_kept(&self) -> bool {
         let coded = self.source.coded.as_ref();
         coded.is_some_and(|coded| coded.codec == self.codec)
+    }
+}
+
+impl MatrixSource {
+    /// The names of all tensors that hold it.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        let coded = self.coded.iter();
+        let maps = coded.flat_map(|coded| [&coded.scales, &coded.biases].into_iter().flatten());
+        std::iter::once(&self.tensor).chain(maps).map(String::as_str)
+    }
+}
+
+impl PlannedTensor {
+    /// The names of the tensors of the source that it is made of.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&str> {
+        match self {
+            Self::Matrix(matrix) => matrix.source.tensors().collect(),
+            Self::Copy { source, .. } => vec![source],
+        }
+    }
+}
+
+impl PlannedLayer {
+    /// The names of the tensors of the source that it is made of, some more than once.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        let matrices = self.experts.iter().flatten();
+        matrices.flat_map(|matrix| matrix.source.tensors())
     }
 }
 
@@ -316,37 +344,46 @@ pub(super) fn source_bytes(source: &Checkpoint, plan: &PackPlan) -> u64 {
     copied.sum::<u64>() + matrices.sum::<u64>()
 }
 
-/// Name and length of each source file.
-pub(super) fn source_sizes(source: &Checkpoint) -> Result<Vec<(String, u64)>> {
-    let entry = |path: &std::path::PathBuf| {
-        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
-        let name = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        Ok((name, metadata.len()))
-    };
-    source.files().iter().map(entry).collect()
+/// What a model is packed from, by which it is known again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceIdentity {
+    /// The checkpoint's files.
+    pub files: Vec<SourceFile>,
+    /// What changes when their contents do.
+    pub version: String,
 }
 
-/// Identifies plan and source: a rerun with the same one may go on with what is there. The source
-/// counts as the same while names, lengths and times of change of its files are.
-pub(super) fn fingerprint(source: &Checkpoint, plan: &PackPlan) -> Result<String> {
-    let mut sink = HashSink(Xxh3::new());
-    let mut changed = Vec::new();
-    for path in source.files() {
-        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
-        let time = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        changed.push(time.map_or(0, |time| time.as_nanos()));
+impl SourceIdentity {
+    /// Of files that are here: they count as the same while names, lengths and times of change are.
+    ///
+    /// # Errors
+    /// A file that is gone.
+    pub fn of(source: &Checkpoint) -> Result<Self> {
+        let (mut files, mut version) = (Vec::new(), String::new());
+        for path in source.files() {
+            let metadata = std::fs::metadata(path);
+            let metadata = metadata.map_err(|error| io_error("read", path, error))?;
+            let time = metadata.modified().ok();
+            let time = time.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let nanoseconds = time.map_or(0, |time| time.as_nanos());
+            version.push_str(&format!("{nanoseconds} "));
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            files.push(SourceFile {
+                name: name.to_string_lossy().into_owned(),
+                bytes: metadata.len(),
+            });
+        }
+        Ok(Self { files, version })
     }
+}
+
+/// Identifies plan and source: a rerun with the same one may go on with what is there.
+pub(super) fn fingerprint(identity: &SourceIdentity, plan: &PackPlan) -> Result<String> {
+    let mut sink = HashSink(Xxh3::new());
     let writer = env!("CARGO_PKG_VERSION");
-    let identity = (FORMAT_VERSION, writer, source_sizes(source)?, changed, plan);
-    serde_json::to_writer(&mut sink, &identity).map_err(|error| FormatError::Json {
-        path: source.place().to_path_buf(),
+    let all = (FORMAT_VERSION, writer, identity, plan);
+    serde_json::to_writer(&mut sink, &all).map_err(|error| FormatError::Json {
+        path: MANIFEST_NAME.into(),
         reason: error.to_string(),
     })?;
     Ok(checksum_text(sink.0.digest()))
