@@ -102,16 +102,12 @@ impl AffineCodec {
         for (index, (((group, weights), scale), bias)) in
             groups.zip(weights).zip(scales).zip(biases).enumerate()
         {
-            let weights = importance_of(importance, index, &alike);
-            let fitted = fit_group(
-                Group {
-                    values: group,
-                    weights,
-                },
-                levels,
-            );
-            let Some((line, codes)) = fitted else {
-                let (place, value) = largest(group);
+            let group = Group {
+                values: group,
+                weights: importance_of(importance, index, &alike),
+            };
+            let Some((line, codes)) = fit_group(group, levels) else {
+                let (place, value) = largest(group.values);
                 let index = index * GROUP + place;
                 return Err(CodecError::Value {
                     codec: "affine",
