@@ -5,18 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use crate::client::{Client, Refusal};
-use crate::download::Download;
+use crate::download::{ATTEMPTS, Download, FIRST_WAIT};
 use crate::listing::{Listing, listing};
 use crate::needed::{INDEX, needed, shards};
 use crate::repo::encoded;
 use crate::{Access, Entry, HubError, Repo};
-
-/// Attempts to get a list of files.
-const ATTEMPTS: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// What to fetch, and how.
 #[derive(Clone, Debug)]
