@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix,
+    AffineCodec, BlockCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix,
     PlannedTensor,
 };
 
@@ -38,6 +38,8 @@ const SENSITIVE_BITS: u32 = 8;
 const EMBEDDING_BITS: u32 = 8;
 /// Fewest bits of the output head by default: every token's choice passes through it.
 const HEAD_BITS: u32 = 8;
+/// Weights that share a scale by default.
+const GROUP: usize = 64;
 /// Fewest bits of attention and shared experts by default: every token uses them.
 const DENSE_BITS: u32 = 4;
 
@@ -48,8 +50,9 @@ const DENSE_BITS: u32 = 4;
 pub struct PackOptions {
     /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 or [`PackOptions::KEEP`].
     pub bits: u32,
-    /// Weights that share a scale: 32, 64 or 128.
-    pub group: usize,
+    /// Weights that share a scale: 32, 64 or 128. By default 64; at 4 and 5 bits the codec of that
+    /// size which loses least (see [`PackOptions::codec`]).
+    pub group: Option<usize>,
     /// Bits of attention and shared experts; default as `bits`, at least 4.
     pub dense_bits: Option<u32>,
     /// Bits of the output head; default 8.
@@ -62,7 +65,7 @@ impl Default for PackOptions {
     fn default() -> Self {
         PackOptions {
             bits: 4,
-            group: 64,
+            group: None,
             dense_bits: None,
             head_bits: None,
             threads: None,
@@ -120,8 +123,10 @@ impl PackOptions {
     }
 
     /// The codec for a matrix of `cols` columns of a class (`None`: of a routed expert) whose
-    /// source is coded as `source`: groups of the size asked for, else the largest that divides
-    /// `cols`, else as in the source.
+    /// source is coded as `source`. Without a group asked for, it is Q4_K (else IQ4_NL) at 4 bits
+    /// and Q5_K at 5 where they divide `cols`, which take the bytes of groups of 64 and lose less.
+    /// Else it is groups of the size asked for, or the largest that divides `cols`, or as in the
+    /// source.
     ///
     /// # Errors
     /// [`Error::Option`] for bits or a group length that no codec has.
@@ -153,15 +158,23 @@ impl PackOptions {
                 ),
             });
         }
-        let asked = AffineCodec::new(bits, self.group).map_err(wrong)?;
+        let asked = AffineCodec::new(bits, self.group.unwrap_or(GROUP)).map_err(wrong)?;
+        let blocks = match (self.group, bits) {
+            (None, 4) => [Some(BlockCodec::Q4K), Some(BlockCodec::Iq4Nl)],
+            (None, 5) => [Some(BlockCodec::Q5K), None],
+            _ => [None, None],
+        };
+        let blocks = blocks.into_iter().flatten();
+        let block = blocks.map(Codec::Block).find(|codec| codec.encoded_bytes(1, cols).is_ok());
         let smaller = [128, 64, 32].into_iter().filter(|&g| g < asked.group);
         let fits = std::iter::once(asked.group)
             .chain(smaller)
             .find(|g| cols.is_multiple_of(*g));
-        let target = match fits {
-            Some(group) => Codec::Affine(AffineCodec { bits, group }),
-            None if is_plain => source,
-            None => Codec::Bf16,
+        let target = match (block, fits) {
+            (Some(block), _) => block,
+            (None, Some(group)) => Codec::Affine(AffineCodec { bits, group }),
+            (None, None) if is_plain => source,
+            (None, None) => Codec::Bf16,
         };
         let is_integer = !is_plain && !matches!(source, Codec::F8(_));
         Ok(match is_integer && row_bytes(source, cols) <= row_bytes(target, cols) {
@@ -179,7 +192,7 @@ fn row_bytes(codec: Codec, cols: usize) -> usize {
 
 fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     // Checked before any file is looked at, so that the flag is what the message names.
-    AffineCodec::new(4, options.group).map_err(|e| Error::Option {
+    AffineCodec::new(4, options.group.unwrap_or(GROUP)).map_err(|e| Error::Option {
         flag: "--group",
         problem: e.to_string(),
     })?;

@@ -122,7 +122,7 @@ fn packed(source: &Path, bits: u32) -> (tempfile::TempDir, PathBuf) {
     let target = dir.path().join("model");
     let options = PackOptions {
         bits,
-        group: 32,
+        group: Some(32),
         threads: Some(2),
         ..PackOptions::default()
     };

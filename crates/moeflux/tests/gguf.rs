@@ -382,7 +382,7 @@ fn packed_to_fewer_bits() {
     let golden = golden(fixture("qwen3_5_moe_text_f32").join("golden.safetensors"));
     let options_of = |bits| PackOptions {
         bits,
-        group: 32,
+        group: Some(32),
         ..PackOptions::default()
     };
     let (_out, target) = packed(&file("qwen3_5_moe_q8_0.gguf"), &options_of(6));

@@ -171,7 +171,10 @@ impl BlockCodec {
     }
 
     pub(super) fn has_encoder(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q8_0 | Self::Q4K | Self::Q5K)
+        matches!(
+            self,
+            Self::Q4_0 | Self::Q8_0 | Self::Q4K | Self::Q5K | Self::Iq4Nl
+        )
     }
 
     /// Quantizes whole blocks; `importance` is of a row's columns, or empty, and is of no use to
@@ -184,6 +187,8 @@ impl BlockCodec {
     ) -> Result<(), CodecError> {
         let alike = [1.0; 256];
         let weights = |index| importance_of(importance, index, &alike);
+        let alike = [1.0; 32];
+        let weights_of_32 = |index| importance_of(importance, index, &alike);
         match self {
             Self::Q4_0 => encode_blocks(self, values, out, |_, x, out| q4_0::encode(x, out)),
             Self::Q8_0 => encode_blocks(self, values, out, |_, x, out| q8_0::encode(x, out)),
@@ -192,6 +197,9 @@ impl BlockCodec {
             }),
             Self::Q5K => encode_blocks(self, values, out, |index, x, out| {
                 q5_k::encode(x, weights(index), out)
+            }),
+            Self::Iq4Nl => encode_blocks(self, values, out, |index, x, out| {
+                iq4_nl::encode(x, weights_of_32(index), out)
             }),
             _ => Err(CodecError::NoEncoder(self.name())),
         }
