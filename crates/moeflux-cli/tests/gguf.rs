@@ -129,7 +129,11 @@ fn a_packed_file_answers_as_it_did() {
     let packed = dir.path().join("packed");
     output_of(&["pack", text(&source), "-o", text(&packed), "--bits", "keep"]);
     let lines = output_of(&["inspect", "-m", text(&packed), "--verify"]);
-    for word in ["packed from GGUF", "Q8_0 (qwen35moe)", "routed experts: q8_0"] {
+    for word in [
+        "packed from GGUF",
+        "Q8_0 (qwen35moe)",
+        "routed experts: q8_0",
+    ] {
         assert!(lines.contains(word), "no {word} in {lines}");
     }
     let logits = |model: &str, name: &str| {

@@ -90,16 +90,24 @@ fn weights(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 fn shards(stage: &Path) -> Vec<String> {
     let names = fs::read_dir(stage).unwrap();
     let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.ends_with(".safetensors")).collect()
+    names
+        .filter(|name| name.ends_with(".safetensors"))
+        .collect()
 }
 
 #[test]
 fn shards_are_packed_as_they_come_and_go() {
     let source = "qwen3_5_moe";
     let files = repository(source);
-    let count = files.keys().filter(|name| name.starts_with("model-0")).count();
+    let count = files
+        .keys()
+        .filter(|name| name.starts_with("model-0"))
+        .count();
     let small = ["config.json", "generation_config.json"];
-    let small = small.iter().filter(|name| files.contains_key(**name)).count();
+    let small = small
+        .iter()
+        .filter(|name| files.contains_key(**name))
+        .count();
     // The index, small files, each header in two requests, all shards but the last, which then
     // fails until patience ends.
     let fine = 1 + small + 2 * count + count - 1;
@@ -122,7 +130,10 @@ fn shards_are_packed_as_they_come_and_go() {
     assert!(shards(&stage).len() < count - 1, "{:?}", shards(&stage));
     let asked = |hub: &Hub, name: &str| {
         let asked = hub.asked();
-        asked.iter().filter(|(path, ..)| path.ends_with(name)).count()
+        asked
+            .iter()
+            .filter(|(path, ..)| path.ends_with(name))
+            .count()
     };
     let first = "model-00001-of-00003.safetensors";
     let before = asked(&hub, first);
@@ -143,7 +154,11 @@ fn shards_are_packed_as_they_come_and_go() {
 
     let ran = pull(&hub, &["owner/name", "--bits", "5"], models.path());
     assert_eq!(ran.code, 2, "{}", ran.stderr);
-    assert!(ran.stderr.contains("--bits") && ran.stderr.contains("--pack"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("--bits") && ran.stderr.contains("--pack"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]

@@ -27,7 +27,10 @@ fn main() {
             let values = files.read_f32(tensor, &info.shape).unwrap();
             let encoded = encode(codec, &values, rows, cols).unwrap();
             let decoded = decode(codec, &encoded, rows, cols).unwrap();
-            let error = values.iter().zip(&decoded).map(|(a, b)| f64::from(a - b).powi(2));
+            let error = values
+                .iter()
+                .zip(&decoded)
+                .map(|(a, b)| f64::from(a - b).powi(2));
             let size = values.iter().map(|&value| f64::from(value).powi(2));
             let sum = sums.entry(cols).or_default();
             sum.0 += error.sum::<f64>() / size.sum::<f64>() * values.len() as f64;

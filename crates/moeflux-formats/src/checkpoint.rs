@@ -334,7 +334,8 @@ impl Checkpoint {
         let infos = names.iter().map(|name| self.require(name));
         let infos = infos.collect::<Result<Vec<_>>>()?;
         let specs = names.iter().zip(&infos);
-        let specs = specs.map(|(&name, info)| TensorSpec::new(name, info.dtype, info.shape.clone()));
+        let specs =
+            specs.map(|(&name, info)| TensorSpec::new(name, info.dtype, info.shape.clone()));
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);

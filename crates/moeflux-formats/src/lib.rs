@@ -21,8 +21,8 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use codec::{
-    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, PartTensor, decode,
-    encode, encode_into, encode_weighted,
+    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, PartTensor,
+    decode, encode, encode_into, encode_weighted,
 };
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};

@@ -173,7 +173,9 @@ impl<'a> Packer<'a> {
     /// # Errors
     /// A failed read or write.
     pub fn copy(&mut self, source: &Checkpoint, source_dir: &Path) -> Result<()> {
-        let copied = self.directory.copy_all(source_dir, &self.plan.copied_files)?;
+        let copied = self
+            .directory
+            .copy_all(source_dir, &self.plan.copied_files)?;
         self.files.extend(copied);
         self.files.extend(self.directory.copy_headers(source)?);
         Ok(())
@@ -245,7 +247,10 @@ impl<'a> Packer<'a> {
     pub fn finish(mut self, dst: &Path) -> Result<PackReport> {
         let layers = self.plan.layers.iter().map(|layer| layer_name(layer.layer));
         let missing = std::iter::once(DENSE_NAME.to_owned()).chain(layers);
-        if let Some(name) = missing.into_iter().find(|name| !self.files.contains_key(name)) {
+        if let Some(name) = missing
+            .into_iter()
+            .find(|name| !self.files.contains_key(name))
+        {
             return Err(FormatError::MissingFile {
                 path: self.directory.path(&name),
                 needed_for: "it was not packed".to_owned(),

@@ -115,7 +115,9 @@ fn fits_are_better_than_others_on_normal_weights() {
 fn errors_are_weighted_by_column() {
     let values = normal_values();
     let (rows, cols) = (64, 1024);
-    let importance: Vec<f32> = (0..cols).map(|c| if c % 8 == 3 { 50.0 } else { 1.0 }).collect();
+    let importance: Vec<f32> = (0..cols)
+        .map(|c| if c % 8 == 3 { 50.0 } else { 1.0 })
+        .collect();
     let weighted_error = |decoded: &[f32]| {
         let errors = values.iter().zip(decoded).enumerate();
         let error = |(at, (a, b)): (usize, (&f32, &f32))| {
@@ -141,7 +143,10 @@ fn errors_are_weighted_by_column() {
         encode_weighted(codec, &values, (rows, cols), &importance, out).unwrap();
         let [plain, weighted] = [plain, weighted]
             .map(|encoded| weighted_error(&decode(codec, &encoded, rows, cols).unwrap()));
-        assert!(weighted < 0.95 * plain, "{codec}: {weighted} against {plain}");
+        assert!(
+            weighted < 0.95 * plain,
+            "{codec}: {weighted} against {plain}"
+        );
     }
     let (mut weights, mut maps) = ([0; 32], [[0; 2]; 2]);
     let [scales, biases] = &mut maps;
@@ -151,7 +156,10 @@ fn errors_are_weighted_by_column() {
         biases,
     };
     let short = encode_weighted(affine(4, 64), &[0.5; 64], (1, 64), &[1.0; 63], out);
-    assert!(matches!(short, Err(CodecError::Length { expected: 64, .. })));
+    assert!(matches!(
+        short,
+        Err(CodecError::Length { expected: 64, .. })
+    ));
 }
 
 /// Blocks of values that are hard on a search: none gets farther away than its largest value.
@@ -175,7 +183,10 @@ fn blocks_of_odd_values_stay_finite() {
             let codec = Codec::Block(block);
             let encoded = encode(codec, &values, 1, 256).unwrap();
             for (a, b) in values.iter().zip(decode(codec, &encoded, 1, 256).unwrap()) {
-                assert!(b.is_finite() && (a - b).abs() <= most, "{name} {codec}: {a} {b}");
+                assert!(
+                    b.is_finite() && (a - b).abs() <= most,
+                    "{name} {codec}: {a} {b}"
+                );
             }
         }
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, BlockCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer, PlannedMatrix,
-    PlannedTensor,
+    AffineCodec, BlockCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer,
+    PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;
@@ -165,7 +165,9 @@ impl PackOptions {
             _ => [None, None],
         };
         let blocks = blocks.into_iter().flatten();
-        let block = blocks.map(Codec::Block).find(|codec| codec.encoded_bytes(1, cols).is_ok());
+        let block = blocks
+            .map(Codec::Block)
+            .find(|codec| codec.encoded_bytes(1, cols).is_ok());
         let smaller = [128, 64, 32].into_iter().filter(|&g| g < asked.group);
         let fits = std::iter::once(asked.group)
             .chain(smaller)
@@ -177,10 +179,12 @@ impl PackOptions {
             (None, None) => Codec::Bf16,
         };
         let is_integer = !is_plain && !matches!(source, Codec::F8(_));
-        Ok(match is_integer && row_bytes(source, cols) <= row_bytes(target, cols) {
-            true => source,
-            false => target,
-        })
+        Ok(
+            match is_integer && row_bytes(source, cols) <= row_bytes(target, cols) {
+                true => source,
+                false => target,
+            },
+        )
     }
 }
 

@@ -132,7 +132,9 @@ fn packed(source: &Path, bits: u32) -> (tempfile::TempDir, PathBuf) {
 
 fn experts(path: &Path) -> String {
     let codecs = inspect(path).unwrap().codecs;
-    let experts = codecs.into_iter().find(|(class, _)| class == "routed experts");
+    let experts = codecs
+        .into_iter()
+        .find(|(class, _)| class == "routed experts");
     experts.unwrap().1
 }
 
@@ -189,7 +191,10 @@ fn coded_sources_are_packed() {
             ..PackOptions::default()
         };
         let error = pack(&source, &target.join("x"), &refused, &mut |_| {}).unwrap_err();
-        assert!(matches!(error, Error::Option { flag: "--bits", .. }), "{error}");
+        assert!(
+            matches!(error, Error::Option { flag: "--bits", .. }),
+            "{error}"
+        );
         assert!(error.to_string().contains("`keep`"), "{error}");
     }
 }

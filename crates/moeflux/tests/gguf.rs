@@ -366,11 +366,16 @@ fn packed_without_loss() {
         let kept = logits(&open(&target, &options()), &tokens);
         let plain = logits(&open(&file(name), &options()), &tokens);
         assert_eq!(bits(&kept.values), bits(&plain.values), "{name}");
-        PackedModel::open(&target).unwrap().verify(&mut |_| ()).unwrap();
+        PackedModel::open(&target)
+            .unwrap()
+            .verify(&mut |_| ())
+            .unwrap();
         // What its vocabulary has to say is in the header.
         let text = |path: &Path| {
             let tokenizer = TextFiles::open(path).unwrap().tokenizer();
-            tokenizer.map(|_| ()).map_err(|error| std::mem::discriminant(&error))
+            tokenizer
+                .map(|_| ())
+                .map_err(|error| std::mem::discriminant(&error))
         };
         assert_eq!(text(&target), text(&file(name)), "{name}");
     }
@@ -398,7 +403,10 @@ fn packed_to_fewer_bits() {
         activations: Activations::F32,
         ..options()
     };
-    let mut found = distances(&logits(&open(&target, &exact), &golden.tokens), &golden.logits);
+    let mut found = distances(
+        &logits(&open(&target, &exact), &golden.tokens),
+        &golden.logits,
+    );
     found.sort_by(f64::total_cmp);
     let median = found[found.len() / 2];
     println!("6 bits: relative L2 {median:.1e} (median)");

@@ -65,7 +65,9 @@ impl HowToPack {
             ("--dense-bits", self.dense_bits.is_some()),
             ("--head-bits", self.head_bits.is_some()),
         ];
-        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
+        flags
+            .into_iter()
+            .find_map(|(flag, given)| given.then_some(flag))
     }
 
     /// The library's options.
@@ -85,7 +87,9 @@ impl HowToPack {
 fn bits(text: &str) -> Result<u32, String> {
     match text {
         "keep" => Ok(PackOptions::KEEP),
-        number => number.parse().map_err(|_| "give a number of bits, or keep".to_owned()),
+        number => number
+            .parse()
+            .map_err(|_| "give a number of bits, or keep".to_owned()),
     }
 }
 

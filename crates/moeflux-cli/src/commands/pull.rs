@@ -68,7 +68,9 @@ pub fn run(args: &PullArgs) -> Result<(), Failure> {
         return pull_pack::run(&options, &args.how.options(None), &destination);
     }
     if let Some(flag) = args.how.given() {
-        return Err(Failure::Usage(format!("{flag} says how to pack; give --pack too")));
+        return Err(Failure::Usage(format!(
+            "{flag} says how to pack; give --pack too"
+        )));
     }
     let start = Instant::now();
     let bar = output::bytes_bar(0);

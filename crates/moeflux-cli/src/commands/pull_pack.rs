@@ -109,7 +109,10 @@ fn fetch_header(remote: &RemoteModel<'_>, shard: &Entry, stage: &Path) -> Result
         return Ok(());
     }
     let length = remote.start_of(shard, 8)?;
-    let length = length.as_slice().try_into().map_or(u64::MAX, u64::from_le_bytes);
+    let length = length
+        .as_slice()
+        .try_into()
+        .map_or(u64::MAX, u64::from_le_bytes);
     if length > MAX_HEADER_BYTES {
         return Err(HubError::Answer {
             url: shard.path.clone(),

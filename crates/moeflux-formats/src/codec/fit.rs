@@ -148,8 +148,16 @@ impl<const N: usize> Group<'_, N> {
         for (values, _) in self.blocks() {
             for lane in 0..LANES {
                 let value = values[lane];
-                least[lane] = if value < least[lane] { value } else { least[lane] };
-                most[lane] = if value > most[lane] { value } else { most[lane] };
+                least[lane] = if value < least[lane] {
+                    value
+                } else {
+                    least[lane]
+                };
+                most[lane] = if value > most[lane] {
+                    value
+                } else {
+                    most[lane]
+                };
                 poison[lane] += value * 0.0; // NaN for what is not finite
             }
         }

@@ -228,9 +228,8 @@ impl<'a> FileJob<'a> {
 /// The tensors that hold a matrix.
 fn matrix_tensors(name: &str, matrix: &PlannedMatrix) -> Vec<TensorSpec> {
     let parts = matrix.codec.tensors(matrix.rows, matrix.cols).into_iter();
-    let spec = |part: PartTensor| {
-        TensorSpec::new(format!("{name}.{}", part.name), part.dtype, part.shape)
-    };
+    let spec =
+        |part: PartTensor| TensorSpec::new(format!("{name}.{}", part.name), part.dtype, part.shape);
     parts.map(spec).collect()
 }
 

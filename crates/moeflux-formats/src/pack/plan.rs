@@ -165,7 +165,9 @@ impl MatrixSource {
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         let coded = self.coded.iter();
         let maps = coded.flat_map(|coded| [&coded.scales, &coded.biases].into_iter().flatten());
-        std::iter::once(&self.tensor).chain(maps).map(String::as_str)
+        std::iter::once(&self.tensor)
+            .chain(maps)
+            .map(String::as_str)
     }
 }
 

@@ -139,7 +139,9 @@ impl<'a> RowSource<'a> {
         };
         let raw = self.read_raw(coded, row, 1)?;
         let bytes = self.matrix.codec.encoded_bytes(1, self.matrix.cols)?;
-        Ok(Some(raw.encoded.weights[raw.before * bytes.weights..].to_vec()))
+        Ok(Some(
+            raw.encoded.weights[raw.before * bytes.weights..].to_vec(),
+        ))
     }
 
     /// Reads rows of a coded source as f32.

@@ -19,8 +19,8 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
-use moeflux_formats::{Checkpoint, PackedModel};
 use moeflux_formats::gguf::Metadata;
+use moeflux_formats::{Checkpoint, PackedModel};
 
 use architecture::Architecture;
 

@@ -63,7 +63,8 @@ pub fn pack_shards<E: From<Error>>(
     packer.copy(headers, source.dir).map_err(Error::from)?;
     let mut work = Work::new(source, headers, &plan);
     for shard in 0..source.shards.len() {
-        work.skip_what_is_packed(&mut packer, headers).map_err(Error::from)?;
+        work.skip_what_is_packed(&mut packer, headers)
+            .map_err(Error::from)?;
         if !work.is_needed(shard) {
             continue;
         }

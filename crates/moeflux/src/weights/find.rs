@@ -2,8 +2,8 @@
 
 use moeflux_formats::codec::f8::{self, ScaleType};
 use moeflux_formats::{
-    AffineCodec, BlockCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec, FormatError,
-    TensorInfo,
+    AffineCodec, BlockCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec,
+    FormatError, TensorInfo,
 };
 
 use crate::Error;
@@ -162,7 +162,9 @@ fn blocks<'a>(
         let Some(info) = files.get(&tensor) else {
             continue;
         };
-        block.check_columns(cols).map_err(|problem| not_coded(&tensor, problem))?;
+        block
+            .check_columns(cols)
+            .map_err(|problem| not_coded(&tensor, problem))?;
         check_shape(files, &tensor, info, &[rows, block.row_bytes(cols)])?;
         if info.dtype != DType::U8 {
             return Err(wrong_dtype(files, &tensor, info, "U8").into());

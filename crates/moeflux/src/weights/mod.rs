@@ -14,8 +14,8 @@ mod switched;
 mod turned;
 
 pub use experts::{ExpertLayout, ExpertTable};
-pub use files::ModelFiles;
 pub(crate) use experts::{Stack, stacks};
+pub use files::ModelFiles;
 pub(crate) use find::{MatrixTensors, find_matrix, find_stack, plain_codec};
 pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;

@@ -1,9 +1,7 @@
 //! The matrices of an expert's record in a packed model.
 
 use moeflux_formats::codec::f8::{self, ScaleType};
-use moeflux_formats::{
-    AffineCodec, BlockCodec, CenteredCodec, Codec, DType, F8Codec, PackedPart,
-};
+use moeflux_formats::{AffineCodec, BlockCodec, CenteredCodec, Codec, DType, F8Codec, PackedPart};
 
 use super::layout::MatrixLayout;
 
@@ -19,11 +17,12 @@ pub(super) fn record_matrix(
         let full = format!("{name}.{suffix}");
         parts.iter().find(|part| part.name == full)
     };
-    let require = |suffix: &str| {
-        part(suffix).ok_or_else(|| format!("its records have no {name}.{suffix}"))
-    };
+    let require =
+        |suffix: &str| part(suffix).ok_or_else(|| format!("its records have no {name}.{suffix}"));
     let block = BlockCodec::ALL.into_iter();
-    let block = block.map(Codec::Block).find(|codec| part(&codec.to_string()).is_some());
+    let block = block
+        .map(Codec::Block)
+        .find(|codec| part(&codec.to_string()).is_some());
     let codec = match (block, part("weight_packed")) {
         (Some(block), _) => block,
         (None, Some(weights)) => {
@@ -74,9 +73,10 @@ fn bits_and_group(
     cols: usize,
 ) -> Result<(u32, usize), String> {
     let last = |part: &PackedPart| part.shape.last().copied().unwrap_or(0);
-    let (words, groups) = (last(weights), last(scales));
-    if groups == 0 || !cols.is_multiple_of(groups) || !(words * 32).is_multiple_of(cols) {
-        return Err(format!("{} does not fit its scales", weights.name));
-    }
-    Ok(((words * 32 / cols) as u32, cols / groups))
+    let (row_bits, groups) = (last(weights).checked_mul(32), last(scales));
+    let bits = row_bits.filter(|bits| bits.is_multiple_of(cols));
+    let bits = bits.and_then(|bits| u32::try_from(bits.checked_div(cols)?).ok());
+    let bits = bits.filter(|_| groups > 0 && cols.is_multiple_of(groups));
+    let bits = bits.ok_or_else(|| format!("{} does not fit its scales", weights.name))?;
+    Ok((bits, cols / groups))
 }

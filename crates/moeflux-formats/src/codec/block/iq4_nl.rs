@@ -83,7 +83,11 @@ fn code(place: f32) -> usize {
 fn fitted(values: &[f32; 32], weights: &[f32; 32], scale: f32) -> (f32, f32, f32) {
     let (mut error, mut product, mut square) = ([0.0; 8], [0.0; 8], [0.0; 8]);
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let blocks = values.as_chunks::<8>().0.iter().zip(weights.as_chunks::<8>().0);
+    let blocks = values
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(weights.as_chunks::<8>().0);
     for (values, weights) in blocks {
         let mut level = [LEVELS[0]; 8];
         for pair in LEVELS.windows(2) {
@@ -99,5 +103,9 @@ fn fitted(values: &[f32; 32], weights: &[f32; 32], scale: f32) -> (f32, f32, f32
             square[lane] += weights[lane] * (level[lane] * level[lane]);
         }
     }
-    (error.iter().sum(), product.iter().sum(), square.iter().sum())
+    (
+        error.iter().sum(),
+        product.iter().sum(),
+        square.iter().sum(),
+    )
 }

@@ -148,11 +148,7 @@ fn choose(
 
 impl Block {
     /// The two f16 of least squared error with these 6-bit numbers and codes, if they can be told.
-    fn fitted_scales(
-        &self,
-        groups: &[Group<'_, 32>],
-        moments: &[Moments],
-    ) -> Option<(f16, f16)> {
+    fn fitted_scales(&self, groups: &[Group<'_, 32>], moments: &[Moments]) -> Option<(f16, f16)> {
         // A weight is d * a - d_min * b.
         let (mut aa, mut ab, mut bb, mut xa, mut xb) = (0.0, 0.0, 0.0, 0.0, 0.0);
         let parts = groups.iter().zip(moments).zip(&self.codes).zip(&self.maps);
