@@ -6,7 +6,8 @@ checkpoint in f32, so that `moeflux eval kl` and `eval ppl` can judge them besid
 HOW is `plain4` (each group's range in equal steps), `mlx4` (MLX's rule; also with 2, 3, 5, 6 or 8)
 or the name of a GGUF type such as `Q4_K`, which PROGRAM (`q.c`) rounds. Routed experts, attention
 and shared experts get it; router, gates, embedding and head get 8 bits by MLX's rule. Where a type
-does not divide the columns, llama.cpp's fallback is used. Bits a weight are printed.
+does not divide the columns, llama.cpp's fallback is used, or the one after a plus: `Q4_K+IQ4_NL`.
+Bits a weight are printed.
 """
 
 import argparse
@@ -56,8 +57,10 @@ class Ggml:
 
     def round(self, values, name):
         rows, cols = values.shape
+        name, _, fallback = name.partition("+")
         block = 32 if name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL") else 256
-        kind = GGMLQuantizationType[name if cols % block == 0 else FALLBACKS[name]]
+        fallback = fallback or FALLBACKS.get(name)
+        kind = GGMLQuantizationType[name if cols % block == 0 else fallback]
         self.process.stdin.write(struct.pack("<iqq", kind, rows, cols))
         self.process.stdin.write(values.astype("<f4").tobytes())
         self.process.stdin.flush()

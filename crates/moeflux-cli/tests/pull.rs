@@ -143,7 +143,8 @@ fn shards_are_packed_as_they_come_and_go() {
     assert_eq!(asked(&hub, first), before, "it is not fetched again");
     assert!(!stage.exists());
     let whole = models.path().join("whole");
-    let pack = ["pack", text(&fixture(source)), "-o", text(&whole)];
+    let original = fixture(source);
+    let pack = ["pack", text(&original), "-o", text(&whole)];
     output_of(&[&pack[..], &["--bits", "5", "--group", "32"]].concat());
     let (ours, theirs) = (weights(&packed), weights(&whole));
     assert!(ours.len() > 2 && ours.keys().eq(theirs.keys()));

@@ -174,13 +174,15 @@ fn coded_sources_are_packed() {
         let found = median_distance(&ours, &expected);
         println!("{name} in 8 bits: relative L2 {found:.1e} (median)");
         assert!(found < 0.05, "{name}: {found:.1e}");
+        let eight = experts(&target);
         match codec.starts_with("f8") {
-            true => assert_eq!(experts(&target), "affine-b8-g32", "{name}"),
-            false => assert_eq!(experts(&target), codec, "{name}"),
+            // Columns that no group divides become bf16.
+            true => assert!(eight.starts_with("affine-b8-g32"), "{name}: {eight}"),
+            false => assert_eq!(eight, codec, "{name}"),
         }
         // Fewer bits are fewer, whatever the source.
         let (_dir, target) = packed(&source, 2);
-        assert_eq!(experts(&target), "affine-b2-g32", "{name}");
+        assert!(experts(&target).starts_with("affine-b2-g32"), "{name}");
         let ours = logits(&open(&target, &options()), &tokens);
         let found = median_distance(&ours, &expected);
         println!("{name} in 2 bits: relative L2 {found:.1e} (median)");
