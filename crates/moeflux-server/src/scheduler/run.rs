@@ -184,6 +184,10 @@ impl Worker {
         while self.running.len() < self.places {
             if let Some(mut sequence) = self.paused.pop_front() {
                 if sequence.session.is_empty() {
+                    if self.reads_ahead(sequence.tokens()) {
+                        self.paused.push_front(sequence);
+                        break;
+                    }
                     sequence.session = self.session_for(sequence.tokens());
                     self.set_stops(&mut sequence);
                 }
@@ -193,6 +197,10 @@ impl Worker {
             let Some(submitted) = self.queue.pop_front() else {
                 break;
             };
+            if self.reads_ahead(&submitted.job.prompt) {
+                self.queue.push_front(submitted);
+                break;
+            }
             self.dequeued(1);
             let metrics = &self.shared.metrics;
             metrics.queue_seconds.note(submitted.arrived.elapsed());
