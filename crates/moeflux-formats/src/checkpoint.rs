@@ -1,6 +1,7 @@
 //! A set of safetensors or GGUF files read as one name space. Opening reads headers only.
 
 mod opened;
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,7 +15,6 @@ use crate::error::{FormatError, HeaderProblem, Result, io_error};
 use crate::gguf;
 use crate::header::{Header, HeaderTensor, header_end, parse_header};
 use crate::io::{read_exact_at, read_small};
-use crate::writer::{SafetensorsWriter, TensorSpec};
 use opened::OpenedFile;
 
 /// Name of the file that maps tensors to shards.
@@ -324,33 +324,6 @@ impl Checkpoint {
             offset += bytes.len() as u64;
         }
         Ok(values)
-    }
-
-    /// Writes the tensors `names` to a safetensors file of their own, whole or not at all.
-    ///
-    /// # Errors
-    /// No such tensor, or a failed read or write.
-    pub fn write_part(&self, names: &[&str], path: &Path) -> Result<()> {
-        let infos = names.iter().map(|name| self.require(name));
-        let infos = infos.collect::<Result<Vec<_>>>()?;
-        let specs = names.iter().zip(&infos);
-        let specs =
-            specs.map(|(&name, info)| TensorSpec::new(name, info.dtype, info.shape.clone()));
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let specs: Vec<TensorSpec> = specs.collect();
-        let mut writer = SafetensorsWriter::create(&partial, &specs, 8)?;
-        let mut buffer = vec![0; READ_BYTES];
-        for info in infos {
-            for first in (0..info.bytes).step_by(READ_BYTES) {
-                let length = (info.bytes - first).min(READ_BYTES as u64) as usize;
-                self.read(info, first, &mut buffer[..length])?;
-                writer.write(&buffer[..length])?;
-            }
-        }
-        writer.finish()?;
-        std::fs::rename(&partial, path).map_err(|error| io_error("rename", &partial, error))
     }
 
     /// The tensor of that name, which must be f32, f16 or bf16.

@@ -10,6 +10,7 @@
 
 mod directory;
 mod file;
+mod identity;
 mod journal;
 mod plan;
 mod rows;
@@ -20,9 +21,9 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use identity::SourceIdentity;
 pub use plan::{
     CodedSource, ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor,
-    SourceIdentity,
 };
 
 use crate::Checkpoint;
@@ -125,7 +126,7 @@ impl<'a> Packer<'a> {
         progress: &'a mut dyn FnMut(PackProgress),
     ) -> Result<Begun<'a>> {
         plan::check(source, plan)?;
-        let fingerprint = plan::fingerprint(&identity, plan)?;
+        let fingerprint = identity::fingerprint(&identity, plan)?;
         let mut report = PackReport {
             source_bytes: plan::source_bytes(source, plan),
             ..PackReport::default()
