@@ -94,7 +94,7 @@ pub fn pack(
 /// What [`Packer::open`] finds.
 pub enum Begun<'a> {
     /// A directory to fill.
-    Packer(Packer<'a>),
+    Packer(Box<Packer<'a>>),
     /// An earlier run had finished but for the renaming, which is done now.
     Complete(PackReport),
 }
@@ -157,7 +157,7 @@ impl<'a> Packer<'a> {
             true => restart_note,
             false => "copying files",
         });
-        Ok(Begun::Packer(Packer {
+        Ok(Begun::Packer(Box::new(Packer {
             threads: 0,
             plan,
             identity,
@@ -166,7 +166,7 @@ impl<'a> Packer<'a> {
             files: BTreeMap::new(),
             run,
             report,
-        }))
+        })))
     }
 
     /// Copies the small files, from `source_dir` and from the source's headers.

@@ -63,7 +63,7 @@ impl CodeSums {
         let step = self.product / self.square;
         let line = Line { step, base: 0.0 };
         let is_usable = self.square > 0.0 && step.is_finite();
-        is_usable.then(|| (line, of.square - step * self.product))
+        is_usable.then_some((line, of.square - step * self.product))
     }
 }
 
