@@ -11,6 +11,9 @@ fn affine(bits: u32, group: usize) -> Codec {
     Codec::Affine(AffineCodec::new(bits, group).unwrap())
 }
 
+/// The value at a place.
+type Value = Box<dyn Fn(usize) -> f32>;
+
 fn squared_error(a: &[f32], b: &[f32]) -> f64 {
     let pairs = a.iter().zip(b);
     pairs
@@ -113,7 +116,7 @@ fn errors_are_weighted_by_column() {
 #[test]
 fn blocks_of_odd_values_stay_finite() {
     let spike = |at: usize, value: f32| move |i: usize| if i == at { value } else { 0.01 };
-    let cases: [(&str, Box<dyn Fn(usize) -> f32>); 8] = [
+    let cases: [(&str, Value); 8] = [
         ("zeros", Box::new(|_| 0.0)),
         ("negative zeros", Box::new(|_| -0.0)),
         ("ones", Box::new(|_| 1.0)),

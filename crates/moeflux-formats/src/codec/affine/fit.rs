@@ -71,9 +71,9 @@ impl<const GROUP: usize> Fitted<GROUP> {
 /// first, last and the distance between.
 fn stretches(levels: f32) -> (f32, f32, f32) {
     match levels {
-        3.0 => (-0.4, 2.6, 0.15),
-        7.0 => (-0.8, 3.2, 0.2),
-        15.0 => (-1.0, 3.0, 0.25),
+        3.0 => (-0.4, 2.6, 0.25),
+        7.0 => (-0.8, 3.2, 0.4),
+        15.0 => (-1.0, 2.5, 0.5),
         _ => (-0.75, 0.75, 0.5),
     }
 }

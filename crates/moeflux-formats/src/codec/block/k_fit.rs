@@ -71,8 +71,9 @@ fn search(group: &Group<'_, 32>, moments: Moments, levels: f32) -> Line {
         return range;
     }
     let mut found = (range, group.codes(range, levels).1);
-    for index in 0..=16 {
-        let stretch = index as f32 * 0.25 - 1.0;
+    for index in 0..=6 {
+        // Levels more or fewer than there are that the range takes.
+        let stretch = index as f32 * 0.5 - 1.0;
         let step = step * levels / (levels + stretch);
         // What is cut off is above, on both sides, or below.
         for share in [0.0, 0.5, 1.0] {
