@@ -77,7 +77,7 @@ fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> 
         ops::kv_append(r, (&k).into(), (&v).into(), kv, span)
     })?;
     time(gpu, &format!("attention {len} at {depth}"), runs, |r| {
-        ops::attention(r, (&q).into(), kv, (&out).into(), shape, span)
+        ops::attention(r, (&q).into(), kv, (&out).into(), (shape, None), span)
     })
 }
 

@@ -96,3 +96,28 @@ fn heads_without_norms() {
 fn matrices_of_two_codings_beside_each_other() {
     is_right("gguf/qwen3_5_moe.gguf");
 }
+
+#[test]
+fn windows_and_experts_with_biases() {
+    is_right("gpt_oss");
+}
+
+#[test]
+fn decay_by_key() {
+    is_right("kimi_linear");
+}
+
+#[test]
+fn floats_of_8_bits() {
+    is_right("formats/qwen3_moe_f8");
+}
+
+#[test]
+fn floats_of_4_bits() {
+    is_right("formats/qwen3_moe_mxfp4");
+}
+
+#[test]
+fn centered_integers() {
+    is_right("formats/qwen3_moe_int4");
+}

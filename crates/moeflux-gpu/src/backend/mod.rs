@@ -243,7 +243,7 @@ impl GpuBackend {
             | Op::HeadMatmul { .. }
             | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, (weights, pool), experts),
             _ => self.rows(op, step, weights, pool),
         }
     }

@@ -9,7 +9,7 @@ use moeflux::weights::Weights;
 use super::GpuBackend;
 use crate::matrix::{Form, Place};
 use crate::ops::matmul::{self, Tile, Vectors};
-use crate::ops::{self, ExpertSlots, SpanRows};
+use crate::ops::{self, ExpertExtras, ExpertSlots, Pairs, SpanRows};
 use crate::{GpuError, Recorder, View};
 
 /// Matrices of fewer rows are multiplied with one vector after another.
@@ -107,6 +107,8 @@ pub(super) struct ExpertForms<'a> {
     pub gate: &'a (Form, Place),
     pub up: &'a (Form, Place),
     pub down: &'a (Form, Place),
+    /// What they compute besides.
+    pub extras: ExpertExtras<'a>,
     /// Experts of the layer.
     pub count: usize,
 }
@@ -131,17 +133,23 @@ pub(super) fn experts(
     let rows = (0, first + rows);
     let inputs = matmul::vectors(r, tile, Vectors::INPUTS, x, rows, gate.cols)?;
     let inputs = (&inputs, top_k);
-    if gate == up {
+    if gate == up && forms.extras.is_plain() {
         let both = (gate, &[*gate_place, *up_place][..]);
         matmul::expert_matmul(r, tile, with, both, inputs, act)?;
     } else {
-        let upped = r.scratch("experts: ups", act.bytes)?;
-        let upped = View::first(&upped, act.bytes);
-        matmul::expert_matmul(r, tile, with, (gate, &[*gate_place]), inputs, act)?;
-        matmul::expert_matmul(r, tile, with, (up, &[*up_place]), inputs, upped)?;
         let gated = r.scratch("experts: gates", act.bytes)?;
-        r.copy(act, &gated, 0);
-        ops::swiglu(r, View::first(&gated, act.bytes), upped, act)?;
+        let upped = r.scratch("experts: ups", act.bytes)?;
+        let [gated, upped] = [&gated, &upped].map(|buffer| View::first(buffer, act.bytes));
+        matmul::expert_matmul(r, tile, with, (gate, &[*gate_place]), inputs, gated)?;
+        matmul::expert_matmul(r, tile, with, (up, &[*up_place]), inputs, upped)?;
+        let pairs = Pairs {
+            ids: slots.ids,
+            first: begin,
+            len: end - begin,
+        };
+        forms
+            .extras
+            .activate(r, (gated, upped), pairs, act, gate.rows)?;
     }
     let (down, down_place) = forms.down;
     let acts = matmul::vectors(r, tile, Vectors::BETWEEN, act, (0, end), down.cols)?;

@@ -2,13 +2,14 @@
 
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Step};
-use moeflux::graph::{BufferPool, ExpertForm, Op};
+use moeflux::graph::{BufferPool, Op};
+use moeflux::weights::Weights;
 
 use super::super::prompt::{self, ExpertForms, Run};
 use super::super::{GpuBackend, wrong_op};
 use super::slots::NONE;
 use super::{Chosen, DeviceExperts, Layer};
-use crate::ops::{self, CombineViews, ExpertSlots};
+use crate::ops::{self, CombineViews, ExpertExtras, ExpertSlots, Pairs};
 use crate::{GpuError, Recorder, View};
 
 impl Layer {
@@ -30,6 +31,7 @@ impl Layer {
             gate: &self.gate,
             up: &self.up,
             down: &self.down,
+            extras: v.extras,
             count: self.slot_of.len(),
         };
         for &run in &v.prompts {
@@ -50,7 +52,7 @@ impl Layer {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
         let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
-        if gate == up {
+        if gate == up && v.extras.is_plain() {
             let places = (&gate, gate_place, up_place);
             ops::expert_swiglu(
                 r,
@@ -62,27 +64,13 @@ impl Layer {
         } else {
             let gated = r.scratch("experts: gates", act_bytes)?;
             let upped = r.scratch("experts: ups", act_bytes)?;
+            let [gated, upped] = [&gated, &upped].map(|buffer| View::first(buffer, act_bytes));
             let x = (v.x, v.top_k);
-            ops::expert_matvec(
-                r,
-                experts,
-                (&gate, gate_place),
-                x,
-                View::first(&gated, act_bytes),
-            )?;
-            ops::expert_matvec(
-                r,
-                experts,
-                (&up, up_place),
-                x,
-                View::first(&upped, act_bytes),
-            )?;
-            ops::swiglu(
-                r,
-                View::first(&gated, act_bytes),
-                View::first(&upped, act_bytes),
-                View::first(&act, act_bytes),
-            )?;
+            ops::expert_matvec(r, experts, (&gate, gate_place), x, gated)?;
+            ops::expert_matvec(r, experts, (&up, up_place), x, upped)?;
+            let (pairs, act) = (v.pairs(), View::first(&act, act_bytes));
+            v.extras
+                .activate(r, (gated, upped), pairs, act, gate.rows)?;
         }
         let down = (&self.down.0, self.down.1);
         ops::expert_matvec(
@@ -103,8 +91,20 @@ struct ExpertViews<'a> {
     results: View<'a>,
     n: usize,
     top_k: usize,
+    extras: ExpertExtras<'a>,
     /// Rows that are of prompts.
     prompts: Vec<Run>,
+}
+
+impl ExpertViews<'_> {
+    /// All pairs.
+    fn pairs(&self) -> Pairs<'_> {
+        Pairs {
+            ids: self.ids,
+            first: 0,
+            len: self.n * self.top_k,
+        }
+    }
 }
 
 impl GpuBackend {
@@ -152,7 +152,7 @@ impl GpuBackend {
         &mut self,
         op: &Op,
         step: &Step<'_>,
-        pool: &BufferPool,
+        (resident, pool): (&Weights, &BufferPool),
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
         let &Op::Experts {
@@ -167,8 +167,13 @@ impl GpuBackend {
         else {
             return Err(wrong_op(op));
         };
-        if form != ExpertForm::default() {
-            return Err(wrong_op(op));
+        let mut biases = None;
+        if let Some(ids) = form.biases {
+            for id in ids {
+                self.weights.vector(&self.gpu, resident, id)?;
+            }
+            let [gate, up, down] = ids.map(|id| self.weights.known_vector(id));
+            biases = Some([gate?, up?, down?]);
         }
         self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
@@ -181,6 +186,10 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            extras: ExpertExtras {
+                glu: form.glu,
+                biases,
+            },
             prompts: prompt::prompt_rows(step),
         };
         let (weights, out) = (
@@ -189,6 +198,8 @@ impl GpuBackend {
         );
         self.experts
             .run(&mut self.recorder, layer, &views, weights, stage)?;
+        let (r, pairs) = (&mut self.recorder, views.pairs());
+        views.extras.finish(r, views.results, pairs, width)?;
         let sums = CombineViews {
             rows: views.results,
             places: None,

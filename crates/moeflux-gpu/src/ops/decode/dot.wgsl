@@ -60,6 +60,9 @@ fn add_fetched${F}(
     var low = vec4(0.0);
     var high = vec4(0.0);
     var total = 0.0;
+//#if SPLIT_BIAS
+    var low_total = 0.0;
+//#endif
 //#each J EIGHT
     let v${J} = x_at${F}(x + ${J}u);
 //#if BITS_IS_8
@@ -81,7 +84,10 @@ fn add_fetched${F}(
     quads${J} |=
         ((run.words[4u + ${J}u / 4u] >> vec4(${J}u % 4u * 2u)) & vec4(0x03030303u)) << vec4(4u);
 //#endif
-//#if IS_Q6K
+//#if LEVELS
+    quads${J} = levels_of${F}(quads${J});
+//#endif
+//#if SPLIT
     if ${J}u < 4u {
         low = four_rows${F}(quads${J}, v${J}, low);
     } else {
@@ -90,14 +96,24 @@ fn add_fetched${F}(
 //#else
     low = four_rows${F}(quads${J}, v${J}, low);
 //#endif
+//#if SPLIT_BIAS
+    if ${J}u == 4u {
+        low_total = total;
+        total = 0.0;
+    }
+//#endif
     total += (v${J}.x + v${J}.y) + (v${J}.z + v${J}.w);
 //#end
     let maps = run_maps${F}(run, place, cols, tile, q, unit);
-//#if IS_Q6K
+//#if SPLIT
     var result = fma(maps.high, high, sum);
     result = fma(maps.low, low, result);
 //#else
     var result = fma(maps.low, low, sum);
+//#endif
+//#if SPLIT_BIAS
+    result = fma(maps.high_bias, vec4(total), result);
+    total = low_total;
 //#endif
 //#if BIASED
     result = fma(maps.bias, vec4(total), result);
