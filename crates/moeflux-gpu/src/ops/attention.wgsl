@@ -33,7 +33,11 @@ const VALUE_GROUPS: u32 = min(THREADS / UNITS, ROWS);
 const VALUE_ROWS: u32 = (ROWS + VALUE_GROUPS - 1u) / VALUE_GROUPS;
 const SUMS: u32 = VALUE_ROWS * QUADS;
 // Units that a thread has on their way at once.
+//#if SPLIT
+const BATCH: u32 = 16u;
+//#else
 const BATCH: u32 = 8u;
+//#endif
 // Least finite number: what is less than every score that counts.
 const LEAST: f32 = -3.4028234e38;
 

@@ -19,6 +19,8 @@ use moeflux::weights::Weights;
 pub(super) enum Item {
     /// An operation by itself, by its place in the graph.
     Op(usize),
+    /// A router whose choices its experts can make themselves, by its place in the graph.
+    Choice(usize),
     Products(Products),
     Heads(Heads),
     Delta(Delta),
@@ -83,6 +85,8 @@ pub(super) struct Delta {
 #[derive(Debug)]
 pub(super) struct Experts {
     pub op: usize,
+    /// The router that chooses them, if nobody else needs to know before them.
+    pub router: Option<usize>,
     pub source: Source,
     pub shared: Option<Shared>,
     pub added: Option<BufferId>,
@@ -111,7 +115,7 @@ impl Plan {
         let mut sets = Vec::new();
         for item in &items {
             match item {
-                Item::Op(op) => match &graph.ops[*op] {
+                Item::Op(op) | Item::Choice(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
                     op @ (moeflux::graph::Op::Router { .. }
                     | moeflux::graph::Op::GroupedRouter { .. }) => sets.push(op.writes()),
