@@ -72,8 +72,14 @@ fn params(
     kv: KvShape,
     rows: usize,
     (is_split, has_sinks): (bool, bool),
-) -> [Param; 8] {
+) -> [Param; 13] {
+    let groups = (THREADS / kv.units()).clamp(1, rows);
     [
+        ("UNIT", kv.unit() as u32),
+        ("HALVES", kv.unit() as u32 / 4),
+        ("SCORE_ROWS", rows.div_ceil(2) as u32),
+        ("VALUE_ROWS", rows.div_ceil(groups) as u32),
+        ("BATCH", if is_split { 16 } else { 8 }),
         ("HEADS", shape.heads as u32),
         ("KV_HEADS", shape.kv_heads as u32),
         ("DIM", shape.head_dim as u32),
