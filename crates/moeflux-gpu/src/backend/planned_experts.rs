@@ -10,8 +10,8 @@ use super::decode::{Work, input};
 use super::experts::choices;
 use super::plan::Experts;
 use super::{GpuBackend, wrong_op};
-use crate::ops::{ExpertSlots, RouterShape};
 use crate::ops::decode::{self, Choose, ExpertAct, ExpertSum, SharedExpert};
+use crate::ops::{ExpertSlots, RouterShape};
 use crate::{Gpu, GpuError, View};
 
 /// Tokens that are computed together, and the experts that they need.

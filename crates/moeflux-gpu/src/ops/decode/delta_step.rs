@@ -62,7 +62,10 @@ fn params(shape: &DeltaShape, taps: usize) -> Vec<Param> {
         // Counts of what is written out: inputs kept, channels of a key that a thread has, four
         // elements of its part of a key.
         ("HISTORY", taps as u32 - 1),
-        ("PER", shape.key_dim.next_multiple_of(16).div_ceil(THREADS) as u32),
+        (
+            "PER",
+            shape.key_dim.next_multiple_of(16).div_ceil(THREADS) as u32,
+        ),
         ("QUADS", shape.key_dim.div_ceil(16) as u32),
         ("FOUR", 4),
         ("TILED", u32::from(shape.head_order == HeadOrder::Tiled)),

@@ -122,7 +122,12 @@ pub fn expert_act(r: &mut Recorder, a: &ExpertAct<'_>) -> Result<(), GpuError> {
     let mut chooser = None;
     if let Some(choose) = &a.choose {
         let ids = &a.experts.ids;
-        choice::check(name, (&choose.logits, ids, &choose.weights), choose.shape, tokens)?;
+        choice::check(
+            name,
+            (&choose.logits, ids, &choose.weights),
+            choose.shape,
+            tokens,
+        )?;
         chooser = choice::chooser_params(r.gpu(), choose.shape);
         if chooser.is_none() || choose.shape.top_k != a.top_k {
             let problem = format!("{name}: a choice of shape {:?}", choose.shape);

@@ -97,8 +97,9 @@ impl Kind {
             Kind::Plain => {}
             Kind::Norm => params.extend([("SQUARES", 1), ("HAS_NORM", 1)]),
             Kind::GatedNorm(len) => {
-                let head = ("HEAD", len as u32);
-                params.extend([("GATED_NORM", 1), ("HAS_NORM", 1), ("HAS_GATE", 1), head]);
+                let parts = if len.is_multiple_of(32) { 8 } else { 1 };
+                params.extend([("GATED_NORM", 1), ("HAS_NORM", 1), ("HAS_GATE", 1)]);
+                params.extend([("HEAD", len as u32), ("HEAD_PARTS", parts)]);
             }
             Kind::SigmoidMul(pairs) => {
                 let pairs = ("PAIRS", pairs as u32);

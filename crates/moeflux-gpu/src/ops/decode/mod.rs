@@ -59,7 +59,13 @@ fn ahead(form: &Form, staged: usize, threads: u32) -> u32 {
     /// 16-byte words.
     const ROOM: usize = 16;
     let words = match form.rounding() {
-        Some(_) => 2 + form.params().iter().find(|p| p.0 == "BITS").map_or(8, |p| p.1 as usize),
+        Some(_) => {
+            2 + form
+                .params()
+                .iter()
+                .find(|p| p.0 == "BITS")
+                .map_or(8, |p| p.1 as usize)
+        }
         None => 4,
     };
     let own = staged.div_ceil(form.span()).div_ceil(threads as usize / 4);

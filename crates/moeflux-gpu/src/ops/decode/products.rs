@@ -49,7 +49,10 @@ fn params(segments: &[Segment], input: Kind, is_added: bool) -> Vec<Param> {
     let form = &segments[0].form;
     let mut params = form.params();
     let second = segments.iter().find(|s| s.form.elements != form.elements);
-    let threads = threads(segments.iter().map(|s| runs(&s.form)).max().unwrap_or(1), 64);
+    let threads = threads(
+        segments.iter().map(|s| runs(&s.form)).max().unwrap_or(1),
+        64,
+    );
     let staged = input.staged(form.cols);
     let mut mask = 0;
     if let Some(second) = second {

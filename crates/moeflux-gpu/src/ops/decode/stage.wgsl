@@ -8,7 +8,7 @@ var<workgroup> staged: array<vec4<f32>, STAGED4 + STAGED4 / 8u>;
 //#if GATED_NORM
 const HEAD4 = ${HEAD}u / 4u;
 // Sums of squares of a head are made in parts.
-const HEAD_PARTS = select(1u, 8u, HEAD4 % 8u == 0u);
+const HEAD_PARTS = ${HEAD_PARTS}u;
 const HEAD_PART = HEAD4 / HEAD_PARTS;
 var<workgroup> head_squares: array<f32, STAGED4>;
 var<workgroup> head_parts: array<f32, STAGED4 / HEAD_PART>;
