@@ -127,13 +127,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var t = 0u; t < im.tokens; t++) {
         let row = im.first_row + t;
         let gate = row * VALUE_HEADS + head;
-        let from = im.qkv + row * WIDTH;
+        let inputs = im.qkv + row * WIDTH;
         let a = x[im.a + gate];
         let b = x[im.b + gate];
-        values = with_input(values, x[from + value_channel]);
+        values = with_input(values, x[inputs + value_channel]);
 //#each I PER
-        queries${I} = with_input(queries${I}, x[from + query_channel + own${I}]);
-        keys${I} = with_input(keys${I}, x[from + key_channel + own${I}]);
+        queries${I} = with_input(queries${I}, x[inputs + query_channel + own${I}]);
+        keys${I} = with_input(keys${I}, x[inputs + key_channel + own${I}]);
 //#end
         workgroupBarrier();
         var own = vec2(0.0);
