@@ -11,7 +11,7 @@ use moeflux_kernels::{Matrix, ThreadPool};
 use wgpu::BufferViewMut;
 
 use crate::matrix::Form;
-use crate::{DeviceBuffer, Gpu, GpuError, Recorder};
+use crate::{DeviceBuffer, GpuError, Recorder};
 
 /// Threads that fill mapped memory: more do not make it faster.
 const THREADS: usize = 8;
