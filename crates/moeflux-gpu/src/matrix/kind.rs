@@ -86,9 +86,10 @@ pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
 }
 
 /// Names of a form's parameters, and of a second form's.
-const SECOND_NAMES: [(&str, &str); 40] = [
-    ("BITS", "BBITS"),
+const SECOND_NAMES: [(&str, &str); 41] = [
+    ("PLANES", "BPLANES"),
     ("EIGHT", "BEIGHT"),
+    ("NIBBLES", "BNIBBLES"),
     ("FOUR", "BFOUR"),
     ("IS_F32", "BIS_F32"),
     ("IS_F16", "BIS_F16"),
@@ -172,8 +173,9 @@ fn coded_params(coding: Coding) -> Vec<Param> {
         ("CODED", 1),
         ("SPAN", UNIT as u32),
         // Counts of what is written out.
-        ("BITS", bits),
+        ("PLANES", bits),
         ("EIGHT", 8),
+        ("NIBBLES", u32::from(bits == 4 && kind.levels.is_none())),
         ("BITS_IS_3", u32::from(bits == 3)),
         ("BITS_IS_5", u32::from(bits == 5)),
         ("BITS_IS_6", u32::from(bits == 6)),

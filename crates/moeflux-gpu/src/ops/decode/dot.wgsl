@@ -11,7 +11,7 @@ fn dot_onto(w: vec4<f32>, v: vec4<f32>, sum: f32) -> f32 {
 // What a run has in memory, which may be asked for long before it is used.
 //#if CODED
 struct Run${F} {
-    words: array<vec4<u32>, ${BITS}u>,
+    words: array<vec4<u32>, ${PLANES}u>,
 //#if IS_AFFINE
     scales: vec4<u32>,
     biases: vec4<u32>,
@@ -21,7 +21,7 @@ struct Run${F} {
 fn fetch_run${F}(place: Place, cols: u32, rows: u32, tile: u32, q: u32, unit: u32) -> Run${F} {
     var run: Run${F};
     let at = words_of${F}(block_of${F}(place, cols, tile, unit), unit) + q;
-//#each I BITS
+//#each I PLANES
     run.words[${I}] = ${M}[at + ${I}u * 4u];
 //#end
 //#if IS_AFFINE
@@ -53,6 +53,29 @@ fn four_rows${F}(quads: vec4<u32>, v: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
     );
 }
 
+//#if NIBBLES
+// The lower or the upper four bits of a word's bytes, those of odd bytes 256 times as large, upper
+// ones 16 times: where they lie among the last bits of 2^23.
+fn nibbles${F}(word: u32, shift: u32) -> vec4<f32> {
+    const ZEROS = vec4(1.0, 256.0, 1.0, 256.0) * ${ZERO}.0;
+    let words = vec4(word, word, word >> 16u, word >> 16u);
+    let bits = words & (vec4(0xfu, 0xf00u, 0xfu, 0xf00u) << vec4(shift));
+    let size = select(1.0, 16.0, shift == 4u);
+    return bitcast<vec4<f32>>(bits | vec4(0x4b000000u)) - (ZEROS * size + vec4(8388608.0));
+}
+
+fn four_nibbles${F}(words: vec4<u32>, shift: u32, v: vec4<f32>, sum: vec4<f32>) -> vec4<f32> {
+    let size = select(1.0, 0.0625, shift == 4u);
+    let scaled = v * (vec4(1.0, 0.00390625, 1.0, 0.00390625) * size);
+    return vec4(
+        dot_onto(nibbles${F}(words.x, shift), scaled, sum.x),
+        dot_onto(nibbles${F}(words.y, shift), scaled, sum.y),
+        dot_onto(nibbles${F}(words.z, shift), scaled, sum.z),
+        dot_onto(nibbles${F}(words.w, shift), scaled, sum.w),
+    );
+}
+//#endif
+
 fn add_fetched${F}(
     run: Run${F}, place: Place, cols: u32, rows: u32, tile: u32, q: u32, unit: u32, x: u32,
     sum: vec4<f32>,
@@ -68,6 +91,9 @@ fn add_fetched${F}(
 //#if BITS_IS_8
     let quads${J} = run.words[${J}];
 //#endif
+//#if NIBBLES
+    low = four_nibbles${F}(run.words[${J}u % 4u], ${J}u / 4u * 4u, v${J}, low);
+//#else
 //#if HAS_FOUR
     var quads${J} = (run.words[${J}u % 4u] >> vec4(${J}u / 4u * 4u)) & vec4(0x0f0f0f0fu);
 //#endif
@@ -95,6 +121,7 @@ fn add_fetched${F}(
     }
 //#else
     low = four_rows${F}(quads${J}, v${J}, low);
+//#endif
 //#endif
 //#if SPLIT_BIAS
     if ${J}u == 4u {

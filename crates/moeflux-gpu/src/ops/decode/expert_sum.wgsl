@@ -65,13 +65,16 @@ fn shared_run(run: u32, tile: u32, q: u32) -> RunB {
     return fetch_runB(im.shared_place, im.shared_cols, im.rows, tile, q, run);
 }
 
+fn shared_activation(token: u32, k4: u32) -> vec4<f32> {
+    let at = token * (im.shared_cols / 4u) + k4;
+    let g = shared_in[im.gates + at];
+    let s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+    return g * s * shared_in[im.ups + at];
+}
+
 fn stage_shared(token: u32, first: u32, thread: u32) {
-    let start = token * (im.shared_cols / 4u) + first;
     for (var i = thread; i < min(STAGED4, im.shared_cols / 4u - first); i += THREADS) {
-        let g = shared_in[im.gates + start + i];
-        let u = shared_in[im.ups + start + i];
-        let s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
-        staged[i + i / 8u] = g * s * u;
+        staged[i + i / 8u] = shared_activation(token, first + i);
     }
 }
 //#endif
@@ -96,7 +99,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let gate_at = im.scales + token;
     let shared_gate = shared_in[gate_at / 4u][gate_at % 4u];
 //#endif
-    stage_shared(token, 0u, thread);
 //#endif
     // Places of the choices in ascending expert id.
 //#each I TOP_K
@@ -129,6 +131,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let run${K} =
             fetch_run(at${K}, im.cols, im.rows, tile, q, min(lane, RUNS - 1u));
 //#end
+//#if SHARED
+        if t == 0u { stage_shared(token, 0u, thread); }
+//#endif
 //#each K AHEAD
         if is_there${K} {
             let x = choice${K} * (im.cols / 4u);

@@ -63,7 +63,7 @@ fn ahead(form: &Form, staged: usize, threads: u32) -> u32 {
             2 + form
                 .params()
                 .iter()
-                .find(|p| p.0 == "BITS")
+                .find(|p| p.0 == "PLANES")
                 .map_or(8, |p| p.1 as usize)
         }
         None => 4,
