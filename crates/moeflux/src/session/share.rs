@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use moeflux_kernels::{Counted, KV_PAGE_TOKENS, KvPage};
 
-use super::checkpoint::{Checkpoint, Saved};
+use super::checkpoint::{Checkpoint, save_pages, saved_page_bytes};
 use super::state::LayerState;
 use super::{Session, SessionShape, forgets};
 use crate::Error;
@@ -65,16 +65,29 @@ impl KeyValues {
         self.bytes
     }
 
+    /// Keys and values of those of `positions` that are here, in the same pages.
+    #[must_use]
+    pub fn part(&self, positions: Range<usize>) -> KeyValues {
+        let end = positions.end.min(self.positions.end);
+        let positions = positions.start.max(self.positions.start).min(end)..end;
+        let wanted = pages_of(&positions);
+        let before = wanted.start.saturating_sub(pages_of(&self.positions).start);
+        let layer = |pages: &Vec<KvPage>| -> Vec<KvPage> {
+            let pages = pages.iter().skip(before).take(wanted.len());
+            pages.cloned().collect()
+        };
+        KeyValues::new(
+            &self.shape,
+            positions,
+            self.pages.iter().map(layer).collect(),
+        )
+    }
+
     /// Bytes that [`KeyValues::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let layers = self
-            .pages
-            .iter()
-            .flat_map(|pages| pages_of(&self.positions).zip(pages));
-        let bytes = |(index, page): (usize, &KvPage)| {
-            page.saved_bytes(self.positions.end - index * KV_PAGE_TOKENS) as u64
-        };
-        layers.map(bytes).sum()
+        let (first, end) = (pages_of(&self.positions).start, self.positions.end);
+        let bytes = |pages: &Vec<KvPage>| saved_page_bytes(pages, first, end);
+        self.pages.iter().map(bytes).sum()
     }
 
     /// Writes it, for [`Engine::read_key_values`](crate::Engine::read_key_values).
@@ -84,11 +97,10 @@ impl KeyValues {
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut buffer = Vec::new();
         for pages in &self.pages {
-            for (index, page) in pages_of(&self.positions).zip(pages) {
-                buffer.clear();
-                page.save(self.positions.end - index * KV_PAGE_TOKENS, &mut buffer);
-                out.write_all(&buffer)?;
-            }
+            buffer.clear();
+            let first = pages_of(&self.positions).start;
+            save_pages(pages, first, self.positions.end, &mut buffer);
+            out.write_all(&buffer)?;
         }
         Ok(())
     }
@@ -136,22 +148,10 @@ impl RecurrentState {
 
     /// Bytes that [`RecurrentState::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let position = self.state.position;
-        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
-        let windows = forgetful
-            .zip(&self.state.saved)
-            .map(|(decl, saved)| match saved {
-                Saved::Recurrent(_) => 0,
-                Saved::Window(pages) => {
-                    let numbered = (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages);
-                    let bytes = |(index, page): (usize, &KvPage)| {
-                        page.saved_bytes(position - index * KV_PAGE_TOKENS)
-                    };
-                    numbered.map(bytes).sum::<usize>() as u64
-                }
-            });
         let place = if has_windows(&self.shape) { 8 } else { 0 };
-        place + self.state.bytes() + windows.sum::<u64>()
+        let states = self.state.states(&self.shape);
+        let bytes = states.map(|(decl, saved)| saved.saved_bytes(decl, self.state.position));
+        place + bytes.sum::<u64>()
     }
 
     /// Writes it, for [`Engine::read_recurrent_state`](crate::Engine::read_recurrent_state).
@@ -164,25 +164,10 @@ impl RecurrentState {
         if has_windows(&self.shape) {
             out.write_all(&(position as u64).to_le_bytes())?;
         }
-        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
-        for (decl, saved) in forgetful.zip(&self.state.saved) {
-            match saved {
-                Saved::Recurrent(values) => {
-                    for values in values.chunks(CHUNK) {
-                        buffer.clear();
-                        buffer.extend(values.iter().flat_map(|x| x.to_le_bytes()));
-                        out.write_all(&buffer)?;
-                    }
-                }
-                Saved::Window(pages) => {
-                    for (index, page) in (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages)
-                    {
-                        buffer.clear();
-                        page.save(position - index * KV_PAGE_TOKENS, &mut buffer);
-                        out.write_all(&buffer)?;
-                    }
-                }
-            }
+        for (decl, saved) in self.state.states(&self.shape) {
+            buffer.clear();
+            saved.save(decl, position, &mut buffer);
+            out.write_all(&buffer)?;
         }
         Ok(())
     }
@@ -202,17 +187,8 @@ impl RecurrentState {
                 "state of a position beyond the context",
             ));
         }
-        let mut saved = Vec::new();
-        for decl in &shape.states {
-            match decl {
-                StateDecl::Recurrent { len } => saved.push(Saved::Recurrent(floats(*len, input)?)),
-                StateDecl::KeyValue { .. } if decl.has_window() => {
-                    saved.push(Saved::Window(window(shape, decl, position, input)?));
-                }
-                StateDecl::KeyValue { .. } => {}
-            }
-        }
-        Ok(RecurrentState::new(shape, Checkpoint { position, saved }))
+        let state = Checkpoint::load(position, shape, input)?;
+        Ok(RecurrentState::new(shape, state))
     }
 }
 
@@ -220,43 +196,6 @@ impl RecurrentState {
 fn has_windows(shape: &SessionShape) -> bool {
     shape.states.iter().any(StateDecl::has_window)
 }
-
-fn floats(len: usize, input: &mut dyn Read) -> std::io::Result<Vec<f32>> {
-    let (mut buffer, mut values) = (Vec::new(), Vec::with_capacity(len));
-    while values.len() < len {
-        buffer.resize(CHUNK.min(len - values.len()) * 4, 0);
-        input.read_exact(&mut buffer)?;
-        let read = buffer.as_chunks::<4>().0.iter();
-        values.extend(read.map(|b| f32::from_le_bytes(*b)));
-    }
-    Ok(values)
-}
-
-/// The pages that a window shows at `position`.
-fn window(
-    shape: &SessionShape,
-    decl: &StateDecl,
-    position: usize,
-    input: &mut dyn Read,
-) -> std::io::Result<Vec<KvPage>> {
-    let mut state = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
-    let LayerState::KeyValue(cache) = &mut state else {
-        return Ok(Vec::new());
-    };
-    cache.restore(position, Vec::new());
-    cache.reserve(0, position);
-    let mut buffer = Vec::new();
-    for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
-        let held = position - index * KV_PAGE_TOKENS;
-        buffer.resize(page.saved_bytes(held), 0);
-        input.read_exact(&mut buffer)?;
-        page.load(held, &buffer).map_err(std::io::Error::other)?;
-    }
-    Ok(cache.pages().to_vec())
-}
-
-/// Values that are turned into bytes at a time.
-const CHUNK: usize = 1 << 14;
 
 impl Session {
     /// Keys and values of `positions`, shared with this session; those behind the session's end are
@@ -326,7 +265,7 @@ impl Session {
         if recurrent.is_some_and(other) {
             return Err(gap(end, tokens.len()));
         }
-        let mut saved = recurrent.iter().flat_map(|r| r.state.saved.clone());
+        let mut saved = recurrent.into_iter().flat_map(|r| &r.state.saved);
         let mut layer = 0;
         for state in &mut session.states {
             match state {
