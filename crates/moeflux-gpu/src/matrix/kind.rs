@@ -174,6 +174,7 @@ fn coded_params(coding: Coding) -> Vec<Param> {
         ("SPAN", UNIT as u32),
         // Counts of what is written out.
         ("PLANES", bits),
+        ("FOUR", 4),
         ("EIGHT", 8),
         ("NIBBLES", u32::from(bits == 4 && kind.levels.is_none())),
         ("BITS_IS_3", u32::from(bits == 3)),

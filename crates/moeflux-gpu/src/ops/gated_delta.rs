@@ -41,7 +41,7 @@ pub struct DeltaViews<'a> {
 }
 
 /// `lanes`: sums over neighbouring threads within a subgroup.
-fn params(shape: DeltaShape, lanes: bool) -> [Param; 14] {
+fn params(shape: DeltaShape, lanes: bool) -> [Param; 13] {
     // What a block of tokens needs fits in the workgroup's memory.
     let quads = (shape.key_dim as u32).div_ceil(4 * PARTS);
     let is_keyed = shape.decay != Decay::Head;
@@ -63,23 +63,14 @@ fn params(shape: DeltaShape, lanes: bool) -> [Param; 14] {
         ("FOUR", 4),
         ("LANES", u32::from(lanes)),
         ("KEYED", u32::from(is_keyed)),
-        ("BOUNDED", u32::from(floor(shape).is_some())),
     ]
-}
-
-/// The logarithm of the smallest decay, where it is bounded.
-fn floor(shape: DeltaShape) -> Option<f32> {
-    match shape.decay {
-        Decay::KeyBounded { floor } => Some(floor),
-        Decay::Head | Decay::Key => None,
-    }
 }
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
         for (key_dim, value_dim) in [(128, 128), (64, 128), (6, 10), (256, 256)] {
-            for decay in [Decay::Head, Decay::Key, Decay::KeyBounded { floor: -5.0 }] {
+            for decay in [Decay::Head, Decay::Key] {
                 let shape = DeltaShape {
                     key_heads: 16,
                     value_heads: 32,
@@ -165,11 +156,7 @@ pub fn gated_delta_by(
         views: &[
             v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out,
         ],
-        immediates: &[
-            span.first_row as u32,
-            span.len as u32,
-            floor(shape).unwrap_or_default().to_bits(),
-        ],
+        immediates: &[span.first_row as u32, span.len as u32],
         groups: [value_dim.div_ceil(COLUMNS) as u32, value_heads as u32, 1],
     })
 }

@@ -21,8 +21,6 @@ const L2_EPS: f32 = 1e-6;
 struct Sizes {
     first_row: u32,
     tokens: u32,
-    // With BOUNDED: the logarithm of the smallest decay.
-    floor: f32,
 }
 
 var<immediate> sizes: Sizes;
@@ -127,11 +125,7 @@ fn put_block(loaded: Loaded, head: u32, thread: u32) {
 
 //#if KEYED
 fn decay_of(rate: f32, x: f32) -> f32 {
-//#if BOUNDED
-    return exp_of(sizes.floor * sigmoid(rate * x));
-//#else
     return exp_of(-(rate * softplus(x)));
-//#endif
 }
 
 // Decays of the tokens of a block; tokens past the last have its.

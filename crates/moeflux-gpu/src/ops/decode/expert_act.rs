@@ -61,9 +61,11 @@ fn params(form: &Form, input: Kind, is_noted: bool, chooser: Option<Vec<Param>>)
     let mut params = form.params();
     params.extend(input.params(form.cols, threads));
     let besides = 5 + input.besides() as u32;
+    let (ahead, more) = ahead(form, input.staged(form.cols), threads);
     params.extend([
         ("THREADS", threads),
-        ("AHEAD", ahead(form, input.staged(form.cols), threads)),
+        ("AHEAD", ahead),
+        ("MORE", more),
         ("NOTED", u32::from(is_noted) * besides),
     ]);
     if let Some(chooser) = chooser {

@@ -72,8 +72,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let count = min(STAGED4, cols4 - first);
         let part = first / (${SPAN}u / 4u);
         let runs = count / (${SPAN}u / 4u);
-        let gates = fetch_ahead(gate_place, im.cols, im.rows, tile, thread, part, runs);
-        let ups = fetch_ahead(up_place, im.cols, im.rows, tile, thread, part, runs);
+        var gates = fetch_ahead(gate_place, im.cols, im.rows, tile, thread, part, runs);
+        var ups = fetch_ahead(up_place, im.cols, im.rows, tile, thread, part, runs);
         workgroupBarrier();
         if first == 0u {
             squares += stage(inputs, count, im.eps, thread);
@@ -82,8 +82,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             squares += stage(others, count, im.eps, thread);
         }
         workgroupBarrier();
-        gated = add_ahead(gates, gate_place, im.cols, im.rows, tile, thread, part, runs, gated);
-        upped = add_ahead(ups, up_place, im.cols, im.rows, tile, thread, part, runs, upped);
+        for (var run = thread / 4u; run < runs; run += LANES) {
+            // Gate and up by turns, in one piece of code.
+            for (var turn = 0u; turn < min(im.cols, 2u); turn++) {
+                var place = gate_place;
+                if turn == 1u { place = up_place; }
+                let ahead = gates;
+                let sum = add_fetched(ahead.runs[0], place, im.cols, im.rows, tile, thread % 4u,
+                    part + run, staged_at(run * (${SPAN}u / 4u)), gated);
+                gated = upped;
+                upped = sum;
+                gates = ups;
+                ups = next_ahead(ahead, place, im.cols, im.rows, tile, thread, part, runs, run);
+            }
+        }
     }
     partial[thread] = gated;
     partial[THREADS + thread] = upped;

@@ -134,21 +134,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#if SHARED
         if t == 0u { stage_shared(token, 0u, thread); }
 //#endif
-//#each K AHEAD
-        if is_there${K} {
-            let x = choice${K} * (im.cols / 4u);
-            var product = vec4(0.0);
-            if lane < RUNS {
-                product = add_fetched(run${K}, at${K}, im.cols, im.rows, tile, q, lane,
-                    x + lane * per_run, product);
+        var run = run0;
+        var slot = at0;
+        var choice = choice0;
+        var share = share0;
+        var is_there = is_there0;
+        // By turns, in one piece of code.
+        for (var turn = 0u; turn < min(im.cols, ${AHEAD}u); turn++) {
+            if is_there {
+                let x = choice * (im.cols / 4u);
+                var product = vec4(0.0);
+                if lane < RUNS {
+                    product = add_fetched(run, slot, im.cols, im.rows, tile, q, lane,
+                        x + lane * per_run, product);
+                }
+//#if MORE
+                for (var other = lane + LANES; other < RUNS; other += LANES) {
+                    product = add_run(slot, im.cols, im.rows, tile, q, other,
+                        x + other * per_run, product);
+                }
+//#endif
+                sum = fma(vec4(share), product, sum);
             }
-            for (var run = lane + LANES; run < RUNS; run += LANES) {
-                product = add_run(at${K}, im.cols, im.rows, tile, q, run, x + run * per_run,
-                    product);
-            }
-            sum = fma(vec4(share${K}), product, sum);
+//#if TWO
+            run = run1;
+            slot = at1;
+            choice = choice1;
+            share = share1;
+            is_there = is_there1;
+//#endif
         }
-//#end
     }
 //#if SHARED
     workgroupBarrier();
@@ -157,6 +172,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         product = add_fetchedB(shared_first, im.shared_place, im.shared_cols, im.rows, tile, q,
             thread / 4u, thread / 4u * (${BSPAN}u / 4u), product);
     }
+//#if SHARED_MORE
     for (var first = 0u; first < im.shared_cols / 4u; first += STAGED4) {
         if first > 0u {
             workgroupBarrier();
@@ -172,6 +188,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 first / per_run + run, run * per_run, product);
         }
     }
+//#endif
 //#if SHARED_GATE
     sum = fma(vec4(sigmoid(shared_gate)), product, sum);
 //#else

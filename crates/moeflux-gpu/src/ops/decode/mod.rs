@@ -53,21 +53,14 @@ fn runs(form: &Form) -> usize {
     form.cols.div_ceil(form.span())
 }
 
-/// Runs that a thread of `threads` asks for before the vector of `staged` elements is there: few
-/// enough for its registers.
-fn ahead(form: &Form, staged: usize, threads: u32) -> u32 {
+/// Runs that a thread of `threads` asks for before the vector of `staged` elements is there, few
+/// enough for its registers, and whether it has more.
+fn ahead(form: &Form, staged: usize, threads: u32) -> (u32, u32) {
     /// 16-byte words.
     const ROOM: usize = 16;
-    let words = match form.rounding() {
-        Some(_) => {
-            2 + form
-                .params()
-                .iter()
-                .find(|p| p.0 == "PLANES")
-                .map_or(8, |p| p.1 as usize)
-        }
-        None => 4,
-    };
+    let planes = form.params().into_iter().find(|p| p.0 == "PLANES");
+    let words = planes.map_or(4, |(_, planes)| 2 + planes as usize);
     let own = staged.div_ceil(form.span()).div_ceil(threads as usize / 4);
-    own.clamp(1, (ROOM / words).max(1)) as u32
+    let ahead = own.clamp(1, (ROOM / words).max(1));
+    (ahead as u32, u32::from(own > ahead))
 }

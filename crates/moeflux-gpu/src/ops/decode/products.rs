@@ -57,7 +57,8 @@ fn params(segments: &[Segment], input: Kind, is_added: bool) -> Vec<Param> {
     let mut mask = 0;
     if let Some(second) = second {
         params.extend(second.form.second_params());
-        params.push(("BAHEAD", ahead(&second.form, staged, threads)));
+        let (ahead, more) = ahead(&second.form, staged, threads);
+        params.extend([("BAHEAD", ahead), ("BMORE", more)]);
         for (at, segment) in segments.iter().enumerate() {
             mask |= u32::from(segment.form.elements != form.elements) << at;
         }
@@ -70,10 +71,12 @@ fn params(segments: &[Segment], input: Kind, is_added: bool) -> Vec<Param> {
     };
     let added = u32::from(is_added) * (3 + input.besides() as u32);
     params.extend(input.params(form.cols, threads));
+    let (ahead, more) = ahead(form, staged, threads);
     params.extend([
         ("SECOND", mask),
         ("THREADS", threads),
-        ("AHEAD", ahead(form, staged, threads)),
+        ("AHEAD", ahead),
+        ("MORE", more),
         ("SEGMENTS", segments.len() as u32),
         ("TILES", turns as u32),
         ("ADDED", added),
