@@ -30,7 +30,7 @@ const THREADS: usize = 128;
 /// Pairs of a query and a head in a tile, at most.
 const MAX_ROWS: usize = 16;
 /// The same where chunks have workgroups of their own: more of them wait for memory at once.
-const SPLIT_ROWS: usize = 4;
+const SPLIT_ROWS: usize = 2;
 /// Queries of the longest span that is cut into chunks.
 const SPLIT_QUERIES: usize = 16;
 /// Blocks of a chunk.

@@ -11,7 +11,12 @@ fn dot_onto(w: vec4<f32>, v: vec4<f32>, sum: f32) -> f32 {
 // What a run has in memory, which may be asked for long before it is used.
 //#if CODED
 struct Run${F} {
+//#if BITS_IS_8
+    // So many words would take the registers of other threads: they are read when they are used.
+    words: u32,
+//#else
     words: array<vec4<u32>, ${PLANES}u>,
+//#endif
 //#if IS_AFFINE
     scales: vec4<u32>,
     biases: vec4<u32>,
@@ -21,9 +26,13 @@ struct Run${F} {
 fn fetch_run${F}(place: Place, cols: u32, rows: u32, tile: u32, q: u32, unit: u32) -> Run${F} {
     var run: Run${F};
     let at = words_of${F}(block_of${F}(place, cols, tile, unit), unit) + q;
+//#if BITS_IS_8
+    run.words = at;
+//#else
 //#each I PLANES
     run.words[${I}] = ${M}[at + ${I}u * 4u];
 //#end
+//#endif
 //#if IS_AFFINE
     let group = (tile * (cols / ${GROUP}u) + unit * 32u / ${GROUP}u) * 2u + (q >> 1u);
     run.scales = ${M}[place.scales + group];
@@ -103,7 +112,7 @@ fn add_fetched${F}(
 //#each J EIGHT
     let v${J} = x_at${F}(x + ${J}u);
 //#if BITS_IS_8
-    let quads${J} = run.words[${J}];
+    let quads${J} = ${M}[run.words + ${J}u * 4u];
 //#endif
 //#if HAS_FOUR
     var quads${J} = (run.words[${J}u % 4u] >> vec4(${J}u / 4u * 4u)) & vec4(0x0f0f0f0fu);

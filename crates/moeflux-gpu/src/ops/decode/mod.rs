@@ -59,7 +59,7 @@ fn ahead(form: &Form, staged: usize, threads: u32) -> (u32, u32) {
     /// 16-byte words.
     const ROOM: usize = 16;
     let planes = form.params().into_iter().find(|p| p.0 == "PLANES");
-    let words = planes.map_or(4, |(_, planes)| 2 + planes as usize);
+    let words = planes.map_or(8, |(_, planes)| 2 + planes as usize);
     let own = staged.div_ceil(form.span()).div_ceil(threads as usize / 4);
     let ahead = own.clamp(1, (ROOM / words).max(1));
     (ahead as u32, u32::from(own > ahead))

@@ -43,8 +43,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let cols4 = im.cols / 4u;
     var squares = 0.0;
     for (var turn = 0u; turn < TILES; turn++) {
-        var tile = group.x * TILES + turn;
-        if tile >= im.segments[${SEGMENTS}u - 1u].end { break; }
+        // From the last to the first: small matrices of floats, which take longest, tend to be behind.
+        let all = im.segments[${SEGMENTS}u - 1u].end;
+        if group.x * TILES + turn >= all { break; }
+        var tile = all - 1u - (group.x * TILES + turn);
         var s = 0u;
         var start = 0u;
         while tile >= im.segments[s].end {
@@ -64,34 +66,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let part = first / (${SPAN}u / 4u);
             let runs = count / (${SPAN}u / 4u);
 //#if SECOND
-            let is_second = ((${SECOND}u >> s) & 1u) == 1u;
-            let partB = first / (${BSPAN}u / 4u);
-            let runsB = count / (${BSPAN}u / 4u);
-            var ahead: Ahead;
-            var aheadB: AheadB;
-            if is_second {
-                aheadB = fetch_aheadB(
+            if ((${SECOND}u >> s) & 1u) == 1u {
+                let partB = first / (${BSPAN}u / 4u);
+                let runsB = count / (${BSPAN}u / 4u);
+                let ahead = fetch_aheadB(
                     segment.place, im.cols, segment.rows, tile, thread, partB, runsB);
-            } else {
-                ahead = fetch_ahead(
-                    segment.place, im.cols, segment.rows, tile, thread, part, runs);
+                if is_staged {
+                    workgroupBarrier();
+                    squares += stage(inputs, count, im.eps, thread);
+                    workgroupBarrier();
+                }
+                sum = add_aheadB(ahead, segment.place, im.cols, segment.rows, tile, thread,
+                    partB, runsB, sum);
+                continue;
             }
-//#else
+//#endif
             let ahead =
                 fetch_ahead(segment.place, im.cols, segment.rows, tile, thread, part, runs);
-//#endif
             if is_staged {
                 workgroupBarrier();
                 squares += stage(inputs, count, im.eps, thread);
                 workgroupBarrier();
             }
-//#if SECOND
-            if is_second {
-                sum = add_aheadB(aheadB, segment.place, im.cols, segment.rows, tile, thread,
-                    partB, runsB, sum);
-                continue;
-            }
-//#endif
             sum = add_ahead(ahead, segment.place, im.cols, segment.rows, tile, thread, part,
                 runs, sum);
         }
