@@ -27,7 +27,7 @@ mod tier;
 mod transfer;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
-pub use backend::{GpuBackend, GpuOptions};
+pub use backend::{CpuExperts, GpuBackend, GpuOptions};
 pub use device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 pub use error::GpuError;
 pub use profile::DispatchTime;

@@ -33,7 +33,13 @@ fn on_host() -> Engine {
 fn on_device(expert_bytes: Option<u64>) -> Engine {
     let gpu = common::gpu();
     let make = move || {
-        let backend = GpuBackend::new(Arc::clone(&gpu), GpuOptions { expert_bytes });
+        let backend = GpuBackend::new(
+            Arc::clone(&gpu),
+            GpuOptions {
+                expert_bytes,
+                ..GpuOptions::default()
+            },
+        );
         Ok(Box::new(backend) as Box<_>)
     };
     let options = EngineOptions {
@@ -107,17 +113,18 @@ fn logits_and_answers_are_the_hosts() {
         let found = prefill(&device, &mut device.session(), &prompt);
         let vocab = host.info().vocab_size;
         let decoded = decoded(&device, &mut device.session(), &prompt);
-        // A matrix unit rounds what prompts multiply.
-        let rounded = match common::gpu().matrix_unit() {
-            Some(_) => 1e-2,
+        let rows = decoded
+            .chunks_exact(vocab)
+            .zip(expected.chunks_exact(vocab));
+        for (decoded, expected) in rows {
+            common::close(decoded, expected, 1e-3, "logits");
+        }
+        // A matrix unit rounds what prompts multiply, so that a token may be given another expert.
+        let tolerance = match common::gpu().matrix_unit() {
+            Some(_) => 5e-2,
             None => 1e-3,
         };
-        for (found, tolerance) in [(found, rounded), (decoded, 1e-3)] {
-            let rows = found.chunks_exact(vocab).zip(expected.chunks_exact(vocab));
-            for (found, expected) in rows {
-                common::close(found, expected, tolerance, "logits");
-            }
-        }
+        common::close(&found, &expected, tolerance, "logits of a prompt");
         let answers = [&host, &device].map(|engine| answer(engine, &prompt, 24));
         assert_eq!(answers[0], answers[1], "seed {seed}");
     }

@@ -73,6 +73,17 @@ fn is_right(name: &str) {
     };
     common::close(&found, &prompt, tolerance, &format!("{name} as a prompt"));
     let mut session = device.session();
+    decoded(&device, &mut session, &tokens[..40]);
+    let bytes = session.to_bytes().expect("the device is there");
+    session.checkpoint();
+    decoded(&device, &mut session, &tokens[3..9]);
+    session.rewind(40).expect("there is a checkpoint");
+    let mut restored = device.restore(&bytes).expect("it restores");
+    for session in [&mut session, &mut restored] {
+        let rest = decoded(&device, session, &tokens[40..]);
+        assert!(rest == found[40 * vocab..], "{name}: other bits from here");
+    }
+    let mut session = device.session();
     for (token, row) in tokens.iter().zip(found.chunks_exact(vocab)).take(9) {
         let alone = decoded(&device, &mut session, &[*token]);
         assert!(alone == row, "{name}: other bits alone");

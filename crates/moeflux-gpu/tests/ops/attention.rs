@@ -6,7 +6,7 @@ use moeflux::graph::StateDecl;
 use moeflux::{KvType, RemoteState, RemoteStates};
 use moeflux_gpu::ops::{self, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
-use moeflux_gpu::{GpuError, Recorder, View};
+use moeflux_gpu::{CpuExperts, GpuError, Recorder, View};
 use moeflux_kernels::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage, reference};
 
 use crate::common::{close, poisoned, random, upload};
@@ -104,7 +104,7 @@ impl Case {
     ) -> (Vec<f32>, Vec<f32>) {
         let gpu = Arc::clone(r.gpu());
         r.forget_bindings();
-        let states = DeviceStates(gpu.clone());
+        let states = DeviceStates(gpu.clone(), CpuExperts::Off);
         let AttentionShape {
             kv_heads, head_dim, ..
         } = self.shape;
@@ -209,7 +209,7 @@ fn keys_and_values_are_kept_as_on_the_host() {
         }
         keys.extend(values);
         same(&kept, &keys, "kept keys and values");
-        let states = DeviceStates(gpu.clone());
+        let states = DeviceStates(gpu.clone(), CpuExperts::Off);
         let decl = StateDecl::key_value(2, 10);
         let mut restored = states.make(&decl, kv_type);
         restored.set(300, Some(&kept)).expect("there is memory");

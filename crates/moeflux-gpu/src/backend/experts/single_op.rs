@@ -8,13 +8,13 @@ use moeflux::weights::Weights;
 use super::super::prompt::{self, ExpertForms, Run};
 use super::super::{GpuBackend, wrong_op};
 use super::slots::NONE;
-use super::{Chosen, DeviceExperts, Layer};
+use super::{Chosen, DeviceExperts, Layer, Together};
 use crate::ops::{self, CombineViews, ExpertExtras, ExpertSlots, Pairs};
 use crate::{GpuError, Recorder, View};
 
 impl Layer {
     /// Computes what the experts give that the table on the device knows.
-    fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
+    pub(super) fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
         let n = v.n * v.top_k;
         let experts = ExpertSlots {
             slots: (&self.slots).into(),
@@ -52,15 +52,16 @@ impl Layer {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
         let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
+        let act = View::first(&act, act_bytes);
+        if v.is_rounded {
+            let places = (&gate, gate_place, up_place);
+            ops::expert_exact_swiglu(r, experts, places, (v.x, v.top_k), act)?;
+            let down = (&self.down.0, self.down.1);
+            return ops::expert_exact(r, experts, down, (act, 1), v.results);
+        }
         if gate == up && v.extras.is_plain() {
             let places = (&gate, gate_place, up_place);
-            ops::expert_swiglu(
-                r,
-                experts,
-                places,
-                (v.x, v.top_k),
-                View::first(&act, act_bytes),
-            )?;
+            ops::expert_swiglu(r, experts, places, (v.x, v.top_k), act)?;
         } else {
             let gated = r.scratch("experts: gates", act_bytes)?;
             let upped = r.scratch("experts: ups", act_bytes)?;
@@ -68,29 +69,24 @@ impl Layer {
             let x = (v.x, v.top_k);
             ops::expert_matvec(r, experts, (&gate, gate_place), x, gated)?;
             ops::expert_matvec(r, experts, (&up, up_place), x, upped)?;
-            let (pairs, act) = (v.pairs(), View::first(&act, act_bytes));
             v.extras
-                .activate(r, (gated, upped), pairs, act, gate.rows)?;
+                .activate(r, (gated, upped), v.pairs(), act, gate.rows)?;
         }
         let down = (&self.down.0, self.down.1);
-        ops::expert_matvec(
-            r,
-            experts,
-            down,
-            (View::first(&act, act_bytes), 1),
-            v.results,
-        )
+        ops::expert_matvec(r, experts, down, (act, 1), v.results)
     }
 }
 
 /// What a layer's experts work on.
-struct ExpertViews<'a> {
-    x: View<'a>,
-    ids: View<'a>,
+pub(super) struct ExpertViews<'a> {
+    pub x: View<'a>,
+    pub ids: View<'a>,
     /// `[n, top_k, hidden]`.
-    results: View<'a>,
-    n: usize,
-    top_k: usize,
+    pub results: View<'a>,
+    pub n: usize,
+    pub top_k: usize,
+    /// Whether rows that are not of prompts are rounded to 8 bits, as the processor does.
+    is_rounded: bool,
     extras: ExpertExtras<'a>,
     /// Rows that are of prompts.
     prompts: Vec<Run>,
@@ -175,6 +171,7 @@ impl GpuBackend {
             let [gate, up, down] = ids.map(|id| self.weights.known_vector(id));
             biases = Some([gate?, up?, down?]);
         }
+        let is_rounded = self.together.takes_part(&self.gpu, stage, (layer, &form))?;
         self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
         let width = pool.len(x) / n;
@@ -186,6 +183,7 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            is_rounded,
             extras: ExpertExtras {
                 glu: form.glu,
                 biases,
@@ -196,8 +194,9 @@ impl GpuBackend {
             self.buffers.view(pool, weights)?,
             self.buffers.view(pool, out)?,
         );
-        self.experts
-            .run(&mut self.recorder, layer, &views, weights, stage)?;
+        let (r, together) = (&mut self.recorder, &mut self.together);
+        let work = (layer, &views);
+        self.experts.run(r, together, work, weights, stage)?;
         let (r, pairs) = (&mut self.recorder, views.pairs());
         views.extras.finish(r, views.results, pairs, width)?;
         let sums = CombineViews {
@@ -215,14 +214,17 @@ impl DeviceExperts {
     fn run(
         &mut self,
         r: &mut Recorder,
-        layer: usize,
-        views: &ExpertViews<'_>,
+        together: &mut Together,
+        (layer, views): (usize, &ExpertViews<'_>),
         weights: View<'_>,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
         let slots = self.layer(layer)?;
         if slots.is_complete() {
             return Ok(slots.compute(r, views)?);
+        }
+        if views.is_rounded && views.prompts.is_empty() {
+            return self.run_together(together, r, (layer, views), weights, stage);
         }
         let room = slots.slots();
         let chosen = match self.take_chosen(layer) {
