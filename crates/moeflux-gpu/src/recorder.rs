@@ -318,7 +318,9 @@ impl Recorder {
         self.pass = None;
         self.work = 0;
         if self.waiting > 0 {
-            (self.waiting, self.together) = (0, TOGETHER);
+            // By half more each time: the device should not run out of work while the next are recorded.
+            let more = self.together + self.together / 2;
+            (self.waiting, self.together) = (0, more.min(TOGETHER));
         }
         let Some(encoder) = self.encoder.take() else {
             return;
