@@ -10,7 +10,7 @@ mod kind;
 use moeflux_kernels::{Coded, Coding, F8, F8_BLOCK, Matrix, MatrixData, Rounding};
 
 pub use bands::{Band, DeviceMatrix};
-pub(crate) use kind::{all_forms, forms_of_steps};
+pub(crate) use kind::all_forms;
 
 /// Rows of a tile.
 pub const TILE: usize = 16;

@@ -94,13 +94,13 @@ pub struct Recorder {
     submitter: Option<Submitter>,
 }
 
+/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
+/// submission takes them seconds.
+pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
 const TOGETHER: u32 = 64;
 /// Those of a first submission that the device waits for.
 const FIRST: u32 = 8;
-/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
-/// submission takes them seconds.
-pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 
 impl Recorder {
     /// A recorder for `gpu`.

@@ -69,23 +69,13 @@ pub(super) fn runs(coding: Coding) -> Vec<usize> {
 
 /// A form of each kind, of a tile's rows: for checking what kernels become.
 pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
-    let mut all = forms_of_steps(cols);
-    all.push(Form {
-        elements: Elements::F8,
-        ..all[0]
-    });
-    all
-}
-
-/// Those that the kernels for steps of few tokens read.
-pub(crate) fn forms_of_steps(cols: usize) -> Vec<Form> {
     use Coding::{Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
     let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
     codings.extend([4, 8].map(|bits| Coding::Centered { bits, group: 64 }));
     codings.extend([Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K]);
     codings.extend([Iq4Nl, Iq4Xs, Mxfp4]);
-    let floats = [Elements::F32, Elements::F16, Elements::Bf16];
+    let floats = [Elements::F32, Elements::F16, Elements::Bf16, Elements::F8];
     let elements = codings.into_iter().map(Elements::Coded).chain(floats);
     let form = |elements| Form {
         rows: TILE,

@@ -5,7 +5,7 @@ use super::super::{ExpertSlots, RouterShape};
 use super::choice;
 use super::input::{Input, Kind};
 use super::{ahead, runs, threads};
-use crate::matrix::{Form, Place, TILE, forms_of_steps};
+use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
@@ -81,7 +81,8 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
         top_k: 8,
         renormalize: true,
     };
-    let forms = forms_of_steps(2048).into_iter().chain(forms_of_steps(6144));
+    let forms = all_forms(2048).into_iter().chain(all_forms(6144));
+    let forms = forms.filter(super::is_readable);
     let sets = forms.flat_map(|form| {
         let chooser = choice::params(shape, 32);
         [

@@ -3,7 +3,7 @@
 use super::super::ExpertSlots;
 use super::super::check::{holds, product};
 use super::runs;
-use crate::matrix::{Form, Place, TILE, forms_of_steps};
+use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
@@ -92,10 +92,11 @@ fn params(form: &Form, top_k: usize, shared: Option<(&Form, bool)>, is_added: bo
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for (form, other) in forms_of_steps(512)
-        .iter()
-        .zip(forms_of_steps(1024).iter().rev())
-    {
+    let (mut forms, mut others) = (all_forms(512), all_forms(1024));
+    for forms in [&mut forms, &mut others] {
+        forms.retain(super::is_readable);
+    }
+    for (form, other) in forms.iter().zip(others.iter().rev()) {
         all.push(params(form, 8, Some((other, true)), true));
         all.push(params(form, 10, Some((form, false)), false));
         all.push(params(other, 2, None, true));

@@ -3,7 +3,7 @@
 use super::super::check::{holds, product};
 use super::input::{Input, Kind};
 use super::{ahead, runs, threads};
-use crate::matrix::{Form, Place, TILE, forms_of_steps};
+use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 static SHADER: Shader = Shader {
@@ -92,7 +92,8 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
         out: 0,
     };
     let mut all = Vec::new();
-    let forms = forms_of_steps(2048);
+    let mut forms = all_forms(2048);
+    forms.retain(super::is_readable);
     for (at, form) in forms.iter().enumerate() {
         let kind = Kind::ALL[at % Kind::ALL.len()];
         let second = &forms[(at + 5) % forms.len()];
@@ -105,7 +106,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
             true,
         ));
     }
-    let wide = &forms_of_steps(8192)[0];
+    let wide = &all_forms(8192)[0];
     all.extend(Kind::ALL.map(|kind| params(&[segment(wide, 16)], kind, true)));
     (&SHADER, all)
 }
