@@ -36,9 +36,15 @@ pub struct RecurrentState {
     _counted: Counted,
 }
 
-/// The pages that hold `positions`.
-fn pages_of(positions: &Range<usize>) -> Range<usize> {
-    positions.start / KV_PAGE_TOKENS..positions.end.div_ceil(KV_PAGE_TOKENS)
+/// The pages that hold what a state keeps of `positions`, each with how much it holds before their
+/// end.
+fn pages_of(
+    decl: &StateDecl,
+    positions: &Range<usize>,
+) -> impl ExactSizeIterator<Item = (usize, usize)> + use<> {
+    let (start, end) = (decl.kept(positions.start), decl.kept(positions.end));
+    let pages = start / KV_PAGE_TOKENS..end.div_ceil(KV_PAGE_TOKENS);
+    pages.map(move |page| (page, end - page * KV_PAGE_TOKENS))
 }
 
 impl KeyValues {
@@ -65,16 +71,20 @@ impl KeyValues {
         self.bytes
     }
 
+    /// All pages, each with how many positions of it are held.
+    fn held(&self) -> impl Iterator<Item = (usize, &KvPage)> {
+        let kept = self.shape.states.iter().filter(|decl| !forgets(decl));
+        let layers = kept.zip(&self.pages);
+        layers.flat_map(|(decl, pages)| {
+            let held = pages_of(decl, &self.positions).map(|(_, held)| held);
+            held.zip(pages)
+        })
+    }
+
     /// Bytes that [`KeyValues::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let layers = self
-            .pages
-            .iter()
-            .flat_map(|pages| pages_of(&self.positions).zip(pages));
-        let bytes = |(index, page): (usize, &KvPage)| {
-            page.saved_bytes(self.positions.end - index * KV_PAGE_TOKENS) as u64
-        };
-        layers.map(bytes).sum()
+        let bytes = |(held, page): (usize, &KvPage)| page.saved_bytes(held) as u64;
+        self.held().map(bytes).sum()
     }
 
     /// Writes it, for [`Engine::read_key_values`](crate::Engine::read_key_values).
@@ -83,12 +93,10 @@ impl KeyValues {
     /// Those of `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut buffer = Vec::new();
-        for pages in &self.pages {
-            for (index, page) in pages_of(&self.positions).zip(pages) {
-                buffer.clear();
-                page.save(self.positions.end - index * KV_PAGE_TOKENS, &mut buffer);
-                out.write_all(&buffer)?;
-            }
+        for (held, page) in self.held() {
+            buffer.clear();
+            page.save(held, &mut buffer);
+            out.write_all(&buffer)?;
         }
         Ok(())
     }
@@ -106,8 +114,7 @@ impl KeyValues {
                 continue;
             };
             let mut layer = Vec::new();
-            for index in pages_of(&positions) {
-                let held = positions.end - index * KV_PAGE_TOKENS;
+            for (_, held) in pages_of(decl, &positions) {
                 let mut page = cache.new_page();
                 buffer.resize(page.saved_bytes(held), 0);
                 input.read_exact(&mut buffer)?;
@@ -268,14 +275,16 @@ impl Session {
         let end = positions.end.min(self.len());
         let positions = positions.start.min(end)..end;
         let mut pages = Vec::new();
-        for state in &self.states {
+        for (state, decl) in self.states.iter().zip(&self.shape.states) {
             let home = match state {
                 LayerState::Remote(decl, _) if !forgets(decl) => self.at_home(state)?,
                 LayerState::KeyValue(cache) if cache.has_window() => continue,
                 _ => None,
             };
             if let LayerState::KeyValue(cache) = home.as_ref().unwrap_or(state) {
-                let held = cache.pages().get(pages_of(&positions));
+                let first = decl.kept(positions.start) / KV_PAGE_TOKENS;
+                let count = pages_of(decl, &positions).len();
+                let held = cache.pages().get(first..first + count);
                 let lost = || Error::Internal("a session has too few pages".to_owned());
                 pages.push(held.ok_or_else(lost)?.to_vec());
             }
@@ -332,7 +341,8 @@ impl Session {
             match state {
                 LayerState::KeyValue(cache) if !cache.has_window() => {
                     for part in parts {
-                        cache.share(part.positions.start / KV_PAGE_TOKENS, &part.pages[layer]);
+                        let first = cache.kept(part.positions.start) / KV_PAGE_TOKENS;
+                        cache.share(first, &part.pages[layer]);
                     }
                     cache.truncate(tokens.len());
                     layer += 1;

@@ -3,8 +3,8 @@
 //! Layout, little-endian: magic (8 bytes), model identity (u64), bytes of an element of keys and
 //! values (u64: 2 is f16, 4 is f32), number of tokens (u64), tokens (u32 each), then for each
 //! state in the graph's order either keys and values of the used positions
-//! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too; from
-//! the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
+//! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too, and
+//! fewer where several positions share one; from the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
 //! (u64), each its position (u64) and, of that position, the recurrent states and the pages of
 //! windows; xxh3 of all before (u64).
 
@@ -38,8 +38,8 @@ pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
         let home = session.at_home(state)?;
         match home.as_ref().unwrap_or(state) {
             LayerState::KeyValue(cache) => {
-                let first = cache.first_page(session.len());
-                write_pages(&mut out, cache.needed(session.len()), first, session.len());
+                let (first, end) = (cache.first_page(session.len()), cache.kept(session.len()));
+                write_pages(&mut out, cache.needed(session.len()), first, end);
             }
             LayerState::Recurrent(r) => write_f32(&mut out, r.current()),
             LayerState::Remote(..) => {}
@@ -69,7 +69,7 @@ fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
     }
 }
 
-/// Writes pages from the `first` on, as far as they hold positions before `end`.
+/// Writes pages from the `first` on, as far as they hold keys and values before the one at `end`.
 fn write_pages(out: &mut Vec<u8>, pages: &[KvPage], first: usize, end: usize) {
     for (index, page) in (first..).zip(pages) {
         page.save(end.saturating_sub(index * KV_PAGE_TOKENS), out);
@@ -196,8 +196,9 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
 fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
     cache.restore(positions, Vec::new());
     cache.reserve(0, positions);
+    let kept = cache.kept(positions);
     for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
-        let held = positions - index * KV_PAGE_TOKENS;
+        let held = kept - index * KV_PAGE_TOKENS;
         let bytes = reader.take(page.saved_bytes(held))?;
         page.load(held, bytes).ok()?;
     }

@@ -38,6 +38,7 @@ impl ModelFiles {
             .prefixes
             .iter()
             .find(fits)
+            .or(blueprint.prefixes.first())
             .copied()
             .unwrap_or("model.");
         Ok(ModelFiles {
@@ -133,7 +134,9 @@ impl ModelFiles {
         }
         let embedding = self.full_name("embed_tokens.weight");
         let info = self.dense.get(&embedding);
-        if let Some(info) = info.or_else(|| self.dense.get("token_embd.weight")) {
+        let others = ["token_embd.weight", "embed.weight"];
+        let other = || others.into_iter().find_map(|name| self.dense.get(name));
+        if let Some(info) = info.or_else(other) {
             let mut sample = vec![0; info.bytes.min(1 << 16) as usize];
             self.dense.read(info, 0, &mut sample)?;
             hash.update(&sample);
