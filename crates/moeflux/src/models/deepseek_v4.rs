@@ -51,11 +51,8 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         });
     }
     let last = streams.last(&mut b, x, "hc_head");
-    let head = match decoder.tied {
-        true => table,
-        false => b.matrix("head", decoder.vocab, decoder.hidden, MatrixClass::Head),
-    };
-    let logits = b.logits_of(last, decoder.vocab, head);
+    let tied = decoder.tied.then_some(table);
+    let logits = b.logits_of(last, decoder.vocab, tied, "head");
     let mut blueprint = decoder.blueprint(b, ("deepseek_v4", experts.shape.top_k), logits);
     blueprint.prefixes = &[""];
     let extra = ("mtp.".to_owned(), "multi-token prediction head");

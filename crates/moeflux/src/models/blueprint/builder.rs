@@ -277,13 +277,17 @@ impl BlueprintBuilder {
     pub fn logits(&mut self, x: BufferId, vocab: usize, tied: Option<WeightId>) -> BufferId {
         let last = self.graph.output_buffer("last hidden", self.hidden);
         self.graph.push(Op::SelectOutputs { x, out: last });
-        let head =
-            tied.unwrap_or_else(|| self.matrix("lm_head", vocab, self.hidden, MatrixClass::Head));
-        self.logits_of(last, vocab, head)
+        self.logits_of(last, vocab, tied, "lm_head")
     }
 
-    /// The same of rows that are selected already, with the projection `head`.
-    pub fn logits_of(&mut self, last: BufferId, vocab: usize, head: WeightId) -> BufferId {
+    /// The same of rows that are selected already; `head` is the projection's name.
+    pub fn logits_of(
+        &mut self,
+        last: BufferId,
+        vocab: usize,
+        tied: Option<WeightId>,
+        head: &str,
+    ) -> BufferId {
         let weight = self.vector("norm.weight", &[self.hidden], self.norm_fold);
         let normed = self.graph.output_buffer("last normed", self.hidden);
         self.graph.push(Op::RmsNorm {
@@ -292,6 +296,8 @@ impl BlueprintBuilder {
             eps: self.eps,
             out: normed,
         });
+        let head =
+            tied.unwrap_or_else(|| self.matrix(head, vocab, self.hidden, MatrixClass::Head));
         let logits = self.graph.output_buffer("logits", vocab);
         self.graph.push(Op::Matmul {
             x: normed,
