@@ -2,8 +2,10 @@
 
     speed.py prefix MODEL TOKENS [FLAGS]   time to the first token of a long system prompt: new, again,
                                            with another last message, next turn, after a restart
-    speed.py clients MODEL TOKENS [FLAGS]  tokens a second of one and of eight clients, and what lies
-                                           between steps
+    speed.py clients MODEL TOKENS [FLAGS]  tokens a second of one and of eight clients, what lies
+                                           between steps, and what is read of the disk
+    speed.py overhead MODEL TOKENS [FLAGS] what one client waits for beyond the engine's steps: for one
+                                           token, and for all; and what `bench` says
 
 MODEL is a model's folder with a tokenizer and a chat template; FLAGS go to `moeflux serve`. The binary
 is `moeflux` on the path, or what MOEFLUX says.
@@ -43,7 +45,7 @@ class Server:
         return float(re.search(rf"^moeflux_{name} (\S+)", text, re.M).group(1))
 
     def ask(self, messages, **more):
-        """Seconds to the first token, the count of tokens and the text."""
+        """Seconds to the first token's event, the count of tokens and the text."""
         body = {"messages": messages, "stream": True, "stream_options": {"include_usage": True}}
         start, first, usage, text = time.perf_counter(), None, None, ""
         with self.open("/v1/chat/completions", {**body, "logprobs": True, **more}) as lines:
@@ -101,19 +103,21 @@ def prefix(model, tokens, flags):
 
 def clients(model, tokens, flags):
     server = Server(model, [*flags, "--speculate", "off", "--prefix-cache", "0"])
-    more = {"max_tokens": tokens, "ignore_eos": True}
+    more = {"max_tokens": tokens, "ignore_eos": True, "logprobs": False}
     sums = [f"{what}_seconds_{part}" for what in ("step", "token") for part in ("sum", "count")]
 
     def run(count):
         before = [server.metric(name) for name in sums]
+        read, start = server.metric("expert_bytes_read_total"), time.perf_counter()
         ask = lambda i: server.ask([user(f"Tell me story {i} about a fox.")], seed=i, **more)
         threads = [threading.Thread(target=ask, args=(i,)) for i in range(count)]
         [thread.start() for thread in threads]
         [thread.join() for thread in threads]
         step, steps, gap, gaps = (server.metric(n) - b for n, b in zip(sums, before))
         rate = count * gaps / gap
+        read = (server.metric("expert_bytes_read_total") - read) / (time.perf_counter() - start)
         print(f"{count} clients: {rate:8.2f} tokens a second, {step / steps * 1e3:.3f} ms a step, "
-              f"{gap / gaps * 1e3:.3f} ms between tokens", flush=True)
+              f"{gap / gaps * 1e3:.3f} ms between tokens, {read * 1e-9:.2f} GB/s read", flush=True)
         return rate
 
     run(8)
@@ -123,6 +127,35 @@ def clients(model, tokens, flags):
     server.stop()
 
 
+def overhead(model, tokens, flags):
+    server = Server(model, [*flags, "--speculate", "off", "--prefix-cache", "0"])
+    question = [user("Tell me a story about a fox.")]
+
+    def beyond(count):
+        """Seconds from a request to the answer's end, those of steps and the others."""
+        before, start = server.metric("step_seconds_sum"), time.perf_counter()
+        server.ask(question, max_tokens=count, ignore_eos=True, logprobs=False)
+        end = time.perf_counter() - start
+        steps = server.metric("step_seconds_sum") - before
+        return steps, end - steps
+
+    server.ask(question, max_tokens=tokens, ignore_eos=True)
+    median = lambda values: sorted(values)[len(values) // 2]
+    first = [beyond(1)[1] for _ in range(21)]
+    print(f"one token: {median(first) * 1e3:.2f} ms beyond its step (median of 21), "
+          f"at most {max(first) * 1e3:.2f}", flush=True)
+    shares = []
+    for _ in range(5):
+        steps, more = beyond(tokens)
+        shares.append(more / steps)
+        print(f"{tokens} tokens: {steps:.3f} s of steps, {more * 1e3:.1f} ms beyond them, "
+              f"{shares[-1]:.2%}", flush=True)
+    print(f"{median(shares):.2%} beyond the steps (median of 5)", flush=True)
+    server.stop()
+    binary = os.environ.get("MOEFLUX", "moeflux")
+    subprocess.run([binary, "bench", "-m", model, "-p", "0", "-n", str(tokens)], check=True)
+
+
 if __name__ == "__main__":
     test, model, tokens, *flags = sys.argv[1:]
-    {"prefix": prefix, "clients": clients}[test](model, int(tokens), flags)
+    {"prefix": prefix, "clients": clients, "overhead": overhead}[test](model, int(tokens), flags)

@@ -68,12 +68,17 @@ impl<'m> Conversation<'m> {
 
     /// Goes on with a saved conversation.
     pub fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), Error> {
-        // A conversation with a server has no state here: it is computed with the next answer.
         self.session = match state.is_empty() {
             true => self.model.engine.session(),
             false => self.model.engine.restore(state)?,
         };
         self.talk = talk;
+        if state.is_empty() {
+            // What a server has answered is computed here with the next answer. Text and tokens may
+            // be left from before that, when the conversation had a state.
+            self.talk.text.clear();
+            self.talk.pending = None;
+        }
         Ok(())
     }
 

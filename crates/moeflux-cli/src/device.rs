@@ -98,6 +98,8 @@ fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Resu
     let limits = GpuOptions {
         expert_bytes: args.gpu_memory,
     };
+    // What devices compute with, and so what is printed and what kept state is known by.
+    options.activations = Activations::F32;
     options.backend = Some(std::sync::Arc::new(move || {
         Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));

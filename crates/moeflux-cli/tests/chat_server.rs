@@ -69,6 +69,37 @@ fn what_is_saved_goes_on_with_the_server_and_without() {
 }
 
 #[test]
+fn what_began_without_a_server_comes_back_from_one_whole() {
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let (file, url) = (dir.path().join("talk"), url(&server));
+    let (load, save) = (
+        format!("/load {}\n", text(&file)),
+        format!("/save {}\n", text(&file)),
+    );
+    let second = "And what is the capital of Egypt?\n";
+    let here = run_with_input(&["chat"], &format!("{QUESTION}\n{save}"));
+    let there = format!("{load}{second}{save}");
+    let there = run_with_input(&["chat", "--server", &url], &there);
+    let back = run_with_input(&["chat"], &format!("{load}{STORY}\n"));
+    let whole = run_with_input(&["chat"], &format!("{QUESTION}\n{second}{STORY}\n"));
+    assert_eq!(
+        whole.stdout,
+        here.stdout + &there.stdout + &back.stdout,
+        "{}",
+        back.stderr
+    );
+
+    // Text that was continued has no messages that a server could be sent.
+    let raw = ["run", "--raw", "--max-tokens", "3", "--save-session"];
+    let raw = run_with_input(&[&raw[..], &[text(&file), "Once"]].concat(), "");
+    assert_eq!(raw.code, 0, "{}", raw.stderr);
+    let refused = run_with_input(&["chat", "--server", &url], &load);
+    assert_eq!(refused.code, 5);
+    assert!(refused.stderr.contains("--server"), "{}", refused.stderr);
+}
+
+#[test]
 fn the_key_is_given_by_flag_file_or_variable() {
     let server = Server::start(&["--api-key", "secret"]);
     let dir = tempfile::tempdir().unwrap();

@@ -86,6 +86,22 @@ fn a_device_is_held_to_the_processor() {
 }
 
 #[test]
+fn a_bench_says_of_a_device_what_is_known_of_it() {
+    let flags = ["--device", "gpu", "-p", "4", "-n", "2", "-r", "1", "--json"];
+    let report = output_of(&[&["bench"], &flags[..]].concat());
+    let report: Value = serde_json::from_str(&report).unwrap();
+    for row in report["results"].as_array().unwrap() {
+        assert_eq!(row["backend"], "gpu", "{row}");
+        assert_eq!(row["activations"], "f32", "{row}");
+        for floor in ["floor_tok_s", "floor_share", "limit", "gb_s"] {
+            assert_eq!(row[floor], Value::Null, "{row}");
+        }
+        assert!(row["tok_s"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["device_slots"].is_u64(), "{row}");
+    }
+}
+
+#[test]
 fn a_device_gives_the_right_answers() {
     let file = common::prompts();
     let args = [

@@ -179,6 +179,17 @@ fn what_cannot_be_evaluated_is_named() {
         text(&path),
     ];
     fails(&args, 2, &["--model"]);
+    let args = [
+        "eval",
+        "kl",
+        "demo",
+        "demo",
+        "--trace",
+        "t",
+        "--text",
+        text(&path),
+    ];
+    fails(&args, 2, &["--trace", "eval ppl"]);
     let args = ["eval", "ppl", "--text", text(&path), "--window", "1"];
     fails(&args, 2, &["--window"]);
 }

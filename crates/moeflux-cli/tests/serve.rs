@@ -8,21 +8,7 @@ mod server;
 
 use common::{ANSWER, QUESTION};
 use serde_json::{Value, json};
-use server::Server;
-
-const CHAT: &str = "/v1/chat/completions";
-
-fn question(text: &str) -> Value {
-    json!({"model": "demo", "messages": [{"role": "user", "content": text}]})
-}
-
-fn with(mut body: Value, more: Value) -> Value {
-    let Value::Object(more) = more else {
-        unreachable!("an object");
-    };
-    body.as_object_mut().unwrap().extend(more);
-    body
-}
+use server::{CHAT, Server, question, with};
 
 fn weather() -> Value {
     json!({"type": "function", "function": {
@@ -263,6 +249,11 @@ fn text_is_completed() {
     assert_eq!(text, format!("{prompt}{ANSWER}"));
     let back = server.ask("/detokenize", &json!({"tokens": tokens}));
     assert_eq!(back["content"], prompt);
+    // So long a text is encoded behind other connections' backs.
+    let long = "The fox is red. ".repeat(5000);
+    let tokens = server.ask("/tokenize", &json!({"content": long}))["tokens"].clone();
+    let back = server.ask("/detokenize", &json!({"tokens": tokens}));
+    assert_eq!(back["content"], long);
     assert_eq!(
         server.ask("/v1/completions", &json!({"prompt": "a"}))["usage"]["completion_tokens"]
             .as_u64()

@@ -10,9 +10,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use server::Server;
+use server::{CHAT, Server};
 
-const CHAT: &str = "/v1/chat/completions";
 /// Questions of different kinds with the demo model's answers.
 const KNOWN: [(&str, &str); 5] = [
     (

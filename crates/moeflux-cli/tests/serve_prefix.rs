@@ -9,9 +9,7 @@ mod server;
 
 use common::command;
 use serde_json::{Value, json};
-use server::Server;
-
-const CHAT: &str = "/v1/chat/completions";
+use server::{CHAT, Server};
 
 /// Long enough to be kept.
 fn rules() -> String {

@@ -7,22 +7,8 @@ mod common;
 mod server;
 
 use common::command;
-use serde_json::{Value, json};
-use server::Server;
-
-const CHAT: &str = "/v1/chat/completions";
-
-fn question(text: &str) -> Value {
-    json!({"model": "demo", "messages": [{"role": "user", "content": text}]})
-}
-
-fn with(mut body: Value, more: Value) -> Value {
-    let Value::Object(more) = more else {
-        unreachable!("an object");
-    };
-    body.as_object_mut().unwrap().extend(more);
-    body
-}
+use serde_json::json;
+use server::{CHAT, Server, question, with};
 
 #[test]
 fn bad_requests_are_refused_with_what_is_wrong() {
@@ -206,4 +192,6 @@ fn other_machines_need_a_key() {
         .into();
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("--api-key-file"), "{}", ran.stderr);
+    let both = ["serve", "--no-api-key", "--api-key", "secret"];
+    common::fails(&both, 2, &["--no-api-key", "--api-key"]);
 }

@@ -13,9 +13,9 @@ use crate::client::{Client, Refusal};
 use crate::{Checksum, Entry, HubError};
 
 /// Attempts without a byte of progress before giving up.
-const ATTEMPTS: u32 = 5;
+pub(crate) const ATTEMPTS: u32 = 5;
 /// The wait after the first of them; it doubles.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const FIRST_WAIT: Duration = Duration::from_millis(500);
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// Takes `bytes` more (or, if negative, bytes that have to be fetched again) into account.
@@ -54,6 +54,20 @@ impl Hash {
         }
     }
 
+    /// Takes all that `file` still holds; how many bytes that was.
+    fn update_from(&mut self, file: &mut File) -> io::Result<u64> {
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut bytes = 0;
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(bytes);
+            }
+            self.update(&buffer[..read]);
+            bytes += read as u64;
+        }
+    }
+
     fn digits(self) -> String {
         let digits = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
@@ -77,23 +91,16 @@ impl Partial {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let opened = options.open(&path);
-        let file = opened.map_err(|source| failed("open", &path, source))?;
+        let mut file = opened.map_err(|source| failed("open", &path, source))?;
+        let mut hash = Hash::new(entry);
+        let read = hash.update_from(&mut file);
+        let bytes = read.map_err(|source| failed("read", &path, source))?;
         let mut partial = Self {
             file,
             path,
-            bytes: 0,
-            hash: Hash::new(entry),
+            bytes,
+            hash,
         };
-        let mut buffer = vec![0; BUFFER_BYTES];
-        loop {
-            let read = partial.file.read(&mut buffer);
-            let read = read.map_err(|source| failed("read", &partial.path, source))?;
-            if read == 0 {
-                break;
-            }
-            partial.hash.update(&buffer[..read]);
-            partial.bytes += read as u64;
-        }
         advanced(partial.bytes as i64);
         if partial.bytes > entry.bytes {
             partial.start_over(entry, advanced)?;
@@ -132,8 +139,7 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> HubError {
 impl Download<'_> {
     /// Fetches the file, unless it is there already.
     pub(crate) fn run(&self, advanced: Advanced<'_>) -> Result<(), HubError> {
-        // A file gets its name after it was checked, so its length says enough.
-        if fs::metadata(&self.target).is_ok_and(|found| found.len() == self.entry.bytes) {
+        if self.is_here()? {
             advanced(self.entry.bytes as i64);
             return Ok(());
         }
@@ -168,6 +174,21 @@ impl Download<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the file is there with these bytes. Its length alone does not say so: that of
+    /// another version is mostly the same.
+    fn is_here(&self) -> Result<bool, HubError> {
+        if !fs::metadata(&self.target).is_ok_and(|found| found.len() == self.entry.bytes) {
+            return Ok(false);
+        }
+        let read_failed = |source| failed("read", &self.target, source);
+        let mut hash = Hash::new(self.entry);
+        let mut file = File::open(&self.target).map_err(read_failed)?;
+        hash.update_from(&mut file).map_err(read_failed)?;
+        Ok(hash
+            .digits()
+            .eq_ignore_ascii_case(self.entry.checksum.digits()))
     }
 
     /// What the file is called until it is whole: another version's has another name.

@@ -4,18 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
 
 use crate::client::{Client, Refusal};
-use crate::download::Download;
+use crate::download::{ATTEMPTS, Download, FIRST_WAIT};
 use crate::listing::{Listing, listing};
 use crate::needed::{INDEX, needed, shards};
 use crate::repo::encoded;
 use crate::{Access, Entry, HubError, Repo};
-
-/// Attempts to get a list of files.
-const ATTEMPTS: u32 = 5;
-const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// What to fetch, and how.
 #[derive(Clone, Debug)]
@@ -65,7 +60,7 @@ pub fn pull(
     let repo = &options.repo;
     let listing = persistent(&client, || listing(&client, repo, &options.revision))?;
     let needed = needed(repo, &listing.files, &options.files)?;
-    let mut work = Work {
+    let work = Work {
         client,
         options,
         listing: &listing,
@@ -131,7 +126,7 @@ impl Work<'_> {
     }
 
     /// The text of a small file, which is fetched.
-    fn small(&mut self, entry: &Entry) -> Result<String, HubError> {
+    fn small(&self, entry: &Entry) -> Result<String, HubError> {
         self.download(entry).run(&|_| {})?;
         let path = self.destination.join(INDEX);
         std::fs::read_to_string(&path).map_err(|source| HubError::File {

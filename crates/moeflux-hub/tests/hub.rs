@@ -176,6 +176,18 @@ fn a_later_call_goes_on_with_what_an_earlier_one_left() {
 }
 
 #[test]
+fn another_version_takes_the_place_of_one_of_the_same_length() {
+    let dir = tempfile::tempdir().unwrap();
+    for seed in [1, 2] {
+        let mut files = Files::new();
+        files.insert("model.safetensors".to_owned(), (bytes(1000, seed), true));
+        let hub = Hub::start(files.clone(), Faults::default());
+        run(&options(&hub), dir.path()).unwrap();
+        holds(dir.path(), &files, &["model.safetensors"]);
+    }
+}
+
+#[test]
 fn servers_without_ranges_are_asked_for_all_again() {
     let mut files = Files::new();
     files.insert("model.safetensors".to_owned(), (bytes(200_000, 9), true));

@@ -18,32 +18,22 @@ pub enum HeadOrder {
 }
 
 /// By what the state of a gated delta layer decays, with x = a + dt_bias.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Decay {
     /// One factor a value head: exp(-exp(a_log) * softplus(x)).
     #[default]
     Head,
     /// One a key element of each head, of the same form.
     Key,
-    /// One a key element of each head: exp(floor * sigmoid(exp(a_log) * x)).
-    KeyBounded {
-        /// Logarithm of the smallest factor, negative.
-        floor: f32,
-    },
 }
 
-impl Decay {
-    /// The factor for `x` where `rate` is exp(a_log).
-    pub(crate) fn factor(self, rate: f32, x: f32) -> f32 {
-        match self {
-            Decay::Head | Decay::Key => math::exp(0.0 - rate * math::softplus(x)),
-            Decay::KeyBounded { floor } => math::exp(floor * math::sigmoid(rate * x)),
-        }
-    }
+/// The factor for `x` where `rate` is exp(a_log).
+pub(crate) fn factor(rate: f32, x: f32) -> f32 {
+    math::exp(0.0 - rate * math::softplus(x))
 }
 
 /// Shape of a gated delta layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaShape {
     /// Heads of queries and keys.
     pub key_heads: usize,
@@ -72,7 +62,7 @@ impl DeltaShape {
     pub fn head_decays(&self) -> usize {
         match self.decay {
             Decay::Head => 1,
-            Decay::Key | Decay::KeyBounded { .. } => self.key_dim,
+            Decay::Key => self.key_dim,
         }
     }
 

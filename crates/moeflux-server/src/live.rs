@@ -78,7 +78,7 @@ fn machine(app: &App, layers: &[LayerPresence], stats: &moeflux::Stats) -> Value
     let shape =
         |layer: &LayerPresence| json!({"layer": layer.layer, "experts": layer.experts.len()});
     json!({
-        "model": app.model.names[0],
+        "model": app.model.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "layers": layers.iter().map(shape).collect::<Vec<_>>(),
         "experts_per_token": app.model.engine.info().top_k,

@@ -28,7 +28,7 @@ pub async fn tokenize(
     let messages: Option<Vec<Value>> = fields.take("messages")?;
     fields.finish()?;
     let tokens = match (content, messages) {
-        (Some(text), None) => app.model.tokenizer.encode(&text)?,
+        (Some(text), None) => app.model.encode(&text)?,
         (None, Some(messages)) => {
             let messages = conversation(messages)?;
             let prompt = app

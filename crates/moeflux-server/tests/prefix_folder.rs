@@ -165,11 +165,15 @@ fn a_folder_belongs_to_one_server_and_stays_in_its_bound() {
             .sum()
     };
     let all = size();
-    std::fs::write(model.folder().join("notes.txt"), "not ours").unwrap();
+    let others = ["notes.txt", "download.partial"];
+    let others = others.map(|name| model.folder().join(name));
+    for file in &others {
+        std::fs::write(file, "not ours").unwrap();
+    }
     let server = start(&model.engine, prefix(all / 2)).unwrap();
     assert!(size() <= all / 2 && size() > 0, "{} of {all}", size());
     drop(server);
-    assert!(model.folder().join("notes.txt").exists());
+    assert!(others.iter().all(|file| file.exists()));
     let file = model.dir.path().join("a file");
     std::fs::write(&file, "").unwrap();
     let options = PrefixOptions {

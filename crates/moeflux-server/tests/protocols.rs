@@ -9,14 +9,12 @@ mod http;
 use std::path::Path;
 
 use axum::Router;
-use http::{options, post, routes, routes_with};
+use http::{
+    CHAT, MESSAGES, QUESTION, RESPONSES, messages, options, post, routes, routes_with, with,
+};
 use moeflux::text::ChatTemplate;
 use serde_json::{Map, Value, json};
 
-const CHAT: &str = "/v1/chat/completions";
-const RESPONSES: &str = "/v1/responses";
-const MESSAGES: &str = "/v1/messages";
-const QUESTION: &str = "Which day comes after Tuesday?";
 const ANSWER: &str = "Wednesday comes after Tuesday.";
 
 /// A template of models that write calls as XML and may be told to reason.
@@ -31,20 +29,6 @@ const XML: &str = "\
 fn xml_routes() -> Router {
     let template = ChatTemplate::from_source(Path::new("template"), XML, Map::new()).unwrap();
     routes_with(options(), Some(template))
-}
-
-fn messages() -> Value {
-    json!([{"role": "user", "content": QUESTION}])
-}
-
-/// `base` with the members of `more`.
-fn with(base: &Value, more: Value) -> Value {
-    let mut all = base.clone();
-    let Value::Object(more) = more else {
-        unreachable!("an object");
-    };
-    all.as_object_mut().unwrap().extend(more);
-    all
 }
 
 async fn ok(routes: &Router, path: &str, body: &Value) -> Value {

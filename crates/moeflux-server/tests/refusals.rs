@@ -6,27 +6,8 @@ mod common;
 #[path = "common/http.rs"]
 mod http;
 
-use http::{ask, ask_with, options, post, routes};
+use http::{CHAT, MESSAGES, RESPONSES, ask, ask_with, messages, options, post, routes, with};
 use serde_json::{Value, json};
-
-const CHAT: &str = "/v1/chat/completions";
-const RESPONSES: &str = "/v1/responses";
-const MESSAGES: &str = "/v1/messages";
-const QUESTION: &str = "Which day comes after Tuesday?";
-
-fn messages() -> Value {
-    json!([{"role": "user", "content": QUESTION}])
-}
-
-/// `base` with the members of `more`.
-fn with(base: &Value, more: Value) -> Value {
-    let mut all = base.clone();
-    let Value::Object(more) = more else {
-        unreachable!("an object");
-    };
-    all.as_object_mut().unwrap().extend(more);
-    all
-}
 
 /// Requests that contradict themselves or ask for what cannot be, with the name of what is wrong.
 fn contradictions() -> Vec<(&'static str, Value, &'static str)> {

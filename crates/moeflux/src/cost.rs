@@ -296,8 +296,8 @@ impl Model<'_> {
                     let used = rows * cols * used / of;
                     add(&mut products, ProductKind { codec, exact }, used);
                 }
-                (WeightKind::Vector { shape, .. }, _) => {
-                    weight_bytes += shape.iter().product::<usize>() as u64 * 4;
+                (WeightKind::Vector { shape, fold }, _) => {
+                    weight_bytes += 4 * fold.elements(shape) as u64;
                 }
                 _ => {}
             }
@@ -330,11 +330,14 @@ impl Model<'_> {
             return;
         };
         let &ExpertLayer {
+            experts,
             hidden,
             intermediate,
             ..
         } = shape;
-        cost.expert_bytes = layout.bytes() as u64;
+        // What is resident of them, biases, is read by expert too.
+        let biases = std::mem::take(&mut cost.weight_bytes) / experts.max(1) as u64;
+        cost.expert_bytes = layout.bytes() as u64 + biases;
         for matrix in [&layout.gate, &layout.up, &layout.down] {
             let codec = matrix.codec();
             let kind = ProductKind {

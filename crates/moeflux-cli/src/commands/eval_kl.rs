@@ -34,6 +34,10 @@ pub struct KlArgs {
 /// Runs the command. One model after the other is in memory; the beliefs of the first wait in a
 /// temporary file (four bytes a token of the text and of the vocabulary).
 pub fn run(args: &KlArgs) -> Result<(), Failure> {
+    if args.model.trace.is_some() {
+        let problem = "--trace is for one model; record each with eval ppl";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
     let dirs = [model::find(&args.reference)?, model::find(&args.other)?];
     let tokens = args.text.tokens(&dirs[0])?;
     if args.text.tokens(&dirs[1])? != tokens {
@@ -43,12 +47,19 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
             problem: problem.to_owned(),
         });
     }
+    // Said before the first model has gone through the text, which may take long.
+    let vocab = moeflux::inspect(&dirs[0])?.vocab_size;
+    let found = moeflux::inspect(&dirs[1])?.vocab_size;
+    if found != vocab {
+        let problem = format!("has {found} tokens, the other {vocab}");
+        let path = dirs[1].clone();
+        return Err(Failure::Input { path, problem });
+    }
     let guard = interrupt::listen();
     let bar = output::count_bar(2 * tokens.len() as u64, "tokens");
     let mut file = BufWriter::new(tempfile::tempfile().map_err(temporary)?);
     let window = args.text.window();
     let engine = model::open_engine(&dirs[0], &args.model)?;
-    let vocab = engine.info().vocab_size;
     each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {
         bar.inc(1);
         logits
@@ -61,11 +72,6 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
     file.seek(SeekFrom::Start(0)).map_err(temporary)?;
     let mut file = BufReader::with_capacity(1 << 20, file);
     let engine = model::open_engine(&dirs[1], &args.model)?;
-    if engine.info().vocab_size != vocab {
-        let problem = format!("has {} tokens, the other {vocab}", engine.info().vocab_size);
-        let path = dirs[1].clone();
-        return Err(Failure::Input { path, problem });
-    }
     let mut figures = Figures::default();
     let mut row = vec![0; vocab * 4];
     each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {

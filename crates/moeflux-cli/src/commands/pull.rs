@@ -57,14 +57,14 @@ pub fn run(args: &PullArgs) -> Result<(), Failure> {
     };
     let start = Instant::now();
     let bar = output::bytes_bar(0);
-    let mut here = None;
+    let mut has_begun = false;
     let report = moeflux_hub::pull(&options, &destination, &mut |progress| {
         if bar.length() != Some(progress.total_bytes) {
             bar.set_length(progress.total_bytes);
         }
-        if here.is_none() {
+        if !has_begun {
             // What was here already is no part of this run's throughput.
-            here = Some(progress.done_bytes);
+            has_begun = true;
             bar.set_position(progress.done_bytes);
             bar.reset_eta();
         }

@@ -91,10 +91,13 @@ fn report(name: &str, found: &BTreeMap<String, Found>, bits: bool) -> Result<(),
             "  {op:<18} {cases:>3} cases, error {worst:.1e}: {verdict}"
         ))?;
     }
-    output::line(match bits {
-        true => "  experts come out with the processor's bits",
-        false => "  experts do not come out with the processor's bits, though near enough",
-    })
+    let bits = match bits {
+        true => "right",
+        false => "other bits",
+    };
+    output::line(&format!(
+        "  kernels with the processor's bits for experts: {bits} (--device gpu takes others yet)"
+    ))
 }
 
 fn operations(gpu: &Arc<Gpu>) -> Result<BTreeMap<String, Found>, Failure> {

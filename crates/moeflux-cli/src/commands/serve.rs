@@ -35,7 +35,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
     /// Let other machines ask without a key
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["api_key", "api_key_file"])]
     no_api_key: bool,
     /// Let pages of this origin ask, as https://example.org, or * for all, which needs a key; can be
     /// given several times

@@ -128,9 +128,16 @@ impl RemoteConversation {
     }
 
     /// Goes on with another conversation.
-    pub fn restore(&mut self, talk: Talk) {
+    ///
+    /// # Errors
+    /// It is text alone, of which a server is told nothing; in words.
+    pub fn restore(&mut self, talk: Talk) -> Result<(), String> {
+        if talk.raw {
+            return Err("is text without messages, which goes on without --server only".to_owned());
+        }
         self.talk = talk;
         self.last_tokens = 0;
+        Ok(())
     }
 
     /// Forgets what was said; a system message, tools and variables stay.

@@ -8,9 +8,25 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::common::command;
+
+pub const CHAT: &str = "/v1/chat/completions";
+
+/// A chat of one question.
+pub fn question(text: &str) -> Value {
+    json!({"model": "demo", "messages": [{"role": "user", "content": text}]})
+}
+
+/// A body with the members of `more`.
+pub fn with(mut body: Value, more: Value) -> Value {
+    let Value::Object(more) = more else {
+        unreachable!("an object");
+    };
+    body.as_object_mut().unwrap().extend(more);
+    body
+}
 
 /// A running `moeflux serve`; it ends when this is dropped.
 pub struct Server {

@@ -1,5 +1,6 @@
 //! Codec `f8-e4m3`: floats of 8 bits (4 of exponent, 3 of mantissa, no infinities) with a scale to
-//! each square of 128 x 128 elements, as DeepSeek-V3, MiniMax-M2 and Qwen's FP8 models are published.
+//! each square of 128 x 128 elements, as DeepSeek-V3, MiniMax-M2 and Qwen's FP8 models are
+//! published.
 //!
 //! - `weight` F8_E4M3 `[rows, cols]`;
 //! - `weight_scale_inv` F32 or BF16 `[ceil(rows / 128), ceil(cols / 128)]`: what to multiply with.
@@ -73,8 +74,8 @@ impl F8Codec {
 
     /// Decodes rows of `cols` elements. The caller has checked lengths.
     pub(super) fn decode(self, encoded: &Encoded, cols: usize, out: &mut [f32]) {
-        let across = cols.div_ceil(BLOCK);
-        let mut scales = vec![0.0; out.len() / cols.max(1) / BLOCK * across + across];
+        let [down, across] = self.scale_shape(out.len() / cols.max(1), cols);
+        let mut scales = vec![0.0; down * across];
         match self.scales {
             ScaleType::F32 => f32::decode(&encoded.scales, &mut scales),
             ScaleType::Bf16 => bf16::decode(&encoded.scales, &mut scales),

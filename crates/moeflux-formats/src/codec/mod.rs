@@ -209,16 +209,11 @@ impl FromStr for Codec {
             "f32" => Ok(Self::F32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => {
-                let read_only = BlockCodec::from_name(name).map(Self::Block);
-                let read_only = read_only.or_else(|| F8Codec::from_name(name).map(Self::F8));
-                let read_only =
-                    read_only.or_else(|| CenteredCodec::from_name(name).map(Self::Centered));
-                match read_only {
-                    Some(codec) => Ok(codec),
-                    None => name.parse().map(Self::Affine),
-                }
-            }
+            _ => BlockCodec::from_name(name)
+                .map(Self::Block)
+                .or_else(|| F8Codec::from_name(name).map(Self::F8))
+                .or_else(|| CenteredCodec::from_name(name).map(Self::Centered))
+                .map_or_else(|| name.parse().map(Self::Affine), Ok),
         }
     }
 }

@@ -104,8 +104,8 @@ pub enum CodecError {
     /// A codec's name is not known.
     #[error(
         "unknown codec {0:?}; known are f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, \
-         q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4 and \
-         affine-bB-gG such as affine-b4-g64"
+         q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4, f8-e4m3, f8-e4m3-bf16, \
+         centered-bB-gG and affine-bB-gG such as affine-b4-g64"
     )]
     UnknownName(String),
     /// A codec that is read but not written.

@@ -2,7 +2,7 @@
 
 use half::f16;
 use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder, KvType};
+use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -202,7 +202,7 @@ impl Oracle<'_> {
                 let factor = |i: usize| {
                     let at = h * decays + i;
                     let x = self.get(*a)[t * heads * decays + at] + dt_bias[at];
-                    factor(shape.decay, a_log[h].exp(), x)
+                    factor(a_log[h].exp(), x)
                 };
                 let decay: Vec<f64> = (0..decays).map(factor).collect();
                 let beta = sigmoid(self.get(*b)[t * heads + h]);
@@ -247,11 +247,8 @@ fn one_query(
 }
 
 /// What remains of a memory after a step.
-fn factor(decay: Decay, rate: f64, x: f64) -> f64 {
-    match decay {
-        Decay::Head | Decay::Key => (-rate * x.exp().ln_1p()).exp(),
-        Decay::KeyBounded { floor } => (f64::from(floor) * sigmoid(rate * x)).exp(),
-    }
+fn factor(rate: f64, x: f64) -> f64 {
+    (-rate * x.exp().ln_1p()).exp()
 }
 
 /// One token of one head: the memory decays, is asked for the key's value, corrected by what it

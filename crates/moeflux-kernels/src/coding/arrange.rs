@@ -6,7 +6,7 @@ use crate::lanes::{Backend, Kernel, Lanes};
 use crate::{Isa, KernelError, check};
 
 /// Rearranges a matrix from rows, as files have it, to the tiles that kernels take. `weights`,
-/// `scales` and `biases` are the bytes of its parts, the latter two empty for block codings.
+/// `scales` and `biases` are the bytes of its parts, empty where the coding has none apart.
 ///
 /// # Errors
 /// If the shape does not fit the coding or a part has another length; nothing has changed then.

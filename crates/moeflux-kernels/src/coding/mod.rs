@@ -101,7 +101,7 @@ pub struct Coded<'a> {
     pub coding: Coding,
     /// The integers; of block codings the scales too.
     pub weights: &'a [u8],
-    /// bfloat16 bits (affine), else empty.
+    /// bfloat16 bits (affine, centered), else empty.
     pub scales: &'a [u16],
     /// bfloat16 bits (affine), else empty.
     pub biases: &'a [u16],
@@ -155,7 +155,8 @@ impl Coding {
         matches!(self, Affine { .. } | Q4_1 | Q5_1 | Q2K | Q4K | Q5K)
     }
 
-    /// Units of a block, and the bytes of its scales a row; blocks of affine codings are units.
+    /// Units of a block, and the bytes of its scales a row; blocks of affine and centered
+    /// codings are units.
     pub(crate) fn block_parts(self) -> (usize, usize) {
         match self {
             Coding::Affine { .. } | Coding::Centered { .. } => (1, 0),
@@ -190,10 +191,11 @@ impl Coding {
         let (units, _) = self.block_parts();
         let (mut columns, mut scales) = (units * UNIT, 0);
         if let Coding::Affine { bits, group } | Coding::Centered { bits, group } = self {
-            if matches!(self, Coding::Centered { .. }) && !matches!(bits, 4 | 8) {
-                return Err(KernelError::Bits { bits });
-            }
-            if !matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) {
+            let known: &[u32] = match self {
+                Coding::Centered { .. } => &[4, 8],
+                _ => &[2, 3, 4, 5, 6, 8],
+            };
+            if !known.contains(&bits) {
                 return Err(KernelError::Bits { bits });
             }
             if !matches!(group, 32 | 64 | 128) {

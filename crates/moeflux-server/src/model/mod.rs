@@ -12,9 +12,13 @@ use llguidance::ParserFactory;
 use moeflux::Engine;
 use moeflux::text::{ChatTemplate, GenerationConfig, Message, RenderOptions, TextError, Tokenizer};
 use serde_json::{Map, Value, json};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::answer::tools::{Tool, ToolFormat};
 use crate::constraint;
+
+/// Bytes of text that take so long to encode that other connections must not wait for it.
+const LONG_TEXT: usize = 64 << 10;
 
 /// A model with its text files.
 pub struct ServedModel {
@@ -80,7 +84,7 @@ impl ServedModel {
 
     /// The most tokens of prompt and answer together.
     pub fn context_tokens(&self) -> usize {
-        self.engine.session().context_tokens()
+        self.engine.context_tokens()
     }
 
     /// The bytes of every token.
@@ -101,6 +105,20 @@ impl ServedModel {
             .get_or_init(factory)
             .as_ref()
             .map_err(Clone::clone)
+    }
+
+    /// The tokens of a text.
+    ///
+    /// # Errors
+    /// The tokenizer does not take it.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encode = || self.tokenizer.encode(text);
+        match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) if text.len() >= LONG_TEXT => {
+                tokio::task::block_in_place(encode)
+            }
+            _ => encode(),
+        }
     }
 
     /// Renders a conversation and encodes it.
@@ -125,7 +143,7 @@ impl ServedModel {
         };
         let text = template.render(messages, &options)?;
         Ok(Prompt {
-            tokens: self.tokenizer.encode(&text)?,
+            tokens: self.encode(&text)?,
             reasoning: self.reasons && text.trim_end().ends_with("<think>"),
         })
     }

@@ -100,7 +100,7 @@ fn prompt(app: &App, value: Value) -> Result<Vec<u32>, ApiError> {
         other => other,
     };
     match value {
-        Value::String(text) => Ok(app.model.tokenizer.encode(&text)?),
+        Value::String(text) => Ok(app.model.encode(&text)?),
         Value::Array(list) => {
             let vocab = app.model.engine.info().vocab_size as u64;
             let token = |value: &Value| {

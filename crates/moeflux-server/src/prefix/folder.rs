@@ -82,6 +82,9 @@ impl Folder {
         let (mut found, mut others) = (Vec::new(), Vec::new());
         for entry in std::fs::read_dir(path).map_err(unusable)? {
             let file = entry.map_err(unusable)?.path();
+            if !is_named_so(&file) {
+                continue;
+            }
             if file.extension().is_some_and(|e| e == "partial") {
                 // A server was stopped while it wrote this.
                 let _ = std::fs::remove_file(&file);
@@ -175,6 +178,14 @@ pub fn write(
         // The failed write is what matters; a leftover is removed at the next start.
         let _ = std::fs::remove_file(&partial);
     })
+}
+
+/// Whether a file has a name that [`Folder::file`] gives, whatever its extension: all else in the
+/// folder belongs to somebody.
+fn is_named_so(file: &Path) -> bool {
+    let stem = file.file_stem().and_then(|stem| stem.to_str());
+    let key = stem.and_then(|stem| stem.get(..32));
+    key.is_some_and(|key| key.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// Files that only their owner can read.

@@ -264,13 +264,19 @@ impl PrefixCache {
         let tokens = session.tokens();
         let path = self.tree.path(tokens);
         let (mut last, mut at) = (path.last(), path.reach);
-        for end in stops::pieces(tokens, &self.openings, at) {
-            let keys = session.key_values(at..end)?;
+        let ends = stops::pieces(tokens, &self.openings, at);
+        // Once for all pieces: a device gives what it has as a whole.
+        let keys = match ends.is_empty() {
+            true => None,
+            false => Some(session.key_values(at..tokens.len())?),
+        };
+        for end in ends {
+            let keys = keys.as_ref().map(|keys| Arc::new(keys.part(at..end)));
             let Some(id) = self.tree.add(last, at, &tokens[at..end]) else {
                 return Ok(());
             };
             if let Some(node) = self.tree.node_mut(id) {
-                node.keys.memory = Some(Arc::new(keys));
+                node.keys.memory = keys;
             }
             (last, at) = (id, end);
         }

@@ -5,12 +5,7 @@ use super::TokenLogprob;
 /// The log probability of `token` and the `count` most likely tokens of `logits` `[vocab]`, most
 /// likely first, the lower id first among equals.
 pub fn of(logits: &[f32], token: u32, count: usize) -> (f32, Vec<TokenLogprob>) {
-    let largest = logits.iter().copied().fold(f32::MIN, f32::max);
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from(logit - largest).exp())
-        .sum();
-    let normalizer = f64::from(largest) + sum.ln();
+    let normalizer = moeflux::evaluate::log_sum(logits);
     let logprob = |logit: f32| (f64::from(logit) - normalizer) as f32;
     let own = logits.get(token as usize).copied().unwrap_or(f32::MIN);
     let mut top: Vec<TokenLogprob> = Vec::with_capacity(count + 1);

@@ -78,14 +78,8 @@ impl Worker {
     /// Runs until told to stop.
     pub fn run(mut self) {
         while self.receive() {
-            self.sweep();
-            self.admit();
-            self.list();
-            if self.running.is_empty() {
-                continue;
-            }
-            // A defect in a step must not take the server down; the engine heals by itself.
-            if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+            // A defect must not take the server down; the engine heals by itself.
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
                 self.fail_all(&JobError::Engine(
                     "the engine failed by a defect; please report it".to_owned(),
                 ));
@@ -98,6 +92,16 @@ impl Worker {
         self.fail_all(&JobError::Stopped);
         self.publish();
         self.flush();
+    }
+
+    /// Lets go of what has ended, begins what there is a place for, and runs a step.
+    fn turn(&mut self) {
+        self.sweep();
+        self.admit();
+        self.list();
+        if !self.running.is_empty() {
+            self.step();
+        }
     }
 
     /// Takes commands, waiting for one if there is nothing else to do; false when told to stop.

@@ -12,10 +12,15 @@ use axum::http::{HeaderMap, Request, header};
 use http_body_util::BodyExt as _;
 use moeflux::text::{ChatTemplate, TextFiles};
 use moeflux_server::{App, ServedModel, ServerOptions, router};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
 use super::common;
+
+pub const CHAT: &str = "/v1/chat/completions";
+pub const RESPONSES: &str = "/v1/responses";
+pub const MESSAGES: &str = "/v1/messages";
+pub const QUESTION: &str = "Which day comes after Tuesday?";
 
 /// What came back.
 #[derive(Debug)]
@@ -52,6 +57,21 @@ impl Reply {
     pub fn is_stream(&self) -> bool {
         self.kind.starts_with("text/event-stream")
     }
+}
+
+/// A conversation of one question.
+pub fn messages() -> Value {
+    json!([{"role": "user", "content": QUESTION}])
+}
+
+/// `base` with the members of `more`.
+pub fn with(base: &Value, more: Value) -> Value {
+    let mut all = base.clone();
+    let Value::Object(more) = more else {
+        unreachable!("an object");
+    };
+    all.as_object_mut().unwrap().extend(more);
+    all
 }
 
 /// Options for short answers.

@@ -129,6 +129,11 @@ impl Engine {
         Session::new(Arc::clone(&self.shape))
     }
 
+    /// The most tokens in a session.
+    pub fn context_tokens(&self) -> usize {
+        self.shape.context_tokens
+    }
+
     /// A session from [`Session::to_bytes`].
     ///
     /// # Errors

@@ -90,7 +90,6 @@ static ALL: [Architecture; 9] = [
     Architecture {
         name: "deepseek2",
         fields: deepseek2,
-        rotates_part: true,
         ..COMMON
     },
 ];

@@ -1,10 +1,11 @@
 //! GGUF files as they are: what the model files and the text module read from a Hugging Face
 //! directory, taken from one file's metadata and tensors instead.
 //!
-//! `architecture.rs` lists which there are; `fields/` turns metadata into the fields of `config.json`, so that an architecture's file
-//! reads both alike. `names.rs` gives a blueprint the names and forms that conversions to GGUF
-//! give its weights; what differs is listed there. `tokenizer.rs` and `text.rs` do the same for
-//! tokenizer, chat template and stop tokens. Parsing is `moeflux-formats`' matter.
+//! `architecture.rs` lists which there are; `fields/` turns metadata into the fields of
+//! `config.json`, so that an architecture's file reads both alike. `names.rs` gives a blueprint the
+//! names and forms that conversions to GGUF give its weights; what differs is listed there.
+//! `tokenizer.rs` and `text.rs` do the same for tokenizer, chat template and stop tokens. Parsing
+//! is `moeflux-formats`' matter.
 //!
 //! Facts about conversions: `convert_hf_to_gguf.py` of llama.cpp (`conversion/`) and the
 //! loaders in its `src/models/`.

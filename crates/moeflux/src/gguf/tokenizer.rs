@@ -3,8 +3,9 @@
 //!
 //! Metadata holds tokens with their kinds, merges, and the name of a rule (`tokenizer.ggml.pre`)
 //! that cuts text into words before merging (`words.rs`). What it does not hold follows from that
-//! rule, too; bytes are spelled as printable characters. As with `tokenizer.json`, no token is added that the text does not spell, whatever
-//! `tokenizer.ggml.add_bos_token` says: chat templates write them themselves.
+//! rule, too; bytes are spelled as printable characters. As with `tokenizer.json`, no token is
+//! added that the text does not spell, whatever `tokenizer.ggml.add_bos_token` says: chat templates
+//! write them themselves.
 
 use moeflux_formats::FormatError;
 use moeflux_formats::gguf::Metadata;

@@ -31,7 +31,7 @@ impl Op {
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { shape, .. } => match shape.decay {
                 Decay::Head => "gated_delta",
-                Decay::Key | Decay::KeyBounded { .. } => "keyed_delta",
+                Decay::Key => "keyed_delta",
             },
             Op::Router { .. } => "router",
             Op::GroupedRouter { rule, .. } => match rule.scores {

@@ -118,6 +118,18 @@ pub(super) fn layer_count(c: &Config) -> Result<usize, Error> {
     c.size_up_to("num_hidden_layers", MOST_LAYERS)
 }
 
+/// The kind of each layer, if `layer_types` lists them.
+pub(super) fn layer_types(c: &Config, layers: usize) -> Result<Option<Vec<String>>, Error> {
+    const FIELD: &str = "layer_types";
+    match c.texts(FIELD)? {
+        Some(types) if types.len() != layers => {
+            let problem = format!("has {} entries for {layers} layers", types.len());
+            Err(c.error(FIELD, problem))
+        }
+        types => Ok(types),
+    }
+}
+
 /// A number of tokens, as of a vocabulary.
 pub(super) fn token_count(c: &Config, field: &str) -> Result<usize, Error> {
     c.size_up_to(field, MOST_TOKENS)

@@ -10,7 +10,7 @@ use moeflux_kernels::Glu;
 use super::attention::{QueryNorm, SelfAttention};
 use super::blueprint::{Blueprint, BlueprintBuilder, VectorFold};
 use super::decoder::Decoder;
-use super::fields::{check_top_k, expert_count};
+use super::fields::{check_top_k, expert_count, layer_types};
 use super::rotation::Rotation;
 use super::routing::RoutedShape;
 use crate::Error;
@@ -89,14 +89,10 @@ fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>, Error> {
         true => Some(c.size_up_to("sliding_window", 1 << 30)?),
         false => None,
     };
-    let Some(types) = c.texts("layer_types")? else {
+    let Some(types) = layer_types(c, layers)? else {
         let every_other = |layer: usize| window.filter(|_| layer.is_multiple_of(2));
         return Ok((0..layers).map(every_other).collect());
     };
-    if types.len() != layers {
-        let problem = format!("has {} entries for {layers} layers", types.len());
-        return Err(c.error("layer_types", problem));
-    }
     types
         .iter()
         .map(|kind| match kind.as_str() {

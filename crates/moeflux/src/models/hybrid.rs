@@ -8,7 +8,7 @@ use std::sync::Arc;
 use moeflux_kernels::{Decay, DeltaShape, HeadOrder, Piece};
 
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
-use super::fields::{check_heads, rope_frequencies};
+use super::fields::{check_heads, layer_types, rope_frequencies};
 use crate::Error;
 use crate::config::Config;
 use crate::graph::{BufferId, Op, StateDecl};
@@ -287,14 +287,10 @@ fn every(groups: usize, width: usize, start: usize, len: usize) -> impl Iterator
 
 /// For each layer whether it is one of full attention.
 pub(super) fn full_attention_layers(c: &Config, layers: usize) -> Result<Vec<bool>, Error> {
-    let Some(types) = c.texts("layer_types")? else {
+    let Some(types) = layer_types(c, layers)? else {
         let interval = c.size_or("full_attention_interval", 4)?;
         return Ok((1..=layers).map(|i| i.is_multiple_of(interval)).collect());
     };
-    if types.len() != layers {
-        let problem = format!("has {} entries for {layers} layers", types.len());
-        return Err(c.error("layer_types", problem));
-    }
     types
         .iter()
         .map(|t| match t.as_str() {

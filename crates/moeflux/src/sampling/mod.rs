@@ -9,6 +9,7 @@ mod random;
 mod sampler;
 
 pub use params::SamplingParams;
+pub(crate) use random::exp_negative;
 pub use random::uniform;
 pub use sampler::Sampler;
 

@@ -20,8 +20,8 @@ pub fn uniform(seed: u64, position: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
 }
 
-/// exp(x) for x <= 0, within 2e-15 of the true value relatively; 0 below -700.
-pub(super) fn exp_negative(x: f64) -> f64 {
+/// exp(x) for x <= 0, within 2e-15 of the true value relatively; 0 below -700, not a number for none.
+pub(crate) fn exp_negative(x: f64) -> f64 {
     /// 1/n! for n from 13 down to 0.
     const SERIES: [f64; 14] = [
         1.0 / 6_227_020_800.0,
@@ -46,7 +46,7 @@ pub(super) fn exp_negative(x: f64) -> f64 {
     ];
     /// 1.5 * 2^52: a number added to it is rounded to an integer, which the low bits then hold.
     const ROUNDER: f64 = 6_755_399_441_055_744.0;
-    let inside = x.max(-700.0);
+    let inside = if x < -700.0 { -700.0 } else { x };
     let rounded = inside * std::f64::consts::LOG2_E + ROUNDER;
     let n = rounded - ROUNDER;
     let r = (inside - n * LN_2[0]) - n * LN_2[1];
@@ -70,6 +70,7 @@ mod tests {
         }
         assert_eq!(exp_negative(0.0), 1.0);
         assert_eq!(exp_negative(f64::NEG_INFINITY), 0.0);
+        assert!(exp_negative(f64::NAN).is_nan());
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
+use crate::evaluate::best;
+
 use super::random::{exp_negative, uniform};
 use super::{SamplingError, SamplingParams};
+use crate::evaluate::best;
 
 /// Scores down to which top-p looks for the tokens that it keeps, before it looks at all.
 const NUCLEUS_SCORES: [f64; 3] = [-3.0, -6.0, -12.0];
@@ -78,10 +81,10 @@ impl Sampler {
         check(logits, position)?;
         if self.params.temperature == 0.0 {
             if !self.params.has_penalties() {
-                return Ok(argmax(logits));
+                return Ok(best(logits) as u32);
             }
             self.penalize(logits, history);
-            return Ok(argmax(&self.logits));
+            return Ok(best(&self.logits) as u32);
         }
         let random = uniform(self.params.seed, position as u64);
         let chosen = if self.params.keeps_all() {
@@ -299,22 +302,6 @@ fn nucleus_weight(weights: &[f64], p: f64, total: f64) -> f64 {
                 >= p * total
         });
     enough.unwrap_or(0.0)
-}
-
-/// The index of the largest value, the lowest one among equals.
-fn argmax(values: &[f32]) -> u32 {
-    let first = (0, f32::NEG_INFINITY);
-    let largest = values
-        .iter()
-        .enumerate()
-        .fold(first, |best, (index, value)| {
-            if *value > best.1 {
-                (index, *value)
-            } else {
-                best
-            }
-        });
-    largest.0 as u32
 }
 
 fn check(logits: &[f32], position: usize) -> Result<(), SamplingError> {

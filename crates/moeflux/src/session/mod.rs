@@ -165,8 +165,7 @@ impl Session {
                 nearest: self.checkpoint_positions().filter(|&p| p < position).max(),
             });
         }
-        let saved = saved.map(|c| c.saved.clone()).unwrap_or_default();
-        let mut saved = saved.into_iter();
+        let mut saved = saved.into_iter().flat_map(|c| &c.saved);
         for state in &mut self.states {
             state.go_back(position, &mut saved)?;
         }

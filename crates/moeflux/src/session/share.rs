@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use moeflux_kernels::{Counted, KV_PAGE_TOKENS, KvPage};
 
-use super::checkpoint::{Checkpoint, Saved};
+use super::checkpoint::{Checkpoint, save_pages, saved_page_bytes};
 use super::state::LayerState;
 use super::{Session, SessionShape, forgets};
 use crate::Error;
@@ -36,15 +36,10 @@ pub struct RecurrentState {
     _counted: Counted,
 }
 
-/// The pages that hold what a state keeps of `positions`, each with how much it holds before their
-/// end.
-fn pages_of(
-    decl: &StateDecl,
-    positions: &Range<usize>,
-) -> impl ExactSizeIterator<Item = (usize, usize)> + use<> {
+/// The pages that hold what a state keeps of `positions`.
+fn pages_of(decl: &StateDecl, positions: &Range<usize>) -> Range<usize> {
     let (start, end) = (decl.kept(positions.start), decl.kept(positions.end));
-    let pages = start / KV_PAGE_TOKENS..end.div_ceil(KV_PAGE_TOKENS);
-    pages.map(move |page| (page, end - page * KV_PAGE_TOKENS))
+    start / KV_PAGE_TOKENS..end.div_ceil(KV_PAGE_TOKENS)
 }
 
 impl KeyValues {
@@ -71,20 +66,35 @@ impl KeyValues {
         self.bytes
     }
 
-    /// All pages, each with how many positions of it are held.
-    fn held(&self) -> impl Iterator<Item = (usize, &KvPage)> {
+    /// Keys and values of those of `positions` that are here, in the same pages.
+    #[must_use]
+    pub fn part(&self, positions: Range<usize>) -> KeyValues {
+        let end = positions.end.min(self.positions.end);
+        let positions = positions.start.max(self.positions.start).min(end)..end;
+        let layer = |(decl, pages): (&StateDecl, &Vec<KvPage>)| -> Vec<KvPage> {
+            let wanted = pages_of(decl, &positions);
+            let first = pages_of(decl, &self.positions).start;
+            let before = wanted.start.saturating_sub(first);
+            let pages = pages.iter().skip(before).take(wanted.len());
+            pages.cloned().collect()
+        };
+        let pages = self.layers().map(layer).collect();
+        KeyValues::new(&self.shape, positions, pages)
+    }
+
+    /// The pages with what declares them.
+    fn layers(&self) -> impl Iterator<Item = (&StateDecl, &Vec<KvPage>)> {
         let kept = self.shape.states.iter().filter(|decl| !forgets(decl));
-        let layers = kept.zip(&self.pages);
-        layers.flat_map(|(decl, pages)| {
-            let held = pages_of(decl, &self.positions).map(|(_, held)| held);
-            held.zip(pages)
-        })
+        kept.zip(&self.pages)
     }
 
     /// Bytes that [`KeyValues::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let bytes = |(held, page): (usize, &KvPage)| page.saved_bytes(held) as u64;
-        self.held().map(bytes).sum()
+        let bytes = |(decl, pages): (&StateDecl, &Vec<KvPage>)| {
+            let first = pages_of(decl, &self.positions).start;
+            saved_page_bytes(pages, first, decl.kept(self.positions.end))
+        };
+        self.layers().map(bytes).sum()
     }
 
     /// Writes it, for [`Engine::read_key_values`](crate::Engine::read_key_values).
@@ -93,9 +103,10 @@ impl KeyValues {
     /// Those of `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut buffer = Vec::new();
-        for (held, page) in self.held() {
+        for (decl, pages) in self.layers() {
             buffer.clear();
-            page.save(held, &mut buffer);
+            let first = pages_of(decl, &self.positions).start;
+            save_pages(pages, first, decl.kept(self.positions.end), &mut buffer);
             out.write_all(&buffer)?;
         }
         Ok(())
@@ -114,7 +125,8 @@ impl KeyValues {
                 continue;
             };
             let mut layer = Vec::new();
-            for (_, held) in pages_of(decl, &positions) {
+            for index in pages_of(decl, &positions) {
+                let held = decl.kept(positions.end) - index * KV_PAGE_TOKENS;
                 let mut page = cache.new_page();
                 buffer.resize(page.saved_bytes(held), 0);
                 input.read_exact(&mut buffer)?;
@@ -143,22 +155,10 @@ impl RecurrentState {
 
     /// Bytes that [`RecurrentState::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let position = self.state.position;
-        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
-        let windows = forgetful
-            .zip(&self.state.saved)
-            .map(|(decl, saved)| match saved {
-                Saved::Recurrent(_) => 0,
-                Saved::Window(pages) => {
-                    let numbered = (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages);
-                    let bytes = |(index, page): (usize, &KvPage)| {
-                        page.saved_bytes(position - index * KV_PAGE_TOKENS)
-                    };
-                    numbered.map(bytes).sum::<usize>() as u64
-                }
-            });
         let place = if has_windows(&self.shape) { 8 } else { 0 };
-        place + self.state.bytes() + windows.sum::<u64>()
+        let states = self.state.states(&self.shape);
+        let bytes = states.map(|(decl, saved)| saved.saved_bytes(decl, self.state.position));
+        place + bytes.sum::<u64>()
     }
 
     /// Writes it, for [`Engine::read_recurrent_state`](crate::Engine::read_recurrent_state).
@@ -171,25 +171,10 @@ impl RecurrentState {
         if has_windows(&self.shape) {
             out.write_all(&(position as u64).to_le_bytes())?;
         }
-        let forgetful = self.shape.states.iter().filter(|decl| forgets(decl));
-        for (decl, saved) in forgetful.zip(&self.state.saved) {
-            match saved {
-                Saved::Recurrent(values) => {
-                    for values in values.chunks(CHUNK) {
-                        buffer.clear();
-                        buffer.extend(values.iter().flat_map(|x| x.to_le_bytes()));
-                        out.write_all(&buffer)?;
-                    }
-                }
-                Saved::Window(pages) => {
-                    for (index, page) in (decl.first_needed(position) / KV_PAGE_TOKENS..).zip(pages)
-                    {
-                        buffer.clear();
-                        page.save(position - index * KV_PAGE_TOKENS, &mut buffer);
-                        out.write_all(&buffer)?;
-                    }
-                }
-            }
+        for (decl, saved) in self.state.states(&self.shape) {
+            buffer.clear();
+            saved.save(decl, position, &mut buffer);
+            out.write_all(&buffer)?;
         }
         Ok(())
     }
@@ -209,17 +194,8 @@ impl RecurrentState {
                 "state of a position beyond the context",
             ));
         }
-        let mut saved = Vec::new();
-        for decl in &shape.states {
-            match decl {
-                StateDecl::Recurrent { len } => saved.push(Saved::Recurrent(floats(*len, input)?)),
-                StateDecl::KeyValue { .. } if decl.has_window() => {
-                    saved.push(Saved::Window(window(shape, decl, position, input)?));
-                }
-                StateDecl::KeyValue { .. } => {}
-            }
-        }
-        Ok(RecurrentState::new(shape, Checkpoint { position, saved }))
+        let state = Checkpoint::load(position, shape, input)?;
+        Ok(RecurrentState::new(shape, state))
     }
 }
 
@@ -227,43 +203,6 @@ impl RecurrentState {
 fn has_windows(shape: &SessionShape) -> bool {
     shape.states.iter().any(StateDecl::has_window)
 }
-
-fn floats(len: usize, input: &mut dyn Read) -> std::io::Result<Vec<f32>> {
-    let (mut buffer, mut values) = (Vec::new(), Vec::with_capacity(len));
-    while values.len() < len {
-        buffer.resize(CHUNK.min(len - values.len()) * 4, 0);
-        input.read_exact(&mut buffer)?;
-        let read = buffer.as_chunks::<4>().0.iter();
-        values.extend(read.map(|b| f32::from_le_bytes(*b)));
-    }
-    Ok(values)
-}
-
-/// The pages that a window shows at `position`.
-fn window(
-    shape: &SessionShape,
-    decl: &StateDecl,
-    position: usize,
-    input: &mut dyn Read,
-) -> std::io::Result<Vec<KvPage>> {
-    let mut state = LayerState::new(decl, shape.kv_type, &shape.state_bytes);
-    let LayerState::KeyValue(cache) = &mut state else {
-        return Ok(Vec::new());
-    };
-    cache.restore(position, Vec::new());
-    cache.reserve(0, position);
-    let mut buffer = Vec::new();
-    for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
-        let held = position - index * KV_PAGE_TOKENS;
-        buffer.resize(page.saved_bytes(held), 0);
-        input.read_exact(&mut buffer)?;
-        page.load(held, &buffer).map_err(std::io::Error::other)?;
-    }
-    Ok(cache.pages().to_vec())
-}
-
-/// Values that are turned into bytes at a time.
-const CHUNK: usize = 1 << 14;
 
 impl Session {
     /// Keys and values of `positions`, shared with this session; those behind the session's end are
@@ -282,9 +221,7 @@ impl Session {
                 _ => None,
             };
             if let LayerState::KeyValue(cache) = home.as_ref().unwrap_or(state) {
-                let first = decl.kept(positions.start) / KV_PAGE_TOKENS;
-                let count = pages_of(decl, &positions).len();
-                let held = cache.pages().get(first..first + count);
+                let held = cache.pages().get(pages_of(decl, &positions));
                 let lost = || Error::Internal("a session has too few pages".to_owned());
                 pages.push(held.ok_or_else(lost)?.to_vec());
             }
@@ -335,7 +272,7 @@ impl Session {
         if recurrent.is_some_and(other) {
             return Err(gap(end, tokens.len()));
         }
-        let mut saved = recurrent.iter().flat_map(|r| r.state.saved.clone());
+        let mut saved = recurrent.into_iter().flat_map(|r| &r.state.saved);
         let mut layer = 0;
         for state in &mut session.states {
             match state {

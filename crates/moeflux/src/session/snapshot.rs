@@ -4,7 +4,7 @@
 //! values (u64: 2 is f16, 4 is f32), number of tokens (u64), tokens (u32 each), then for each
 //! state in the graph's order either keys and values of the used positions
 //! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too, and
-//! fewer where several positions share one; from the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
+//! one for all positions that share one; from the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
 //! (u64), each its position (u64) and, of that position, the recurrent states and the pages of
 //! windows; xxh3 of all before (u64).
 
@@ -12,12 +12,12 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
+use moeflux_kernels::KvType;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::checkpoint::{Checkpoint, Saved};
-use super::state::{KeyValueCache, LayerState};
-use super::{MAX_CHECKPOINTS, Session, SessionShape, forgets};
+use super::checkpoint::{Checkpoint, save_pages, save_values};
+use super::state::LayerState;
+use super::{MAX_CHECKPOINTS, Session, SessionShape};
 use crate::Error;
 
 /// Format 3.
@@ -38,42 +38,24 @@ pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
         let home = session.at_home(state)?;
         match home.as_ref().unwrap_or(state) {
             LayerState::KeyValue(cache) => {
-                let (first, end) = (cache.first_page(session.len()), cache.kept(session.len()));
-                write_pages(&mut out, cache.needed(session.len()), first, end);
+                let first = cache.first_page(session.len());
+                let pages = cache.needed(session.len());
+                save_pages(pages, first, cache.kept(session.len()), &mut out);
             }
-            LayerState::Recurrent(r) => write_f32(&mut out, r.current()),
+            LayerState::Recurrent(r) => save_values(r.current(), &mut out),
             LayerState::Remote(..) => {}
         }
     }
     out.extend_from_slice(&(session.checkpoints.len() as u64).to_le_bytes());
     for checkpoint in &session.checkpoints {
         out.extend_from_slice(&(checkpoint.position as u64).to_le_bytes());
-        let position = checkpoint.position;
-        let forgetful = session.shape.states.iter().filter(|decl| forgets(decl));
-        for (decl, saved) in forgetful.zip(&checkpoint.saved) {
-            let first = decl.first_needed(position) / KV_PAGE_TOKENS;
-            match saved {
-                Saved::Recurrent(values) => write_f32(&mut out, values),
-                Saved::Window(pages) => write_pages(&mut out, pages, first, position),
-            }
+        for (decl, saved) in checkpoint.states(&session.shape) {
+            saved.save(decl, checkpoint.position, &mut out);
         }
     }
     let checksum = xxh3_64(&out);
     out.extend_from_slice(&checksum.to_le_bytes());
     Ok(out)
-}
-
-fn write_f32(out: &mut Vec<u8>, values: &[f32]) {
-    for value in values {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// Writes pages from the `first` on, as far as they hold keys and values before the one at `end`.
-fn write_pages(out: &mut Vec<u8>, pages: &[KvPage], first: usize, end: usize) {
-    for (index, page) in (first..).zip(pages) {
-        page.save(end.saturating_sub(index * KV_PAGE_TOKENS), out);
-    }
 }
 
 pub(super) fn save(session: &Session, path: &Path) -> Result<(), Error> {
@@ -157,7 +139,7 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
         .collect();
     for state in &mut session.states {
         match state {
-            LayerState::KeyValue(cache) => read_cache(cache, reader, count)?,
+            LayerState::KeyValue(cache) => cache.load(count, &mut reader.rest).ok()?,
             LayerState::Recurrent(r) => reader.f32_into(r.current_mut())?,
             LayerState::Remote(..) => return None,
         }
@@ -171,38 +153,11 @@ fn fill(mut session: Session, reader: &mut Reader<'_>, count: usize) -> Option<S
         if position > count {
             return None;
         }
-        let mut saved = Vec::new();
-        for decl in session.shape.states.iter().filter(|decl| forgets(decl)) {
-            let mut state =
-                LayerState::new(decl, session.shape.kv_type, &session.shape.state_bytes);
-            saved.push(match &mut state {
-                LayerState::Recurrent(recurrent) => {
-                    reader.f32_into(recurrent.current_mut())?;
-                    Saved::Recurrent(recurrent.current().to_vec())
-                }
-                LayerState::KeyValue(cache) => {
-                    read_cache(cache, reader, position)?;
-                    Saved::Window(cache.needed(position).to_vec())
-                }
-                LayerState::Remote(..) => return None,
-            });
-        }
-        session.checkpoints.push(Checkpoint { position, saved });
+        let checkpoint = Checkpoint::load(position, &session.shape, &mut reader.rest).ok()?;
+        session.checkpoints.push(checkpoint);
     }
     session.recount();
     reader.rest.is_empty().then_some(session)
-}
-
-fn read_cache(cache: &mut KeyValueCache, reader: &mut Reader<'_>, positions: usize) -> Option<()> {
-    cache.restore(positions, Vec::new());
-    cache.reserve(0, positions);
-    let kept = cache.kept(positions);
-    for (index, page) in (cache.dropped()..).zip(cache.pages_mut()) {
-        let held = kept - index * KV_PAGE_TOKENS;
-        let bytes = reader.take(page.saved_bytes(held))?;
-        page.load(held, bytes).ok()?;
-    }
-    Some(())
 }
 
 struct Reader<'a> {

@@ -12,7 +12,7 @@ use super::find::{check_shape, find_matrix, plain_codec};
 use super::layout::{MatrixLayout, PART_ALIGN};
 use super::mxfp4::{self, Joined};
 use super::switched::{switched, switched_layer};
-use super::turned::{Turned, is_turned, turned_layer};
+use super::turned::{self, Turned};
 use crate::Error;
 use crate::models::{Blueprint, ExpertLayer};
 
@@ -28,8 +28,19 @@ pub struct ExpertLayout {
     pub up: MatrixLayout,
     /// `[hidden, intermediate]`.
     pub down: MatrixLayout,
-    /// What is put together before the matrices can be arranged.
-    pub(super) joined: Vec<Joined>,
+    /// How its bytes lie when they were read.
+    pub(super) form: Form,
+}
+
+/// What is to be done with an expert's bytes before its matrices are where a layout says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Nothing.
+    Placed,
+    /// Runs of them are put together.
+    Joined([Joined; 2]),
+    /// All are brought into another order.
+    Turned(Turned),
 }
 
 impl ExpertLayout {
@@ -39,7 +50,7 @@ impl ExpertLayout {
             gate,
             up,
             down,
-            joined: Vec::new(),
+            form: Form::Placed,
         }
     }
 
@@ -48,8 +59,13 @@ impl ExpertLayout {
     /// # Errors
     /// [`Error::Internal`] if the matrices leave the bytes.
     pub fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
-        for joined in &self.joined {
-            joined.arrange(bytes)?;
+        match &self.form {
+            Form::Placed => {}
+            Form::Joined([first, second]) => {
+                first.arrange(bytes)?;
+                second.arrange(bytes)?;
+            }
+            Form::Turned(turned) => turned.arrange(bytes)?,
         }
         self.gate.arrange(bytes)?;
         self.up.arrange(bytes)?;
@@ -81,40 +97,26 @@ impl ExpertTable {
             layers: BTreeMap::new(),
             prepare: None,
         };
-        let (mut layouts, mut turned) = (BTreeMap::new(), BTreeMap::new());
+        let mut layouts = BTreeMap::new();
         if files.packed().is_none() {
             catalog.files = files.dense().files().to_vec();
         }
         for layer in &blueprint.experts {
             let (layout, records) = match files.packed() {
                 Some(packed) => packed_layer(files, packed, layer, &mut catalog)?,
-                None if is_turned(files, layer) => {
-                    let name = files.full_name(&layer.name);
-                    let (layout, records, form) = turned_layer(files.dense(), &name, layer)?;
-                    turned.insert(layer.layer, form);
-                    (layout, records)
-                }
                 None => plain_layer(files, layer)?,
             };
             layouts.insert(layer.layer, layout);
             catalog.layers.insert(layer.layer, records);
         }
-        Ok(ExpertTable::new(catalog, layouts, turned))
+        Ok(ExpertTable::new(catalog, layouts))
     }
 
-    /// Puts a table together; experts are arranged as they arrive, those in `turned` after they
-    /// were brought into order.
-    pub(super) fn new(
-        mut catalog: Catalog,
-        layouts: BTreeMap<usize, ExpertLayout>,
-        turned: BTreeMap<usize, Turned>,
-    ) -> ExpertTable {
+    /// Puts a table together; experts are arranged as they arrive.
+    pub(super) fn new(mut catalog: Catalog, layouts: BTreeMap<usize, ExpertLayout>) -> ExpertTable {
         let arranged = layouts.clone();
         catalog.prepare = Some(Prepare::new(move |layer, bytes| {
             let layout = arranged.get(&layer).ok_or("its layer has no layout")?;
-            if let Some(turned) = turned.get(&layer) {
-                turned.settle(bytes).map_err(|e| e.to_string())?;
-            }
             layout.arrange(bytes).map_err(|e| e.to_string())
         }));
         ExpertTable { catalog, layouts }
@@ -234,6 +236,9 @@ fn plain_layer(
 ) -> Result<(ExpertLayout, Vec<Record>), Error> {
     let name = files.full_name(&layer.name);
     let dense = files.dense();
+    if let Some(found) = turned::layer(dense, &name, layer)? {
+        return Ok(found);
+    }
     if let Some(found) = mxfp4::layer(dense, &name, layer)? {
         return Ok(found);
     }

@@ -23,6 +23,15 @@ const AFFINE: [&str; 3] = ["weight", "scales", "biases"];
 const PACKED: [&str; 2] = ["weight_packed", "weight_scale"];
 const F8_SCALES: &str = "weight_scale_inv";
 
+/// What compressed-tensors adds beside packed integers in forms that are not read, and what is.
+const UNREAD: [(&str, &str); 2] = [
+    (
+        "weight_zero_point",
+        "symmetric integers, without zero points",
+    ),
+    ("weight_g_idx", "groups of neighbours, without weight_g_idx"),
+];
+
 /// Finds the matrix `name` (without `.weight`) of `[rows, cols]` in any form.
 pub(crate) fn find_matrix<'a>(
     files: &'a Checkpoint,
@@ -87,17 +96,13 @@ fn affine<'a>(
     let parts = [files.require(&names[0])?, files.require(&names[1])?];
     let [info, scales] = parts;
     let biases = files.require(&names[2])?;
-    let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
-    let (words, groups) = (last(info), last(scales));
-    let bits = (words * 32).checked_div(cols).unwrap_or(0);
-    if groups == 0 || !cols.is_multiple_of(groups) || bits * cols != words * 32 {
-        return Err(wrong_shape(files, &names[0], info, outer, cols).into());
-    }
-    let codec = AffineCodec::new(bits as u32, cols / groups);
+    let (bits, group) = bits_and_group(info, scales, cols)
+        .ok_or_else(|| wrong_shape(files, &names[0], info, outer, cols))?;
+    let codec = AffineCodec::new(bits, group);
     let codec = codec.map_err(|problem| not_coded(&names[0], problem))?;
-    check_rows(files, &names[0], info, outer, words)?;
+    check_rows(files, &names[0], info, outer, codec.row_bytes(cols) / 4)?;
     for (name, part) in names[1..].iter().zip([scales, biases]) {
-        check_rows(files, name, part, outer, groups)?;
+        check_rows(files, name, part, outer, cols / group)?;
         if part.dtype != DType::Bf16 {
             return Err(wrong_dtype(files, name, part, "BF16").into());
         }
@@ -118,27 +123,18 @@ fn packed<'a>(
 ) -> Result<MatrixTensors<'a>, Error> {
     let names = PACKED.map(|part| format!("{name}.{part}"));
     let (info, scales) = (files.require(&names[0])?, files.require(&names[1])?);
-    if files.get(&format!("{name}.weight_zero_point")).is_some() {
-        let tensor = format!("{name}.weight_zero_point");
-        let zeros = files.require(&tensor)?;
-        return Err(wrong_dtype(
-            files,
-            &tensor,
-            zeros,
-            "symmetric integers, without zero points",
-        )
-        .into());
+    for (part, expected) in UNREAD {
+        let tensor = format!("{name}.{part}");
+        if let Some(found) = files.get(&tensor) {
+            return Err(wrong_dtype(files, &tensor, found, expected).into());
+        }
     }
-    let last = |info: &TensorInfo| info.shape.last().copied().unwrap_or(0);
-    let (words, groups) = (last(info), last(scales));
-    let bits = (words * 32).checked_div(cols).unwrap_or(0);
-    if groups == 0 || !cols.is_multiple_of(groups) || bits * cols != words * 32 {
-        return Err(wrong_shape(files, &names[0], info, outer, cols).into());
-    }
-    let codec = CenteredCodec::new(bits as u32, cols / groups);
+    let (bits, group) = bits_and_group(info, scales, cols)
+        .ok_or_else(|| wrong_shape(files, &names[0], info, outer, cols))?;
+    let codec = CenteredCodec::new(bits, group);
     let codec = codec.map_err(|problem| not_coded(&names[0], problem))?;
-    check_rows(files, &names[0], info, outer, words)?;
-    check_rows(files, &names[1], scales, outer, groups)?;
+    check_rows(files, &names[0], info, outer, codec.row_bytes(cols) / 4)?;
+    check_rows(files, &names[1], scales, outer, cols / group)?;
     for (name, part, expected) in [
         (&names[0], info, DType::I32),
         (&names[1], scales, DType::Bf16),
@@ -152,6 +148,18 @@ fn packed<'a>(
         parts: vec![info, scales],
         names: names.to_vec(),
     })
+}
+
+/// Bits of an integer and elements of a group, if 32-bit words and scales of these shapes make up
+/// rows of `cols` elements.
+fn bits_and_group(words: &TensorInfo, scales: &TensorInfo, cols: usize) -> Option<(u32, usize)> {
+    let last = |info: &TensorInfo| info.shape.last().copied();
+    let (row_bits, groups) = (last(words)?.checked_mul(32)?, last(scales)?);
+    if !cols.is_multiple_of(groups) || !row_bits.is_multiple_of(cols) {
+        return None;
+    }
+    let bits = u32::try_from(row_bits.checked_div(cols)?).ok()?;
+    Some((bits, cols.checked_div(groups)?))
 }
 
 /// FP8 with a scale to each square.

@@ -5,7 +5,7 @@ use moeflux_experts::{Record, Segment};
 use moeflux_formats::codec::block::mxfp4;
 use moeflux_formats::{BlockCodec, Checkpoint, Codec, FormatError, TensorInfo};
 
-use super::experts::ExpertLayout;
+use super::experts::{ExpertLayout, Form};
 use super::find::check_shape;
 use super::layout::MatrixLayout;
 use crate::Error;
@@ -165,7 +165,7 @@ pub(super) fn layer(
     };
     let records = (0..count).map(record).collect();
     let layout = ExpertLayout {
-        joined: vec![first.joined.clone(), second.joined.clone()],
+        form: Form::Joined([first.joined.clone(), second.joined.clone()]),
         ..ExpertLayout::new(gate, up, down)
     };
     Ok(Some((layout, records)))

@@ -116,6 +116,6 @@ impl ExpertTable {
             }
             catalog.layers.insert(layer, records);
         }
-        Ok((ExpertTable::new(catalog, layouts, BTreeMap::new()), file))
+        Ok((ExpertTable::new(catalog, layouts), file))
     }
 }

@@ -71,7 +71,8 @@ impl Survey {
                         _ => files.dense().require_float(&name)?,
                     };
                     check_shape(files.dense(), &name, info, shape)?;
-                    (info.elements() * 4, info.elements() * 4)
+                    let bytes = 4 * fold.elements(shape) as u64;
+                    (bytes, bytes)
                 }
             };
             survey.bytes += bytes;

@@ -6,8 +6,7 @@ use std::cell::RefCell;
 use moeflux_experts::Record;
 use moeflux_formats::Checkpoint;
 
-use super::experts::{ExpertLayout, segment};
-use super::files::ModelFiles;
+use super::experts::{ExpertLayout, Form, segment};
 use super::find::{check_shape, plain_codec};
 use super::layout::MatrixLayout;
 use crate::Error;
@@ -15,7 +14,7 @@ use crate::models::ExpertLayer;
 
 /// Experts in `gate_up_proj [experts, hidden, (gate, up) pairs]` and
 /// `down_proj [experts, intermediate, hidden]`, of plain floats.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Turned {
     /// Bytes of an element.
     element: usize,
@@ -33,7 +32,7 @@ impl Turned {
     ///
     /// # Errors
     /// [`Error::Internal`] if there are fewer bytes.
-    pub(super) fn settle(&self, bytes: &mut [u8]) -> Result<(), Error> {
+    pub(super) fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
         let &Turned {
             element,
             hidden,
@@ -83,18 +82,13 @@ fn transpose(from: &[u8], steps: (usize, usize), element: usize, cols: usize, in
     }
 }
 
-/// Whether the files have the layer's experts in this form.
-pub(super) fn is_turned(files: &ModelFiles, layer: &ExpertLayer) -> bool {
-    let tensor = format!("{}.gate_up_proj", files.full_name(&layer.name));
-    layer.is_turned && files.dense().get(&tensor).is_some()
-}
-
-/// A layer of such experts whose tensors' names begin with `name`.
-pub(super) fn turned_layer(
+/// The experts of a layer whose tensors' names begin with `name`; `None` if they are not in this
+/// form.
+pub(super) fn layer(
     files: &Checkpoint,
     name: &str,
     layer: &ExpertLayer,
-) -> Result<(ExpertLayout, Vec<Record>, Turned), Error> {
+) -> Result<Option<(ExpertLayout, Vec<Record>)>, Error> {
     let &ExpertLayer {
         experts,
         hidden,
@@ -102,6 +96,9 @@ pub(super) fn turned_layer(
         ..
     } = layer;
     let names = [format!("{name}.gate_up_proj"), format!("{name}.down_proj")];
+    if !layer.is_turned || files.get(&names[0]).is_none() {
+        return Ok(None);
+    }
     let shapes = [
         [experts, hidden, 2 * intermediate],
         [experts, intermediate, hidden],
@@ -129,11 +126,11 @@ pub(super) fn turned_layer(
     };
     let matrix = hidden * intermediate * turned.element;
     let place = |rows, cols, index| MatrixLayout::placed(codec, rows, cols, [index * matrix; 3]);
-    let layout = ExpertLayout::new(
-        place(intermediate, hidden, 0),
-        place(intermediate, hidden, 1),
-        place(hidden, intermediate, 2),
-    );
+    let [gate, up] = [0, 1].map(|index| place(intermediate, hidden, index));
+    let layout = ExpertLayout {
+        form: Form::Turned(turned),
+        ..ExpertLayout::new(gate, up, place(hidden, intermediate, 2))
+    };
     let record = |expert: u64| {
         let (both, one) = (2 * matrix as u64, matrix as u64);
         Record {
@@ -145,5 +142,5 @@ pub(super) fn turned_layer(
         }
     };
     let records = (0..experts as u64).map(record).collect();
-    Ok((layout, records, turned))
+    Ok(Some((layout, records)))
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use moeflux::kernels::Cpu;
-use moeflux::{Engine, Isa, Want};
+use moeflux::{Engine, Isa, KernelRate, Want};
 use serde_json::{Map, Value, json};
 
 use self::measure::{Measured, Runner};
@@ -128,6 +128,10 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let context = args.model.context.filter(is_possible);
     let context = context.unwrap_or(info.context_tokens);
     let tests = plan::tests(args, context)?;
+    if args.thread_counts.len() > 1 && args.model.trace.is_some() {
+        let problem = "--trace is for one run; give one number of threads";
+        return Err(Failure::Usage(problem.to_owned()));
+    }
     let mut counts: Vec<Option<usize>> = Vec::new();
     counts.extend(args.thread_counts.iter().map(|&n| Some(usize::from(n))));
     if counts.is_empty() {
@@ -146,6 +150,14 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         bench.with_threads(threads, &tests, &mut results)?;
     }
     bench.finish(&results)
+}
+
+/// Rates of the processor's kernels; a device's are done later than they are asked for.
+fn kernel_rates(engine: &Engine) -> Result<Vec<KernelRate>, Failure> {
+    match engine.stats().tier {
+        Some(_) => Ok(Vec::new()),
+        None => Ok(engine.kernel_rates()?),
+    }
 }
 
 /// What speeds are predicted from.
@@ -215,7 +227,7 @@ impl Bench<'_> {
             kernels: Vec::new(),
         };
         let loaded = self.load(&model_args)?;
-        machine.kernels = loaded.engine.kernel_rates()?;
+        machine.kernels = kernel_rates(&loaded.engine)?;
         let name = model::name(self.path);
         if self.form == Form::Table {
             let heading = report::heading(&name, &loaded, &machine);
@@ -236,7 +248,7 @@ impl Bench<'_> {
             .flat_map(|t| caches.iter().map(move |c| (t, c)))
         {
             // Other programs slow a measurement, nothing speeds it up: the best of several counts.
-            machine.raise(&loaded.engine.kernel_rates()?);
+            machine.raise(&kernel_rates(&loaded.engine)?);
             let runner = Runner {
                 engine: &loaded.engine,
                 machine: &machine,

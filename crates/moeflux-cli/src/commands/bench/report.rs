@@ -11,6 +11,17 @@ use crate::floor::Machine;
 use crate::measure::DiskRate;
 use crate::size;
 
+/// Fields that say what the processor could do at best.
+const OF_PROCESSOR: [&str; 7] = [
+    "floor_tok_s",
+    "floor_share",
+    "limit",
+    "memory_floor_tok_s",
+    "compute_floor_tok_s",
+    "bytes_per_token",
+    "gb_s",
+];
+
 /// One line of the result: a test with a number of threads.
 pub struct Row {
     fields: Vec<(&'static str, Value)>,
@@ -101,7 +112,19 @@ impl Row {
             tier: tier.as_ref().map(Tier::text),
         };
         row.fields.extend(Tier::fields(tier.as_ref()));
+        if tier.is_some() {
+            row.forget_floors();
+        }
         row
+    }
+
+    /// A device's floors are not known: neither its rates, nor how many experts its steps used.
+    fn forget_floors(&mut self) {
+        for (name, value) in &mut self.fields {
+            if OF_PROCESSOR.contains(name) {
+                *value = Value::Null;
+            }
+        }
     }
 
     /// What a device's memory for experts did, for people.
@@ -133,6 +156,14 @@ impl Row {
         let of = |name: &str| self.fields.iter().find(|(known, _)| *known == name);
         let get = |name: &str| of(name).map_or(&Value::Null, |(_, value)| value);
         let number = |name: &str| get(name).as_f64().unwrap_or(0.0);
+        let figure = |name: &str| match get(name).as_f64() {
+            Some(number) => format!("{number:.2}"),
+            None => String::new(),
+        };
+        let share = |name: &str| match get(name).as_f64() {
+            Some(share) => format!("{:.1} %", share * 100.0),
+            None => String::new(),
+        };
         let cells = [
             get("threads").to_string(),
             get("test").as_str().unwrap_or_default().to_owned(),
@@ -141,23 +172,14 @@ impl Row {
             format!("{:.2}", number("tok_s_min")),
             format!("{:.2}", number("tok_s_median")),
             format!("{:.2}", number("tok_s_max")),
-            format!("{:.2}", number("floor_tok_s")),
-            format!("{:.1} %", number("floor_share") * 100.0),
+            figure("floor_tok_s"),
+            share("floor_share"),
             get("limit").as_str().unwrap_or_default().to_owned(),
-            format!("{:.2}", number("gb_s")),
-            match get("hit_rate").as_f64() {
-                Some(rate) => format!("{:.1} %", rate * 100.0),
-                None => String::new(),
-            },
+            figure("gb_s"),
+            share("hit_rate"),
             format!("{:.3}", number("read_bytes_per_token") * 1e-6),
-            match get("disk_share").as_f64() {
-                Some(share) => format!("{:.1} %", share * 100.0),
-                None => String::new(),
-            },
-            match get("predicted_tok_s").as_f64() {
-                Some(rate) => format!("{rate:.2}"),
-                None => String::new(),
-            },
+            share("disk_share"),
+            figure("predicted_tok_s"),
         ];
         line(&cells)
     }

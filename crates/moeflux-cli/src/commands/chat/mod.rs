@@ -151,9 +151,9 @@ impl Chat<'_> {
                 let turns = talk.messages.len();
                 self.partner
                     .restore(talk, &state)
-                    .map_err(|error| Failure::SessionFile {
+                    .map_err(|problem| Failure::SessionFile {
                         path: path.into(),
-                        problem: error.to_string(),
+                        problem,
                     })?;
                 output::note(&format!("{turns} messages from {}", path.display()));
             }

@@ -28,8 +28,8 @@ pub trait Partner {
     /// What was said, and the state that holds it; empty where that is not here.
     fn saved(&self) -> Result<(&Talk, Vec<u8>), Failure>;
 
-    /// Goes on with what was saved.
-    fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), moeflux::Error>;
+    /// Goes on with what was saved, or says why it cannot.
+    fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), String>;
 
     /// Tokens used, and the most that can be.
     fn tokens(&self) -> (u64, u64);
@@ -62,8 +62,9 @@ impl Partner for Local<'_> {
         Ok((self.conversation.talk(), self.conversation.state()?))
     }
 
-    fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), moeflux::Error> {
-        self.conversation.restore(talk, state)
+    fn restore(&mut self, talk: Talk, state: &[u8]) -> Result<(), String> {
+        let restored = self.conversation.restore(talk, state);
+        restored.map_err(|error| error.to_string())
     }
 
     fn tokens(&self) -> (u64, u64) {
@@ -93,9 +94,8 @@ impl Partner for RemoteConversation {
         Ok((self.talk(), Vec::new()))
     }
 
-    fn restore(&mut self, talk: Talk, _: &[u8]) -> Result<(), moeflux::Error> {
-        RemoteConversation::restore(self, talk);
-        Ok(())
+    fn restore(&mut self, talk: Talk, _: &[u8]) -> Result<(), String> {
+        RemoteConversation::restore(self, talk)
     }
 
     fn tokens(&self) -> (u64, u64) {

@@ -8,7 +8,7 @@ mod state;
 
 use moeflux::formats::{AffineCodec, BlockCodec, Codec};
 use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
-use moeflux::kernels::{Decay, Scores};
+use moeflux::kernels::Scores;
 
 use crate::{Case, HarnessError, Random};
 
@@ -44,8 +44,7 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         state::windowed_attention(random),
         state::conv1d_silu(random),
         state::gated_delta(random),
-        state::keyed_delta(random, Decay::Key),
-        state::keyed_delta(random, Decay::KeyBounded { floor: -5.0 }),
+        state::keyed_delta(random),
         experts::router(random),
         experts::grouped_router(random, Scores::Sigmoid),
         experts::grouped_router(random, Scores::Softmax),

@@ -113,8 +113,8 @@ pub(super) fn gated_delta(random: &mut Random) -> Case {
 }
 
 /// The same where each key element decays by itself.
-pub(super) fn keyed_delta(random: &mut Random, decay: Decay) -> Case {
-    delta_of(random, decay)
+pub(super) fn keyed_delta(random: &mut Random) -> Case {
+    delta_of(random, Decay::Key)
 }
 
 fn delta_of(random: &mut Random, decay: Decay) -> Case {

@@ -13,7 +13,8 @@ impl Worker {
         let [sequence] = &mut self.running[..] else {
             return false;
         };
-        if !sequence.is_decoding() {
+        // The last token of a prompt is not one of an answer: a device has other kernels for it.
+        if !sequence.is_decoding() || sequence.is_prompt(1) {
             return false;
         }
         let start = Instant::now();

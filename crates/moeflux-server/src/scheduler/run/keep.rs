@@ -61,9 +61,19 @@ impl Worker {
         keep(&mut self.prefix, &self.engine, sequence);
     }
 
-    /// Lets go of some state that is kept; false if there is none.
+    /// Lets go of some state that can be computed again: what is kept, then what answers hold that
+    /// wait for a place; false if there is none.
     pub(super) fn shrink(&mut self) -> bool {
-        self.prefix.as_mut().is_some_and(|prefix| prefix.shrink())
+        if self.prefix.as_mut().is_some_and(|prefix| prefix.shrink()) {
+            return true;
+        }
+        let mut holding = self.paused.iter_mut().rev();
+        let Some(last) = holding.find(|sequence| !sequence.session.is_empty()) else {
+            return false;
+        };
+        last.session = self.engine.session();
+        self.shared.metrics.preempted.add(1);
+        true
     }
 
     /// Keeps what runs, for when the server is back.

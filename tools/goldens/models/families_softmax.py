@@ -1,0 +1,192 @@
+"""Configurations of families whose attention keeps the keys and values of every head."""
+
+COMMON = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-05,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "eos_token_id": 255,
+}
+
+# As OLMoE-1B-7B is published; fewer key heads than it has, so that the two norms differ.
+OLMOE = {
+    **COMMON,
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "torch_dtype": "bfloat16",
+    "intermediate_size": 32,
+    "attention_bias": False,
+    "clip_qkv": None,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": False,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+}
+
+# As Mixtral-8x7B is published.
+MIXTRAL = {
+    **COMMON,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "torch_dtype": "bfloat16",
+    "intermediate_size": 96,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "router_jitter_noise": 0.0,
+}
+
+# As Qwen1.5-MoE-A2.7B and Qwen2-57B-A14B are published: windows named but not used.
+QWEN2_MOE = {
+    **COMMON,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "torch_dtype": "bfloat16",
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 48,
+    "mlp_only_layers": [1],
+    "decoder_sparse_step": 1,
+    "norm_topk_prob": False,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 64,
+    "max_window_layers": 2,
+    "use_sliding_window": False,
+}
+
+# As Qwen3-Next-80B-A3B is published.
+QWEN3_NEXT = {
+    **COMMON,
+    "architectures": ["Qwen3NextForCausalLM"],
+    "model_type": "qwen3_next",
+    "dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "full_attention_interval": 2,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "attention_bias": False,
+    "linear_conv_kernel_dim": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 6,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "partial_rotary_factor": 0.25,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 10000000,
+}
+
+# As GLM-4.5 is published, with more than one group of experts.
+GLM4_MOE = {
+    **COMMON,
+    "architectures": ["Glm4MoeForCausalLM"],
+    "model_type": "glm4_moe",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "attention_bias": True,
+    "use_qk_norm": True,
+    "partial_rotary_factor": 0.5,
+    "n_routed_experts": 12,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "n_group": 3,
+    "topk_group": 2,
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 2.5,
+    "first_k_dense_replace": 1,
+    "num_nextn_predict_layers": 1,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+}
+
+# As GLM-4.5-Air is published: no norms of queries and keys, one group.
+GLM4_MOE_AIR = {
+    **GLM4_MOE,
+    "head_dim": 16,
+    "use_qk_norm": False,
+    "n_group": 1,
+    "topk_group": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 1.0,
+}
+
+# As MiniMax-M2 is published: rotary_dim in place of a fraction.
+MINIMAX_M2 = {
+    **COMMON,
+    "architectures": ["MiniMaxM2ForCausalLM"],
+    "model_type": "minimax_m2",
+    "dtype": "bfloat16",
+    "intermediate_size": 64,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "rotary_dim": 16,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "attn_type_list": [1, 1, 1],
+    "qk_norm_type": "per_layer",
+    "use_qk_norm": True,
+    "use_routing_bias": True,
+    "scoring_func": "sigmoid",
+    "shared_intermediate_size": 0,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 5000000,
+}
+
+# As gpt-oss is published, but for its MXFP4 experts; the prompt goes beyond YaRN's context.
+GPT_OSS = {
+    **COMMON,
+    "architectures": ["GptOssForCausalLM"],
+    "model_type": "gpt_oss",
+    "torch_dtype": "bfloat16",
+    "num_hidden_layers": 4,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 40,
+    "intermediate_size": 32,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "attention_bias": True,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "swiglu_limit": 1.5,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 64,
+    },
+    "rope_theta": 150000,
+}
