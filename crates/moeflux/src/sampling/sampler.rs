@@ -7,7 +7,6 @@ use crate::evaluate::best;
 
 use super::random::{exp_negative, uniform};
 use super::{SamplingError, SamplingParams};
-use crate::evaluate::best;
 
 /// Scores down to which top-p looks for the tokens that it keeps, before it looks at all.
 const NUCLEUS_SCORES: [f64; 3] = [-3.0, -6.0, -12.0];
