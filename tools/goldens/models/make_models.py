@@ -25,6 +25,7 @@ from weights import randomize
 REPOSITORY = Path(__file__).resolve().parents[3]
 # A fixture whose router nearly ties would test rounding, not the engine: try other seeds.
 SMALLEST_ROUTER_MARGIN = 5e-4
+SMALLEST_INDEX_MARGIN = 1e-5
 SMALLEST_EXPERT_SHARE = 0.01
 SMALLEST_SPREAD = 1.0
 LARGEST_STEPWISE_ERROR = 1e-4
@@ -51,6 +52,7 @@ def find(spec, first_seed):
         answers = reference.compute(model, reference.prompt(spec, vocab_size, seed))
         clear = (
             answers.router_margin >= SMALLEST_ROUTER_MARGIN
+            and answers.index_margin >= SMALLEST_INDEX_MARGIN
             and answers.expert_share >= SMALLEST_EXPERT_SHARE
         )
         if clear:

@@ -67,18 +67,20 @@ fn attend(
             let (t, head) = (row / shape.heads, row % shape.heads);
             let kv_head = head / (shape.heads / shape.kv_heads);
             let q = &span.q[row * dim..][..dim];
-            let out = &mut span.out[row * dim..][..dim];
             let sink = sinks.map(|sinks| sinks[head]);
             let chunks = match entries.get(number) {
                 None => Vec::new(),
                 Some(entries) => {
                     let list = entries.list(t, span.start + t);
                     let chunks = list.chunks(KV_CHUNK_TOKENS);
-                    chunks.map(|at| (entries.pages, 0, at.to_vec())).collect()
+                    chunks
+                        .map(|at| (entries.pages, 0, at.to_vec()))
+                        .collect()
                 }
             };
             let mut all = positions(span, shape, span.start + t);
             all.extend(chunks);
+            let out = &mut span.out[row * dim..][..dim];
             one_query(q, &all, kv_head, (shape, sink), out)?;
         }
     }

@@ -1,5 +1,7 @@
 //! Reference of pooling windows of positions, and of choosing among the entries.
 
+use std::cmp::Ordering;
+
 use crate::{
     CompressShape, CompressSpan, IndexShape, IndexSpan, KV_PAGE_TOKENS, KernelError,
     choose_entries as index, compress as checks, math,
@@ -107,7 +109,7 @@ pub fn choose_entries(
             }
             let mut order: Vec<usize> = (0..complete).collect();
             // Stable: of equal scores the first comes first.
-            order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(index::EQUAL));
+            order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).unwrap_or(Ordering::Equal));
             order.truncate(top_k);
             order.sort_unstable();
             out.fill(0);
