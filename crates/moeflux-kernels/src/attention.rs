@@ -14,8 +14,8 @@ use std::{cell::RefCell, mem, ops::Range};
 
 use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, disjoint::Disjoint, lines::Lines};
 use chunk::{Chunk, PARTIAL_EXTRA};
-use entries::Gathered;
 pub use entries::Entries;
+use entries::Gathered;
 pub(crate) use entries::check as check_entries;
 use merge::{Finish, Merge};
 pub(crate) use sizes::check;
@@ -333,7 +333,9 @@ impl Call<'_> {
         scratch.q.clear();
         for query in queries {
             let at = (query * self.shape.heads + unit.first_head) * dim;
-            scratch.q.extend_from_slice(&span.q[at..][..unit.heads * dim]);
+            scratch
+                .q
+                .extend_from_slice(&span.q[at..][..unit.heads * dim]);
         }
         scratch.weights.resize(rows * KV_CHUNK_TOKENS);
         let is_joint = span.pages.first().is_some_and(KvPage::is_joint);

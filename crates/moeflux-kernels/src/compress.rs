@@ -174,10 +174,7 @@ impl<F: Copy> Pool<F> {
         // A sum of weights is at least one, unless there is none yet.
         let before = l.if_greater(self.sum, l.zero(), self.greatest, gate);
         let m = l.if_greater(gate, before, gate, before);
-        let (old, new) = (
-            math::exp(l, l.sub(before, m)),
-            math::exp(l, l.sub(gate, m)),
-        );
+        let (old, new) = (math::exp(l, l.sub(before, m)), math::exp(l, l.sub(gate, m)));
         self.greatest = m;
         self.sum = l.fma(self.sum, old, new);
         self.values = l.fma(self.values, old, l.mul(new, value));

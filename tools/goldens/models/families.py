@@ -143,7 +143,7 @@ def specs(Spec):
             "entries of 4 (the best 8) or 16 positions, experts by token, YaRN beyond its original "
             "context",
             config=streams.DEEPSEEK_V4,
-            prompt_tokens=230,
+            prompt_tokens=170,
             model_class="DeepseekV4ForCausalLM",
             moe_names="deepseek_v4",
             f32_suffixes=(

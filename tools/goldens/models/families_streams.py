@@ -31,7 +31,7 @@ DEEPSEEK_V4 = {
     "n_routed_experts": 10,
     "num_experts_per_tok": 3,
     "n_shared_experts": 1,
-    "num_hash_layers": 2,
+    "num_hash_layers": 3,
     "num_nextn_predict_layers": 1,
     "norm_topk_prob": True,
     "scoring_func": "sqrtsoftplus",

@@ -32,9 +32,7 @@ impl<'a> Entries<'a> {
         let complete = (position + 1) / self.rate;
         match self.chosen {
             None => Seen::First(complete),
-            Some((ids, top_k)) => {
-                Seen::Listed(&ids[query * top_k..][..top_k.min(complete)])
-            }
+            Some((ids, top_k)) => Seen::Listed(&ids[query * top_k..][..top_k.min(complete)]),
         }
     }
 
@@ -66,7 +64,12 @@ pub(crate) fn check(
             check::size(OP, "heads of a page", shape.kv_heads, page.shape().0)?;
             check::size(OP, "head_dim of a page", shape.head_dim, page.shape().1)?;
             let same = page.kv_type() == own.pages[0].kv_type();
-            check::size(OP, "keys that are not values", 0, usize::from(!page.is_joint()))?;
+            check::size(
+                OP,
+                "keys that are not values",
+                0,
+                usize::from(!page.is_joint()),
+            )?;
             check::size(OP, "pages of another type", 0, usize::from(!same))?;
         }
         let Some((ids, top_k)) = own.chosen else {

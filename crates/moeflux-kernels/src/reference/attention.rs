@@ -73,9 +73,7 @@ fn attend(
                 Some(entries) => {
                     let list = entries.list(t, span.start + t);
                     let chunks = list.chunks(KV_CHUNK_TOKENS);
-                    chunks
-                        .map(|at| (entries.pages, 0, at.to_vec()))
-                        .collect()
+                    chunks.map(|at| (entries.pages, 0, at.to_vec())).collect()
                 }
             };
             let mut all = positions(span, shape, span.start + t);
@@ -104,7 +102,11 @@ fn positions<'a>(
         let end = (position + 1).min(first + KV_CHUNK_TOKENS);
         let begin = first_seen.max(first);
         // Lanes follow the chunk's positions, those before the window included.
-        (span.pages, begin - first, (begin - dropped..end - dropped).collect())
+        (
+            span.pages,
+            begin - first,
+            (begin - dropped..end - dropped).collect(),
+        )
     };
     let chunks = (first_chunk..=position).step_by(KV_CHUNK_TOKENS);
     chunks.map(chunk).collect()

@@ -27,7 +27,11 @@ pub fn compress(
                 values: piece(series, 2),
             };
             let mut current = pool(0);
-            let mut next = if shape.overlaps { pool(1) } else { Pool::default() };
+            let mut next = if shape.overlaps {
+                pool(1)
+            } else {
+                Pool::default()
+            };
             for t in 0..span.values.len() / width {
                 let place = (span.start + t) % rate;
                 if place == 0 {
@@ -79,10 +83,7 @@ impl Pool {
 ///
 /// # Errors
 /// As there.
-pub fn choose_entries(
-    spans: &mut [IndexSpan<'_>],
-    shape: IndexShape,
-) -> Result<(), KernelError> {
+pub fn choose_entries(spans: &mut [IndexSpan<'_>], shape: IndexShape) -> Result<(), KernelError> {
     index::check(spans, shape)?;
     let IndexShape {
         heads,
@@ -101,11 +102,18 @@ pub fn choose_entries(
                 let mut score = 0.0f32;
                 for h in 0..heads {
                     let q = &span.q[(t * heads + h) * dim..][..dim];
-                    let dot = q.iter().zip(&key).fold(0.0, |dot, (q, k)| q.mul_add(*k, dot));
+                    let dot = q
+                        .iter()
+                        .zip(&key)
+                        .fold(0.0, |dot, (q, k)| q.mul_add(*k, dot));
                     let positive = if dot > 0.0 { dot } else { 0.0 };
                     score = f32::mul_add(positive, span.weights[t * heads + h], score);
                 }
-                scores.push(if score.is_nan() { f32::NEG_INFINITY } else { score });
+                scores.push(if score.is_nan() {
+                    f32::NEG_INFINITY
+                } else {
+                    score
+                });
             }
             let mut order: Vec<usize> = (0..complete).collect();
             // Stable: of equal scores the first comes first.

@@ -18,9 +18,8 @@ pub fn stream_weights(
     let (n, width, eps) = (rule.streams, rule.width(), rule.eps);
     for t in 0..tokens {
         let out = &mut out[t * width..][..width];
-        let shifted = |kind: usize, i: usize| {
-            projected[t * width + i].mul_add(scale[kind], base[i])
-        };
+        let shifted =
+            |kind: usize, i: usize| projected[t * width + i].mul_add(scale[kind], base[i]);
         for j in 0..n {
             out[j] = math::sigmoid(shifted(0, j)) + eps;
             if rule.iterations > 0 {

@@ -1,8 +1,6 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{
-    AttentionSpan, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle,
-};
+use moeflux_kernels::{AttentionSpan, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;

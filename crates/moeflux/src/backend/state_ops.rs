@@ -181,10 +181,7 @@ pub(super) fn key_values_mut(
     }
 }
 
-pub(super) fn recurrent(
-    session: &mut Session,
-    state: StateId,
-) -> Result<&mut Recurrent, Error> {
+pub(super) fn recurrent(session: &mut Session, state: StateId) -> Result<&mut Recurrent, Error> {
     match session.states_mut().get_mut(state.index()) {
         Some(LayerState::Recurrent(r)) => Ok(r),
         _ => Err(wrong_state(state)),

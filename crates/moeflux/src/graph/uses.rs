@@ -119,9 +119,7 @@ impl Op {
             Op::Attention { q, .. } => vec![*q],
             Op::Compress { values, gates, .. } => vec![*values, *gates],
             Op::ChooseEntries { q, weights, .. } => vec![*q, *weights],
-            Op::SparseAttention { q, chosen, .. } => {
-                std::iter::once(*q).chain(*chosen).collect()
-            }
+            Op::SparseAttention { q, chosen, .. } => std::iter::once(*q).chain(*chosen).collect(),
             Op::StreamWeights { projected, .. } => vec![*projected],
             Op::CollapseStreams { x, weights, .. } => vec![*x, *weights],
             Op::SpreadStreams {

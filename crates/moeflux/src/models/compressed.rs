@@ -75,7 +75,12 @@ impl CompressedAttention {
         );
         let norm = format!("{name}.q_norm.weight");
         let latent = b.rms_norm(latent, norm, self.query_rank, "q latent");
-        let kv = b.rms_norm(kv, format!("{name}.kv_norm.weight"), self.head_dim, "kv normed");
+        let kv = b.rms_norm(
+            kv,
+            format!("{name}.kv_norm.weight"),
+            self.head_dim,
+            "kv normed",
+        );
         let width = self.heads * self.head_dim;
         let q_b = (format!("{name}.wq_b"), width, "q");
         let [q] = b.project(latent, MatrixClass::Dense, [q_b]);
@@ -122,8 +127,8 @@ impl CompressedAttention {
         };
         let compressor = format!("{name}.compressor");
         let entries = self.entries(b, inputs.x, &compressor, compress);
-        let chosen = (beyond == Beyond::Indexed)
-            .then(|| self.chosen(b, inputs, &format!("{name}.indexer")));
+        let chosen =
+            (beyond == Beyond::Indexed).then(|| self.chosen(b, inputs, &format!("{name}.indexer")));
         let state = b.state(StateDecl::KeyValue {
             kv_heads: 1,
             head_dim: self.head_dim,
@@ -171,7 +176,11 @@ impl CompressedAttention {
         let form = EntryForm {
             shape,
             bias: b.vector(format!("{name}.ape"), &bias, VectorFold::None),
-            norm: b.vector(format!("{name}.norm.weight"), &[shape.dim], VectorFold::None),
+            norm: b.vector(
+                format!("{name}.norm.weight"),
+                &[shape.dim],
+                VectorFold::None,
+            ),
             eps: b.eps,
             inv_freq: Arc::clone(&self.compressed.inv_freq),
             attention_scale: self.compressed.attention_scale,

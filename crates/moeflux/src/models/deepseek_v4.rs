@@ -112,7 +112,8 @@ fn rotations(c: &Config, head_dim: usize) -> Result<(Rotation, Rotation), Error>
         let fraction = section.positive_or("partial_rotary_factor", fraction)?;
         let dim = (head_dim as f64 * fraction) as usize;
         if dim == 0 || dim > head_dim || !dim.is_multiple_of(2) {
-            let problem = format!("rotates {dim} of {head_dim} elements; it must be an even number");
+            let problem =
+                format!("rotates {dim} of {head_dim} elements; it must be an even number");
             return Err(c.error("partial_rotary_factor", problem));
         }
         Ok(dim)
@@ -121,7 +122,9 @@ fn rotations(c: &Config, head_dim: usize) -> Result<(Rotation, Rotation), Error>
     let theta = c.positive_or("compress_rope_theta", 160_000.0)?;
     let section = ["rope_scaling", "rope_parameters"];
     let section = section.into_iter().find_map(|name| c.section(name));
-    let nested = section.as_ref().map(|s| (s.section("main"), s.section("compress")));
+    let nested = section
+        .as_ref()
+        .map(|s| (s.section("main"), s.section("compress")));
     if let Some((Some(main), Some(compress))) = nested {
         let main_theta = main.positive_or("rope_theta", main_theta)?;
         let theta = compress.positive_or("rope_theta", theta)?;

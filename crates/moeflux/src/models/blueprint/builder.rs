@@ -296,8 +296,7 @@ impl BlueprintBuilder {
             eps: self.eps,
             out: normed,
         });
-        let head =
-            tied.unwrap_or_else(|| self.matrix(head, vocab, self.hidden, MatrixClass::Head));
+        let head = tied.unwrap_or_else(|| self.matrix(head, vocab, self.hidden, MatrixClass::Head));
         let logits = self.graph.output_buffer("logits", vocab);
         self.graph.push(Op::Matmul {
             x: normed,
