@@ -144,6 +144,7 @@ too), wide enough that logits differ clearly between tokens and positions.
 
 Router margin: smallest distance between the last expert (or group of experts) chosen and the first
 one not chosen, over all layers and tokens, prompt and continuation. Greedy margin: the smallest of `greedy_margins`.
+Where attention has an index, the entries that it leaves out are as clear: 1e-5 of the deviation of its scores.
 Self: relative L2, worst position, between `transformers` fed at once and `transformers` fed token
 by token. Spread: standard deviation of a logit over positions. The test that reads all this is
 `crates/moeflux/tests/goldens.rs`.
