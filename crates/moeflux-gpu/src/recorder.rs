@@ -195,7 +195,7 @@ impl Recorder {
         }
         // With room to grow, so that it rarely does.
         let larger = bytes + bytes / 2;
-        let limit = self.gpu.limits().max_storage_buffer_binding_size;
+        let limit = self.gpu.most_bytes_bound();
         let new = Arc::new(self.gpu.buffer(op, larger.min(limit).max(bytes))?);
         self.scratch.insert(op, Arc::clone(&new));
         Ok(new)

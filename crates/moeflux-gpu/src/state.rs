@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moeflux::graph::StateDecl;
 use moeflux::{Error, KvType, RemoteState, RemoteStates};
 
+use crate::adapter::AdapterLine;
 use crate::kv_layout::KvShape;
 use crate::{DeviceBuffer, Gpu, GpuError, View};
 
@@ -20,6 +21,13 @@ impl std::fmt::Debug for DeviceStates {
 }
 
 impl RemoteStates for DeviceStates {
+    fn device(&self) -> String {
+        let AdapterLine {
+            name, api, driver, ..
+        } = self.0.line();
+        format!("{name}, {api}, {driver}, {:?}", self.0.matrix_unit())
+    }
+
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
         match *decl {
             StateDecl::KeyValue {

@@ -97,6 +97,11 @@ fn too_small_a_budget_names_the_least() {
     prefill(&engine, &mut engine.session()).expect("the least is enough");
     let (_, engine) = on_device(Some(least - 1));
     refusal(prefill(&engine, &mut engine.session()));
+    // Also where experts are there already, in fewer slots.
+    let (_, engine) = on_device(Some(least - 1));
+    engine.warm(&mut |_, _| ()).expect("there is room for some");
+    let words = refusal(prefill(&engine, &mut engine.session()));
+    assert!(words.contains("--gpu-memory"), "{words}");
 }
 
 #[test]

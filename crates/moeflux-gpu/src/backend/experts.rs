@@ -50,7 +50,7 @@ impl DeviceExperts {
         }
     }
 
-    /// A layer, whose slots are made when it is first used: at least `least`.
+    /// A layer with at least `least` slots, which are made when it is first used.
     pub fn open(
         &mut self,
         gpu: &Gpu,
@@ -58,14 +58,16 @@ impl DeviceExperts {
         (layer, least): (usize, usize),
     ) -> Result<&mut Layer, Error> {
         use std::collections::btree_map::Entry;
+        let open = self.layers.get(&layer);
+        let has_room = open.is_some_and(|open| open.slots() >= least);
+        if let Some(bytes) = self.bytes.filter(|_| !has_room) {
+            budget::check(stage, bytes, least)?;
+        }
         Ok(match self.layers.entry(layer) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(place) => {
                 let experts = stage.residency.experts(layer) as usize;
                 let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
-                if let Some(bytes) = self.bytes {
-                    budget::check(stage, bytes, least)?;
-                }
                 let layout = stage.layout(layer)?;
                 place.insert(Layer::new(gpu, layout, (experts, least), share)?)
             }
@@ -186,8 +188,15 @@ impl DeviceExperts {
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
-            gpu.tier.brought((placed.len() * form.bytes) as u64);
-            upload(gpu, (&slots.slots, &form), &layout, &placed)
+            let result = upload(gpu, (&slots.slots, &form), &layout, &placed);
+            for &(slot, _) in &placed {
+                match result {
+                    Ok(()) => gpu.tier.brought(form.bytes as u64),
+                    // What the slot holds now is nobody's.
+                    Err(_) => slots.empty(slot),
+                }
+            }
+            result
         })
     }
 

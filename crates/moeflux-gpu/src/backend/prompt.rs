@@ -3,7 +3,7 @@
 
 use moeflux::Error;
 use moeflux::backend::Step;
-use moeflux::graph::{BufferId, BufferPool, WeightId};
+use moeflux::graph::{BufferId, BufferPool, Rows, WeightId};
 use moeflux::weights::Weights;
 
 use super::GpuBackend;
@@ -65,6 +65,8 @@ impl GpuBackend {
         let (gpu, r, held) = (&self.gpu, &mut self.recorder, &mut self.weights);
         let tokens = step.tokens.len();
         let width = pool.len(x);
+        // Those that become logits go one by one also where they are as many as the tokens.
+        let are_tokens = pool.row_kind(x) == Rows::Tokens;
         let x = self.buffers.view(pool, x)?;
         let runs = prompt_rows(step);
         let is_all = runs == [(0, tokens)];
@@ -74,7 +76,7 @@ impl GpuBackend {
             let matrix = held.matrix(gpu, weights, *weight)?;
             let (cols, out) = (matrix.form.cols, self.buffers.view(pool, *out)?);
             let n = width / cols;
-            let tile = tile_of(r, &matrix.form, exact).filter(|_| n == tokens);
+            let tile = tile_of(r, &matrix.form, exact).filter(|_| are_tokens);
             if tile.is_none() || !is_all {
                 ops::matvec(r, matrix, x, n, out)?;
             }

@@ -7,6 +7,7 @@ use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
 use moeflux::weights::Weights;
 
+use super::super::budget;
 use super::uses::Uses;
 use super::{Item, Products, Source};
 use crate::matrix::Form;
@@ -63,16 +64,7 @@ pub(super) fn items(
 }
 
 fn readable_experts(stage: &ExpertStage, layer: usize) -> Result<bool, Error> {
-    let layout = stage.layout(layer)?;
-    let empty = vec![
-        0;
-        [&layout.gate, &layout.up, &layout.down]
-            .map(|m| m.end())
-            .into_iter()
-            .fold(0, usize::max)
-    ];
-    let [gate, up, down] = [&layout.gate, &layout.up, &layout.down].map(|m| m.view(&empty));
-    let [gate, up, down] = [Form::of(&gate?), Form::of(&up?), Form::of(&down?)];
+    let [gate, up, down] = budget::forms(stage.layout(layer)?)?;
     Ok(gate == up && decode::is_readable(&gate) && decode::is_readable(&down))
 }
 
@@ -146,8 +138,8 @@ impl Finder<'_> {
         }
     }
 
-    /// What `x`, which `count` operations read, can be made of on the way; takes the operation that
-    /// made it.
+    /// What `x`, a vector of `cols` elements, can be made of on the way; takes the operation that made
+    /// it.
     fn source(&mut self, x: BufferId, cols: usize) -> Result<Source, Error> {
         if let Some(norm) = self.norm_of(x)? {
             return Ok(norm);
