@@ -33,7 +33,13 @@ fn on_host() -> Engine {
 fn on_device(expert_bytes: Option<u64>) -> Engine {
     let gpu = common::gpu();
     let make = move || {
-        let backend = GpuBackend::new(Arc::clone(&gpu), GpuOptions { expert_bytes });
+        let backend = GpuBackend::new(
+            Arc::clone(&gpu),
+            GpuOptions {
+                expert_bytes,
+                ..GpuOptions::default()
+            },
+        );
         Ok(Box::new(backend) as Box<_>)
     };
     let options = EngineOptions {

@@ -2,7 +2,6 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
-use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -47,20 +46,21 @@ impl GpuBackend {
                 sinks,
                 out,
             } => {
-                if sinks.is_some() || shape.window.is_some() {
-                    return Err(wrong_op(op));
-                }
+                let sinks = match sinks {
+                    Some(sinks) => Some(held.vector(gpu, weights, *sinks)?.0),
+                    None => None,
+                };
                 let kv = state_of::<DeviceKv>(session, *state)?;
-                let (q, out) = (view(*q)?, view(*out)?);
+                let (q, out, shape_of) = (view(*q)?, view(*out)?, (*shape, sinks));
                 if !is_prompt {
-                    return Ok(ops::attention(r, q, kv, out, *shape, rows)?);
+                    return Ok(ops::attention(r, q, kv, out, shape_of, rows)?);
                 }
                 for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate()
                 {
                     if number > 0 {
                         r.submit();
                     }
-                    ops::attention_prompt(r, q, kv, out, *shape, part)?;
+                    ops::attention_prompt(r, q, kv, out, shape_of, part)?;
                 }
             }
             Op::Conv1dSilu {
@@ -86,9 +86,6 @@ impl GpuBackend {
                 shape,
                 out,
             } => {
-                if shape.decay != Decay::Head {
-                    return Err(wrong_op(op));
-                }
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
