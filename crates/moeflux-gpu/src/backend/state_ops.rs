@@ -39,29 +39,8 @@ impl GpuBackend {
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 ops::kv_append(r, view(*k)?, view(*v)?, kv, rows)?;
             }
-            Op::Attention {
-                q,
-                state,
-                shape,
-                sinks,
-                out,
-            } => {
-                let sinks = match sinks {
-                    Some(sinks) => Some(held.vector(gpu, weights, *sinks)?.0),
-                    None => None,
-                };
-                let kv = state_of::<DeviceKv>(session, *state)?;
-                let (q, out, shape_of) = (view(*q)?, view(*out)?, (*shape, sinks));
-                if !is_prompt {
-                    return Ok(ops::attention(r, q, kv, out, shape_of, rows)?);
-                }
-                for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate()
-                {
-                    if number > 0 {
-                        r.submit();
-                    }
-                    ops::attention_prompt(r, q, kv, out, shape_of, part)?;
-                }
+            Op::Attention { .. } => {
+                return self.attention(op, (session, is_prompt), rows, weights, pool);
             }
             Op::Conv1dSilu {
                 x,
@@ -101,6 +80,43 @@ impl GpuBackend {
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
             other => return Err(wrong_op(other)),
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        op: &Op,
+        (session, is_prompt): (&mut Session, bool),
+        rows: SpanRows,
+        weights: &Weights,
+        pool: &BufferPool,
+    ) -> Result<(), Error> {
+        let Op::Attention {
+            q,
+            state,
+            shape,
+            sinks,
+            out,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let (gpu, r, held) = (&self.gpu, &mut self.recorder, &mut self.weights);
+        let sinks = match sinks {
+            Some(sinks) => Some(held.vector(gpu, weights, *sinks)?.0),
+            None => None,
+        };
+        let kv = state_of::<DeviceKv>(session, *state)?;
+        let (q, out) = (self.buffers.view(pool, *q)?, self.buffers.view(pool, *out)?);
+        if !is_prompt {
+            return Ok(ops::attention(r, q, kv, out, (*shape, sinks), rows)?);
+        }
+        for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate() {
+            if number > 0 {
+                r.submit();
+            }
+            ops::attention_prompt(r, q, kv, out, (*shape, sinks), part)?;
         }
         Ok(())
     }

@@ -144,14 +144,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         return tiers::run(args, device, &path, measured, plans);
     }
     let count = args.threads.unwrap_or_else(cores).clamp(1, 1024);
-    let mut machine = Machine {
-        memory: measure::memory(count, Some(smallest.min(here)))?,
-        float_multiply_adds_per_second: {
-            let cpu = Cpu::new(Isa::detect(), count).map_err(moeflux::Error::from)?;
-            cpu.fused_multiply_adds_per_second()
-        },
-        kernels: Vec::new(),
-    };
+    let mut machine = machine(count, smallest.min(here))?;
     let engine = output::with_spinner("loading the model", || Engine::open(&path, &tried))?;
     machine.kernels = engine.kernel_rates()?;
     let decode = output::with_spinner("measuring", || predict::measure(&engine))?;
@@ -252,6 +245,16 @@ impl Outlook<'_> {
             best: rate(0.0),
         }
     }
+}
+
+/// What the machine can do, but for its kernels.
+fn machine(threads: usize, memory_bytes: u64) -> Result<Machine, Failure> {
+    let cpu = Cpu::new(Isa::detect(), threads).map_err(moeflux::Error::from)?;
+    Ok(Machine {
+        memory: measure::memory(threads, Some(memory_bytes))?,
+        float_multiply_adds_per_second: cpu.fused_multiply_adds_per_second(),
+        kernels: Vec::new(),
+    })
 }
 
 /// Seconds that the keys and values of half a context take to be read.

@@ -1,5 +1,5 @@
-//! `plan --device gpu`: how many experts are in the device's memory, how many in the host's, and what
-//! that makes of decoding.
+//! `plan --device gpu`: how many experts are in the device's memory, how many in the host's, and
+//! what that makes of decoding.
 
 use std::path::Path;
 
@@ -121,8 +121,8 @@ impl Tiers {
         let part = self.slots as f64 / info.expert_records.max(1) as f64;
         let mut text = vec![
             format!(
-                "{} ({}) on {}: room for {} of {} experts there ({}, {:.1} %); a token uses {} of them \
-                 in {} layers: {}",
+                "{} ({}) on {}: room for {} of {} experts there ({}, {:.1} %); a token uses {} \
+                 of them in {} layers: {}",
                 self.model,
                 info.model_type,
                 self.device,
@@ -135,8 +135,8 @@ impl Tiers {
                 size::show(info.token_expert_bytes),
             ),
             format!(
-                "measured: a token {:.2} ms with all its experts on the device, {:.3} ms more for each \
-                 that is brought there, {:.3} ms more for each that is read; disk {:.2} GB/s by {}",
+                "measured: a token {:.2} ms with all its experts on the device, {:.3} ms more for \
+                 each that is brought there, {:.3} ms more for each that is read; disk {:.2} GB/s by {}",
                 decode.resident_seconds * 1e3,
                 decode.bring_seconds * 1e3,
                 decode.read_seconds * 1e3,
