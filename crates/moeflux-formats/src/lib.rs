@@ -14,6 +14,7 @@ mod dtype;
 mod error;
 pub mod gguf;
 mod header;
+mod integers;
 mod io;
 mod pack;
 mod packed;

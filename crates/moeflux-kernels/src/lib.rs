@@ -21,8 +21,10 @@ mod add_bias;
 mod affinity;
 mod attention;
 mod check;
+mod choose_entries;
 mod coding;
 mod combine;
+mod compress;
 mod conv1d;
 mod cpu;
 mod disjoint;
@@ -47,9 +49,13 @@ pub mod reference;
 mod rms_norm;
 mod rope;
 mod router;
+mod streams;
+mod token_router;
 
-pub use attention::{AttentionShape, AttentionSpan, KV_CHUNK_TOKENS};
+pub use attention::{AttentionShape, AttentionSpan, Entries, KV_CHUNK_TOKENS};
+pub use choose_entries::{IndexShape, IndexSpan};
 pub use coding::{Coded, Coding, Rounding, arrange};
+pub use compress::{CompressShape, CompressSpan};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
@@ -65,6 +71,7 @@ pub use pool::{Settled, ThreadPool};
 pub use quantize::Quantized;
 pub use rearrange::Piece;
 pub use rope::RopeStyle;
+pub use streams::StreamRule;
 
 /// Inner elements whose group sums are added up before they join a row's total (integer-coded
 /// weights).

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use moeflux_formats::PackedModel;
-use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
+use moeflux_kernels::KvType;
 
 use crate::Error;
 use crate::config::Config;
@@ -135,7 +135,7 @@ impl Opened {
             .sum();
         let per_token = |s: &StateDecl| match s.has_window() {
             true => 0,
-            false => s.page_bytes(kv) / KV_PAGE_TOKENS as u64,
+            false => s.position_bytes(kv),
         };
         ModelInfo {
             model_type: blueprint.model_type.clone(),

@@ -20,6 +20,7 @@ use moeflux::Error;
 use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
+use moeflux::kernels::RopeStyle;
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
@@ -150,6 +151,10 @@ impl GpuBackend {
                 let views = (view(x)?, view(first)?, view(second)?);
                 ops::split_pairs(r, views, heads * tokens, *dim)?;
             }
+            Op::Rope {
+                style: RopeStyle::InterleavedTail,
+                ..
+            } => return Err(wrong_op(op)),
             Op::Rope {
                 x,
                 heads,

@@ -57,7 +57,11 @@ fn find<'a>(
     outer: &[usize],
     cols: usize,
 ) -> Result<MatrixTensors<'a>, Error> {
-    let weight = format!("{name}.weight");
+    let mut weight = format!("{name}.weight");
+    // Some small matrices are called by their name alone.
+    if files.get(&weight).is_none() && files.get(name).is_some() {
+        weight = name.to_owned();
+    }
     let Some(info) = files.get(&weight) else {
         if files.get(&format!("{name}.{}", PACKED[0])).is_some() {
             return packed(files, name, outer, cols);

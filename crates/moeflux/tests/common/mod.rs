@@ -7,10 +7,11 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 22] = [
+pub const FIXTURES: [&str; 23] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "deepseek_v4",
     "glm4_moe",
     "glm4_moe_air",
     "glm4_moe_lite",

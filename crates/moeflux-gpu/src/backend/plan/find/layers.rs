@@ -159,6 +159,9 @@ impl Finder<'_> {
         else {
             return Ok(None);
         };
+        if *style == moeflux_kernels::RopeStyle::InterleavedTail {
+            return Ok(None);
+        }
         let mut found = Rotated {
             from: *from,
             out: x,
