@@ -2,7 +2,7 @@
 
 use super::plan::{CodedSource, ElementSteps, PlannedMatrix};
 use crate::codec::block::mxfp4;
-use crate::codec::{Encoded, EncodedMut, decode, encode_into, f8, to_f32};
+use crate::codec::{Encoded, EncodedMut, decode, encode_weighted, f8, to_f32};
 use crate::error::{CodecError, FormatError, Result};
 use crate::{Checkpoint, Codec, TensorInfo};
 
@@ -252,7 +252,8 @@ impl<'a> RowSource<'a> {
                 biases: bias_part,
             };
             let first_value = (first_row + done) * cols;
-            encode_into(codec, values, count, cols, out)
+            let importance = self.matrix.importance.get();
+            encode_weighted(codec, values, (count, cols), importance, out)
                 .map_err(|problem| self.named(problem, first_value))?;
             advanced((count * self.row_bytes()) as u64);
             done += count;

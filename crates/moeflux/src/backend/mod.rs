@@ -9,6 +9,7 @@ mod host;
 mod kernel_set;
 mod lookahead;
 mod router;
+mod squares;
 mod state_ops;
 mod tier;
 
@@ -16,6 +17,7 @@ pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use squares::{ExpertSquares, LayerSquares, add_squares};
 pub use tier::TierStats;
 
 use std::sync::Arc;
