@@ -155,14 +155,18 @@ fn identity(files: &ModelFiles, blueprint: &Blueprint) -> Result<u64, Error> {
     hash.update(blueprint.model_type.as_bytes());
     for layer in &blueprint.experts {
         let sizes = [layer.layer, layer.experts, layer.hidden, layer.intermediate];
-        sizes.map(|size| hash.update(&(size as u64).to_le_bytes()));
+        for size in sizes {
+            hash.update(&(size as u64).to_le_bytes());
+        }
     }
     let mut sample = Vec::new();
     for decl in &blueprint.weights {
         hash.update(decl.name.as_bytes());
         match &decl.kind {
             WeightKind::Matrix { rows, cols, .. } => {
-                [rows, cols].map(|size| hash.update(&(*size as u64).to_le_bytes()));
+                for size in [rows, cols] {
+                    hash.update(&(*size as u64).to_le_bytes());
+                }
             }
             WeightKind::Vector { .. } => {
                 let info = files.dense().require(&files.full_name(&decl.name))?;
