@@ -1,4 +1,5 @@
-"""Writes conversations of the demo model's kind that it has not seen, as one text.
+"""Writes conversations of the demo model's kind that it has not seen, as one text; form feeds
+divide them, for a system message that follows another conversation is nothing that the model knows.
 
     text.py CONVERSATIONS [SEED] > FILE
 
@@ -23,4 +24,4 @@ template = environment.from_string((DEMO / "chat_template.jinja").read_text())
 rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 20261123)
 for _ in range(int(sys.argv[1])):
     messages, tools = corpus.sample(rng)
-    sys.stdout.write(template.render(messages=messages, tools=tools))
+    sys.stdout.write(template.render(messages=messages, tools=tools) + "\f")

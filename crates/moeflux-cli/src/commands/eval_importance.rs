@@ -27,14 +27,15 @@ pub struct ImportanceArgs {
 /// Runs the command.
 pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
     let dir = model::find(&args.model.model)?;
-    let tokens = args.text.tokens(&dir)?;
+    let windows = args.text.windows(&dir)?;
     let options = args.model.options()?;
     let mut recorder = output::with_spinner("loading the model", || {
         ImportanceRecorder::open(&dir, &options)
     })?;
     let guard = interrupt::listen();
-    let bar = output::count_bar(tokens.len() as u64, "tokens");
-    for window in tokens.chunks(args.text.window()) {
+    let tokens = windows.iter().map(Vec::len).sum::<usize>();
+    let bar = output::count_bar(tokens as u64, "tokens");
+    for window in &windows {
         let mut session = recorder.session();
         for part in window.chunks(recorder.chunk_tokens()) {
             recorder.run(&mut session, part)?;
@@ -47,10 +48,9 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     let (unseen, experts) = recorder.write(&args.output)?;
     output::note(&format!(
-        "{}: importance on {} tokens; {unseen} of {experts} routed experts were not chosen and get \
+        "{}: importance on {tokens} tokens; {unseen} of {experts} routed experts were not chosen and get \
          their layer's mean",
-        args.output.display(),
-        tokens.len()
+        args.output.display()
     ));
     Ok(())
 }
