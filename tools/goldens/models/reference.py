@@ -64,9 +64,7 @@ def compute(model, tokens):
     ]
     indexes = []
     hooks_of_indexes = [
-        module.scorer.register_forward_hook(
-            lambda scorer, args, out, index=module: indexes.append(index_margin(index, out[0]))
-        )
+        watch_index(module, indexes)
         for module in model.modules()
         if type(module).__name__.endswith("Indexer")
     ]
@@ -117,16 +115,42 @@ def rankings(router, args, logits, top_k):
     return [(best, router.topk_group), (masked, top_k)]
 
 
-def index_margin(index, scores):
+def watch_index(index, margins):
+    """A hook that adds the `index_margin` of each call of an index."""
+    if hasattr(index, "scorer"):
+        sizes = (index.compress_rate, index.index_topk)
+        return index.scorer.register_forward_hook(
+            lambda scorer, args, out: margins.append(index_margin(out[0], *sizes))
+        )
+    sizes = (index.index_kpool, index.index_topk // index.index_kpool)
+    return index.register_forward_hook(
+        lambda index, args, kwargs, out: margins.append(
+            index_margin(pool_scores(index, kwargs["hidden_states"], kwargs["q_resid"]), *sizes)
+        ),
+        with_kwargs=True,
+    )
+
+
+def pool_scores(index, hidden, q_resid):
+    """What GLM-5.3-Flash ranks windows of positions by, `[n, windows]`, for one whole sequence."""
+    n = hidden.shape[1]
+    keys = index.k_norm(index.wk(hidden))
+    gates = hidden @ index.index_kpool_compress_gate.T
+    packed = torch.cat([keys, gates, torch.ones(1, n, 1)], dim=-1)
+    pools = index.get_pooled_states(packed_states=packed)[0][0]
+    queries = index.wq_b(q_resid)[0].view(n, -1, index.head_dim)
+    return torch.einsum("nhp,nh->np", (queries @ pools.T).relu(), index.weights_proj(hidden)[0])
+
+
+def index_margin(scores, rate, top_k):
     """The smallest distance between the last entry that an index keeps and the first that it leaves
     out, over the queries that see more than it keeps, in standard deviations of the scores."""
     margins = []
     for position, row in enumerate(scores):
-        seen = row[: (position + 1) // index.compress_rate]
-        if len(seen) > index.index_topk:
+        seen = row[: (position + 1) // rate]
+        if len(seen) > top_k:
             ordered = seen.sort(descending=True).values
-            margin = ordered[index.index_topk - 1] - ordered[index.index_topk]
-            margins.append((margin / seen.std()).item())
+            margins.append(((ordered[top_k - 1] - ordered[top_k]) / seen.std()).item())
     return min(margins)
 
 

@@ -40,7 +40,8 @@ def random_tensor(name, shape, zero_centered_norms, tied, turned, generator):
         return normal(0.2)
     if name.endswith("e_score_correction_bias"):
         return normal(0.15)
-    if name.endswith(("_proj.bias", "_proj_bias", "_hc.base", "hc_base", "position_bias")):
+    offsets = ("_proj.bias", "_proj_bias", "k_norm.bias", "_hc.base", "hc_base", "position_bias")
+    if name.endswith((*offsets, "compress_ape")):
         return normal(0.5)
     if turned and ".experts." in name:
         return normal(1.0 / math.sqrt(shape[-2]))
