@@ -36,6 +36,7 @@ mod grouped_router;
 mod isa;
 mod kv;
 mod lanes;
+mod layer_norm;
 mod lines;
 pub mod math;
 mod matmul;
@@ -52,7 +53,7 @@ mod router;
 mod streams;
 mod token_router;
 
-pub use attention::{AttentionShape, AttentionSpan, Entries, KV_CHUNK_TOKENS};
+pub use attention::{AttentionShape, AttentionSpan, ChosenWindows, Entries, KV_CHUNK_TOKENS};
 pub use choose_entries::{IndexShape, IndexSpan};
 pub use coding::{Coded, Coding, Rounding, arrange};
 pub use compress::{CompressShape, CompressSpan};

@@ -21,7 +21,7 @@ pub struct Entries<'a> {
 }
 
 /// The entries of a query.
-enum Seen<'a> {
+pub(super) enum Seen<'a> {
     First(usize),
     Listed(&'a [u32]),
 }
@@ -129,6 +129,7 @@ impl Call<'_> {
         let Some(entries) = self.entries.get(unit.span) else {
             return;
         };
+        let from = entries.pages;
         let width = self.partial_len(unit) / unit.queries.max(1);
         let mut partial = mem::take(&mut scratch.entries_partial);
         partial.resize(width);
@@ -142,7 +143,8 @@ impl Call<'_> {
             };
             for first in (0..count).step_by(KV_CHUNK_TOKENS) {
                 let end = count.min(first + KV_CHUNK_TOKENS);
-                self.entry_chunk(unit, (query, &seen), first..end, scratch, &mut partial);
+                let seen = (query, (from, &seen));
+                self.listed_chunk(unit, seen, first..end, scratch, &mut partial);
                 self.cpu.backend.run(Merge {
                     total,
                     partial: &partial,
@@ -153,26 +155,25 @@ impl Call<'_> {
         scratch.entries_partial = partial;
     }
 
-    /// One query over the entries in `places` of those that it sees.
-    fn entry_chunk(
+    /// One query over the keys in `places` of those in `from` that it sees.
+    pub(super) fn listed_chunk(
         &self,
         unit: &Unit,
-        (query, seen): (usize, &Seen<'_>),
+        (query, (from, seen)): (usize, (&[KvPage], &Seen<'_>)),
         places: Range<usize>,
         scratch: &mut Scratch,
         partial: &mut [f32],
     ) {
-        let entries = &self.entries[unit.span];
         self.take_queries(unit, query..query + 1, scratch);
         let mut gathered = mem::take(&mut scratch.gathered);
         let pages = match seen {
             Seen::First(_) => {
                 let end = places.end.div_ceil(KV_PAGE_TOKENS);
-                &entries.pages[places.start / KV_PAGE_TOKENS..end]
+                &from[places.start / KV_PAGE_TOKENS..end]
             }
             // The pages are of the shape that they are gathered into.
             Seen::Listed(ids) => gathered
-                .gather(entries.pages, unit.kv_head, &ids[places.clone()])
+                .gather(from, unit.kv_head, &ids[places.clone()])
                 .unwrap_or(&[]),
         };
         let job = Chunk {

@@ -1,8 +1,8 @@
 //! Reference of the norms.
 
-use super::dot16;
+use super::{dot16, sum16};
 use crate::{
-    KernelError, math,
+    KernelError, layer_norm as layer, math,
     rms_norm::{check, check_plain},
 };
 
@@ -55,6 +55,30 @@ pub fn rms_norm_gated(
         for i in 0..dim {
             let at = r * dim + i;
             out[at] = ((x[i] * inv) * weight[i]) * math::silu(gate[at]);
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::layer_norm`](crate::Cpu::layer_norm).
+///
+/// # Errors
+/// As there.
+pub fn layer_norm(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    layer::check(x, weight, bias, out)?;
+    let dim = weight.len();
+    for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+        let mean = sum16(x) / dim as f32;
+        let centered: Vec<f32> = x.iter().map(|x| x - mean).collect();
+        let inv = inverse_rms(&centered, eps);
+        for i in 0..dim {
+            out[i] = (centered[i] * inv).mul_add(weight[i], bias[i]);
         }
     }
     Ok(())
