@@ -148,7 +148,8 @@ impl Cpu {
     /// 1 / sqrt(key_dim)), g = exp(-exp(a_log) * softplus(a + dt_bias)), beta = sigmoid(b), and a
     /// token does: mem = S' k; delta = (v - g mem) * beta; S = (S g) + k delta'; out = S' q, all
     /// sums by fused multiply-adds over the key elements in order; g may also be bounded, as
-    /// [`Decay::BoundedKey`] says. Where each key element j has a factor g_j of its own: mem = S' (k g), delta = (v - mem) * beta, and row j of S times g_j.
+    /// [`Decay::BoundedKey`] says. Where each key element j has a factor g_j of its own:
+    /// mem = S' (k g), delta = (v - mem) * beta, and row j of S times g_j.
     ///
     /// # Errors
     /// If sizes do not fit or a span is empty.

@@ -209,10 +209,13 @@ impl Model<'_> {
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
-            Op::Compress { .. } | Op::ChooseEntries { .. } | Op::SparseAttention { .. } => {
-                self.of_entries(op, &mut cost);
+            Op::Compress { .. }
+            | Op::ChooseEntries { .. }
+            | Op::SparseAttention { .. }
+            | Op::ChosenAttention { .. } => self.of_entries(op, &mut cost),
+            Op::CollapseStreams { x, .. } | Op::MeanStreams { x, .. } => {
+                cost.token_floats = self.width(*x)
             }
-            Op::CollapseStreams { x, .. } => cost.token_floats = self.width(*x),
             Op::SpreadStreams { x, rule, .. } => {
                 cost.token_floats = self.width(*x) * (rule.streams as u64 + 1);
             }
@@ -265,6 +268,21 @@ impl Model<'_> {
                     most,
                     floats,
                     ..entry(*entries, *rate)
+                });
+            }
+            Op::ChosenAttention {
+                state,
+                chosen,
+                rate,
+                shape,
+                ..
+            } => {
+                // The windows chosen, and most of one that is not complete.
+                let windows = self.width(*chosen) as usize + 1;
+                cost.entries = Some(EntryCost {
+                    most: (windows * rate).saturating_sub(1),
+                    floats: (2 * shape.heads * shape.head_dim) as u64,
+                    ..entry(*state, 1)
                 });
             }
             _ => {}

@@ -1,6 +1,8 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{AttentionSpan, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle};
+use moeflux_kernels::{
+    AttentionSpan, ChosenWindows, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle,
+};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;
@@ -55,7 +57,7 @@ impl<K: KernelSet> HostBackend<K> {
         Ok(())
     }
 
-    /// Norms and rotates pooled windows and keeps them.
+    /// Norms and rotates pooled windows, if their form says so, and keeps them.
     fn append_entries(
         &self,
         span: &mut StepSpan<'_>,
@@ -68,21 +70,25 @@ impl<K: KernelSet> HostBackend<K> {
         let positions: Vec<u32> = (first..first + pooled.len() / dim)
             .map(|entry| (entry * rate) as u32)
             .collect();
-        let mut normed = vec![0.0; pooled.len()];
-        let norm = weights.vector(form.norm)?;
-        self.kernels.rms_norm(pooled, norm, form.eps, &mut normed)?;
-        let mut keys = vec![0.0; pooled.len()];
-        let style = RopeStyle::InterleavedTail;
-        self.kernels.rope(
-            &normed,
-            &positions,
-            1,
-            dim,
-            &form.inv_freq,
-            form.attention_scale,
-            style,
-            &mut keys,
-        )?;
+        let mut keys = pooled.to_vec();
+        if let Some(norm) = form.norm {
+            let norm = weights.vector(norm)?;
+            self.kernels.rms_norm(pooled, norm, form.eps, &mut keys)?;
+        }
+        if !form.inv_freq.is_empty() {
+            let normed = keys.clone();
+            let style = RopeStyle::InterleavedTail;
+            self.kernels.rope(
+                &normed,
+                &positions,
+                1,
+                dim,
+                &form.inv_freq,
+                form.attention_scale,
+                style,
+                &mut keys,
+            )?;
+        }
         let cache = key_values_mut(span.session, entries)?;
         let pages = cache.pages_mut();
         Ok(self.kernels.kv_append(pages, first, &keys, &keys)?)
@@ -178,6 +184,57 @@ impl<K: KernelSet> HostBackend<K> {
             Ok(self
                 .kernels
                 .sparse_attention(&mut spans, &all, *shape, sinks)?)
+        })
+    }
+}
+
+impl<K: KernelSet> HostBackend<K> {
+    /// Runs [`Op::ChosenAttention`].
+    pub(super) fn chosen_attention(
+        &self,
+        op: &Op,
+        step: &Step<'_>,
+        buffers: &mut BufferPool,
+    ) -> Result<(), Error> {
+        let Op::ChosenAttention {
+            q,
+            state,
+            chosen,
+            rate,
+            shape,
+            out,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let width = shape.heads * shape.head_dim;
+        buffers.write(*out, |buffers, out| {
+            let (q, ids) = (buffers.get(*q), buffers.get_u32(*chosen));
+            let top_k = ids.len() / step.tokens.len().max(1);
+            let mut rest = out;
+            let mut spans = Vec::with_capacity(step.spans.len());
+            let mut windows = Vec::with_capacity(step.spans.len());
+            for span in &step.spans {
+                let (out, tail) = rest.split_at_mut(span.len * width);
+                rest = tail;
+                let rows =
+                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
+                spans.push(AttentionSpan {
+                    q: &q[rows(width)],
+                    start: span.start,
+                    dropped: 0,
+                    pages: pages(span, *state)?,
+                    out,
+                });
+                windows.push(ChosenWindows {
+                    rate: *rate,
+                    ids: &ids[rows(top_k)],
+                    top_k,
+                });
+            }
+            Ok(self
+                .kernels
+                .chosen_attention(&mut spans, &windows, *shape)?)
         })
     }
 }

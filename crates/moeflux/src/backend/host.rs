@@ -238,6 +238,15 @@ impl<K: KernelSet> HostBackend<K> {
                         x, positions, *heads, *head_dim, inv_freq, scale, *style, out,
                     )?;
                 }
+                Op::LayerNorm {
+                    x,
+                    weight_and_bias: [weight, bias],
+                    eps,
+                    ..
+                } => {
+                    let (weight, bias) = (weights.vector(*weight)?, weights.vector(*bias)?);
+                    k.layer_norm(get(x), weight, bias, *eps, out)?;
+                }
                 Op::RmsNormalize { x, len, eps, .. } => {
                     k.rms_normalize(get(x), *len, *eps, out)?;
                 }
@@ -290,6 +299,9 @@ impl<K: KernelSet> HostBackend<K> {
             Op::CollapseStreams {
                 x, weights, rule, ..
             } => k.collapse_streams(get(x), get(weights), *rule, out)?,
+            Op::MeanStreams {
+                x, streams, hidden, ..
+            } => k.mean_streams(get(x), *streams, *hidden, out)?,
             Op::SpreadStreams {
                 x,
                 block,
@@ -350,6 +362,7 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Compress { .. } => self.compress(op, step, weights, buffers),
             Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
             Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
+            Op::ChosenAttention { .. } => self.chosen_attention(op, step, buffers),
             Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. } => {
                 self.router(op, step.tokens, weights, buffers)
             }

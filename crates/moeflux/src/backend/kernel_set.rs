@@ -1,9 +1,10 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, CompressShape, CompressSpan, ConvSpan, Cpu, DeltaShape,
-    DeltaSpan, Entries, Glu, GroupedRouting, HeadRows, IndexShape, IndexSpan, KernelError, KvPage,
-    MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled, StreamRule, reference,
+    AttentionShape, AttentionSpan, ChosenWindows, CompressShape, CompressSpan, ConvSpan, Cpu,
+    DeltaShape, DeltaSpan, Entries, Glu, GroupedRouting, HeadRows, IndexShape, IndexSpan,
+    KernelError, KvPage, MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled,
+    StreamRule, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -67,6 +68,7 @@ macro_rules! kernel_set {
 kernel_set! {
     fn decode_row(matrix: &Matrix<'_>, row: usize, out: &mut [f32]);
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+    fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
     fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]);
     fn rms_norm_gated(x: &[f32], gate: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
     fn rope(
@@ -97,11 +99,15 @@ kernel_set! {
         spans: &mut [AttentionSpan<'_>], entries: &[Entries<'_>], shape: AttentionShape,
         sinks: Option<&[f32]>,
     );
+    fn chosen_attention(
+        spans: &mut [AttentionSpan<'_>], windows: &[ChosenWindows<'_>], shape: AttentionShape,
+    );
     fn compress(spans: &mut [CompressSpan<'_>], shape: CompressShape, bias: &[f32]);
     fn choose_entries(spans: &mut [IndexSpan<'_>], shape: IndexShape);
     fn stream_weights(
         projected: &[f32], scale: &[f32], base: &[f32], rule: StreamRule, out: &mut [f32],
     );
+    fn mean_streams(x: &[f32], streams: usize, dim: usize, out: &mut [f32]);
     fn collapse_streams(x: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32]);
     fn spread_streams(
         x: &[f32], block: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32],

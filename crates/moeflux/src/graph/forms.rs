@@ -23,11 +23,12 @@ pub struct EntryForm {
     pub shape: CompressShape,
     /// Added to the gates, by place in the window, `[rate, width]`.
     pub bias: WeightId,
-    /// Of the norm of entries, `[dim]`.
-    pub norm: WeightId,
+    /// Of the norm of entries, `[dim]`; `None`: they stay as they are pooled.
+    pub norm: Option<WeightId>,
     /// The norm's epsilon.
     pub eps: f32,
-    /// Frequencies that rotate the last elements, by the window's first position.
+    /// Frequencies that rotate the last elements, by the window's first position; none: nothing
+    /// rotates.
     pub inv_freq: Arc<[f32]>,
     /// Factor on sine and cosine.
     pub attention_scale: f32,

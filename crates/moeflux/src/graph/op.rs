@@ -42,6 +42,17 @@ pub enum Op {
         /// As `x`.
         out: BufferId,
     },
+    /// Pieces as long as the weight without their mean, in unit size, times the weight, plus a bias.
+    LayerNorm {
+        /// `[pieces * len]`.
+        x: BufferId,
+        /// Weight and bias, `[len]` each.
+        weight_and_bias: [WeightId; 2],
+        /// Added to the mean square.
+        eps: f32,
+        /// As `x`.
+        out: BufferId,
+    },
     /// Root-mean-square norm, then times `silu(gate)`.
     RmsNormGated {
         /// `[pieces * len]`.
@@ -178,6 +189,22 @@ pub enum Op {
         shape: AttentionShape,
         /// Scores that take part without a value, `[heads]`.
         sinks: Option<WeightId>,
+        /// `[heads, head_dim]`.
+        out: BufferId,
+    },
+    /// Attention over the positions of windows that each token has chosen, and those behind the last
+    /// window that is complete; keys are the values too.
+    ChosenAttention {
+        /// `[heads, head_dim]`.
+        q: BufferId,
+        /// The cache, with this step's keys in it.
+        state: StateId,
+        /// The windows, `[top_k]` of u32, as [`Op::ChooseEntries`] gives them.
+        chosen: BufferId,
+        /// Positions of a window.
+        rate: usize,
+        /// Heads and scale.
+        shape: AttentionShape,
         /// `[heads, head_dim]`.
         out: BufferId,
     },
@@ -357,6 +384,17 @@ pub enum Op {
         weights: BufferId,
         /// By which rule.
         rule: StreamRule,
+        /// `[hidden]`.
+        out: BufferId,
+    },
+    /// The mean of the streams.
+    MeanStreams {
+        /// `[streams, hidden]`.
+        x: BufferId,
+        /// Number of streams.
+        streams: usize,
+        /// Elements of a stream.
+        hidden: usize,
         /// `[hidden]`.
         out: BufferId,
     },

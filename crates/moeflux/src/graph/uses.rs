@@ -11,6 +11,7 @@ impl Op {
             Op::Embed { .. } => "embed",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormalize { .. } => "rms_normalize",
+            Op::LayerNorm { .. } => "layer_norm",
             Op::RmsNormGated { .. } => "rms_norm_gated",
             Op::Matmul { .. } => "matmul",
             Op::SplitPairs { .. } => "split_pairs",
@@ -28,10 +29,12 @@ impl Op {
             Op::Compress { .. } => "compress",
             Op::ChooseEntries { .. } => "choose_entries",
             Op::SparseAttention { .. } => "sparse_attention",
+            Op::ChosenAttention { .. } => "chosen_attention",
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { shape, .. } => match shape.decay {
                 Decay::Head => "gated_delta",
                 Decay::Key => "keyed_delta",
+                Decay::BoundedKey(_) => "bounded_delta",
             },
             Op::Router { .. } => "router",
             Op::GroupedRouter { rule, .. } => match rule.scores {
@@ -51,6 +54,7 @@ impl Op {
             Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
             Op::StreamWeights { .. } => "stream_weights",
             Op::CollapseStreams { .. } => "collapse_streams",
+            Op::MeanStreams { .. } => "mean_streams",
             Op::SpreadStreams { .. } => "spread_streams",
             Op::AddBias { .. } => "add_bias",
             Op::Add { .. } => "add",
@@ -71,7 +75,10 @@ impl Op {
             Op::Attention { sinks, .. } | Op::SparseAttention { sinks, .. } => {
                 sinks.iter().copied().collect()
             }
-            Op::Compress { form, .. } => vec![form.bias, form.norm],
+            Op::Compress { form, .. } => std::iter::once(form.bias).chain(form.norm).collect(),
+            Op::LayerNorm {
+                weight_and_bias, ..
+            } => weight_and_bias.to_vec(),
             Op::StreamWeights { scale_and_base, .. } => scale_and_base.to_vec(),
             Op::TokenRouter { table, .. } => vec![*table],
             Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
@@ -83,12 +90,14 @@ impl Op {
             | Op::Rope { .. }
             | Op::KvAppend { .. }
             | Op::ChooseEntries { .. }
+            | Op::ChosenAttention { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }
             | Op::Swiglu { .. }
             | Op::Glu { .. }
             | Op::CollapseStreams { .. }
+            | Op::MeanStreams { .. }
             | Op::SpreadStreams { .. }
             | Op::SigmoidMul { .. }
             | Op::ScaleBySigmoid { .. }
@@ -103,6 +112,8 @@ impl Op {
             Op::Embed { .. } => vec![],
             Op::RmsNorm { x, .. }
             | Op::RmsNormalize { x, .. }
+            | Op::LayerNorm { x, .. }
+            | Op::MeanStreams { x, .. }
             | Op::Matmul { x, .. }
             | Op::SplitPairs { x, .. }
             | Op::HeadMatmul { x, .. }
@@ -120,6 +131,7 @@ impl Op {
             Op::Compress { values, gates, .. } => vec![*values, *gates],
             Op::ChooseEntries { q, weights, .. } => vec![*q, *weights],
             Op::SparseAttention { q, chosen, .. } => std::iter::once(*q).chain(*chosen).collect(),
+            Op::ChosenAttention { q, chosen, .. } => vec![*q, *chosen],
             Op::StreamWeights { projected, .. } => vec![*projected],
             Op::CollapseStreams { x, weights, .. } => vec![*x, *weights],
             Op::SpreadStreams {
@@ -153,6 +165,7 @@ impl Op {
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
             | Op::RmsNormalize { out, .. }
+            | Op::LayerNorm { out, .. }
             | Op::RmsNormGated { out, .. }
             | Op::Rope { out, .. }
             | Op::Rearrange { out, .. }
@@ -161,6 +174,7 @@ impl Op {
             | Op::Attention { out, .. }
             | Op::ChooseEntries { out, .. }
             | Op::SparseAttention { out, .. }
+            | Op::ChosenAttention { out, .. }
             | Op::Conv1dSilu { out, .. }
             | Op::GatedDelta { out, .. }
             | Op::Experts { out, .. }
@@ -168,6 +182,7 @@ impl Op {
             | Op::Glu { out, .. }
             | Op::StreamWeights { out, .. }
             | Op::CollapseStreams { out, .. }
+            | Op::MeanStreams { out, .. }
             | Op::SpreadStreams { out, .. }
             | Op::SigmoidMul { out, .. }
             | Op::ScaleBySigmoid { out, .. }

@@ -176,11 +176,11 @@ impl CompressedAttention {
         let form = EntryForm {
             shape,
             bias: b.vector(format!("{name}.ape"), &bias, VectorFold::None),
-            norm: b.vector(
+            norm: Some(b.vector(
                 format!("{name}.norm.weight"),
                 &[shape.dim],
                 VectorFold::None,
-            ),
+            )),
             eps: b.eps,
             inv_freq: Arc::clone(&self.compressed.inv_freq),
             attention_scale: self.compressed.attention_scale,
