@@ -254,15 +254,66 @@ fn text_is_completed() {
     let tokens = server.ask("/tokenize", &json!({"content": long}))["tokens"].clone();
     let back = server.ask("/detokenize", &json!({"tokens": tokens}));
     assert_eq!(back["content"], long);
-    assert_eq!(
-        server.ask("/v1/completions", &json!({"prompt": "a"}))["usage"]["completion_tokens"]
-            .as_u64()
-            .unwrap()
-            .min(16),
-        server.ask("/v1/completions", &json!({"prompt": "a"}))["usage"]["completion_tokens"]
-            .as_u64()
-            .unwrap()
+    let ask = json!({"prompt": "a", "ignore_eos": true});
+    let usage = server.ask("/v1/completions", &ask)["usage"].clone();
+    assert_eq!(usage["completion_tokens"], 16);
+}
+
+#[test]
+fn several_prompts_are_completed_as_each_alone() {
+    let server = Server::start(&["--queue", "3"]);
+    let prompts = ["The capital of France", "One, two, three,", "A fox"];
+    let more = json!({"n": 2, "temperature": 0.9, "seed": 4, "max_tokens": 12, "echo": true});
+    let ask = |prompt: Value| with(json!({"prompt": prompt}), more.clone());
+    let all = server.ask("/v1/completions", &ask(json!(prompts)));
+    let choices = all["choices"].as_array().unwrap();
+    assert_eq!(choices.len(), 6);
+    let mut used = [0, 0];
+    for (number, prompt) in prompts.iter().enumerate() {
+        let tokens = server.ask("/tokenize", &json!({"content": prompt}))["tokens"].clone();
+        let alone = server.ask("/v1/completions", &ask(json!([tokens])));
+        for choice in 0..2 {
+            let (one, other) = (&alone["choices"][choice], &choices[2 * number + choice]);
+            assert_eq!(one["text"], other["text"]);
+            assert!(one["text"].as_str().unwrap().starts_with(prompt), "{one}");
+            assert_eq!(other["index"], 2 * number + choice);
+        }
+        for (sum, what) in used.iter_mut().zip(["prompt_tokens", "completion_tokens"]) {
+            *sum += alone["usage"][what].as_u64().unwrap();
+        }
+    }
+    assert_eq!(all["usage"]["prompt_tokens"], used[0]);
+    assert_eq!(all["usage"]["completion_tokens"], used[1]);
+
+    let mut texts = vec![String::new(); 6];
+    let streamed = with(ask(json!(prompts)), json!({"stream": true}));
+    for event in server.stream("/v1/completions", &streamed) {
+        let choice = &event["choices"][0];
+        let text = &mut texts[choice["index"].as_u64().unwrap() as usize];
+        text.push_str(choice["text"].as_str().unwrap());
+    }
+    assert!(
+        texts.iter().zip(choices).all(|(t, c)| c["text"] == *t),
+        "{texts:?}"
     );
+
+    for (wrong, problem) in [
+        (
+            json!(["a", "b", "c", "d"]),
+            "holds 4 prompts, but 3 may wait",
+        ),
+        (json!(["a", 5]), "text or a list of tokens"),
+        (json!(["a", [999999]]), "holds what is not a token"),
+    ] {
+        let (status, error) = server.post("/v1/completions", &json!({"prompt": wrong}));
+        assert_eq!(
+            (status, &error["error"]["param"]),
+            (400, &json!("prompt")),
+            "{error}"
+        );
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains(problem), "{message}");
+    }
 }
 
 #[test]

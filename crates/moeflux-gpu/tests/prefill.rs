@@ -69,7 +69,7 @@ fn products_and_experts_are_near_the_reference() {
         |case: &Case, names: &[&str]| case.graph.ops.iter().any(|op| names.contains(&op.name()));
     let mut seen = 0;
     for mut case in cases {
-        if !named(&case, &["matmul", "experts"]) {
+        if !named(&case, &["matmul", "experts", "biased_experts"]) {
             continue;
         }
         case.is_prompt = true;

@@ -24,14 +24,16 @@ fn an_idle_pool_uses_no_processor_time() {
     for _ in 0..100 {
         pool.run(16, &|_| {});
     }
-    // Time to park.
-    std::thread::sleep(Duration::from_millis(50));
-    let before = process_time();
-    std::thread::sleep(Duration::from_millis(300));
-    let used = process_time() - before;
+    // Threads take a while to park, longer on a busy machine.
+    let used = |_| {
+        let before = process_time();
+        std::thread::sleep(Duration::from_millis(300));
+        process_time() - before
+    };
+    let mut used = (0..20).map(used);
     assert!(
-        used < Duration::from_millis(10),
-        "{used:?} of processor time in 300 ms"
+        used.any(|used| used < Duration::from_millis(10)),
+        "the pool is never idle"
     );
     pool.run(16, &|_| {});
 }

@@ -118,7 +118,31 @@ impl App {
     ///
     /// # Errors
     /// The prompt is too long, or there is no room for another request.
-    pub fn submit(&self, mut job: Job) -> Result<UnboundedReceiver<Event>, ApiError> {
+    pub fn submit(&self, job: Job) -> Result<UnboundedReceiver<Event>, ApiError> {
+        self.submit_all(vec![job])
+    }
+
+    /// The most jobs that may wait.
+    pub fn queue_limit(&self) -> usize {
+        self.scheduler.queue_limit()
+    }
+
+    /// Hands several jobs of one request to the engine, all or none.
+    ///
+    /// # Errors
+    /// As [`App::submit`].
+    pub fn submit_all(&self, mut jobs: Vec<Job>) -> Result<UnboundedReceiver<Event>, ApiError> {
+        let deadline = Instant::now().checked_add(self.options.request_timeout);
+        for job in &mut jobs {
+            self.check_length(job)?;
+            job.deadline = deadline;
+        }
+        self.scheduler
+            .submit_all(jobs)
+            .map_err(|refused| ApiError::refused(refused, self.retry_after_seconds()))
+    }
+
+    fn check_length(&self, job: &Job) -> Result<(), ApiError> {
         let context = self.model.context_tokens();
         let wanted = job.max_tokens.unwrap_or(1);
         if job.prompt.len() + wanted > context {
@@ -138,10 +162,7 @@ impl App {
                 message,
             ));
         }
-        job.deadline = Instant::now().checked_add(self.options.request_timeout);
-        self.scheduler
-            .submit(job)
-            .map_err(|refused| ApiError::refused(refused, self.retry_after_seconds()))
+        Ok(())
     }
 
     /// When there may be room again: the time that a request takes, times those that wait for each

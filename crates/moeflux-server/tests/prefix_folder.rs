@@ -10,9 +10,11 @@ mod setup;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::options;
+use common::{alone, collect, options};
 use moeflux::{Engine, EngineOptions};
-use moeflux_server::prefix::{FolderError, PrefixOptions};
+use moeflux_server::metrics::Metrics;
+use moeflux_server::prefix::{FolderError, PrefixCache, PrefixOptions};
+use moeflux_server::scheduler::Job;
 use setup::{MODELS, Model, Random, greedy, memory, start};
 
 #[test]
@@ -52,6 +54,71 @@ fn a_restart_finds_what_was_written() {
         }
         assert!(server.metrics.prefix.read_bytes.get() > 0);
     }
+}
+
+#[test]
+fn files_are_read_one_by_one_while_others_are_answered() {
+    for name in MODELS {
+        let model = Model::new(name, &options());
+        let prefix = |memory_bytes| PrefixOptions {
+            folder: Some(model.folder()),
+            ..memory(memory_bytes)
+        };
+        let prompt = Random(7).message(500);
+        drop({
+            let server = start(&model.engine, prefix(64 << 20)).unwrap();
+            server.check(&prompt, &greedy());
+            server
+        });
+        let open = |memory_bytes| {
+            let metrics = Arc::new(Metrics::default());
+            let engine = Arc::clone(&model.engine);
+            let cache = PrefixCache::open(engine, prefix(memory_bytes), vec![], metrics.clone());
+            (cache.unwrap(), metrics)
+        };
+        let (mut cache, metrics) = open(64 << 20);
+        let mut reads = 0;
+        while cache.fetch(&prompt) {
+            reads += 1;
+            assert!(reads <= model.files().len(), "{name}: it comes to an end");
+        }
+        let bytes = metrics.prefix.read_bytes.get();
+        assert!(reads > 0 && bytes > 0, "{name}");
+        assert!(cache.resume(&prompt).is_some());
+        assert_eq!(metrics.prefix.read_bytes.get(), bytes, "all of it was read");
+        assert!(
+            !cache.fetch(&Random(8).message(500)),
+            "{name}: of that nothing is known"
+        );
+
+        drop(cache);
+        let (mut cache, _) = open(bytes / 2);
+        assert!(!cache.fetch(&prompt), "{name}: it does not fit");
+        assert!(cache.resume(&prompt).is_some());
+    }
+}
+
+#[test]
+fn a_request_that_is_read_waits_for_nobody_and_nobody_for_it() {
+    let model = Model::new(MODELS[0], &options());
+    let prefix = || PrefixOptions {
+        folder: Some(model.folder()),
+        ..memory(64 << 20)
+    };
+    let mut random = Random(13);
+    let (first, second) = (random.message(90), random.message(600));
+    let server = start(&model.engine, prefix()).unwrap();
+    let known = server.check(&second, &greedy()).0;
+    drop(server);
+    let server = start(&model.engine, prefix()).unwrap();
+    let mut job = Job::new(first.clone());
+    job.max_tokens = Some(100);
+    let running = server.scheduler.submit(job).unwrap();
+    let (tokens, cached) = server.check(&second, &greedy());
+    assert_eq!(tokens, known);
+    assert!(cached > 0);
+    let (tokens, _) = collect(running, 1).unwrap().remove(0);
+    assert_eq!(tokens, alone(&server.engine, &first, greedy(), 100));
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn contradictions() -> Vec<(&'static str, Value, &'static str)> {
             "reasoning_effort",
         ),
         (text(json!({"echo": true, "logprobs": 1})), "echo"),
-        (text(json!({"prompt": ["a", "b"]})), "prompt"),
+        (text(json!({"prompt": ["a", 5]})), "prompt"),
         (text(json!({"prompt": [2048]})), "prompt"),
         (text(json!({"best_of": 2})), "best_of"),
         (

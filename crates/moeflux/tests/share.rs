@@ -107,6 +107,22 @@ fn parts_survive_as_bytes() {
 }
 
 #[test]
+fn models_that_differ_in_a_layer_do_not_share_state() {
+    let model = packed("qwen3_moe", 4);
+    let identity = || open(&model.path(), &options()).state_identity();
+    let before = identity();
+    assert_eq!(identity(), before);
+    let file = model.path().join("dense.safetensors");
+    let mut bytes = std::fs::read(&file).expect("a file");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let table: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).expect("JSON");
+    let start = &table["model.layers.1.self_attn.o_proj.weight"]["data_offsets"][0];
+    bytes[8 + header + start.as_u64().expect("a tensor") as usize] ^= 1;
+    std::fs::write(&file, bytes).expect("writes");
+    assert_ne!(identity(), before);
+}
+
+#[test]
 fn shared_pages_are_counted_once_and_copied_when_written() {
     for name in ["qwen3_5_moe_text", "qwen3_moe"] {
         let model = packed(name, 4);

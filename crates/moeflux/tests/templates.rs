@@ -64,6 +64,29 @@ fn compile(source: &str) -> Result<ChatTemplate, TextError> {
 }
 
 #[test]
+fn a_message_without_content_is_not_called_none() {
+    let call = json!({"function": {"name": "f", "arguments": {"x": null}}});
+    let messages = json!([
+        {"role": "user", "content": "None?"},
+        {"role": "assistant", "content": null, "tool_calls": [call]},
+    ]);
+    let messages: Vec<Message> = serde_json::from_value(messages).unwrap();
+    let render = |source: &str| {
+        let template = compile(source).unwrap();
+        template
+            .render(&messages, &RenderOptions::default())
+            .unwrap()
+    };
+    let arguments = "{% for c in m.tool_calls %}{{ c.function.arguments }}{% endfor %}";
+    let plain = "{% for m in messages %}[{{ m.content }}".to_owned() + arguments + "]{% endfor %}";
+    assert_eq!(render(&plain), "[None?][{'x': None}]");
+    let asks = "{% for m in messages %}{% if m.content is none %}".to_owned()
+        + arguments
+        + "{% else %}{{ m.content }}{% endif %}{% endfor %}";
+    assert_eq!(render(&asks), "None?{'x': None}");
+}
+
+#[test]
 fn errors_name_file_line_and_reason() {
     let error = compile("a\n{% if %}").unwrap_err();
     assert!(

@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use common::{fixture, open, options, prompt};
 use moeflux::experts::{Replay, ReplayPolicy, Trace};
-use moeflux::{Engine, EngineOptions, Lookahead, PolicyKind, Want};
+use moeflux::{Engine, EngineOptions, Lookahead, PolicyKind, Span, Want};
 
 #[test]
 fn a_replay_of_an_engines_trace_gives_its_hits_and_misses() {
@@ -60,6 +61,48 @@ fn a_replay_of_an_engines_trace_gives_its_hits_and_misses() {
             "the arena matters: {stats:?}"
         );
     }
+}
+
+#[test]
+fn a_step_of_many_answers_reads_each_expert_once() {
+    let name = "qwen3_5_moe_text";
+    let tokens = prompt(name);
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join("trace");
+    let model = common::packed(name, 4);
+    let slot = open(&model.path(), &options()).stats().experts.slot_bytes;
+    let options = EngineOptions {
+        // Fewer than the answers use together in a layer.
+        expert_cache_bytes: Some(slot * 5),
+        lookahead: Lookahead::Off,
+        trace: Some(path.clone()),
+        ..options()
+    };
+    let engine = open(&model.path(), &options);
+    let mut sessions: Vec<_> = (0..8).map(|_| engine.session()).collect();
+    for (at, session) in sessions.iter_mut().enumerate() {
+        let prompt = &tokens[at * 5..at * 5 + 5];
+        let logits = engine.prefill(session, prompt, Want::Last);
+        assert_eq!(logits.expect("runs").rows, 1);
+    }
+    engine.cool();
+    engine.reset_stats();
+    let span = |(at, session)| Span {
+        session,
+        tokens: &tokens[at..=at],
+        want: Want::Last,
+        is_prompt: false,
+    };
+    let mut spans: Vec<_> = sessions.iter_mut().enumerate().map(span).collect();
+    engine.forward(&mut spans).expect("runs");
+    let trace = Trace::read(&path).expect("every step is in the file at once");
+    let step = trace.steps.last().expect("a step");
+    assert_eq!(step.tokens, 8);
+    let distinct = |ids: &Vec<u32>| ids.iter().collect::<HashSet<_>>().len();
+    let experts = step.layers.iter().map(|layer| distinct(&layer.ids));
+    assert!(experts.clone().max() > Some(5), "memory holds them");
+    let stats = engine.stats().experts;
+    assert_eq!(stats.reads as usize, experts.sum::<usize>());
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The routed experts on the device: each layer has slots of its own and a table of which expert
 //! has which slot, so that where all experts have one, no choice needs to come to the host.
 
+mod costs;
 mod single_op;
 mod slots;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,7 @@ use crate::{DeviceBuffer, Gpu, Recorder, View};
 pub(super) use single_op::choices;
 pub(super) use slots::Layer;
 use slots::NONE;
+pub(super) use together::Together;
 
 /// The experts of all layers.
 #[derive(Default)]
@@ -50,7 +53,7 @@ impl DeviceExperts {
         }
     }
 
-    /// A layer, whose slots are made when it is first used: at least `least`.
+    /// A layer with at least `least` slots, which are made when it is first used.
     pub fn open(
         &mut self,
         gpu: &Gpu,
@@ -58,14 +61,16 @@ impl DeviceExperts {
         (layer, least): (usize, usize),
     ) -> Result<&mut Layer, Error> {
         use std::collections::btree_map::Entry;
+        let open = self.layers.get(&layer);
+        let has_room = open.is_some_and(|open| open.slots() >= least);
+        if let Some(bytes) = self.bytes.filter(|_| !has_room) {
+            budget::check(stage, bytes, least)?;
+        }
         Ok(match self.layers.entry(layer) {
             Entry::Occupied(open) => open.into_mut(),
             Entry::Vacant(place) => {
                 let experts = stage.residency.experts(layer) as usize;
                 let share = self.bytes.map(|b| b / stage.layers().count().max(1) as u64);
-                if let Some(bytes) = self.bytes {
-                    budget::check(stage, bytes, least)?;
-                }
                 let layout = stage.layout(layer)?;
                 place.insert(Layer::new(gpu, layout, (experts, least), share)?)
             }
@@ -112,14 +117,15 @@ impl DeviceExperts {
         Ok(true)
     }
 
-    /// Whether a choice of the hopeful step that was just recorded was missing.
-    pub fn is_disappointed(&mut self, r: &mut Recorder) -> Result<bool, Error> {
+    /// The first layer of which a choice of the hopeful step that was just recorded was missing.
+    pub fn first_missed(&mut self, r: &mut Recorder) -> Result<Option<usize>, Error> {
         let Some(notes) = self.notes.as_ref().filter(|_| !self.is_complete()) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let notes = r.read(&[notes.into()])?;
-        self.has_missed = notes.iter().any(|&byte| byte != 0);
-        Ok(self.has_missed)
+        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&r.read(&[notes.into()])?);
+        let missed = notes.iter().position(|&note| note != 0);
+        self.has_missed |= missed.is_some();
+        Ok(missed)
     }
 
     /// Where hopeful steps note a missing choice of an incomplete layer.
@@ -151,14 +157,14 @@ impl DeviceExperts {
     }
 
     /// Brings the experts `wanted` (ascending, no more than the layer has slots) to the device; all
-    /// of them keep their slots at least until the next call.
+    /// of them keep their slots at least until the next call. Gives how many were not there.
     pub fn ensure(
         &mut self,
         r: &mut Recorder,
         stage: &mut ExpertStage,
         layer: usize,
         wanted: &[u32],
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.uses += 1;
         let now = self.uses;
         let none = || Error::Internal(format!("layer {layer} has no slots"));
@@ -168,11 +174,9 @@ impl DeviceExperts {
                 owner.1 = now;
             }
         }
-        let missing = wanted.iter().copied();
-        let missing = missing.filter(|&id| slots.slot_of[id as usize] == NONE);
-        let missing: Vec<u32> = missing.collect();
+        let (missing, _) = slots.missing(wanted);
         if missing.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.has_missed = true;
         slots.is_told = false;
@@ -186,9 +190,17 @@ impl DeviceExperts {
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
-            gpu.tier.brought((placed.len() * form.bytes) as u64);
-            upload(gpu, (&slots.slots, &form), &layout, &placed)
-        })
+            let result = upload(gpu, (&slots.slots, &form), &layout, &placed);
+            for &(slot, _) in &placed {
+                match result {
+                    Ok(()) => gpu.tier.brought(form.bytes as u64),
+                    // What the slot holds now is nobody's.
+                    Err(_) => slots.empty(slot),
+                }
+            }
+            result
+        })?;
+        Ok(missing.len())
     }
 
     /// Has the device know which experts have slots: all of them, or those of `only`.

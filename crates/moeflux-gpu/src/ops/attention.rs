@@ -55,7 +55,21 @@ fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize) -> usize {
     rows
 }
 
-fn params(shape: AttentionShape, kv: KvShape, rows: usize, is_split: bool) -> [Param; 7] {
+/// More positions than any query sees.
+const NO_WINDOW: u32 = 1 << 31;
+
+/// Positions that a query sees.
+fn window(shape: AttentionShape) -> u32 {
+    let window = shape.window.and_then(|window| u32::try_from(window).ok());
+    window.map_or(NO_WINDOW, |window| window.min(NO_WINDOW))
+}
+
+fn params(
+    shape: AttentionShape,
+    kv: KvShape,
+    rows: usize,
+    (is_split, has_sinks): (bool, bool),
+) -> [Param; 8] {
     [
         ("HEADS", shape.heads as u32),
         ("KV_HEADS", shape.kv_heads as u32),
@@ -63,12 +77,15 @@ fn params(shape: AttentionShape, kv: KvShape, rows: usize, is_split: bool) -> [P
         ("ROWS", rows as u32),
         ("F16", u32::from(kv.kv_type == KvType::F16)),
         ("SPLIT", u32::from(is_split)),
+        // Chunks are joined, sinks and all, elsewhere.
+        ("SINKS", u32::from(has_sinks && !is_split)),
         ("CHUNK_BLOCKS", CHUNK_BLOCKS as u32),
     ]
 }
 
-fn merge_params(shape: AttentionShape) -> [Param; 3] {
+fn merge_params(shape: AttentionShape, has_sinks: bool) -> [Param; 4] {
     [
+        ("SINKS", u32::from(has_sinks)),
         ("HEADS", shape.heads as u32),
         ("DIM", shape.head_dim as u32),
         ("CHUNK_BLOCKS", CHUNK_BLOCKS as u32),
@@ -107,21 +124,28 @@ fn shapes() -> impl Iterator<Item = (AttentionShape, KvShape)> {
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for (shape, kv) in shapes() {
-        for (queries, is_split) in [(1, true), (2, true), (100, false)] {
+        for (queries, is_split, has_sinks) in [
+            (1, true, true),
+            (2, true, false),
+            (100, false, false),
+            (100, false, true),
+        ] {
             let rows = tile_rows(shape, kv, queries);
-            all.push(params(shape, kv, rows, is_split).to_vec());
+            all.push(params(shape, kv, rows, (is_split, has_sinks)).to_vec());
         }
     }
     (&TILES, all)
 }
 
 pub(super) fn merge_kernels() -> (&'static Shader, Vec<Vec<Param>>) {
-    let all = shapes().map(|(shape, _)| merge_params(shape).to_vec());
+    let both = [false, true];
+    let all = shapes().flat_map(|(shape, _)| both.map(|sinks| merge_params(shape, sinks).to_vec()));
     (&MERGE, all.collect())
 }
 
 /// Causal attention of a span over the keys and values of its session, its own included: `q` and
-/// `out` `[rows of the step, heads, head_dim]`.
+/// `out` `[rows of the step, heads, head_dim]`; `sinks` `[heads]`, scores that take part without a
+/// value.
 ///
 /// # Errors
 /// A buffer too small, a shape that the kernels do not have, and what [`Recorder::dispatch`] says.
@@ -130,15 +154,19 @@ pub fn attention(
     q: View<'_>,
     kv: &DeviceKv,
     out: View<'_>,
-    shape: AttentionShape,
+    (shape, sinks): (AttentionShape, Option<View<'_>>),
     span: SpanRows,
 ) -> Result<(), GpuError> {
     let Some((keys, values)) = check_sizes(&q, kv, &out, shape, span)? else {
         return Ok(());
     };
-    let views = [q, keys, values, out];
+    if let Some(sinks) = &sinks {
+        check::holds(OP, "sinks", sinks, shape.heads)?;
+    }
+    let mut views = vec![q, keys, values, out];
     if span.len > SPLIT_QUERIES {
-        return tiles(r, &views, kv.shape(), shape, span, None);
+        views.extend(sinks);
+        return tiles(r, &views, kv.shape(), (shape, sinks.is_some()), span, None);
     }
     let chunks = (span.start + span.len).div_ceil(CHUNK);
     let query_bytes = shape.heads * chunks * (shape.head_dim + 2) * 4;
@@ -155,16 +183,18 @@ pub fn attention(
             r,
             &[q, keys, values, partial],
             kv.shape(),
-            shape,
+            (shape, sinks.is_some()),
             part,
             Some(chunks),
         )?;
-        let immediates = [part.first_row, part.len, part.start, chunks].map(|n| n as u32);
+        let sizes = [part.first_row, part.len, part.start, chunks].map(|n| n as u32);
+        let mut views = vec![partial, out];
+        views.extend(sinks);
         r.dispatch(&Dispatch {
             shader: &MERGE,
-            params: &merge_params(shape),
-            views: &[partial, out],
-            immediates: &immediates,
+            params: &merge_params(shape, sinks.is_some()),
+            views: &views,
+            immediates: &[&sizes[..], &[window(shape)]].concat(),
             groups: grid((part.len * shape.heads) as u32),
         })?;
     }
@@ -213,7 +243,7 @@ fn tiles(
     r: &mut Recorder,
     views: &[View<'_>],
     kv: KvShape,
-    shape: AttentionShape,
+    (shape, has_sinks): (AttentionShape, bool),
     span: SpanRows,
     chunks: Option<usize>,
 ) -> Result<(), GpuError> {
@@ -222,7 +252,7 @@ fn tiles(
     let depth = chunks.unwrap_or(1) as u32;
     r.dispatch(&Dispatch {
         shader: &TILES,
-        params: &params(shape, kv, rows, chunks.is_some()),
+        params: &params(shape, kv, rows, (chunks.is_some(), has_sinks)),
         views,
         immediates: &[
             span.first_row as u32,
@@ -230,6 +260,7 @@ fn tiles(
             span.start as u32,
             shape.scale.to_bits(),
             depth,
+            window(shape),
         ],
         groups: [tiles as u32, shape.kv_heads as u32, depth],
     })

@@ -45,6 +45,8 @@ struct Sizes {
     scale: f32,
     // With SPLIT: chunks of the last query.
     chunks: u32,
+    // Positions that a query sees, its own included.
+    window: u32,
 }
 
 var<immediate> sizes: Sizes;
@@ -55,6 +57,10 @@ var<immediate> sizes: Sizes;
 // `[queries, HEADS, chunks, DIM + 2]`: weighted values, greatest score, sum of weights.
 //#endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+//#if SINKS
+// A score of each head that takes part without a value.
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
+//#endif
 
 var<workgroup> query: array<vec4<f32>, ROWS * WIDTH>;
 var<workgroup> weights: array<f32, ROWS * BLOCK>;
@@ -120,6 +126,11 @@ fn add_scores(
     }
 }
 
+// Whether a row of the span sees a position. One behind it is farther than any window.
+fn sees(row: u32, position: u32) -> bool {
+    return sizes.start + row / GROUP - position < sizes.window;
+}
+
 // Scores of one block; those a row does not see become LEAST.
 fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
     let in_block = thread % BLOCK;
@@ -140,7 +151,7 @@ fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
     for (var r = 0u; r < SCORE_ROWS; r++) {
         let row = first_row + r;
         if row < ROWS {
-            let seen = position + in_block <= sizes.start + (first + row) / GROUP;
+            let seen = sees(first + row, position + in_block);
             weights[row * BLOCK + in_block] = select(LEAST, sums[r] * sizes.scale, seen);
         }
     }
@@ -168,7 +179,7 @@ fn soften(first: u32, position: u32, thread: u32) {
         }
         var sum = 0.0;
         for (var i = 0u; i < PART; i++) {
-            let seen = position + sharer * PART + i <= sizes.start + (first + row) / GROUP;
+            let seen = sees(first + row, position + sharer * PART + i);
             let weight = select(0.0, exp_of(weights[place + i] - most), seen);
             weights[place + i] = weight;
             sum += weight;
@@ -250,11 +261,18 @@ fn main(
     let last_query = min(first + ROWS - 1u, sizes.queries * GROUP - 1u) / GROUP;
     let seen = sizes.start + last_query + 1u;
     let end = (seen + BLOCK - 1u) / BLOCK;
-    // With SPLIT z counts chunks, otherwise it is 0 and all come in turn.
+    // The first chunk that the first row sees.
+    let reach = sizes.start + first / GROUP + 1u;
+    let begin = (reach - min(reach, sizes.window)) / (CHUNK_BLOCKS * BLOCK);
+    // With SPLIT z counts chunks, otherwise all come in turn.
+//#if SPLIT
     var chunk = group.z;
-    if chunk * CHUNK_BLOCKS >= end {
+    if chunk < begin || chunk * CHUNK_BLOCKS >= end {
         return;
     }
+//#else
+    var chunk = begin;
+//#endif
     load_queries(first, kv_head, thread);
     if thread < ROWS {
         row_max[thread] = LEAST;
@@ -322,6 +340,15 @@ fn main(
         }
 //#else
         let place = ((sizes.first_row + row / GROUP) * HEADS + head) * DIM;
+        var sum = total_sum[value_row + r];
+//#if SINKS
+        let own = total_max[value_row + r];
+        let most = max(own, sinks[head]);
+        let factor = exp_of(own - most);
+        sum = fma(sum, factor, exp_of(sinks[head] - most));
+//#else
+        let factor = 1.0;
+//#endif
 //#endif
         for (var j = 0u; j < UNIT; j++) {
             if unit * UNIT + j < DIM {
@@ -329,7 +356,7 @@ fn main(
                 out[place + unit * UNIT + j] = sums[r * QUADS + j / 4u][j % 4u];
 //#else
                 let total = totals[r * QUADS + j / 4u][j % 4u];
-                out[place + unit * UNIT + j] = total / total_sum[value_row + r];
+                out[place + unit * UNIT + j] = total * factor / sum;
 //#endif
             }
         }

@@ -78,7 +78,7 @@ pub fn head_matmul(
         &out,
         product(OP, &[pairs as usize, after])? as usize,
     )?;
-    let place = band.form.place(0);
+    let place = band.form.place(band.start);
     let sizes = [cols, shape.heads, shape.stride, shape.first, shape.rows].map(|s| s as u32);
     let mut immediates = sizes.to_vec();
     immediates.extend([pairs, place.weights, place.scales, place.biases]);

@@ -104,7 +104,7 @@ impl<'m> Answers<'m> {
     /// The request failed; nothing follows.
     pub async fn begin(&mut self) -> Result<(), JobError> {
         match self.events.recv().await {
-            Some(Event::Begin { cached_tokens }) => self.cached_tokens = cached_tokens,
+            Some(Event::Begin { cached_tokens }) => self.cached_tokens += cached_tokens,
             Some(Event::Failed(error)) => return Err(error),
             Some(Event::Token { .. } | Event::End { .. }) | None => return Err(JobError::Stopped),
         }
@@ -124,7 +124,7 @@ impl<'m> Answers<'m> {
             let update = match event {
                 Event::Failed(error) => return Err(error),
                 Event::Begin { cached_tokens } => {
-                    self.cached_tokens = cached_tokens;
+                    self.cached_tokens += cached_tokens;
                     None
                 }
                 Event::Token { choice, sampled } => self.token(choice, sampled)?,

@@ -16,7 +16,7 @@ use super::{Sampling, Streaming, usage};
 use crate::answer::{Answers, Delta, Finish, OutputParser};
 use crate::app::App;
 use crate::http::{self, ApiError, Fields, read_body};
-use crate::scheduler::Event;
+use crate::scheduler::{Event, Job};
 
 /// The most tokens of an answer if nothing is said, as clients expect.
 const DEFAULT_TOKENS: usize = 16;
@@ -28,12 +28,13 @@ struct Reply {
     id: String,
     created: u64,
     prompt_tokens: usize,
+    /// Answers to all prompts together.
     choices: usize,
     logprobs: bool,
     usage: bool,
     stops: Vec<String>,
-    /// The prompt's text, if it is to be repeated.
-    echo: Option<String>,
+    /// The text before each answer: its prompt, if that is to be repeated.
+    before: Vec<String>,
 }
 
 /// Continues text.
@@ -47,7 +48,7 @@ pub async fn completions(
 ) -> Result<Response, ApiError> {
     let mut fields = Fields::parse(&read_body(&app, &headers, body).await?)?;
     app.check_model(fields.take::<String>("model")?.as_deref())?;
-    let prompt = prompt(&app, fields.require("prompt")?)?;
+    let prompts = prompts(&app, fields.require("prompt")?)?;
     let sampling = Sampling::take(&app, &mut fields, "stop")?;
     let streaming = Streaming::take(&mut fields)?;
     let choices = fields.count("n", 1, MOST_CHOICES)?.unwrap_or(1);
@@ -63,42 +64,57 @@ pub async fn completions(
     fields.ignore(&["user"]);
     fields.finish()?;
 
-    let echo = match echo {
-        true => Some(app.model.tokenizer.decode(&prompt, false)?),
-        false => None,
+    let mut before = Vec::new();
+    for prompt in prompts.iter().filter(|_| echo) {
+        let text = app.model.tokenizer.decode(prompt, false)?;
+        before.extend(std::iter::repeat_n(text, choices));
+    }
+    let prompt_tokens = prompts.iter().map(Vec::len).sum();
+    let job = |prompt: Vec<u32>| {
+        let room = app.model.context_tokens().saturating_sub(prompt.len());
+        let mut job = sampling.job(&app, prompt);
+        job.choices = choices;
+        job.max_tokens = Some(max_tokens.min(room.max(1)));
+        job.logprobs = logprobs;
+        job
     };
-    let mut job = sampling.job(&app, prompt);
-    job.choices = choices;
-    let room = app.model.context_tokens().saturating_sub(job.prompt.len());
-    job.max_tokens = Some(max_tokens.min(room.max(1)));
-    job.logprobs = logprobs;
+    let jobs: Vec<Job> = prompts.into_iter().map(job).collect();
     let reply = Reply {
         id: app.name("cmpl-"),
         created: crate::app::now_seconds(),
-        prompt_tokens: job.prompt.len(),
-        choices,
+        prompt_tokens,
+        choices: choices * jobs.len(),
         logprobs: logprobs.is_some(),
         usage: streaming.usage,
         stops: sampling.stops,
-        echo,
+        before,
     };
-    let events = app.submit(job)?;
+    let events = app.submit_all(jobs)?;
     match streaming.on {
         true => Ok(stream(app, reply, events)),
         false => whole(&app, &reply, events).await,
     }
 }
 
-/// The prompt: text or tokens, alone or as a list of one.
+/// The prompts: text or tokens, one or a list of them.
+fn prompts(app: &App, value: Value) -> Result<Vec<Vec<u32>>, ApiError> {
+    let list = match value {
+        Value::Array(list) if list.iter().any(|v| !v.is_number()) => list,
+        other => vec![other],
+    };
+    let most = app.queue_limit();
+    if list.len() > most {
+        let problem = format!(
+            "holds {} prompts, but {most} may wait; send fewer, or start with a larger --queue",
+            list.len()
+        );
+        return Err(ApiError::value("prompt", problem));
+    }
+    list.into_iter().map(|value| prompt(app, value)).collect()
+}
+
 fn prompt(app: &App, value: Value) -> Result<Vec<u32>, ApiError> {
     let one = |problem| ApiError::value("prompt", problem);
-    let value = match value {
-        Value::Array(mut list) if list.iter().any(|v| !v.is_number()) => match list.len() {
-            1 => list.swap_remove(0),
-            _ => return Err(one("several prompts are not supported; send one at a time")),
-        },
-        other => other,
-    };
     match value {
         Value::String(text) => Ok(app.model.encode(&text)?),
         Value::Array(list) => {
@@ -154,7 +170,8 @@ async fn whole(
     events: UnboundedReceiver<Event>,
 ) -> Result<Response, ApiError> {
     let mut answers = Answers::new(&app.model, events, reply.choices, &reply.stops, plain);
-    let mut texts = vec![reply.echo.clone().unwrap_or_default(); reply.choices];
+    let mut texts = reply.before.clone();
+    texts.resize(reply.choices, String::new());
     let mut lists: Vec<Lists> = Vec::new();
     lists.resize_with(reply.choices, Lists::default);
     let mut ends = vec![None; reply.choices];
@@ -190,11 +207,9 @@ fn stream(app: Arc<App>, reply: Reply, events: UnboundedReceiver<Event>) -> Resp
             }
             chunk
         };
-        for index in 0..reply.choices {
-            if let Some(echo) = &reply.echo {
-                let first = json!([choice(index, echo, None, None)]);
-                frames.send(None, &chunk(first, Value::Null)).await?;
-            }
+        for (index, text) in reply.before.iter().enumerate() {
+            let first = json!([choice(index, text, None, None)]);
+            frames.send(None, &chunk(first, Value::Null)).await?;
         }
         loop {
             let every = app.options.keep_alive;

@@ -13,7 +13,8 @@ use super::common::{OpenAiProblem, StreamOptions, Texts, Usage};
 pub struct CompletionRequest {
     /// The model; left out, the one that is served.
     pub model: Option<String>,
-    /// The text or its tokens, alone or as a list of one.
+    /// The text or its tokens; or a list of such, each of which is gone on with. Answers to the
+    /// first prompt come first.
     pub prompt: TextOrTokens,
     /// Text that ends an answer and is not part of it.
     pub stop: Option<Texts>,
@@ -51,9 +52,9 @@ pub enum TextOrTokens {
     Text(String),
     /// Tokens.
     Tokens(Vec<u32>),
-    /// Text, in a list of one.
+    /// Texts.
     Texts(Vec<String>),
-    /// Tokens, in a list of one.
+    /// Tokens of texts.
     TokenLists(Vec<Vec<u32>>),
 }
 

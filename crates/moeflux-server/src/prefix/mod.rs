@@ -58,6 +58,15 @@ pub struct PrefixCache {
     filing: Option<Filing>,
 }
 
+/// What is known of a prompt.
+struct Known {
+    path: Path,
+    /// The recurrent state to go on with: its node and position.
+    state: Option<(NodeId, usize)>,
+    /// How many of the prompt's tokens.
+    end: usize,
+}
+
 /// Why state that is in the tree cannot be used.
 enum Unusable {
     /// A file was damaged; it is out of the tree now.
@@ -131,19 +140,54 @@ impl PrefixCache {
         session
     }
 
-    fn find(&mut self, prompt: &[u32]) -> Option<Session> {
-        let usable = &prompt[..prompt.len().checked_sub(1)?];
-        loop {
-            let path = self.tree.path(usable);
-            let state = self.tree.checkpoint(&path);
-            let end = match (self.has_recurrent_state(), state) {
-                (false, _) => path.reach,
-                (true, Some((_, position))) => position,
-                (true, None) => 0,
+    /// Reads one of the files that a session of `prompt` has to be read from, so that answers that
+    /// run wait for one at a time. False if there is none left, or they do not fit into memory all
+    /// at once; then [`PrefixCache::resume`] does the rest.
+    pub fn fetch(&mut self, prompt: &[u32]) -> bool {
+        let Some(known) = self.known(prompt) else {
+            return false;
+        };
+        let (mut bytes, mut missing) = (0, None);
+        for &id in &known.path.nodes {
+            let Some(node) = self.tree.node(id).filter(|node| node.start < known.end) else {
+                break;
             };
-            if end < LEAST_TOKENS {
-                return None;
-            }
+            let is_read = node.keys.is_in(Tier::Memory);
+            let tier = if is_read { Tier::Memory } else { Tier::Disk };
+            bytes += node.keys.bytes(tier);
+            missing = missing.or((!is_read).then_some(id));
+        }
+        let unread = |&(id, at): &(NodeId, usize)| self.tree.state(id, at).is_none();
+        let state = known.state.filter(unread);
+        if bytes + self.engine.recurrent_bytes() > self.options.memory_bytes {
+            return false;
+        }
+        let read = match (missing, state) {
+            (Some(id), _) => self.load_keys(id).map(|_| ()),
+            (None, Some((id, position))) => self.load_state(id, position).map(|_| ()),
+            (None, None) => return false,
+        };
+        self.bound();
+        // A file that was damaged is gone; others may do.
+        !matches!(read, Err(Unusable::NoRoom))
+    }
+
+    /// What of `prompt` a session can go on from, if that is worth it.
+    fn known(&self, prompt: &[u32]) -> Option<Known> {
+        let usable = &prompt[..prompt.len().checked_sub(1)?];
+        let path = self.tree.path(usable);
+        let state = self.tree.checkpoint(&path);
+        let end = match (self.has_recurrent_state(), state) {
+            (false, _) => path.reach,
+            (true, Some((_, position))) => position,
+            (true, None) => 0,
+        };
+        (end >= LEAST_TOKENS).then_some(Known { path, state, end })
+    }
+
+    fn find(&mut self, prompt: &[u32]) -> Option<Session> {
+        loop {
+            let Known { path, state, end } = self.known(prompt)?;
             match self.assemble(&prompt[..end], &path, state) {
                 Ok(session) => return Some(session),
                 Err(Unusable::Lost) => {}

@@ -72,6 +72,8 @@ pub enum Refused {
 /// A job on its way.
 struct Submitted {
     job: Job,
+    /// The number of its first choice.
+    first_choice: usize,
     events: tokio::sync::mpsc::UnboundedSender<Event>,
     arrived: Instant,
 }
@@ -149,30 +151,47 @@ impl Scheduler {
     /// # Errors
     /// The queue is full, or the server is stopping.
     pub fn submit(&self, job: Job) -> Result<UnboundedReceiver<Event>, Refused> {
+        self.submit_all(vec![job])
+    }
+
+    /// Hands several jobs over, all or none. The events of all arrive at one receiver; choices are
+    /// counted through.
+    ///
+    /// # Errors
+    /// As [`Scheduler::submit`].
+    pub fn submit_all(&self, jobs: Vec<Job>) -> Result<UnboundedReceiver<Event>, Refused> {
         if self.shared.draining.load(Ordering::SeqCst) {
             return Err(Refused::Stopping);
         }
         let queued = &self.shared.queued;
-        let more = |n| (n < self.queue).then_some(n + 1);
+        let more = |n| Some(n + jobs.len()).filter(|all| *all <= self.queue);
         if let Err(n) = queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more) {
             self.shared.metrics.refused.add(1);
             return Err(Refused::Full(n));
         }
         let (events, receiver) = unbounded_channel();
-        let submitted = Submitted {
-            job,
-            events,
-            arrived: Instant::now(),
-        };
-        if self
-            .commands
-            .send(Command::Run(Box::new(submitted)))
-            .is_err()
-        {
-            queued.fetch_sub(1, Ordering::SeqCst);
-            return Err(Refused::Stopping);
+        let (mut first_choice, arrived) = (0, Instant::now());
+        for job in jobs {
+            let choices = job.choices.max(1);
+            let submitted = Submitted {
+                job,
+                first_choice,
+                events: events.clone(),
+                arrived,
+            };
+            first_choice += choices;
+            let command = Command::Run(Box::new(submitted));
+            if self.commands.send(command).is_err() {
+                // The thread is gone; nobody counts what waits any more.
+                return Err(Refused::Stopping);
+            }
         }
         Ok(receiver)
+    }
+
+    /// The most jobs that may wait.
+    pub fn queue_limit(&self) -> usize {
+        self.queue
     }
 
     /// Refuses new jobs from now on; those taken go on.

@@ -2,6 +2,7 @@
 
 mod deliver;
 mod draft;
+mod figures;
 mod keep;
 
 use std::collections::VecDeque;
@@ -15,7 +16,7 @@ use moeflux::{Engine, Error, Logits, Span, Want};
 
 use super::sequence::Sequence;
 use super::step::{Candidate, Room, Turns};
-use super::{Command, JobError, Limits, Phase, Progress, Shared, Submitted};
+use super::{Command, JobError, Limits, Shared, Submitted};
 use crate::prefix::PrefixCache;
 
 /// How often the engine's figures are published while it works.
@@ -184,6 +185,10 @@ impl Worker {
         while self.running.len() < self.places {
             if let Some(mut sequence) = self.paused.pop_front() {
                 if sequence.session.is_empty() {
+                    if self.reads_ahead(sequence.tokens()) {
+                        self.paused.push_front(sequence);
+                        break;
+                    }
                     sequence.session = self.session_for(sequence.tokens());
                     self.set_stops(&mut sequence);
                 }
@@ -193,6 +198,10 @@ impl Worker {
             let Some(submitted) = self.queue.pop_front() else {
                 break;
             };
+            if self.reads_ahead(&submitted.job.prompt) {
+                self.queue.push_front(submitted);
+                break;
+            }
             self.dequeued(1);
             let metrics = &self.shared.metrics;
             metrics.queue_seconds.note(submitted.arrived.elapsed());
@@ -352,34 +361,6 @@ impl Worker {
             }
             self.dequeued(waiting);
         }
-    }
-
-    /// Publishes how far each request is.
-    fn list(&self) {
-        let running = self.running.iter().map(Sequence::progress);
-        let paused = self.paused.iter().map(|sequence| Progress {
-            phase: Phase::Waiting,
-            ..sequence.progress()
-        });
-        let queued = self.queue.iter().map(|submitted| Progress {
-            phase: Phase::Waiting,
-            prompt_tokens: submitted.job.prompt.len(),
-            prompt_done: 0,
-            answer_tokens: 0,
-        });
-        let all = running.chain(paused).chain(queued);
-        self.shared.metrics.overview.publish(all);
-    }
-
-    /// Publishes the engine's figures: asking for them elsewhere would wait for a step's end.
-    fn publish(&mut self) {
-        self.published = Some(Instant::now());
-        let metrics = &self.shared.metrics;
-        metrics.running.set(self.running.len() as u64);
-        metrics
-            .waiting
-            .set((self.queue.len() + self.paused.len()) as u64);
-        metrics.set_engine(self.engine.stats());
     }
 }
 

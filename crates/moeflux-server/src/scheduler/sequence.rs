@@ -46,6 +46,7 @@ impl Sequence {
     pub fn new(submitted: Submitted, session: Session) -> Result<Sequence, JobError> {
         let Submitted {
             job,
+            first_choice,
             events,
             arrived,
         } = submitted;
@@ -92,7 +93,7 @@ impl Sequence {
                 deadline,
                 arrived,
             }),
-            choice: 0,
+            choice: first_choice,
             forks: choices.saturating_sub(1),
             stops: Vec::new(),
             kept: session.len(),

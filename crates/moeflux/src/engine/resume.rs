@@ -86,13 +86,14 @@ impl Engine {
     /// A number that is the same only where state of one engine can be used by another: the version,
     /// the model, its files, and all that changes an answer.
     pub fn state_identity(&self) -> u64 {
+        let remote = self.shape.remote.as_ref();
         let text = format!(
             "{} {:016x} {} {} {}",
             env!("CARGO_PKG_VERSION"),
             self.shape.identity,
             self.activations,
             self.shape.kv_type,
-            self.shape.remote.is_some()
+            remote.map_or_else(|| "cpu".to_owned(), |remote| remote.device())
         );
         xxhash_rust::xxh3::xxh3_64(text.as_bytes())
     }

@@ -167,6 +167,11 @@ impl BufferPool {
         self.assigned[buffer.index()]
     }
 
+    /// What a buffer has rows for.
+    pub fn row_kind(&self, buffer: BufferId) -> Rows {
+        self.rows[buffer.index()]
+    }
+
     /// Rows of a buffer in this step.
     pub fn rows(&self, buffer: BufferId) -> usize {
         match self.rows[buffer.index()] {

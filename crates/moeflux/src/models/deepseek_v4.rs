@@ -9,7 +9,7 @@ use moeflux_kernels::{Glu, Scores};
 use super::blueprint::{Blueprint, BlueprintBuilder, MatrixClass, VectorFold};
 use super::compressed::{Beyond, CompressedAttention};
 use super::decoder::Decoder;
-use super::fields::{check_heads, check_top_k, expert_count, refuse_true};
+use super::fields::{check_top_k, expert_count, refuse_true};
 use super::rotation::Rotation;
 use super::routing::{Groups, Routed, RoutedShape};
 use super::streams::Streams;
@@ -67,7 +67,10 @@ fn attention(c: &Config) -> Result<CompressedAttention, Error> {
     }
     let (heads, head_dim) = (c.size("num_attention_heads")?, c.size("head_dim")?);
     let out_groups = c.size("o_groups")?;
-    check_heads(c, "num_attention_heads", heads, out_groups)?;
+    if !heads.is_multiple_of(out_groups) {
+        let problem = format!("is {out_groups}, which does not divide {heads} heads");
+        return Err(c.error("o_groups", problem));
+    }
     let index_dim = c.size("index_head_dim")?;
     let (plain, compressed) = rotations(c, head_dim)?;
     let rotated = 2 * plain.inv_freq.len().max(compressed.inv_freq.len());

@@ -9,7 +9,9 @@ use crate::Error;
 use crate::config::Config;
 
 /// More is a mistake in the file, and would be much work before a tensor is found missing.
-const MOST_LAYERS: usize = 4096;
+const MOST_LAYERS: usize = 1024;
+/// A model's operations name the place of each head.
+pub(super) const MOST_HEADS: usize = 1024;
 const MOST_EXPERTS: usize = 1 << 16;
 /// Positions and token ids are u32.
 const MOST_TOKENS: usize = 1 << 30;
@@ -188,13 +190,17 @@ pub(super) fn check_top_k(c: &Config, routed: &RoutedShape) -> Result<(), Error>
     Ok(())
 }
 
-/// Refuses query heads that cannot be shared out evenly.
+/// Refuses query heads that cannot be shared out evenly, and more than any model has.
 pub(super) fn check_heads(
     c: &Config,
     field: &str,
     heads: usize,
     groups: usize,
 ) -> Result<(), Error> {
+    if heads > MOST_HEADS {
+        let problem = format!("is {heads}, not an integer from 1 to {MOST_HEADS}");
+        return Err(c.error(field, problem));
+    }
     if !heads.is_multiple_of(groups) {
         return Err(c.error(
             field,

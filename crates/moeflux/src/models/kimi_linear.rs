@@ -8,7 +8,7 @@ use moeflux_kernels::{Decay, Scores};
 
 use super::blueprint::{Blueprint, VectorFold};
 use super::decoder::Decoder;
-use super::fields::{check_top_k, expert_count, first_dense, groups_of, token_count};
+use super::fields::{MOST_HEADS, check_top_k, expert_count, first_dense, groups_of, token_count};
 use super::kda::DeltaAttention;
 use super::latent::LatentAttention;
 use super::routing::RoutedShape;
@@ -37,7 +37,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
         )
     };
     let linear = c.section("linear_attn_config").ok_or_else(missing)?;
-    let heads = linear.size("num_heads")?;
+    let heads = linear.size_up_to("num_heads", MOST_HEADS)?;
     let delta = DeltaAttention {
         heads,
         head_dim: linear.size("head_dim")?,

@@ -6,7 +6,7 @@
 use moeflux_kernels::{AttentionShape, HeadRows, Piece, RopeStyle};
 
 use super::blueprint::{BlueprintBuilder, MatrixClass};
-use super::fields::refuse_true;
+use super::fields::{MOST_HEADS, refuse_true};
 use super::rotation::Rotation;
 use crate::Error;
 use crate::config::Config;
@@ -47,7 +47,7 @@ impl LatentAttention {
         refuse_true(c, "attention_bias")?;
         let query_rank = c.has("q_lora_rank").then(|| c.size("q_lora_rank"));
         Ok(LatentAttention {
-            heads: c.size("num_attention_heads")?,
+            heads: c.size_up_to("num_attention_heads", MOST_HEADS)?,
             plain: c.size("qk_nope_head_dim")?,
             rotated: c.size("qk_rope_head_dim")?,
             value: c.size("v_head_dim")?,

@@ -10,6 +10,9 @@ use crate::graph::StateDecl;
 
 /// Makes sessions' state where a backend keeps it.
 pub trait RemoteStates: Send + Sync + Debug {
+    /// The device, its driver and whatever else decides the bits of what it computes.
+    fn device(&self) -> String;
+
     /// A piece of state that takes no memory yet and counts as all zeros.
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState>;
 }

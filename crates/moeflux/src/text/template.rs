@@ -7,6 +7,7 @@
 
 mod clock;
 mod json;
+mod kinds;
 mod methods;
 mod source;
 
@@ -23,6 +24,8 @@ use super::{Message, TextError, read_json, read_optional};
 const DEFAULT: &str = "default";
 /// Name of the template that takes precedence when tools are given.
 const TOOL_USE: &str = "tool_use";
+/// How Jinja2 writes what is not there.
+const NONE: &str = "None";
 
 /// A compiled chat template.
 #[derive(Debug)]
@@ -143,7 +146,8 @@ impl ChatTemplate {
         })
     }
 
-    /// Renders a conversation.
+    /// Renders a conversation as transformers does, but for one thing: where a template would write
+    /// `None` for a message without content, as those that call tools are, that content is empty.
     ///
     /// # Errors
     /// The template raises an exception or does something that fails on these messages.
@@ -152,8 +156,31 @@ impl ChatTemplate {
         messages: &[Message],
         options: &RenderOptions,
     ) -> Result<String, TextError> {
+        let mut messages: Vec<Value> = messages.iter().map(Message::for_template).collect();
+        let text = self.render_values(messages.clone(), options)?;
+        let mut is_changed = false;
+        for content in messages.iter_mut().filter_map(|m| m.get_mut("content")) {
+            if content.is_null() && text.contains(NONE) {
+                *content = "".into();
+                is_changed = true;
+            }
+        }
+        if is_changed {
+            // Many templates ask whether there is content: what they write is another text then.
+            let filled = self.render_values(messages, options);
+            if let Some(filled) = filled.ok().filter(|filled| lacks_only_nones(filled, &text)) {
+                return Ok(filled);
+            }
+        }
+        Ok(text)
+    }
+
+    fn render_values(
+        &self,
+        messages: Vec<Value>,
+        options: &RenderOptions,
+    ) -> Result<String, TextError> {
         let mut context = self.tokens.clone();
-        let messages = messages.iter().map(Message::for_template).collect();
         context.insert("messages".into(), Value::Array(messages));
         let tools = options.tools.clone().map_or(Value::Null, Value::Array);
         context.insert("tools".into(), tools);
@@ -208,6 +235,8 @@ fn environment() -> Result<Environment<'static>, Error> {
     environment.add_filter("e", methods::escape);
     environment.add_filter("escape", methods::escape);
     environment.add_filter(source::PRINTF_FILTER, methods::printf);
+    environment.add_test("iterable", kinds::is_iterable);
+    environment.add_test("sequence", kinds::is_sequence);
     environment.add_function(
         "raise_exception",
         |message: String| -> Result<String, Error> {
@@ -216,6 +245,13 @@ fn environment() -> Result<Environment<'static>, Error> {
     );
     environment.add_function("strftime_now", |format: &str| clock::strftime_now(format));
     Ok(environment)
+}
+
+/// Whether `text` is `filled` with a `None` or more here and there, whatever the white space.
+fn lacks_only_nones(filled: &str, text: &str) -> bool {
+    let letters = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
+    let nones = |text: &str| text.matches(NONE).count() * NONE.len();
+    nones(filled) < nones(text) && letters(text) - nones(text) == letters(filled) - nones(filled)
 }
 
 /// The error and its causes in one line, without the location that the caller adds.

@@ -206,11 +206,11 @@ fn packed_matrix(
             let (scales, biases) = (part("scales")?, part("biases")?);
             let words = weights.shape.get(1).copied().unwrap_or(0);
             let groups = scales.shape.get(1).copied().unwrap_or(0);
-            if groups == 0 || !cols.is_multiple_of(groups) || !(words * 32).is_multiple_of(cols) {
-                return Err(format!("{} does not fit its scales", weights.name));
-            }
-            let codec = AffineCodec::new((words * 32 / cols) as u32, cols / groups)
-                .map_err(|e| e.to_string())?;
+            let bits = words.checked_mul(32).filter(|b| b.is_multiple_of(cols));
+            let bits = bits.and_then(|b| u32::try_from(b / cols).ok());
+            let bits = bits.filter(|_| groups > 0 && cols.is_multiple_of(groups));
+            let bits = bits.ok_or_else(|| format!("{} does not fit its scales", weights.name))?;
+            let codec = AffineCodec::new(bits, cols / groups).map_err(|e| e.to_string())?;
             expect(weights, [rows, words])?;
             expect(scales, [rows, groups])?;
             expect(biases, [rows, groups])?;

@@ -11,6 +11,11 @@ use crate::Error;
 use crate::config::Config;
 use crate::models::Blueprint;
 
+/// Values that count of a tensor when models are told apart.
+const SAMPLE_BYTES: usize = 4096;
+/// Of so many experts' tensors one counts: there may be a hundred thousand.
+const SAMPLED_EXPERTS: usize = 256;
+
 /// The files of a model, opened by header.
 pub struct ModelFiles {
     dir: PathBuf,
@@ -117,29 +122,28 @@ impl ModelFiles {
             .collect()
     }
 
-    /// A number that tells this model from others: its configuration, tensor table, and the
-    /// embedding table's first values.
+    /// A number that tells this model from others: its configuration, tensor table, and the first
+    /// values of every dense tensor (and of some experts), so that two that were trained from one
+    /// differ.
     ///
     /// # Errors
     /// If the files cannot be read.
     pub fn identity(&self, config: &Config) -> Result<u64, Error> {
         let mut hash = Xxh3::new();
         hash.update(config.file_text().as_bytes());
-        for name in self.dense.names() {
-            if let Some(info) = self.dense.get(name) {
-                hash.update(name.as_bytes());
-                hash.update(info.dtype.name().as_bytes());
-                hash.update(&info.bytes.to_le_bytes());
+        let mut sample = [0; SAMPLE_BYTES];
+        for (index, name) in self.dense.names().enumerate() {
+            let Some(info) = self.dense.get(name) else {
+                continue;
+            };
+            hash.update(name.as_bytes());
+            hash.update(info.dtype.name().as_bytes());
+            hash.update(&info.bytes.to_le_bytes());
+            if !name.contains(".experts.") || index.is_multiple_of(SAMPLED_EXPERTS) {
+                let sample = &mut sample[..info.bytes.min(SAMPLE_BYTES as u64) as usize];
+                self.dense.read(info, 0, sample)?;
+                hash.update(sample);
             }
-        }
-        let embedding = self.full_name("embed_tokens.weight");
-        let info = self.dense.get(&embedding);
-        let others = ["token_embd.weight", "embed.weight"];
-        let other = || others.into_iter().find_map(|name| self.dense.get(name));
-        if let Some(info) = info.or_else(other) {
-            let mut sample = vec![0; info.bytes.min(1 << 16) as usize];
-            self.dense.read(info, 0, &mut sample)?;
-            hash.update(&sample);
         }
         for layer in self.packed.iter().flat_map(BTreeMap::values) {
             for record in &layer.records {

@@ -39,10 +39,13 @@ impl Layer {
         let slot_bytes = starts[2] + down.bytes();
         let limit = gpu.most_bytes_bound().min(bytes.unwrap_or(u64::MAX));
         let fits = (limit / slot_bytes as u64) as usize;
-        let mut count = experts.min(fits.max(least).max(1));
+        let least = least.max(1);
+        let mut count = experts.min(fits.max(least));
         let slots = loop {
             match gpu.buffer("experts", (count * slot_bytes) as u64) {
-                Err(GpuError::OutOfMemory { .. }) if count > 1 && bytes.is_none() => count /= 2,
+                Err(GpuError::OutOfMemory { .. }) if count > least && bytes.is_none() => {
+                    count = (count / 2).max(least);
+                }
                 made => break made?,
             }
         };
@@ -78,6 +81,14 @@ impl Layer {
         self.owners.len()
     }
 
+    /// Those of `wanted` that have no slot, and how many slots hold nothing yet.
+    pub(super) fn missing(&self, wanted: &[u32]) -> (Vec<u32>, usize) {
+        let missing = wanted.iter().copied();
+        let missing = missing.filter(|&id| self.slot_of[id as usize] == NONE);
+        let free = self.owners.iter().filter(|(owner, _)| owner.is_none());
+        (missing.collect(), free.count())
+    }
+
     pub(super) fn tell(&mut self, r: &mut Recorder, only: Option<&[u32]>) {
         if let Some(only) = only {
             let mut table = vec![NONE; self.slot_of.len()];
@@ -98,11 +109,17 @@ impl Layer {
         let (slot, _) = free
             .min_by_key(|(_, (owner, used))| (owner.is_some(), *used))
             .ok_or_else(|| Error::Internal("all slots of a layer are in use".to_owned()))?;
-        if let (Some(before), _) = self.owners[slot] {
-            self.slot_of[before as usize] = NONE;
-        }
+        self.empty(slot);
         self.slot_of[expert as usize] = slot as u32;
         self.owners[slot] = (Some(expert), now);
         Ok(slot)
+    }
+
+    /// Takes a slot from its expert, if it has one.
+    pub(super) fn empty(&mut self, slot: usize) {
+        let (owner, _) = std::mem::take(&mut self.owners[slot]);
+        if let Some(expert) = owner {
+            self.slot_of[expert as usize] = NONE;
+        }
     }
 }

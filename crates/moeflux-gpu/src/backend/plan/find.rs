@@ -2,11 +2,14 @@
 
 mod layers;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
 use moeflux::weights::Weights;
 
+use super::super::budget;
 use super::uses::Uses;
 use super::{Item, Products, Source};
 use crate::matrix::Form;
@@ -27,6 +30,7 @@ pub(super) fn items(
     graph: &Graph,
     weights: &Weights,
     stage: &ExpertStage,
+    apart: &BTreeSet<usize>,
 ) -> Result<Vec<Item>, Error> {
     let mut f = Finder {
         uses: Uses::new(graph),
@@ -38,7 +42,9 @@ pub(super) fn items(
         match &graph.ops[at] {
             Op::Lookahead { .. } => f.put(at, TAKEN),
             Op::Experts { layer, form, .. }
-                if *form == ExpertForm::default() && readable_experts(stage, *layer)? =>
+                if *form == ExpertForm::default()
+                    && !apart.contains(layer)
+                    && readable_experts(stage, *layer)? =>
             {
                 f.experts(at)?;
             }
@@ -63,16 +69,7 @@ pub(super) fn items(
 }
 
 fn readable_experts(stage: &ExpertStage, layer: usize) -> Result<bool, Error> {
-    let layout = stage.layout(layer)?;
-    let empty = vec![
-        0;
-        [&layout.gate, &layout.up, &layout.down]
-            .map(|m| m.end())
-            .into_iter()
-            .fold(0, usize::max)
-    ];
-    let [gate, up, down] = [&layout.gate, &layout.up, &layout.down].map(|m| m.view(&empty));
-    let [gate, up, down] = [Form::of(&gate?), Form::of(&up?), Form::of(&down?)];
+    let [gate, up, down] = budget::forms(stage.layout(layer)?)?;
     Ok(gate == up && decode::is_readable(&gate) && decode::is_readable(&down))
 }
 
@@ -130,24 +127,24 @@ impl Finder<'_> {
                 continue;
             };
             let readers = self.uses.readers(*out).iter();
-            let mut sources = readers.map(|&r| (self.decided[r], &self.items[r]));
             let is_plain = |source: &Source| matches!(source, Source::Plain(x) if x == out);
-            let needs = |(decided, item): (bool, &Option<Item>)| match item {
-                _ if !decided => true,
+            let needs = |&reader: &usize| match &self.items[reader] {
+                _ if !self.decided[reader] => true,
                 Some(Item::Products(p)) => is_plain(&p.source),
                 Some(Item::Experts(e)) => is_plain(&e.source),
                 Some(_) => true,
-                // Part of a group whose first member is looked at too.
-                None => false,
+                // Part of a group whose first member is looked at too, or of another's source.
+                None => !matches!(self.uses.graph.ops[reader], Op::Matmul { .. }),
             };
-            if !self.decided[at] && !self.uses.readers(*out).is_empty() && !sources.any(needs) {
+            let mut readers = readers.peekable();
+            if !self.decided[at] && readers.peek().is_some() && !readers.any(needs) {
                 self.put(at, TAKEN);
             }
         }
     }
 
-    /// What `x`, which `count` operations read, can be made of on the way; takes the operation that
-    /// made it.
+    /// What `x`, a vector of `cols` elements, can be made of on the way; takes the operation that made
+    /// it.
     fn source(&mut self, x: BufferId, cols: usize) -> Result<Source, Error> {
         if let Some(norm) = self.norm_of(x)? {
             return Ok(norm);

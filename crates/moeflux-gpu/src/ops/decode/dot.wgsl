@@ -29,7 +29,11 @@ fn add_run${F}(
         low = four_rows${F}(quad${F}(words, q, j), v, low);
         total += (v.x + v.y) + (v.z + v.w);
     }
-//#if IS_Q6K
+//#if SPLIT_BIAS
+    let low_total = total;
+    total = 0.0;
+//#endif
+//#if SPLIT
     var high = vec4(0.0);
 //#else
     var high = low;
@@ -40,8 +44,12 @@ fn add_run${F}(
         total += (v.x + v.y) + (v.z + v.w);
     }
     var result = fma(maps.high, high, sum);
-//#if IS_Q6K
+//#if SPLIT
     result = fma(maps.low, low, result);
+//#endif
+//#if SPLIT_BIAS
+    result = fma(maps.high_bias, vec4(total), result);
+    total = low_total;
 //#endif
 //#if BIASED
     result = fma(maps.bias, vec4(total), result);

@@ -47,6 +47,7 @@ fn params(form: &Form, input: Kind, is_noted: bool) -> Vec<Param> {
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let forms = all_forms(2048).into_iter().chain(all_forms(6144));
+    let forms = forms.filter(super::is_readable);
     let sets = forms.flat_map(|form| {
         [(Kind::Plain, true), (Kind::Norm, false)].map(|(kind, noted)| params(&form, kind, noted))
     });

@@ -87,7 +87,11 @@ fn params(form: &Form, top_k: usize, shared: Option<(&Form, bool)>, is_added: bo
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for (form, other) in all_forms(512).iter().zip(all_forms(1024).iter().rev()) {
+    let (mut forms, mut others) = (all_forms(512), all_forms(1024));
+    for forms in [&mut forms, &mut others] {
+        forms.retain(super::is_readable);
+    }
+    for (form, other) in forms.iter().zip(others.iter().rev()) {
         all.push(params(form, 8, Some((other, true)), true));
         all.push(params(form, 10, Some((form, false)), false));
         all.push(params(other, 2, None, true));

@@ -81,7 +81,8 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
         out: 0,
     };
     let mut all = Vec::new();
-    let forms = all_forms(2048);
+    let mut forms = all_forms(2048);
+    forms.retain(super::is_readable);
     for (at, form) in forms.iter().enumerate() {
         let kind = Kind::ALL[at % Kind::ALL.len()];
         let second = &forms[(at + 5) % forms.len()];

@@ -1,6 +1,6 @@
 // A vector of a token in workgroup memory, up to STAGED elements at a time, made from its inputs on
-// the way: INPUT tells how. Every ninth vec4 is left out, so that threads that read a unit each do
-// not meet in a bank.
+// the way: normed, times a gate, or both. Every ninth vec4 is left out, so that threads that read a
+// unit each do not meet in a bank.
 
 const STAGED4 = ${STAGED}u / 4u;
 

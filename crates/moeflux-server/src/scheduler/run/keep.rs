@@ -31,6 +31,14 @@ impl Worker {
         known.unwrap_or_else(|| self.engine.session())
     }
 
+    /// Whether more is to be read of the folder before [`Worker::session_for`] gives a session
+    /// without making those that run wait.
+    pub(super) fn reads_ahead(&mut self, tokens: &[u32]) -> bool {
+        let waits = !self.running.is_empty();
+        let prefix = self.prefix.as_mut().filter(|_| waits);
+        prefix.is_some_and(|prefix| prefix.fetch(tokens))
+    }
+
     /// Where `sequence` has to stop for its state to be kept.
     pub(super) fn set_stops(&self, sequence: &mut Sequence) {
         if let Some(prefix) = &self.prefix {

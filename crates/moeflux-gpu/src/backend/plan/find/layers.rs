@@ -51,7 +51,20 @@ impl Finder<'_> {
             _ => None,
         };
         let first = ids.first().and_then(vector);
-        first.is_some() && ids.iter().all(|id| vector(id) == first)
+        first.is_some_and(|x| self.is_one_product(x)) && ids.iter().all(|id| vector(id) == first)
+    }
+
+    /// Whether all products of a vector are one item.
+    fn is_one_product(&self, x: BufferId) -> bool {
+        let is_readable = |(weight, _): &(WeightId, BufferId)| {
+            self.form(*weight)
+                .is_ok_and(|form| decode::is_readable(&form))
+        };
+        let mut readers = self.uses.readers(x).iter();
+        readers.all(|&reader| match &self.uses.graph.ops[reader] {
+            Op::Matmul { outputs, .. } => outputs.iter().all(is_readable),
+            _ => true,
+        })
     }
 
     /// Splitting, norms, rotations and appending.
