@@ -147,9 +147,12 @@ impl Blueprint {
     /// Leaves out `extra` layers behind the model's own: a multi-token prediction head.
     pub(super) fn without_extra_layers(mut self, extra: usize) -> Blueprint {
         let extra = self.layers..self.layers.saturating_add(extra.min(MOST_EXTRA_LAYERS));
-        let name = |layer| format!("model.layers.{layer}.");
-        self.skipped
-            .extend(extra.map(|layer| (name(layer), "multi-token prediction head")));
+        for layer in extra {
+            let names = self.prefixes.iter();
+            let names = names.map(|prefix| format!("{prefix}layers.{layer}."));
+            let what = "multi-token prediction head";
+            self.skipped.extend(names.map(|name| (name, what)));
+        }
         self
     }
 }

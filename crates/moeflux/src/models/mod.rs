@@ -10,8 +10,10 @@ mod deepseek_v3;
 mod deepseek_v4;
 mod fields;
 mod glm4_moe;
+mod glm5_next;
 mod gpt_oss;
 mod hybrid;
+mod indexed;
 mod kda;
 mod kimi_linear;
 mod latent;
@@ -44,6 +46,8 @@ const REGISTRY: &[(&str, Build)] = &[
     ("deepseek_v4", deepseek_v4::build),
     ("glm4_moe", glm4_moe::build),
     ("glm4_moe_lite", deepseek_v3::build),
+    ("glm5_next", glm5_next::build),
+    ("glm5_next_text", glm5_next::build),
     ("gpt_oss", gpt_oss::build),
     ("kimi_k2", deepseek_v3::build),
     ("kimi_k25", deepseek_v3::build),

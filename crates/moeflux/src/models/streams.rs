@@ -77,6 +77,21 @@ impl Streams {
         out
     }
 
+    /// The mean of the streams at the positions whose logits are wanted.
+    pub(super) fn last_mean(&self, b: &mut BlueprintBuilder, x: BufferId) -> BufferId {
+        let (streams, hidden) = (self.rule.streams, b.hidden);
+        let last = b.graph.output_buffer("last streams", streams * hidden);
+        b.graph.push(Op::SelectOutputs { x, out: last });
+        let out = b.graph.output_buffer("last hidden", hidden);
+        b.graph.push(Op::MeanStreams {
+            x: last,
+            streams,
+            hidden,
+            out,
+        });
+        out
+    }
+
     /// One of the streams at the positions whose logits are wanted.
     pub(super) fn last(&self, b: &mut BlueprintBuilder, x: BufferId, name: &str) -> BufferId {
         let hidden = b.hidden;
