@@ -7,8 +7,8 @@ mod common;
 
 use common::{Random, assert_same, cpus, kind};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, CompressShape, CompressSpan, Cpu, Entries, IndexShape,
-    IndexSpan, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
+    AttentionShape, AttentionSpan, ChosenWindows, CompressShape, CompressSpan, Cpu, Entries,
+    IndexShape, IndexSpan, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
 };
 use proptest::prelude::*;
 
@@ -140,6 +140,123 @@ proptest! {
             assert_same("sparse_attention", &cpu, &run(Some(&cpu)), &expected);
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Queries that see everything and such that do not, at once and one by one.
+    #[test]
+    fn attending_to_chosen_windows(
+        seed: u64, heads in 1usize..40, head_dim in 1usize..80, rate in 1usize..9,
+        top_k in 1usize..120, start in 0usize..1500, n in 1usize..20, half: bool,
+    ) {
+        let random = &mut Random(seed);
+        let shape = AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.2, window: None };
+        let width = heads * head_dim;
+        let q = random.floats(n * width);
+        let positions = pages(half, head_dim, &random.floats((start + n) * head_dim));
+        // The last of every few windows.
+        let chosen: Vec<u32> = (0..n)
+            .flat_map(|t| {
+                let complete = (start + t + 1) / rate;
+                let step = (complete / top_k).max(1);
+                (0..top_k).map(move |i| (i * step + step - 1) as u32)
+            })
+            .collect();
+        let run = |cpu: Option<&Cpu>, queries: std::ops::Range<usize>| {
+            let q = &q[queries.start * width..queries.end * width];
+            let mut out = vec![5.0; q.len()];
+            let (start, pages) = (start + queries.start, &positions[..]);
+            let span = AttentionSpan { q, start, dropped: 0, pages, out: &mut out };
+            let ids = &chosen[queries.start * top_k..queries.end * top_k];
+            let windows = [ChosenWindows { rate, ids, top_k }];
+            let spans = &mut [span];
+            match cpu {
+                Some(cpu) => cpu.chosen_attention(spans, &windows, shape).unwrap(),
+                None => reference::chosen_attention(spans, &windows, shape).unwrap(),
+            }
+            out
+        };
+        let expected = run(None, 0..n);
+        prop_assert!(expected.iter().all(|x| x.is_finite()));
+        for cpu in cpus() {
+            assert_same("chosen_attention", &cpu, &run(Some(&cpu), 0..n), &expected);
+            let each: Vec<f32> = (0..n).flat_map(|t| run(Some(&cpu), t..t + 1)).collect();
+            assert_same("one by one", &cpu, &each, &expected);
+        }
+    }
+}
+
+#[test]
+fn with_all_windows_chosen_attention_is_that_to_all_positions() {
+    let (heads, head_dim, n) = (3, 24, 700);
+    let random = &mut Random(5);
+    let shape = AttentionShape {
+        heads,
+        kv_heads: 1,
+        head_dim,
+        scale: 0.2,
+        window: None,
+    };
+    let q = random.floats(n * heads * head_dim);
+    let positions = pages(true, head_dim, &random.floats(n * head_dim));
+    let cpu = &cpus()[0];
+    let [mut all, mut chosen] = [(); 2].map(|()| vec![5.0; q.len()]);
+    let span = |out| AttentionSpan {
+        q: &q,
+        start: 0,
+        dropped: 0,
+        pages: &positions,
+        out,
+    };
+    cpu.attention(&mut [span(&mut all)], shape, None).unwrap();
+    // Behind 2 windows of 16 a query has chosen those that are there; 43 are there at the end.
+    let (rate, top_k) = (16, 43);
+    let ids: Vec<u32> = (0..n).flat_map(|_| 0..top_k as u32).collect();
+    let windows = [ChosenWindows {
+        rate,
+        ids: &ids,
+        top_k,
+    }];
+    cpu.chosen_attention(&mut [span(&mut chosen)], &windows, shape)
+        .unwrap();
+    assert_same("all windows", cpu, &chosen, &all);
+}
+
+#[test]
+fn a_window_that_is_not_complete_is_refused() {
+    let shape = AttentionShape {
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 2,
+        scale: 1.0,
+        window: None,
+    };
+    let positions = pages(false, 2, &[1.0; 16]);
+    let (q, mut out) = ([1.0; 2], [0.0; 2]);
+    let span = AttentionSpan {
+        q: &q,
+        start: 6,
+        dropped: 0,
+        pages: &positions,
+        out: &mut out,
+    };
+    let windows = [ChosenWindows {
+        rate: 2,
+        ids: &[1, 3],
+        top_k: 2,
+    }];
+    let refused = cpus()[0].chosen_attention(&mut [span], &windows, shape);
+    let named = matches!(
+        refused,
+        Err(KernelError::Index {
+            index: 3,
+            limit: 3,
+            ..
+        })
+    );
+    assert!(named, "{refused:?}");
 }
 
 /// Pages with keys `[n, dim]` that are the values too.

@@ -82,6 +82,23 @@ impl Oracle<'_> {
             }
             Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
             Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
+                ..
+            } => {
+                let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);
+                let rows = self.get(*x).chunks_exact(weight.len());
+                let centered = rows.flat_map(|row| {
+                    let mean = row.iter().sum::<f64>() / row.len() as f64;
+                    row.iter().map(move |x| x - mean)
+                });
+                let rows = norm(&centered.collect::<Vec<f64>>(), &weight, *eps);
+                let rows = rows.chunks_exact(bias.len());
+                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
+                    .collect()
+            }
             Op::RmsNormGated {
                 x,
                 gate,

@@ -23,7 +23,8 @@ impl Oracle<'_> {
         };
         let shape = form.shape;
         let (rate, dim, width) = (shape.rate, shape.dim, shape.width());
-        let (bias, norm) = (self.vector(form.bias)?, self.vector(form.norm)?);
+        let bias = self.vector(form.bias)?;
+        let norm = form.norm.map(|norm| self.vector(norm)).transpose()?;
         let own = |all: &[f64]| -> Vec<f64> {
             all[rows.first * width..(rows.first + rows.len) * width].to_vec()
         };
@@ -67,13 +68,13 @@ impl Oracle<'_> {
                 let pooled: Vec<f64> = (0..dim)
                     .map(|d| pools[2 * dim + d] / pools[dim + d])
                     .collect();
-                let mean = dot(&pooled, &pooled) / dim as f64;
-                let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
-                let mut entry: Vec<f64> = pooled
-                    .iter()
-                    .zip(&norm)
-                    .map(|(x, w)| x * inverse * w)
-                    .collect();
+                let mut entry = pooled;
+                if let Some(norm) = &norm {
+                    let mean = dot(&entry, &entry) / dim as f64;
+                    let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
+                    let scaled = entry.iter().zip(norm).map(|(x, w)| x * inverse * w);
+                    entry = scaled.collect();
+                }
                 let first = dim - 2 * form.inv_freq.len();
                 let position = (rows.start + t + 1 - rate) as f64;
                 for (pair, frequency) in form.inv_freq.iter().enumerate() {
@@ -188,6 +189,50 @@ impl Oracle<'_> {
                 }));
                 let sink = sinks.as_ref().map(|sinks| sinks[head]);
                 out.extend(mean(q, &pairs, (*shape, sink)));
+            }
+        }
+        self.append(op, rows, out)
+    }
+}
+
+impl Oracle<'_> {
+    /// Attention to the positions of chosen windows, and to those behind the last whole window.
+    pub(super) fn chosen_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::ChosenAttention {
+            q,
+            state,
+            chosen,
+            rate,
+            shape,
+            ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let State::KeyValue { keys, values, .. } = &self.states[rows.session][state.index()] else {
+            return Err(self.wrong(op));
+        };
+        let Some(ids) = self.ids.get(&chosen.index()) else {
+            return Err(self.wrong(op));
+        };
+        let top_k = ids.len() / self.tokens.len().max(1);
+        let dim = shape.head_dim;
+        let mut out = Vec::with_capacity(rows.len * shape.heads * dim);
+        for t in 0..rows.len {
+            let (row, end) = (rows.first + t, rows.start + t + 1);
+            let ids = &ids[row * top_k..][..top_k];
+            let is_seen = |position: &usize| {
+                let window = position / rate;
+                end / rate <= top_k || window == end / rate || ids.contains(&(window as u32))
+            };
+            let seen: Vec<usize> = (0..end).filter(is_seen).collect();
+            for head in 0..shape.heads {
+                let q = &self.get(*q)[(row * shape.heads + head) * dim..][..dim];
+                let kv_head = head / (shape.heads / shape.kv_heads);
+                let at = |row: usize| (row * shape.kv_heads + kv_head) * dim;
+                let pair = |&p: &usize| (&keys[at(p)..][..dim], &values[at(p)..][..dim]);
+                let pairs: Vec<(&[f64], &[f64])> = seen.iter().map(pair).collect();
+                out.extend(mean(q, &pairs, (*shape, None)));
             }
         }
         self.append(op, rows, out)

@@ -203,6 +203,7 @@ impl<'a> Oracle<'a> {
             | Op::Compress { .. }
             | Op::ChooseEntries { .. }
             | Op::SparseAttention { .. }
+            | Op::ChosenAttention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),

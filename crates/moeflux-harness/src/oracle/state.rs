@@ -2,7 +2,7 @@
 
 use half::f16;
 use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
+use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -98,6 +98,7 @@ impl Oracle<'_> {
                 Op::Compress { .. } => self.compress(op, rows)?,
                 Op::ChooseEntries { .. } => self.choose_entries(op, rows)?,
                 Op::SparseAttention { .. } => self.sparse_attention(op, rows)?,
+                Op::ChosenAttention { .. } => self.chosen_attention(op, rows)?,
                 Op::Conv1dSilu { .. } => self.conv(op, rows)?,
                 _ => self.delta(op, rows)?,
             }
@@ -210,7 +211,7 @@ impl Oracle<'_> {
                 let factor = |i: usize| {
                     let at = h * decays + i;
                     let x = self.get(*a)[t * heads * decays + at] + dt_bias[at];
-                    factor(a_log[h].exp(), x)
+                    factor(shape.decay, a_log[h].exp(), x)
                 };
                 let decay: Vec<f64> = (0..decays).map(factor).collect();
                 let beta = sigmoid(self.get(*b)[t * heads + h]);
@@ -259,8 +260,11 @@ pub(super) fn shares(scores: &[f64], sink: Option<f64>) -> Vec<f64> {
 }
 
 /// What remains of a memory after a step.
-fn factor(rate: f64, x: f64) -> f64 {
-    (-rate * x.exp().ln_1p()).exp()
+fn factor(decay: Decay, rate: f64, x: f64) -> f64 {
+    match decay {
+        Decay::Head | Decay::Key => (-rate * x.exp().ln_1p()).exp(),
+        Decay::BoundedKey(bound) => (f64::from(bound) * sigmoid(rate * x)).exp(),
+    }
 }
 
 /// One token of one head: the memory decays, is asked for the key's value, corrected by what it

@@ -36,6 +36,19 @@ impl Oracle<'_> {
                 };
                 (0..tokens * dim).map(element).collect()
             }
+            Op::MeanStreams {
+                x, streams, hidden, ..
+            } => {
+                let x = self.get(*x);
+                let element = |at: usize| {
+                    let (t, i) = (at / hidden, at % hidden);
+                    let sum: f64 = (0..*streams)
+                        .map(|j| x[(t * streams + j) * hidden + i])
+                        .sum();
+                    sum / *streams as f64
+                };
+                (0..x.len() / streams).map(element).collect()
+            }
             Op::SpreadStreams {
                 x,
                 block,

@@ -11,7 +11,7 @@ use moeflux_kernels::{Decay, Glu, Scores};
 
 use super::blueprint::{Blueprint, BlueprintBuilder, VectorFold};
 use super::decoder::Decoder;
-use super::fields::{check_top_k, expert_count, groups, layer_types};
+use super::fields::{MOST_HEADS, check_top_k, expert_count, groups, layer_types};
 use super::indexed::WindowIndex;
 use super::kda::DeltaAttention;
 use super::latent::LatentAttention;
@@ -195,6 +195,10 @@ fn delta(c: &Config) -> Result<DeltaAttention, Error> {
         _ => c.size_or(field, default),
     };
     let heads = size("num_heads", "linear_num_heads", 64)?;
+    if heads > MOST_HEADS {
+        let problem = format!("is {heads}, not an integer from 1 to {MOST_HEADS}");
+        return Err(c.error("linear_num_heads", problem));
+    }
     let mut bound = lower_bound(c, "linear_lower_bound", Some(LOWER_BOUND))?;
     if let Some(section) = &section {
         bound = lower_bound(section, "gate_lower_bound", bound)?;

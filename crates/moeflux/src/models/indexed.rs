@@ -8,6 +8,7 @@ use std::sync::Arc;
 use moeflux_kernels::{AttentionShape, CompressShape, IndexShape};
 
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
+use super::fields::MOST_HEADS;
 use super::latent::Latents;
 use crate::Error;
 use crate::config::Config;
@@ -15,8 +16,6 @@ use crate::graph::{BufferId, EntryForm, Op, StateDecl};
 
 /// Of the norm of keys, whatever that of the other norms is.
 const KEY_EPS: f32 = 1e-6;
-/// More heads are a mistake in the file.
-const MOST_HEADS: usize = 4096;
 
 /// An index of windows.
 pub(super) struct WindowIndex {
@@ -85,7 +84,7 @@ impl WindowIndex {
             bias: b.vector(bias, &[self.rate, self.dim], VectorFold::None),
             norm: None,
             eps: b.eps,
-            inv_freq: Arc::new([]),
+            inv_freq: Arc::new([0.0; 0]),
             attention_scale: 1.0,
         };
         b.graph.push(Op::Compress {

@@ -30,16 +30,22 @@ fn entries(random: &mut Random, dim: usize) -> Entries {
         dim,
         overlaps: random.one_of(&[false, true]),
     };
-    let (rate, width) = (shape.rate, shape.width());
+    let pairs = random.within(0, dim / 2);
+    entries_of(random, shape, Some(pairs))
+}
+
+/// The same of windows of some shape: normed, with pairs that rotate, or as they are pooled.
+fn entries_of(random: &mut Random, shape: CompressShape, pairs: Option<usize>) -> Entries {
+    let (rate, dim) = (shape.rate, shape.dim);
+    let width = shape.width();
     let mut graph = GraphBuilder::default();
     let (values, gates) = (graph.buffer("values", width), graph.buffer("gates", width));
     let pools = graph.state(StateDecl::Recurrent {
         len: shape.state_len(),
     });
     let state = graph.state(StateDecl::entries(dim, rate));
-    let pairs = random.within(0, dim / 2);
     let frequency = |i: usize| 0.3_f64.powf(i as f64) as f32;
-    let inv_freq: Arc<[f32]> = (0..pairs).map(frequency).collect();
+    let inv_freq: Arc<[f32]> = (0..pairs.unwrap_or(0)).map(frequency).collect();
     let weights = [rate * width, dim].map(|len| WeightPart::Vector(random.floats(len, 1.5)));
     graph.push(Op::Compress {
         values,
@@ -49,7 +55,7 @@ fn entries(random: &mut Random, dim: usize) -> Entries {
         form: EntryForm {
             shape,
             bias: WeightId::new(0),
-            norm: WeightId::new(1),
+            norm: pairs.map(|_| WeightId::new(1)),
             eps: 1e-6,
             inv_freq,
             attention_scale: 1.25,
@@ -180,6 +186,68 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
     let kind = if is_indexed { "chosen" } else { "all" };
     let name = format!("attention to a window and {kind} entries");
     let mut case = Case::new(name, graph_of(made.graph, op, out));
+    case.weights = made.weights;
+    with_steps(random, case, &made.data)
+}
+
+/// Attention to the windows of positions that an index has chosen, and to those behind them.
+pub(super) fn chosen_attention(random: &mut Random) -> Case {
+    let (rate, dim) = (random.within(1, 9), random.within(1, 60));
+    let overlaps = false;
+    let windows = CompressShape {
+        rate,
+        dim,
+        overlaps,
+    };
+    let mut made = entries_of(random, windows, None);
+    let (index_heads, top_k) = (random.within(8, 12), random.within(1, 6));
+    let (heads, head_dim) = (random.within(1, 20), 8 * random.within(1, 10));
+    let (index_width, width) = (index_heads * dim, heads * head_dim);
+    let g = &mut made.graph;
+    let index_q = g.buffer("index q", index_width);
+    let weights = g.buffer("weights", index_heads);
+    let chosen = g.buffer("chosen", top_k);
+    g.push(Op::ChooseEntries {
+        q: index_q,
+        weights,
+        entries: made.state,
+        shape: IndexShape {
+            heads: index_heads,
+            dim,
+            rate,
+            top_k,
+        },
+        out: chosen,
+    });
+    let (q, kv) = (g.buffer("q", width), g.buffer("kv", head_dim));
+    let state = g.state(StateDecl::entries(head_dim, 1));
+    g.push(Op::KvAppend {
+        k: kv,
+        v: kv,
+        state,
+    });
+    let out = g.buffer("out", width);
+    let op = Op::ChosenAttention {
+        q,
+        state,
+        chosen,
+        rate,
+        shape: AttentionShape {
+            heads,
+            kv_heads: 1,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+        },
+        out,
+    };
+    made.data.extend([
+        (index_q, index_width, 1.0),
+        (weights, index_heads, 1.0),
+        (q, width, 1.0),
+        (kv, head_dim, 2.0),
+    ]);
+    let mut case = Case::new("chosen_attention", graph_of(made.graph, op, out));
     case.weights = made.weights;
     with_steps(random, case, &made.data)
 }

@@ -66,6 +66,10 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         entries::sparse_attention(random, true),
         experts::grouped_router(random, Scores::SqrtSoftplus),
         experts::token_router(random),
+        rowwise::layer_norm(random),
+        streams::mean_streams(random),
+        state::bounded_delta(random),
+        entries::chosen_attention(random),
     ];
     for case in &mut cases {
         case.name = format!("{} of seed {seed}", case.name);

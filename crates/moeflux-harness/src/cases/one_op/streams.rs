@@ -58,6 +58,21 @@ pub(super) fn collapse_streams(random: &mut Random) -> Case {
     with_rows(random, case, &data)
 }
 
+/// The mean of streams.
+pub(super) fn mean_streams(random: &mut Random) -> Case {
+    let (streams, hidden) = (random.within(1, 6), random.within(1, 300));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", streams * hidden), g.buffer("out", hidden));
+    let op = Op::MeanStreams {
+        x,
+        streams,
+        hidden,
+        out,
+    };
+    let case = Case::new("mean_streams", graph_of(g, op, out));
+    with_rows(random, case, &[(x, streams * hidden, 2.0)])
+}
+
 /// A block's result is spread over streams that are mixed.
 pub(super) fn spread_streams(random: &mut Random) -> Case {
     let (rule, hidden) = (rule(random, 1), random.within(1, 300));
