@@ -188,6 +188,17 @@ proptest! {
     }
 }
 
+/// A timeline from its first position on.
+fn span_of<'a>(q: &'a [f32], pages: &'a [KvPage], out: &'a mut [f32]) -> AttentionSpan<'a> {
+    AttentionSpan {
+        q,
+        start: 0,
+        dropped: 0,
+        pages,
+        out,
+    }
+}
+
 #[test]
 fn with_all_windows_chosen_attention_is_that_to_all_positions() {
     let (heads, head_dim, n) = (3, 24, 700);
@@ -203,15 +214,9 @@ fn with_all_windows_chosen_attention_is_that_to_all_positions() {
     let positions = pages(true, head_dim, &random.floats(n * head_dim));
     let cpu = &cpus()[0];
     let [mut all, mut chosen] = [(); 2].map(|()| vec![5.0; q.len()]);
-    let span = |out| AttentionSpan {
-        q: &q,
-        start: 0,
-        dropped: 0,
-        pages: &positions,
-        out,
-    };
-    cpu.attention(&mut [span(&mut all)], shape, None).unwrap();
-    // Behind 2 windows of 16 a query has chosen those that are there; 43 are there at the end.
+    let spans = &mut [span_of(&q, &positions, &mut all)];
+    cpu.attention(spans, shape, None).unwrap();
+    // No more than 43 windows of 16 positions are complete, and a query may have them all.
     let (rate, top_k) = (16, 43);
     let ids: Vec<u32> = (0..n).flat_map(|_| 0..top_k as u32).collect();
     let windows = [ChosenWindows {
@@ -219,8 +224,8 @@ fn with_all_windows_chosen_attention_is_that_to_all_positions() {
         ids: &ids,
         top_k,
     }];
-    cpu.chosen_attention(&mut [span(&mut chosen)], &windows, shape)
-        .unwrap();
+    let spans = &mut [span_of(&q, &positions, &mut chosen)];
+    cpu.chosen_attention(spans, &windows, shape).unwrap();
     assert_same("all windows", cpu, &chosen, &all);
 }
 

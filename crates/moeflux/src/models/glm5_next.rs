@@ -1,8 +1,8 @@
 //! GLM-5.3-Flash (`glm5_next`): a residual of several streams, layers of delta attention whose decay
 //! is bounded, and of latent attention to windows of positions that an index chooses, which layers
 //! may share; a plain MLP in the first layers, then experts routed by corrected sigmoid scores
-//! beside shared ones. Text part of both published forms: alone, and as a `text_config` beside the
-//! vision tower, which is skipped.
+//! beside shared ones. Text part of both published forms: its fields alone, and in a `text_config`
+//! beside the vision tower, which is skipped.
 //!
 //! Reference: `transformers/models/glm5_next/modeling_glm5_next.py`; tensors are named as they are
 //! published.

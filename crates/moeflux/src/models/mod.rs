@@ -47,7 +47,6 @@ const REGISTRY: &[(&str, Build)] = &[
     ("glm4_moe", glm4_moe::build),
     ("glm4_moe_lite", deepseek_v3::build),
     ("glm5_next", glm5_next::build),
-    ("glm5_next_text", glm5_next::build),
     ("gpt_oss", gpt_oss::build),
     ("kimi_k2", deepseek_v3::build),
     ("kimi_k25", deepseek_v3::build),

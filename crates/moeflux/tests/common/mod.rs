@@ -7,7 +7,7 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 23] = [
+pub const FIXTURES: [&str; 24] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
@@ -15,6 +15,7 @@ pub const FIXTURES: [&str; 23] = [
     "glm4_moe",
     "glm4_moe_air",
     "glm4_moe_lite",
+    "glm5_next",
     "gpt_oss",
     "kimi_k2",
     "kimi_k25",
