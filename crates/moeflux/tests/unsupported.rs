@@ -168,7 +168,7 @@ fn glm5_next_is_the_same_in_all_forms_of_its_fields() {
     assert_eq!(glm5_next(&flat), expected);
     flat["linear_attn_config"]["safe_gate"] = json!(false);
     let unbounded = glm5_next(&flat);
-    assert!(unbounded.contains("decay: Key,") && !unbounded.contains("BoundedKey"));
+    assert!(unbounded.contains("decay: Key }") && !unbounded.contains("BoundedKey"));
 }
 
 #[test]
