@@ -18,10 +18,13 @@ pub mod matrix;
 pub mod ops;
 mod pipeline;
 mod profile;
+mod quick_hash;
 mod recorder;
 mod shader;
 pub mod state;
+mod submitter;
 mod tier;
+mod transfer;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
 pub use backend::{CpuExperts, GpuBackend, GpuOptions};

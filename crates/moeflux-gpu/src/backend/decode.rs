@@ -134,7 +134,7 @@ impl GpuBackend {
                         held.pair(gpu, w.weights, (*a_log, *dt_bias))?;
                     }
                 }
-                Item::Op(_) | Item::Experts(_) => {}
+                Item::Op(_) | Item::Choice(_) | Item::Experts(_) => {}
             }
         }
         self.plan = Some(plan);
@@ -167,10 +167,11 @@ impl GpuBackend {
                     let op = &w.graph.ops[*at];
                     match op {
                         Op::RequestExperts { .. } if hopeful => {}
-                        Op::Router { .. } => self.choice(op, w.pool)?,
+                        Op::Router { .. } => self.choice(op, w.pool, true)?,
                         _ => self.one(op, w.step, w.weights, w.pool, w.stage)?,
                     }
                 }
+                Item::Choice(at) => self.choice(&w.graph.ops[*at], w.pool, !hopeful)?,
                 Item::Products(item) => self.products(item, w)?,
                 Item::Heads(item) => self.heads(item, w)?,
                 Item::Delta(item) => self.delta(item, w)?,
@@ -216,7 +217,8 @@ impl GpuBackend {
         Ok(())
     }
 
-    fn choice(&mut self, op: &Op, pool: &BufferPool) -> Result<(), Error> {
+    /// The choices of a router, unless nobody wants them before its experts, which can make them.
+    fn choice(&mut self, op: &Op, pool: &BufferPool, wanted: bool) -> Result<(), Error> {
         let &Op::Router {
             logits,
             experts,
@@ -237,6 +239,9 @@ impl GpuBackend {
             top_k,
             renormalize,
         };
+        if !wanted && decode::can_choose(&self.gpu, shape) {
+            return Ok(());
+        }
         let tokens = pool.rows(logits);
         Ok(decode::choice(&mut self.recorder, views, shape, tokens)?)
     }

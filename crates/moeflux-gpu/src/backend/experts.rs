@@ -12,7 +12,7 @@ use moeflux::Error;
 use moeflux::backend::ExpertStage;
 
 use super::budget;
-use super::upload::upload;
+use super::upload::Uploads;
 use crate::{DeviceBuffer, Gpu, Recorder, View};
 pub(super) use single_op::choices;
 pub(super) use slots::Layer;
@@ -24,6 +24,7 @@ pub(super) use together::Together;
 pub(super) struct DeviceExperts {
     bytes: Option<u64>,
     layers: BTreeMap<usize, Layer>,
+    uploads: Option<Uploads>,
     /// What the tokens chose, brought to the host before it was needed.
     chosen: Option<Chosen>,
     uses: u64,
@@ -146,11 +147,9 @@ impl DeviceExperts {
             let absent: Vec<u32> = absent.map(|(id, _)| id).take(free.count()).collect();
             for part in absent.chunks(TOGETHER) {
                 self.ensure(r, stage, layer, part)?;
-                gpu.flush()?;
             }
-            if let Some(open) = self.layers.get_mut(&layer) {
-                open.tell(r, None);
-            }
+            r.submit();
+            gpu.check()?;
         }
         self.has_missed = false;
         Ok(())
@@ -182,24 +181,24 @@ impl DeviceExperts {
         slots.is_told = false;
         let layout = stage.layout(layer)?.clone();
         let form = slots.form();
-        // What was recorded so far is done with what the slots hold now.
-        r.submit();
-        let gpu = r.gpu();
+        let uploads = self.uploads.get_or_insert_with(Uploads::new);
         stage.hand_out(layer, &missing, &mut |experts| {
             let mut placed = Vec::with_capacity(experts.len());
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
-            let result = upload(gpu, (&slots.slots, &form), &layout, &placed);
+            let result = uploads.experts(r, (&slots.slots, &form), &layout, &placed);
             for &(slot, _) in &placed {
                 match result {
-                    Ok(()) => gpu.tier.brought(form.bytes as u64),
+                    Ok(()) => r.gpu().tier.brought(form.bytes as u64),
                     // What the slot holds now is nobody's.
                     Err(_) => slots.empty(slot),
                 }
             }
             result
         })?;
+        uploads.bytes(r, &slots.table, bytemuck::cast_slice(&slots.slot_of))?;
+        slots.is_told = true;
         Ok(missing.len())
     }
 

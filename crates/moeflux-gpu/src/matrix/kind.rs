@@ -86,7 +86,11 @@ pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
 }
 
 /// Names of a form's parameters, and of a second form's.
-const SECOND_NAMES: [(&str, &str); 37] = [
+const SECOND_NAMES: [(&str, &str); 41] = [
+    ("PLANES", "BPLANES"),
+    ("EIGHT", "BEIGHT"),
+    ("NIBBLES", "BNIBBLES"),
+    ("FOUR", "BFOUR"),
     ("IS_F32", "BIS_F32"),
     ("IS_F16", "BIS_F16"),
     ("IS_BF16", "BIS_BF16"),
@@ -139,9 +143,9 @@ impl Form {
     /// What `form.wgsl` needs to know.
     pub fn params(&self) -> Vec<Param> {
         match self.elements {
-            Elements::F32 => vec![("IS_F32", 1), ("SPAN", 4)],
-            Elements::F16 => vec![("IS_F16", 1), ("SPAN", 8)],
-            Elements::Bf16 => vec![("IS_BF16", 1), ("SPAN", 8)],
+            Elements::F32 => vec![("IS_F32", 1), ("SPAN", 4), ("FOUR", 4)],
+            Elements::F16 => vec![("IS_F16", 1), ("SPAN", 8), ("FOUR", 4)],
+            Elements::Bf16 => vec![("IS_BF16", 1), ("SPAN", 8), ("FOUR", 4)],
             Elements::F8 => vec![("IS_F8", 1), ("SPAN", 16)],
             Elements::Coded(coding) => coded_params(coding),
         }
@@ -168,6 +172,11 @@ fn coded_params(coding: Coding) -> Vec<Param> {
         (kind.scales, 1),
         ("CODED", 1),
         ("SPAN", UNIT as u32),
+        // Counts of what is written out.
+        ("PLANES", bits),
+        ("FOUR", 4),
+        ("EIGHT", 8),
+        ("NIBBLES", u32::from(bits == 4 && kind.levels.is_none())),
         ("BITS_IS_3", u32::from(bits == 3)),
         ("BITS_IS_5", u32::from(bits == 5)),
         ("BITS_IS_6", u32::from(bits == 6)),

@@ -29,6 +29,8 @@ static MERGE: Shader = Shader {
 const THREADS: usize = 128;
 /// Pairs of a query and a head in a tile, at most.
 const MAX_ROWS: usize = 16;
+/// The same where chunks have workgroups of their own: more of them wait for memory at once.
+const SPLIT_ROWS: usize = 2;
 /// Queries of the longest span that is cut into chunks.
 const SPLIT_QUERIES: usize = 16;
 /// Blocks of a chunk.
@@ -43,12 +45,13 @@ const ROW_WORDS: usize = 2 * 8 + 7;
 const PARTIAL_BYTES: usize = 64 << 20;
 
 /// Rows of a tile for this many queries.
-fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize) -> usize {
+fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize, is_split: bool) -> usize {
     let bytes = |rows: usize| {
         let row = kv.units() * kv.unit() + BLOCK + ROW_WORDS;
         4 * rows * row
     };
-    let mut rows = (queries * (shape.heads / shape.kv_heads)).clamp(1, MAX_ROWS);
+    let most = if is_split { SPLIT_ROWS } else { MAX_ROWS };
+    let mut rows = (queries * (shape.heads / shape.kv_heads)).clamp(1, most);
     while rows > 1 && bytes(rows) > SHARED_BYTES {
         rows /= 2;
     }
@@ -69,8 +72,14 @@ fn params(
     kv: KvShape,
     rows: usize,
     (is_split, has_sinks): (bool, bool),
-) -> [Param; 8] {
+) -> [Param; 13] {
+    let groups = (THREADS / kv.units()).clamp(1, rows);
     [
+        ("UNIT", kv.unit() as u32),
+        ("HALVES", kv.unit() as u32 / 4),
+        ("SCORE_ROWS", rows.div_ceil(2) as u32),
+        ("VALUE_ROWS", rows.div_ceil(groups) as u32),
+        ("BATCH", if is_split { 16 } else { 8 }),
         ("HEADS", shape.heads as u32),
         ("KV_HEADS", shape.kv_heads as u32),
         ("DIM", shape.head_dim as u32),
@@ -130,7 +139,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
             (100, false, false),
             (100, false, true),
         ] {
-            let rows = tile_rows(shape, kv, queries);
+            let rows = tile_rows(shape, kv, queries, is_split);
             all.push(params(shape, kv, rows, (is_split, has_sinks)).to_vec());
         }
     }
@@ -247,7 +256,7 @@ fn tiles(
     span: SpanRows,
     chunks: Option<usize>,
 ) -> Result<(), GpuError> {
-    let rows = tile_rows(shape, kv, span.len);
+    let rows = tile_rows(shape, kv, span.len, chunks.is_some());
     let tiles = (span.len * (shape.heads / shape.kv_heads)).div_ceil(rows);
     let depth = chunks.unwrap_or(1) as u32;
     r.dispatch(&Dispatch {

@@ -231,7 +231,10 @@ fn maps_of${F}(place: Place, cols: u32, tile: u32, q: u32, block: u32, unit: u32
     return maps;
 }
 
+// Four bytes. Integers are made floats as the last bits of 2^23 and more, which is faster than to
+// convert them.
 fn integers_of${F}(quads: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xU8(quads)) - vec4(${ZERO}.0);
+    let bytes = (vec4(quads) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu);
+    return bitcast<vec4<f32>>(bytes | vec4(0x4b000000u)) - vec4(${ZERO}.0 + 8388608.0);
 }
 //#endif

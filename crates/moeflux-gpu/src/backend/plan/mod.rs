@@ -21,6 +21,8 @@ use moeflux::weights::Weights;
 pub(super) enum Item {
     /// An operation by itself, by its place in the graph.
     Op(usize),
+    /// A router whose choices its experts can make themselves, by its place in the graph.
+    Choice(usize),
     Products(Products),
     Heads(Heads),
     Delta(Delta),
@@ -85,6 +87,8 @@ pub(super) struct Delta {
 #[derive(Debug)]
 pub(super) struct Experts {
     pub op: usize,
+    /// The router that chooses them, if nobody else needs to know before them.
+    pub router: Option<usize>,
     pub source: Source,
     pub shared: Option<Shared>,
     pub added: Option<BufferId>,
@@ -119,7 +123,7 @@ impl Plan {
         let mut sets = Vec::new();
         for item in &items {
             match item {
-                Item::Op(op) => match &graph.ops[*op] {
+                Item::Op(op) | Item::Choice(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
                     op @ (Op::Router { .. } | Op::GroupedRouter { .. }) => sets.push(op.writes()),
                     op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
@@ -142,7 +146,9 @@ impl Plan {
             _ => None,
         });
         let chooses = |item: &Item| match item {
-            Item::Op(op) => chosen.is_some_and(|ids| graph.ops[*op].writes().contains(&ids)),
+            Item::Op(op) | Item::Choice(op) => {
+                chosen.is_some_and(|ids| graph.ops[*op].writes().contains(&ids))
+            }
             _ => false,
         };
         let first = self.items.iter().position(chooses);

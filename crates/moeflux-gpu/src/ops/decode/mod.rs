@@ -9,10 +9,10 @@ mod heads;
 mod input;
 mod products;
 
-pub use choice::choice;
+pub use choice::{can_choose, choice};
 pub(crate) use delta_step::has_shape as has_delta_shape;
 pub use delta_step::{DeltaStep, delta_step};
-pub use expert_act::{ExpertAct, expert_act};
+pub use expert_act::{Choose, ExpertAct, expert_act};
 pub use expert_sum::{ExpertSum, SharedExpert, expert_sum};
 pub use heads::{Heads, heads};
 pub use input::Input;
@@ -51,4 +51,16 @@ fn threads(runs: usize, least: usize) -> u32 {
 /// Runs of a row.
 fn runs(form: &Form) -> usize {
     form.cols.div_ceil(form.span())
+}
+
+/// Runs that a thread of `threads` asks for before the vector of `staged` elements is there, few
+/// enough for its registers, and whether it has more.
+fn ahead(form: &Form, staged: usize, threads: u32) -> (u32, u32) {
+    /// 16-byte words.
+    const ROOM: usize = 16;
+    let planes = form.params().into_iter().find(|p| p.0 == "PLANES");
+    let words = planes.map_or(8, |(_, planes)| 2 + planes as usize);
+    let own = staged.div_ceil(form.span()).div_ceil(threads as usize / 4);
+    let ahead = own.clamp(1, (ROOM / words).max(1));
+    (ahead as u32, u32::from(own > ahead))
 }

@@ -196,8 +196,13 @@ impl Finder<'_> {
         };
         self.put(at, TAKEN);
         let source = self.norm_of(x)?.unwrap_or(Source::Plain(x));
+        let router = self.router_of(at);
+        if let Some(router) = router {
+            self.put(router, Some(Item::Choice(router)));
+        }
         let mut item = Experts {
             op: at,
+            router,
             source,
             shared: None,
             added: None,
@@ -217,6 +222,29 @@ impl Finder<'_> {
         }
         self.put(at, Some(Item::Experts(item)));
         Ok(())
+    }
+
+    /// The router of the experts at `at`, if only they read its choices.
+    fn router_of(&self, at: usize) -> Option<usize> {
+        let &Op::Experts { ids, weights, .. } = &self.uses.graph.ops[at] else {
+            return None;
+        };
+        let (router, _) = self.uses.writer(ids)?;
+        let &Op::Router {
+            ids: own_ids,
+            weights: own_weights,
+            ..
+        } = &self.uses.graph.ops[router]
+        else {
+            return None;
+        };
+        let is_other = |reader: &usize| {
+            let op = &self.uses.graph.ops[*reader];
+            *reader != at && !matches!(op, Op::RequestExperts { .. })
+        };
+        let mut readers = [ids, weights].into_iter();
+        let alone = readers.all(|id| !self.uses.readers(id).iter().any(is_other));
+        (alone && own_ids == ids && own_weights == weights).then_some(router)
     }
 
     /// A shared expert whose result is `out`, and the operations behind its gate and up.
