@@ -11,7 +11,7 @@ use moeflux_formats::{
 use crate::Error;
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
-use crate::weights::{MatrixTensors, find_matrix, find_stack, switched};
+use crate::weights::{MatrixTensors, find_matrix, find_stack, find_table, switched};
 
 /// Files beside the weights that go along as they are.
 const COPIED_FILES: [&str; 9] = [
@@ -199,6 +199,14 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
                     cols: *cols,
                     codec,
                 }));
+            }
+            WeightKind::Table { rows, cols } => {
+                let found = find_table(opened.files.dense(), &name, (*rows, *cols))?;
+                let copies = found.into_iter().map(|(name, _)| PlannedTensor::Copy {
+                    source: name.clone(),
+                    name,
+                });
+                dense.extend(copies);
             }
             WeightKind::Vector { .. } => {
                 let copy = PlannedTensor::Copy {

@@ -1,6 +1,6 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{AttentionSpan, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle};
+use moeflux_kernels::{AttentionSpan, Blocks, CompressSpan, Entries, IndexSpan, KvPage};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;
@@ -30,7 +30,10 @@ impl<K: KernelSet> HostBackend<K> {
             return Err(wrong_op(op));
         };
         let shape = form.shape;
-        let (values, gates) = (buffers.get(*values), buffers.get(*gates));
+        let values = buffers.get(*values);
+        // Positions that all weigh the same have gates of zero.
+        let alike = vec![0.0; if gates.is_none() { values.len() } else { 0 }];
+        let gates = gates.map_or(&alike[..], |gates| buffers.get(gates));
         let made = |span: &StepSpan<'_>| shape.completed(span.start, span.len) * shape.dim;
         let mut outs: Vec<Vec<f32>> = step.spans.iter().map(|s| vec![0.0; made(s)]).collect();
         let mut spans = Vec::with_capacity(step.spans.len());
@@ -47,7 +50,11 @@ impl<K: KernelSet> HostBackend<K> {
                 out,
             });
         }
-        let bias = weights.vector(form.bias)?;
+        let no_bias = vec![0.0; shape.rate * shape.width()];
+        let bias = match form.bias {
+            Some(bias) => weights.vector(bias)?,
+            None => &no_bias[..],
+        };
         self.kernels.compress(&mut spans, shape, bias)?;
         for (span, pooled) in step.spans.iter_mut().zip(&outs) {
             self.append_entries(span, *entries, form, (pooled, weights))?;
@@ -72,7 +79,6 @@ impl<K: KernelSet> HostBackend<K> {
         let norm = weights.vector(form.norm)?;
         self.kernels.rms_norm(pooled, norm, form.eps, &mut normed)?;
         let mut keys = vec![0.0; pooled.len()];
-        let style = RopeStyle::InterleavedTail;
         self.kernels.rope(
             &normed,
             &positions,
@@ -80,7 +86,7 @@ impl<K: KernelSet> HostBackend<K> {
             dim,
             &form.inv_freq,
             form.attention_scale,
-            style,
+            form.style,
             &mut keys,
         )?;
         let cache = key_values_mut(span.session, entries)?;
@@ -106,7 +112,11 @@ impl<K: KernelSet> HostBackend<K> {
             return Err(wrong_op(op));
         };
         buffers.write(*out, |buffers, out| {
-            let (q, weights) = (buffers.get(*q), buffers.get(*weights));
+            let q = buffers.get(*q);
+            // Heads that all weigh the same have weights of one.
+            let rows = step.tokens.len() * shape.heads;
+            let alike = vec![1.0; if weights.is_none() { rows } else { 0 }];
+            let weights = weights.map_or(&alike[..], |weights| buffers.get(weights));
             let mut rest: &mut [u32] = bytemuck::cast_slice_mut(out);
             let mut spans = Vec::with_capacity(step.spans.len());
             for span in &step.spans {
@@ -178,6 +188,55 @@ impl<K: KernelSet> HostBackend<K> {
             Ok(self
                 .kernels
                 .sparse_attention(&mut spans, &all, *shape, sinks)?)
+        })
+    }
+}
+
+impl<K: KernelSet> HostBackend<K> {
+    /// Runs [`Op::BlockAttention`].
+    pub(super) fn block_attention(
+        &self,
+        op: &Op,
+        step: &Step<'_>,
+        buffers: &mut BufferPool,
+    ) -> Result<(), Error> {
+        let Op::BlockAttention {
+            q,
+            state,
+            chosen,
+            rate,
+            shape,
+            out,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let width = shape.heads * shape.head_dim;
+        buffers.write(*out, |buffers, out| {
+            let (q, ids) = (buffers.get(*q), buffers.get_u32(*chosen));
+            let top_k = buffers.width(*chosen);
+            let mut rest = out;
+            let mut spans = Vec::with_capacity(step.spans.len());
+            let mut all = Vec::with_capacity(step.spans.len());
+            for span in &step.spans {
+                let (out, tail) = rest.split_at_mut(span.len * width);
+                rest = tail;
+                let rows =
+                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
+                spans.push(AttentionSpan {
+                    q: &q[rows(width)],
+                    start: span.start,
+                    dropped: 0,
+                    pages: pages(span, *state)?,
+                    out,
+                });
+                all.push(Blocks {
+                    rate: *rate,
+                    chosen: &ids[rows(top_k)],
+                    top_k,
+                });
+            }
+            Ok(self.kernels.block_attention(&mut spans, &all, *shape)?)
         })
     }
 }

@@ -10,13 +10,15 @@ mod mxfp4;
 mod parts;
 mod resident;
 mod switched;
+mod table;
 mod turned;
 
 pub use experts::{ExpertLayout, ExpertTable};
 pub use files::ModelFiles;
-pub(crate) use find::{MatrixTensors, find_matrix, find_stack};
+pub(crate) use find::{MatrixTensors, find_matrix, find_stack, find_table};
 pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};
 pub use resident::{Survey, Weights};
 pub(crate) use switched::switched;
+pub use table::RowTable;

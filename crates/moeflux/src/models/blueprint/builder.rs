@@ -73,6 +73,11 @@ impl BlueprintBuilder {
         )
     }
 
+    /// Declares a table that is read by rows; `name` is without `.weight`.
+    pub fn table(&mut self, name: impl Into<String>, rows: usize, cols: usize) -> WeightId {
+        self.weight(name.into(), WeightKind::Table { rows, cols })
+    }
+
     /// Declares a piece of state.
     pub fn state(&mut self, decl: StateDecl) -> StateId {
         self.graph.state(decl)
