@@ -273,7 +273,10 @@ impl Kernel for Gate<'_> {
         let dim = self.values.len();
         let root = (dim as f32).sqrt();
         for (k, out) in self.out.chunks_exact_mut(dim).enumerate() {
-            let (key, query) = (&self.keys[k * dim..][..dim], &self.queries[k * dim..][..dim]);
+            let (key, query) = (
+                &self.keys[k * dim..][..dim],
+                &self.queries[k * dim..][..dim],
+            );
             let gate = l.splat(gate_of(l.dot16(key, query) / root));
             let mut i = 0;
             while i < dim {

@@ -186,7 +186,8 @@ fn a_query_sees_the_chosen_blocks_and_what_follows_the_last_whole_one() {
     }
     let mut page = KvPage::new(KvType::F32, 1, 1);
     for at in 0..9 {
-        page.write(at, 0, &keys[at..][..1], &values[at..][..1]).unwrap();
+        page.write(at, 0, &keys[at..][..1], &values[at..][..1])
+            .unwrap();
     }
     for (start, sum, count) in [(7, 1.0 + 2.0 + 16.0 + 32.0, 4.0), (8, 307.0, 5.0)] {
         let attended = Attended {

@@ -6,9 +6,7 @@
 mod common;
 
 use common::{Random, assert_same, cpus, kind};
-use moeflux_kernels::{
-    Cpu, GroupedRouting, KernelError, RopeStyle, Scores, StreamRule, reference,
-};
+use moeflux_kernels::{Cpu, GroupedRouting, KernelError, RopeStyle, Scores, StreamRule, reference};
 use proptest::prelude::*;
 
 proptest! {
@@ -139,7 +137,10 @@ fn an_expert_or_a_token_that_is_not_there_is_refused() {
         let (mut ids, mut weights) = ([0], [0.0]);
         let refused =
             cpu.route_by_token(&[1.0; 3], &[token], &table, &rule, &mut ids, &mut weights);
-        assert!(matches!(refused, Err(KernelError::Index { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(KernelError::Index { .. })),
+            "{refused:?}"
+        );
     }
 }
 
@@ -162,6 +163,9 @@ fn mixing_is_doubly_stochastic() {
     for i in 0..4 {
         let row: f32 = mixing[4 * i..][..4].iter().sum();
         let column: f32 = mixing.iter().skip(i).step_by(4).sum();
-        assert!((row - 1.0).abs() < 1e-3 && (column - 1.0).abs() < 1e-4, "{row} {column}");
+        assert!(
+            (row - 1.0).abs() < 1e-3 && (column - 1.0).abs() < 1e-4,
+            "{row} {column}"
+        );
     }
 }

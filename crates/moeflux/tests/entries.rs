@@ -25,7 +25,9 @@ fn tokens_on_trial_are_taken_back_in_the_middle_of_windows() {
         wrong[3..].reverse();
         engine.forward_trial(&mut session, &wrong).expect("runs");
         engine.retract(&mut session, at + 3).expect("on trial");
-        engine.retract(&mut session, at + 1).expect("still on trial");
+        engine
+            .retract(&mut session, at + 1)
+            .expect("still on trial");
         let rest = run(&engine, &mut session, &tokens[at + 1..]);
         assert_rows(&expected, at + 1, &rest, &format!("taken back at {at}"));
     }
@@ -73,5 +75,8 @@ fn entries_take_a_fraction_of_what_positions_take() {
     // Two layers have an entry of 48 elements, and one of their index of 32, for 4 positions; two
     // have an entry of 48 for 16. Elements are binary16; windows do not grow.
     let (of_four, of_sixteen) = ((48 + 32) * 2 / 4, 48 * 2 / 16);
-    assert_eq!(engine().info().token_state_bytes, 2 * of_four + 2 * of_sixteen);
+    assert_eq!(
+        engine().info().token_state_bytes,
+        2 * of_four + 2 * of_sixteen
+    );
 }

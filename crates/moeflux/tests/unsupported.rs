@@ -53,7 +53,11 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("deepseek_v4", "scoring_func", json!("tanh")),
         ("deepseek_v4", "compress_ratios", json!([0, 4])),
         ("deepseek_v4", "compress_ratios", json!([0, 4, 16, 4, 0])),
-        ("deepseek_v4", "layer_types", json!(vec!["full_attention"; 5])),
+        (
+            "deepseek_v4",
+            "layer_types",
+            json!(vec!["full_attention"; 5]),
+        ),
         ("deepseek_v4", "mlp_layer_types", json!(["moe"])),
         ("deepseek_v4", "mlp_layer_types", json!(vec!["dense"; 5])),
         ("deepseek_v4", "num_key_value_heads", json!(2)),

@@ -119,7 +119,9 @@ impl Cpu {
                     out,
                 });
             }
-            let rows = queries.chunks_exact(width).zip(outs.chunks_exact_mut(width));
+            let rows = queries
+                .chunks_exact(width)
+                .zip(outs.chunks_exact_mut(width));
             choosing.extend((first..).zip(rows).map(|(query, (q, out))| Query {
                 q,
                 list: own.list(query, start + query),

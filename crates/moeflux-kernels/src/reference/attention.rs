@@ -2,8 +2,8 @@
 
 use super::{max, sum16};
 use crate::{
-    AttentionShape, AttentionSpan, Blocks, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError, KvPage,
-    RopeStyle, attention as checks, kv, math, rope as rope_checks,
+    AttentionShape, AttentionSpan, Blocks, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError,
+    KvPage, RopeStyle, attention as checks, kv, math, rope as rope_checks,
 };
 
 /// See [`Cpu::kv_append`](crate::Cpu::kv_append).

@@ -99,7 +99,9 @@ impl Element {
 impl RowTable {
     /// Bytes of memory that a table takes whose tensors were found.
     pub(crate) fn memory_bytes(rows: usize, cols: usize, found: &[(String, &TensorInfo)]) -> u64 {
-        let element = found.first().map_or(4, |(_, info)| Element::of(info.dtype).bytes());
+        let element = found
+            .first()
+            .map_or(4, |(_, info)| Element::of(info.dtype).bytes());
         let places = RowCache::sets_for(rows as u64, cols * element) * WAYS as u64;
         places * RowCache::place_bytes(cols * element)
     }
@@ -114,7 +116,9 @@ impl RowTable {
         cols: usize,
         reader: &ReaderChoice,
     ) -> Result<RowTable, Error> {
-        let element = found.first().map_or(Element::F32, |(_, info)| Element::of(info.dtype));
+        let element = found
+            .first()
+            .map_or(Element::F32, |(_, info)| Element::of(info.dtype));
         let (mut paths, mut parts, mut rows) = (Vec::new(), Vec::new(), 0);
         for (tensor, info) in found {
             let path = &files.files()[info.file];
@@ -145,7 +149,7 @@ impl RowTable {
                 reader: kind_of(reader).open(&paths)?,
                 paths,
                 parts,
-                element: element,
+                element,
                 row_bytes,
                 cache: Mutex::new(RowCache::new(rows, row_bytes)),
             }),
@@ -235,7 +239,8 @@ impl Files {
         let threads = jobs.len().div_ceil(THREAD_ROWS).clamp(1, READ_THREADS);
         let each = jobs.len().div_ceil(threads).max(1);
         let work = |jobs: &mut [Job<'_>]| -> Result<(), Error> {
-            jobs.iter_mut().try_for_each(|(row, into)| self.read_row(*row, into))
+            jobs.iter_mut()
+                .try_for_each(|(row, into)| self.read_row(*row, into))
         };
         let mut shares = jobs.chunks_mut(each);
         let Some(own) = shares.next() else {
@@ -330,7 +335,8 @@ impl RowCache {
         let place = self.places(row).find(|&place| self.rows[place] == row)?;
         self.now += 1;
         self.used[place] = self.now;
-        self.bytes.get(place * self.row_bytes..(place + 1) * self.row_bytes)
+        self.bytes
+            .get(place * self.row_bytes..(place + 1) * self.row_bytes)
     }
 
     fn keep(&mut self, row: u64, bytes: &[u8]) {
