@@ -66,7 +66,7 @@ pub use glu::Glu;
 pub use grouped_router::{GroupedRouting, Scores};
 pub use isa::Isa;
 pub use kv::{Counted, KV_PAGE_TOKENS, KvPage, KvType};
-pub use matmul::{F8, F8Scales, HeadRows, MatmulJob};
+pub use matmul::{F8, F8_BLOCK, F8Scales, HeadRows, MatmulJob};
 pub use matrix::{Matrix, MatrixData};
 pub use memory_rate::{MemoryRate, memory_rate};
 pub use ngram::NgramRule;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use moeflux_formats::PackedModel;
 use moeflux_kernels::KvType;
 
 use crate::Error;
@@ -19,7 +20,7 @@ pub struct ModelInfo {
     pub model_type: String,
     /// Whether the directory was written by `pack`.
     pub packed: bool,
-    /// What a GGUF file says about itself; `None` for directories.
+    /// What a GGUF file says about itself; of a packed model, the file that it was packed from.
     pub gguf: Option<GgufInfo>,
     /// Elements of the residual stream.
     pub hidden: usize,
@@ -76,6 +77,10 @@ impl Opened {
         let (config, blueprint, files) = if moeflux_formats::gguf::is_gguf(&path) {
             let model = gguf::open(&path)?;
             (model.config, model.blueprint, ModelFiles::gguf(model.files))
+        } else if let Some(header) = PackedModel::gguf_header(&path)? {
+            let (config, blueprint) = gguf::describe(&header)?;
+            let files = ModelFiles::open(&path, &blueprint)?.described_by(header);
+            (config, blueprint, files)
         } else {
             let config = Config::open(&path)?;
             let mut blueprint = models::blueprint(&config)?;
@@ -135,7 +140,7 @@ impl Opened {
         ModelInfo {
             model_type: blueprint.model_type.clone(),
             packed: files.packed().is_some(),
-            gguf: files.dense().gguf().map(GgufInfo::of),
+            gguf: files.metadata().map(GgufInfo::of),
             hidden: blueprint.hidden,
             layers: blueprint.layers,
             moe_layers: blueprint.experts.len(),

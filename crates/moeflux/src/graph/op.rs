@@ -302,8 +302,7 @@ pub enum Op {
         /// The layer whose experts these are.
         layer: usize,
     },
-    /// Guesses a layer's experts by its router on what the layer begins with, and has them read when
-    /// nothing else is to be read. No result depends on it.
+    /// Has experts read that a layer's router would choose of its first input, when nothing else is.
     Lookahead {
         /// The residual stream at the layer's start, `[hidden]`.
         x: BufferId,

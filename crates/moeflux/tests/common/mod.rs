@@ -82,7 +82,7 @@ pub fn packed(name: &str, bits: u32) -> Packed {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = PackOptions {
         bits,
-        group: 32,
+        group: Some(32),
         ..PackOptions::default()
     };
     pack(
