@@ -86,6 +86,7 @@ pub(crate) fn id_buffers(graph: &Graph) -> Vec<BufferId> {
         | Op::GroupedRouter { ids, .. }
         | Op::TokenRouter { ids, .. }
         | Op::ChooseEntries { out: ids, .. }
+        | Op::BlockAttention { chosen: ids, .. }
         | Op::RequestExperts { ids, .. }
         | Op::Experts { ids, .. } => Some(*ids),
         _ => None,

@@ -5,7 +5,7 @@
 //! Positions that a window hides count as nothing: they are left out wherever all queries of a unit
 //! are past them, and weigh zero elsewhere.
 
-mod chosen;
+mod blocks;
 mod chunk;
 mod entries;
 mod merge;
@@ -14,8 +14,8 @@ mod sizes;
 use std::{cell::RefCell, mem, ops::Range};
 
 use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, disjoint::Disjoint, lines::Lines};
-pub use chosen::ChosenWindows;
-pub(crate) use chosen::check_windows;
+pub use blocks::Blocks;
+pub(crate) use blocks::check as check_blocks;
 use chunk::{Chunk, PARTIAL_EXTRA};
 pub use entries::Entries;
 use entries::Gathered;
@@ -214,8 +214,6 @@ struct Scratch {
     total: Lines<f32>,
     /// Results of a chunk of entries of one query.
     entries_partial: Lines<f32>,
-    /// Positions that a query sees, where it does not see all.
-    positions: Vec<u32>,
     gathered: Gathered,
 }
 

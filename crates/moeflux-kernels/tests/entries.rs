@@ -7,8 +7,8 @@ mod common;
 
 use common::{Random, assert_same, cpus, kind};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ChosenWindows, CompressShape, CompressSpan, Cpu, Entries,
-    IndexShape, IndexSpan, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
+    AttentionShape, AttentionSpan, Blocks, CompressShape, CompressSpan, Cpu, Entries, IndexShape,
+    IndexSpan, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
 };
 use proptest::prelude::*;
 
@@ -147,7 +147,7 @@ proptest! {
 
     /// Queries that see everything and such that do not, at once and one by one.
     #[test]
-    fn attending_to_chosen_windows(
+    fn attending_to_blocks_of_latents(
         seed: u64, heads in 1usize..40, head_dim in 1usize..80, rate in 1usize..9,
         top_k in 1usize..120, start in 0usize..1500, n in 1usize..20, half: bool,
     ) {
@@ -156,7 +156,7 @@ proptest! {
         let width = heads * head_dim;
         let q = random.floats(n * width);
         let positions = pages(half, head_dim, &random.floats((start + n) * head_dim));
-        // The last of every few windows.
+        // The last of every few blocks.
         let chosen: Vec<u32> = (0..n)
             .flat_map(|t| {
                 let complete = (start + t + 1) / rate;
@@ -169,19 +169,19 @@ proptest! {
             let mut out = vec![5.0; q.len()];
             let (start, pages) = (start + queries.start, &positions[..]);
             let span = AttentionSpan { q, start, dropped: 0, pages, out: &mut out };
-            let ids = &chosen[queries.start * top_k..queries.end * top_k];
-            let windows = [ChosenWindows { rate, ids, top_k }];
+            let chosen = &chosen[queries.start * top_k..queries.end * top_k];
+            let blocks = [Blocks { rate, chosen, top_k }];
             let spans = &mut [span];
             match cpu {
-                Some(cpu) => cpu.chosen_attention(spans, &windows, shape).unwrap(),
-                None => reference::chosen_attention(spans, &windows, shape).unwrap(),
+                Some(cpu) => cpu.block_attention(spans, &blocks, shape).unwrap(),
+                None => reference::block_attention(spans, &blocks, shape).unwrap(),
             }
             out
         };
         let expected = run(None, 0..n);
         prop_assert!(expected.iter().all(|x| x.is_finite()));
         for cpu in cpus() {
-            assert_same("chosen_attention", &cpu, &run(Some(&cpu), 0..n), &expected);
+            assert_same("block_attention", &cpu, &run(Some(&cpu), 0..n), &expected);
             let each: Vec<f32> = (0..n).flat_map(|t| run(Some(&cpu), t..t + 1)).collect();
             assert_same("one by one", &cpu, &each, &expected);
         }
@@ -200,7 +200,7 @@ fn span_of<'a>(q: &'a [f32], pages: &'a [KvPage], out: &'a mut [f32]) -> Attenti
 }
 
 #[test]
-fn with_all_windows_chosen_attention_is_that_to_all_positions() {
+fn with_all_blocks_attention_is_that_to_all_positions() {
     let (heads, head_dim, n) = (3, 24, 700);
     let random = &mut Random(5);
     let shape = AttentionShape {
@@ -216,21 +216,21 @@ fn with_all_windows_chosen_attention_is_that_to_all_positions() {
     let [mut all, mut chosen] = [(); 2].map(|()| vec![5.0; q.len()]);
     let spans = &mut [span_of(&q, &positions, &mut all)];
     cpu.attention(spans, shape, None).unwrap();
-    // No more than 43 windows of 16 positions are complete, and a query may have them all.
+    // No more than 43 blocks of 16 positions are whole, and a query may have them all.
     let (rate, top_k) = (16, 43);
     let ids: Vec<u32> = (0..n).flat_map(|_| 0..top_k as u32).collect();
-    let windows = [ChosenWindows {
+    let blocks = [Blocks {
         rate,
-        ids: &ids,
+        chosen: &ids,
         top_k,
     }];
     let spans = &mut [span_of(&q, &positions, &mut chosen)];
-    cpu.chosen_attention(spans, &windows, shape).unwrap();
-    assert_same("all windows", cpu, &chosen, &all);
+    cpu.block_attention(spans, &blocks, shape).unwrap();
+    assert_same("all blocks", cpu, &chosen, &all);
 }
 
 #[test]
-fn a_window_that_is_not_complete_is_refused() {
+fn a_block_that_is_not_whole_is_refused() {
     let shape = AttentionShape {
         heads: 1,
         kv_heads: 1,
@@ -247,12 +247,12 @@ fn a_window_that_is_not_complete_is_refused() {
         pages: &positions,
         out: &mut out,
     };
-    let windows = [ChosenWindows {
+    let blocks = [Blocks {
         rate: 2,
-        ids: &[1, 3],
+        chosen: &[1, 3],
         top_k: 2,
     }];
-    let refused = cpus()[0].chosen_attention(&mut [span], &windows, shape);
+    let refused = cpus()[0].block_attention(&mut [span], &blocks, shape);
     let named = matches!(
         refused,
         Err(KernelError::Index {

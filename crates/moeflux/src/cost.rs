@@ -16,6 +16,9 @@ use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::weights::{ExpertLayout, Weights};
 use names::{joined, without_layer};
 
+/// Bytes of an element of a table of rows, as they are published: binary16 or bfloat16.
+const TABLE_ELEMENT_BYTES: u64 = 2;
+
 /// The shape of one step of one session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepShape {
@@ -195,7 +198,7 @@ impl Model<'_> {
             Op::Embed { weight, .. } => {
                 let rows = match self.blueprint.weights[weight.index()].kind {
                     WeightKind::Matrix { rows, .. } => rows as u64,
-                    WeightKind::Vector { .. } => 1,
+                    WeightKind::Vector { .. } | WeightKind::Table { .. } => 1,
                 };
                 cost.row_bytes = cost.weight_bytes / rows.max(1);
                 cost.weight_bytes = 0;
@@ -209,13 +212,26 @@ impl Model<'_> {
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
-            Op::Compress { .. }
-            | Op::ChooseEntries { .. }
-            | Op::SparseAttention { .. }
-            | Op::ChosenAttention { .. } => self.of_entries(op, &mut cost),
-            Op::CollapseStreams { x, .. } | Op::MeanStreams { x, .. } => {
-                cost.token_floats = self.width(*x)
+            Op::Compress { .. } | Op::ChooseEntries { .. } | Op::SparseAttention { .. } => {
+                self.of_entries(op, &mut cost);
             }
+            Op::NgramRows { out, .. } => cost.row_bytes = TABLE_ELEMENT_BYTES * self.width(*out),
+            Op::BlockAttention {
+                state,
+                chosen,
+                rate,
+                shape,
+                ..
+            } => {
+                cost.position_bytes = self.position_bytes(*state);
+                cost.window = Some((self.width(*chosen) as usize * rate).max(1));
+                cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
+            }
+            Op::CollapseStreams { x, .. }
+            | Op::MeanStreams { x, .. }
+            | Op::MixStreams { x, .. }
+            | Op::InjectStreams { x, .. } => cost.token_floats = self.width(*x),
+            Op::GateStreams { keys, .. } => cost.token_floats = 2 * self.width(*keys),
             Op::SpreadStreams { x, rule, .. } => {
                 cost.token_floats = self.width(*x) * (rule.streams as u64 + 1);
             }
@@ -268,21 +284,6 @@ impl Model<'_> {
                     most,
                     floats,
                     ..entry(*entries, *rate)
-                });
-            }
-            Op::ChosenAttention {
-                state,
-                chosen,
-                rate,
-                shape,
-                ..
-            } => {
-                // The windows chosen, and most of one that is not complete.
-                let windows = self.width(*chosen) as usize + 1;
-                cost.entries = Some(EntryCost {
-                    most: (windows * rate).saturating_sub(1),
-                    floats: (2 * shape.heads * shape.head_dim) as u64,
-                    ..entry(*state, 1)
                 });
             }
             _ => {}

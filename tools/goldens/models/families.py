@@ -175,4 +175,25 @@ def specs(Spec):
             ),
             reserved_tokens=frozenset({248, 249, 250, 251, 252, 253, 254}),
         ),
+        Spec(
+            name="qwen4_exp_text",
+            about="text form of Qwen4-Exp, in bf16: gated streams, an index of blocks of 4 positions "
+            "(the best 8), n-grams in two layers by tables of several tensors, sigmoid gates",
+            config=streams.QWEN4_EXP_TEXT,
+            prompt_tokens=170,
+            model_class="Qwen4ExpForCausalLM",
+        ),
+        Spec(
+            name="qwen4_exp",
+            about="as Qwen4-Exp is published: nested text_config, fused experts, 2 shards, blocks of 8 "
+            "(the best 3), n-grams of up to 4 tokens, vision and mtp tensors to skip",
+            config=streams.QWEN4_EXP,
+            prompt_tokens=110,
+            model_class="Qwen4ExpForConditionalGeneration",
+            fused_experts=True,
+            shards=2,
+            f32_suffixes=("linear_attn.A_log", "linear_attn.norm.weight"),
+            mtp=True,
+            reserved_tokens=frozenset({250, 251, 252, 253}),
+        ),
     ]

@@ -26,6 +26,8 @@ def named_tensors(model, spec, seed):
         fused = FUSED_EXPERTS.match(name)
         if fused and not spec.fused_experts:
             tensors.update(split_experts(fused.group(1), fused.group(2), stored))
+        elif name.endswith(".ngram_embedding.weight"):
+            tensors.update(split_table(name, stored, model.config.get_text_config()))
         else:
             tensors[name] = stored
     if spec.moe_names == "block_sparse_moe":
@@ -54,6 +56,14 @@ def split_experts(prefix, which, fused):
             split[f"{prefix}.{expert}.gate_proj.weight"] = gate.clone()
             split[f"{prefix}.{expert}.up_proj.weight"] = up.clone()
     return split
+
+
+def split_table(name, table, config):
+    """Tensors of equal size and a smaller last one, if there are to be several."""
+    if config.split_ngram_parts == 1:
+        return {name: table}
+    parts = enumerate(table.chunk(config.split_ngram_parts))
+    return {name.replace(".weight", f".shard_{at}.weight"): part.clone() for at, part in parts}
 
 
 BLOCK_SPARSE_MATRICES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}

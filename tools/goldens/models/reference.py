@@ -66,7 +66,14 @@ def compute(model, tokens):
     hooks_of_indexes = [
         watch_index(module, indexes)
         for module in model.modules()
-        if type(module).__name__.endswith("Indexer")
+        if type(module).__name__.endswith("Indexer") and hasattr(module, "scorer")
+    ]
+    hooks_of_indexes += [
+        module.register_forward_hook(
+            lambda index, args, out: indexes.append(block_margin(index, *args[:2]))
+        )
+        for module in model.modules()
+        if type(module).__name__.endswith("QSAIndexer")
     ]
     logits = forward(model, tokens)
     sequence, chosen, margins = tokens, [], []
@@ -152,6 +159,36 @@ def index_margin(scores, rate, top_k):
             ordered = seen.sort(descending=True).values
             margins.append(((ordered[top_k - 1] - ordered[top_k]) / seen.std()).item())
     return min(margins)
+
+
+def block_margin(index, hidden, embeddings):
+    """The same of an index whose blocks have the mean of their positions' keys."""
+    cos, sin = embeddings[0][0], embeddings[1][0]
+    heads, dim, rate = index.index_n_heads, index.index_head_dim, index.compress_ratio
+    projected = index.index_qk_proj(hidden[0])
+    queries, keys = projected.split([heads * dim, dim], dim=-1)
+    queries = index.q_layernorm(queries.view(-1, heads, dim))
+    blocks = len(keys) // rate
+    keys = index.k_layernorm(keys[: blocks * rate].view(blocks, rate, dim).mean(dim=1))
+    queries = turned(queries, cos[:, None], sin[:, None])
+    keys = turned(keys, cos[: blocks * rate : rate], sin[: blocks * rate : rate])
+    scores = torch.relu(queries @ keys.T).sum(dim=1)
+    margins = [1.0]
+    for position, row in enumerate(scores):
+        seen = row[: (position + 1) // rate]
+        if len(seen) > index.block_topk:
+            ordered = seen.sort(descending=True).values
+            margin = ordered[index.block_topk - 1] - ordered[index.block_topk]
+            margins.append((margin / seen.std()).item())
+    return min(margins)
+
+
+def turned(x, cos, sin):
+    """Rotates the first elements of `x`, in halves."""
+    width = cos.shape[-1]
+    first, second = x[..., : width // 2], x[..., width // 2 : width]
+    across = torch.cat([-second, first], dim=-1)
+    return torch.cat([x[..., :width] * cos + across * sin, x[..., width:]], dim=-1)
 
 
 def boundary_margin(values, count):

@@ -138,6 +138,12 @@ impl Oracle<'_> {
                 let row = |&row: &usize| &x[row * width..(row + 1) * width];
                 self.outputs.iter().flat_map(row).copied().collect()
             }
+            Op::RmsNormPieces { .. }
+            | Op::ScaledSilu { .. }
+            | Op::MixStreams { .. }
+            | Op::InjectStreams { .. }
+            | Op::GateStreams { .. } => self.gated(op)?,
+            Op::NgramRows { table, rule, .. } => self.ngram_rows(*table, rule)?,
             other => self.streams(other)?,
         };
         let [buffer] = op.writes()[..] else {

@@ -1,7 +1,7 @@
 //! Entries that stand for windows of positions: how they are made, chosen and attended to.
 
 use moeflux::graph::Op;
-use moeflux::kernels::AttentionShape;
+use moeflux::kernels::{AttentionShape, RopeStyle};
 
 use super::state::{dot, shares, stored};
 use super::{Oracle, Rows, State};
@@ -23,12 +23,15 @@ impl Oracle<'_> {
         };
         let shape = form.shape;
         let (rate, dim, width) = (shape.rate, shape.dim, shape.width());
-        let bias = self.vector(form.bias)?;
+        let bias = form.bias.map(|bias| self.vector(bias)).transpose()?;
+        let bias = bias.unwrap_or_else(|| vec![0.0; rate * width]);
         let norm = form.norm.map(|norm| self.vector(norm)).transpose()?;
         let own = |all: &[f64]| -> Vec<f64> {
             all[rows.first * width..(rows.first + rows.len) * width].to_vec()
         };
-        let (values, gates) = (own(self.get(*values)), own(self.get(*gates)));
+        let values = own(self.get(*values));
+        let gates = gates.map(|gates| own(self.get(gates)));
+        let gates = gates.unwrap_or_else(|| vec![0.0; values.len()]);
         let states = &mut self.states[rows.session];
         let State::Recurrent(pools) = &mut states[state.index()] else {
             return Err(self.wrong(op));
@@ -75,15 +78,23 @@ impl Oracle<'_> {
                     let scaled = entry.iter().zip(norm).map(|(x, w)| x * inverse * w);
                     entry = scaled.collect();
                 }
-                let first = dim - 2 * form.inv_freq.len();
+                let pairs = form.inv_freq.len();
+                let place = |pair: usize| match form.style {
+                    RopeStyle::HalfSplit => (pair, pair + pairs),
+                    RopeStyle::Interleaved => (2 * pair, 2 * pair + 1),
+                    RopeStyle::InterleavedTail => {
+                        let at = dim - 2 * pairs + 2 * pair;
+                        (at, at + 1)
+                    }
+                };
                 let position = (rows.start + t + 1 - rate) as f64;
                 for (pair, frequency) in form.inv_freq.iter().enumerate() {
                     let angle = position * f64::from(*frequency);
                     let scale = f64::from(form.attention_scale);
                     let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
-                    let at = first + 2 * pair;
-                    let (x, y) = (entry[at], entry[at + 1]);
-                    (entry[at], entry[at + 1]) = (x * cos - y * sin, x * sin + y * cos);
+                    let (a, b) = place(pair);
+                    let (x, y) = (entry[a], entry[b]);
+                    (entry[a], entry[b]) = (x * cos - y * sin, x * sin + y * cos);
                 }
                 made.extend(entry.into_iter().map(|x| stored(x, self.case.kv_type)));
             }
@@ -119,7 +130,8 @@ impl Oracle<'_> {
                 let key = &keys[entry * shape.dim..][..shape.dim];
                 let head = |h: usize| {
                     let q = &self.get(*q)[(t * shape.heads + h) * shape.dim..][..shape.dim];
-                    dot(q, key).max(0.0) * self.get(*weights)[t * shape.heads + h]
+                    let weight = weights.map_or(1.0, |w| self.get(w)[t * shape.heads + h]);
+                    dot(q, key).max(0.0) * weight
                 };
                 (0..shape.heads).map(head).sum()
             };
@@ -193,12 +205,10 @@ impl Oracle<'_> {
         }
         self.append(op, rows, out)
     }
-}
 
-impl Oracle<'_> {
-    /// Attention to the positions of chosen windows, and to those behind the last whole window.
-    pub(super) fn chosen_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::ChosenAttention {
+    /// Attention to chosen blocks of positions, and to those behind the last whole block.
+    pub(super) fn block_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::BlockAttention {
             q,
             state,
             chosen,
@@ -212,26 +222,27 @@ impl Oracle<'_> {
         let State::KeyValue { keys, values, .. } = &self.states[rows.session][state.index()] else {
             return Err(self.wrong(op));
         };
-        let Some(ids) = self.ids.get(&chosen.index()) else {
-            return Err(self.wrong(op));
-        };
-        let top_k = ids.len() / self.tokens.len().max(1);
+        let chosen = self.ids.get(&chosen.index()).cloned().unwrap_or_default();
+        let top_k = chosen.len() / self.tokens.len().max(1);
         let dim = shape.head_dim;
         let mut out = Vec::with_capacity(rows.len * shape.heads * dim);
         for t in 0..rows.len {
-            let (row, end) = (rows.first + t, rows.start + t + 1);
-            let ids = &ids[row * top_k..][..top_k];
+            let seen = rows.start + t + 1;
+            let complete = seen / rate;
+            let ids = &chosen[(rows.first + t) * top_k..][..top_k];
             let is_seen = |position: &usize| {
-                let window = position / rate;
-                end / rate <= top_k || window == end / rate || ids.contains(&(window as u32))
+                let block = position / rate;
+                complete <= top_k || block == complete || ids.contains(&(block as u32))
             };
-            let seen: Vec<usize> = (0..end).filter(is_seen).collect();
             for head in 0..shape.heads {
-                let q = &self.get(*q)[(row * shape.heads + head) * dim..][..dim];
+                let place = (rows.first + t) * shape.heads + head;
+                let q = &self.get(*q)[place * dim..][..dim];
                 let kv_head = head / (shape.heads / shape.kv_heads);
-                let at = |row: usize| (row * shape.kv_heads + kv_head) * dim;
-                let pair = |&p: &usize| (&keys[at(p)..][..dim], &values[at(p)..][..dim]);
-                let pairs: Vec<(&[f64], &[f64])> = seen.iter().map(pair).collect();
+                let at = |position: usize| (position * shape.kv_heads + kv_head) * dim;
+                let pairs: Vec<(&[f64], &[f64])> = (0..seen)
+                    .filter(is_seen)
+                    .map(|p| (&keys[at(p)..][..dim], &values[at(p)..][..dim]))
+                    .collect();
                 out.extend(mean(q, &pairs, (*shape, None)));
             }
         }

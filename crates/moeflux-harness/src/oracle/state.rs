@@ -98,7 +98,7 @@ impl Oracle<'_> {
                 Op::Compress { .. } => self.compress(op, rows)?,
                 Op::ChooseEntries { .. } => self.choose_entries(op, rows)?,
                 Op::SparseAttention { .. } => self.sparse_attention(op, rows)?,
-                Op::ChosenAttention { .. } => self.chosen_attention(op, rows)?,
+                Op::BlockAttention { .. } => self.block_attention(op, rows)?,
                 Op::Conv1dSilu { .. } => self.conv(op, rows)?,
                 _ => self.delta(op, rows)?,
             }

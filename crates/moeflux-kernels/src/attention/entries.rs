@@ -21,7 +21,7 @@ pub struct Entries<'a> {
 }
 
 /// The entries of a query.
-pub(super) enum Seen<'a> {
+enum Seen<'a> {
     First(usize),
     Listed(&'a [u32]),
 }
@@ -95,8 +95,8 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Pages with the listed entries of one head, one after another.
-    fn gather(
+    /// Pages with the listed entries (or positions) of one head, one after another.
+    pub(super) fn gather(
         &mut self,
         from: &[KvPage],
         kv_head: usize,
@@ -107,17 +107,24 @@ impl Gathered {
             return Ok(&[]);
         };
         let ((kv_heads, dim), kv_type) = (like.shape(), like.kv_type());
-        let fits = |page: &KvPage| page.shape() == like.shape() && page.kv_type() == kv_type;
+        let is_joint = like.is_joint();
+        let fits = |page: &KvPage| {
+            let same = page.kv_type() == kv_type && page.is_joint() == is_joint;
+            same && page.shape() == like.shape()
+        };
         if !self.pages.iter().all(fits) {
             self.pages.clear();
         }
         while self.pages.len() < count {
-            self.pages.push(KvPage::joint(kv_type, kv_heads, dim));
+            self.pages.push(match is_joint {
+                true => KvPage::joint(kv_type, kv_heads, dim),
+                false => KvPage::new(kv_type, kv_heads, dim),
+            });
         }
         for (place, &id) in ids.iter().enumerate() {
             let (page, in_page) = (id as usize / KV_PAGE_TOKENS, id as usize % KV_PAGE_TOKENS);
             let into = &mut self.pages[place / KV_PAGE_TOKENS];
-            into.copy_key(place % KV_PAGE_TOKENS, kv_head, (&from[page], in_page))?;
+            into.copy_from(place % KV_PAGE_TOKENS, kv_head, (&from[page], in_page))?;
         }
         Ok(&self.pages[..count])
     }
@@ -129,7 +136,6 @@ impl Call<'_> {
         let Some(entries) = self.entries.get(unit.span) else {
             return;
         };
-        let from = entries.pages;
         let width = self.partial_len(unit) / unit.queries.max(1);
         let mut partial = mem::take(&mut scratch.entries_partial);
         partial.resize(width);
@@ -143,8 +149,7 @@ impl Call<'_> {
             };
             for first in (0..count).step_by(KV_CHUNK_TOKENS) {
                 let end = count.min(first + KV_CHUNK_TOKENS);
-                let seen = (query, (from, &seen));
-                self.listed_chunk(unit, seen, first..end, scratch, &mut partial);
+                self.entry_chunk(unit, (query, &seen), first..end, scratch, &mut partial);
                 self.cpu.backend.run(Merge {
                     total,
                     partial: &partial,
@@ -155,25 +160,26 @@ impl Call<'_> {
         scratch.entries_partial = partial;
     }
 
-    /// One query over the keys in `places` of those in `from` that it sees.
-    pub(super) fn listed_chunk(
+    /// One query over the entries in `places` of those that it sees.
+    fn entry_chunk(
         &self,
         unit: &Unit,
-        (query, (from, seen)): (usize, (&[KvPage], &Seen<'_>)),
+        (query, seen): (usize, &Seen<'_>),
         places: Range<usize>,
         scratch: &mut Scratch,
         partial: &mut [f32],
     ) {
+        let entries = &self.entries[unit.span];
         self.take_queries(unit, query..query + 1, scratch);
         let mut gathered = mem::take(&mut scratch.gathered);
         let pages = match seen {
             Seen::First(_) => {
                 let end = places.end.div_ceil(KV_PAGE_TOKENS);
-                &from[places.start / KV_PAGE_TOKENS..end]
+                &entries.pages[places.start / KV_PAGE_TOKENS..end]
             }
             // The pages are of the shape that they are gathered into.
             Seen::Listed(ids) => gathered
-                .gather(from, unit.kv_head, &ids[places.clone()])
+                .gather(entries.pages, unit.kv_head, &ids[places.clone()])
                 .unwrap_or(&[]),
         };
         let job = Chunk {

@@ -175,8 +175,8 @@ impl<E: KvElement> Parts<E> {
         }
     }
 
-    /// Takes the key of a head at a position of another page.
-    pub(super) fn copy_key(
+    /// Takes the key and the value of a head at a position of another page that has the same parts.
+    pub(super) fn copy_from(
         &mut self,
         in_page: usize,
         (head, dim, from_place): (usize, usize, usize),
@@ -187,6 +187,9 @@ impl<E: KvElement> Parts<E> {
             let row = first + d * KV_PAGE_TOKENS;
             self.keys[row + in_page] = from.keys[row + from_place];
         }
+        let value = from.values_at(first, from_place, dim);
+        self.values_at_mut(first, in_page, dim)
+            .copy_from_slice(value);
     }
 
     pub(super) fn save(&self, kv_heads: usize, dim: usize, positions: usize, out: &mut Vec<u8>) {

@@ -2,8 +2,8 @@
 
 use super::{max, sum16};
 use crate::{
-    AttentionShape, AttentionSpan, ChosenWindows, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS,
-    KernelError, KvPage, RopeStyle, attention as checks, kv, math, rope as rope_checks,
+    AttentionShape, AttentionSpan, Blocks, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError,
+    KvPage, RopeStyle, attention as checks, kv, math, rope as rope_checks,
 };
 
 /// See [`Cpu::kv_append`](crate::Cpu::kv_append).
@@ -55,33 +55,32 @@ pub fn sparse_attention(
     attend(spans, entries, shape, sinks)
 }
 
-/// See [`Cpu::chosen_attention`](crate::Cpu::chosen_attention).
+/// See [`Cpu::block_attention`](crate::Cpu::block_attention).
 ///
 /// # Errors
 /// As there.
-pub fn chosen_attention(
+pub fn block_attention(
     spans: &mut [AttentionSpan<'_>],
-    windows: &[ChosenWindows<'_>],
+    blocks: &[Blocks<'_>],
     shape: AttentionShape,
 ) -> Result<(), KernelError> {
-    checks::check_windows(spans, windows, shape)?;
+    checks::check(spans, shape, None)?;
+    checks::check_blocks(spans, blocks, shape)?;
     let dim = shape.head_dim;
-    for (span, windows) in spans.iter_mut().zip(windows) {
-        let (pages, rate, top_k) = (span.pages, windows.rate, windows.top_k);
+    for (span, blocks) in spans.iter_mut().zip(blocks) {
         for row in 0..span.q.len() / dim {
             let (t, head) = (row / shape.heads, row % shape.heads);
-            let end = span.start + t + 1;
-            let mut seen: Vec<usize> = (0..end).collect();
-            if end / rate > top_k {
-                let chosen = &windows.ids[t * top_k..][..top_k];
-                seen.retain(|at| at / rate == end / rate || chosen.contains(&((at / rate) as u32)));
-            }
-            let chunks = seen.chunks(KV_CHUNK_TOKENS);
-            let chunks: Vec<Places<'_>> = chunks.map(|at| (pages, 0, at.to_vec())).collect();
-            let q = &span.q[row * dim..][..dim];
+            let list: Vec<usize> = blocks
+                .list(t, span.start + t)
+                .into_iter()
+                .map(|at| at as usize)
+                .collect();
+            let chunks = list.chunks(KV_CHUNK_TOKENS);
+            let all: Vec<Places<'_>> = chunks.map(|at| (span.pages, 0, at.to_vec())).collect();
             let kv_head = head / (shape.heads / shape.kv_heads);
+            let q = &span.q[row * dim..][..dim];
             let out = &mut span.out[row * dim..][..dim];
-            one_query(q, &chunks, kv_head, (shape, None), out)?;
+            one_query(q, &all, kv_head, (shape, None), out)?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::{dot16, sum16};
 use crate::{
     KernelError, layer_norm as layer, math,
-    rms_norm::{check, check_plain},
+    rms_norm::{check, check_pieces, check_plain},
 };
 
 /// See [`Cpu::rms_norm`](crate::Cpu::rms_norm).
@@ -32,6 +32,28 @@ pub fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]) -> Result
         let inv = inverse_rms(x, eps);
         for i in 0..dim {
             out[i] = x[i] * inv;
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::rms_norm_pieces`](crate::Cpu::rms_norm_pieces).
+///
+/// # Errors
+/// As there.
+pub fn rms_norm_pieces(
+    x: &[f32],
+    weight: &[f32],
+    dim: usize,
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    check_pieces(x, weight, dim, out)?;
+    for (piece, x) in x.chunks_exact(dim).enumerate() {
+        let inv = inverse_rms(x, eps);
+        for i in 0..dim {
+            let at = piece * dim + i;
+            out[at] = (x[i] * inv) * weight[at % weight.len()];
         }
     }
     Ok(())

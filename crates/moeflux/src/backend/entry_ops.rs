@@ -1,8 +1,6 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{
-    AttentionSpan, ChosenWindows, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle,
-};
+use moeflux_kernels::{AttentionSpan, Blocks, CompressSpan, Entries, IndexSpan, KvPage};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;
@@ -32,7 +30,10 @@ impl<K: KernelSet> HostBackend<K> {
             return Err(wrong_op(op));
         };
         let shape = form.shape;
-        let (values, gates) = (buffers.get(*values), buffers.get(*gates));
+        let values = buffers.get(*values);
+        // Positions that all weigh the same have gates of zero.
+        let alike = vec![0.0; if gates.is_none() { values.len() } else { 0 }];
+        let gates = gates.map_or(&alike[..], |gates| buffers.get(gates));
         let made = |span: &StepSpan<'_>| shape.completed(span.start, span.len) * shape.dim;
         let mut outs: Vec<Vec<f32>> = step.spans.iter().map(|s| vec![0.0; made(s)]).collect();
         let mut spans = Vec::with_capacity(step.spans.len());
@@ -49,7 +50,11 @@ impl<K: KernelSet> HostBackend<K> {
                 out,
             });
         }
-        let bias = weights.vector(form.bias)?;
+        let no_bias = vec![0.0; shape.rate * shape.width()];
+        let bias = match form.bias {
+            Some(bias) => weights.vector(bias)?,
+            None => &no_bias[..],
+        };
         self.kernels.compress(&mut spans, shape, bias)?;
         for (span, pooled) in step.spans.iter_mut().zip(&outs) {
             self.append_entries(span, *entries, form, (pooled, weights))?;
@@ -77,7 +82,6 @@ impl<K: KernelSet> HostBackend<K> {
         }
         if !form.inv_freq.is_empty() {
             let normed = keys.clone();
-            let style = RopeStyle::InterleavedTail;
             self.kernels.rope(
                 &normed,
                 &positions,
@@ -85,7 +89,7 @@ impl<K: KernelSet> HostBackend<K> {
                 dim,
                 &form.inv_freq,
                 form.attention_scale,
-                style,
+                form.style,
                 &mut keys,
             )?;
         }
@@ -112,7 +116,11 @@ impl<K: KernelSet> HostBackend<K> {
             return Err(wrong_op(op));
         };
         buffers.write(*out, |buffers, out| {
-            let (q, weights) = (buffers.get(*q), buffers.get(*weights));
+            let q = buffers.get(*q);
+            // Heads that all weigh the same have weights of one.
+            let rows = step.tokens.len() * shape.heads;
+            let alike = vec![1.0; if weights.is_none() { rows } else { 0 }];
+            let weights = weights.map_or(&alike[..], |weights| buffers.get(weights));
             let mut rest: &mut [u32] = bytemuck::cast_slice_mut(out);
             let mut spans = Vec::with_capacity(step.spans.len());
             for span in &step.spans {
@@ -189,14 +197,14 @@ impl<K: KernelSet> HostBackend<K> {
 }
 
 impl<K: KernelSet> HostBackend<K> {
-    /// Runs [`Op::ChosenAttention`].
-    pub(super) fn chosen_attention(
+    /// Runs [`Op::BlockAttention`].
+    pub(super) fn block_attention(
         &self,
         op: &Op,
         step: &Step<'_>,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::ChosenAttention {
+        let Op::BlockAttention {
             q,
             state,
             chosen,
@@ -210,10 +218,10 @@ impl<K: KernelSet> HostBackend<K> {
         let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
             let (q, ids) = (buffers.get(*q), buffers.get_u32(*chosen));
-            let top_k = ids.len() / step.tokens.len().max(1);
+            let top_k = buffers.width(*chosen);
             let mut rest = out;
             let mut spans = Vec::with_capacity(step.spans.len());
-            let mut windows = Vec::with_capacity(step.spans.len());
+            let mut all = Vec::with_capacity(step.spans.len());
             for span in &step.spans {
                 let (out, tail) = rest.split_at_mut(span.len * width);
                 rest = tail;
@@ -226,15 +234,13 @@ impl<K: KernelSet> HostBackend<K> {
                     pages: pages(span, *state)?,
                     out,
                 });
-                windows.push(ChosenWindows {
+                all.push(Blocks {
                     rate: *rate,
-                    ids: &ids[rows(top_k)],
+                    chosen: &ids[rows(top_k)],
                     top_k,
                 });
             }
-            Ok(self
-                .kernels
-                .chosen_attention(&mut spans, &windows, *shape)?)
+            Ok(self.kernels.block_attention(&mut spans, &all, *shape)?)
         })
     }
 }

@@ -8,6 +8,7 @@ use super::expert_compute::Extras;
 use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::lookahead::Guesser;
+use super::ngrams::ngram_rows;
 use super::{Backend, Step};
 use crate::graph::{BufferId, BufferPool, Op, WeightId};
 use crate::weights::Weights;
@@ -214,6 +215,15 @@ impl<K: KernelSet> HostBackend<K> {
                 Op::RmsNorm { x, weight, eps, .. } => {
                     k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
                 }
+                Op::RmsNormPieces {
+                    x,
+                    weight,
+                    len,
+                    eps,
+                    ..
+                } => {
+                    k.rms_norm_pieces(get(x), weights.vector(*weight)?, *len, *eps, out)?;
+                }
                 Op::RmsNormGated {
                     x,
                     gate,
@@ -252,6 +262,7 @@ impl<K: KernelSet> HostBackend<K> {
                 }
                 Op::Swiglu { gate, up, .. } => k.swiglu(get(gate), get(up), out)?,
                 Op::Glu { gate, up, rule, .. } => k.glu(get(gate), get(up), *rule, out)?,
+                Op::ScaledSilu { x, divisor, .. } => k.scaled_silu(get(x), *divisor, out)?,
                 Op::SigmoidMul { x, gate, .. } => k.sigmoid_mul(get(x), get(gate), out)?,
                 Op::ScaleBySigmoid { x, gate, .. } => k.scale_by_sigmoid(get(x), get(gate), out)?,
                 Op::Add { a, b, .. } => k.add(get(a), get(b), out)?,
@@ -274,44 +285,6 @@ impl<K: KernelSet> HostBackend<K> {
             }
             Ok(())
         })
-    }
-
-    /// Operations on the streams of a residual.
-    fn streams(
-        &self,
-        op: &Op,
-        weights: &Weights,
-        buffers: &BufferPool,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
-        let k = &self.kernels;
-        let get = |id: &BufferId| buffers.get(*id);
-        match op {
-            Op::StreamWeights {
-                projected,
-                scale_and_base: [scale, base],
-                rule,
-                ..
-            } => {
-                let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
-                k.stream_weights(get(projected), scale, base, *rule, out)?;
-            }
-            Op::CollapseStreams {
-                x, weights, rule, ..
-            } => k.collapse_streams(get(x), get(weights), *rule, out)?,
-            Op::MeanStreams {
-                x, streams, hidden, ..
-            } => k.mean_streams(get(x), *streams, *hidden, out)?,
-            Op::SpreadStreams {
-                x,
-                block,
-                weights,
-                rule,
-                ..
-            } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
-            other => return Err(wrong_op(other)),
-        }
-        Ok(())
     }
 }
 
@@ -362,7 +335,10 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Compress { .. } => self.compress(op, step, weights, buffers),
             Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
             Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
-            Op::ChosenAttention { .. } => self.chosen_attention(op, step, buffers),
+            Op::BlockAttention { .. } => self.block_attention(op, step, buffers),
+            Op::NgramRows { table, rule, out } => {
+                ngram_rows(step, weights.table(*table)?, rule, buffers, *out)
+            }
             Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. } => {
                 self.router(op, step.tokens, weights, buffers)
             }

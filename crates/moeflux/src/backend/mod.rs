@@ -8,8 +8,10 @@ mod experts;
 mod host;
 mod kernel_set;
 mod lookahead;
+mod ngrams;
 mod router;
 mod state_ops;
+mod stream_ops;
 mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use moeflux_kernels::{
-    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, IndexShape, Piece, RopeStyle,
-    StreamRule,
+    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, IndexShape, NgramRule, Piece,
+    RopeStyle, StreamRule,
 };
 
 use super::{BufferId, EntryForm, ExpertForm, StateId, WeightId};
@@ -17,6 +17,15 @@ pub enum Op {
     Embed {
         /// Matrix `[vocab, width]`.
         weight: WeightId,
+        /// `[width]`.
+        out: BufferId,
+    },
+    /// The rows of a table that hashes of a token and those before it name, one after another.
+    NgramRows {
+        /// Table `[rows, width / hashes]`.
+        table: WeightId,
+        /// How tokens become rows.
+        rule: NgramRule,
         /// `[width]`.
         out: BufferId,
     },
@@ -48,6 +57,19 @@ pub enum Op {
         x: BufferId,
         /// Weight and bias, `[len]` each.
         weight_and_bias: [WeightId; 2],
+        /// Added to the mean square.
+        eps: f32,
+        /// As `x`.
+        out: BufferId,
+    },
+    /// Root-mean-square norm over pieces that have weights of their own.
+    RmsNormPieces {
+        /// `[pieces * len]`.
+        x: BufferId,
+        /// `[pieces * len]`.
+        weight: WeightId,
+        /// Elements of a piece.
+        len: usize,
         /// Added to the mean square.
         eps: f32,
         /// As `x`.
@@ -151,8 +173,8 @@ pub enum Op {
     Compress {
         /// What entries are made of, `[width]`.
         values: BufferId,
-        /// What that is weighted by, `[width]`.
-        gates: BufferId,
+        /// What that is weighted by, `[width]`; `None`: all alike.
+        gates: Option<BufferId>,
         /// The windows under way.
         state: StateId,
         /// The cache of entries.
@@ -164,8 +186,8 @@ pub enum Op {
     ChooseEntries {
         /// `[heads, dim]`.
         q: BufferId,
-        /// Weights of the heads, `[heads]`.
-        weights: BufferId,
+        /// Weights of the heads, `[heads]`; `None`: one each.
+        weights: Option<BufferId>,
         /// The cache of the entries' keys.
         entries: StateId,
         /// How they are ranked.
@@ -192,16 +214,15 @@ pub enum Op {
         /// `[heads, head_dim]`.
         out: BufferId,
     },
-    /// Attention over the positions of windows that each token has chosen, and those behind the last
-    /// window that is complete; keys are the values too.
-    ChosenAttention {
+    /// Attention to chosen blocks of positions, and to those behind the last whole block.
+    BlockAttention {
         /// `[heads, head_dim]`.
         q: BufferId,
-        /// The cache, with this step's keys in it.
+        /// The cache, with this step's keys and values in it.
         state: StateId,
-        /// The windows, `[top_k]` of u32, as [`Op::ChooseEntries`] gives them.
+        /// The blocks that each token attends to, `[top_k]` of u32.
         chosen: BufferId,
-        /// Positions of a window.
+        /// Positions of a block.
         rate: usize,
         /// Heads and scale.
         shape: AttentionShape,
@@ -407,6 +428,52 @@ pub enum Op {
         weights: BufferId,
         /// By which rule.
         rule: StreamRule,
+        /// `[streams, hidden]`.
+        out: BufferId,
+    },
+    /// `silu(x / divisor)`.
+    ScaledSilu {
+        /// `[width]`.
+        x: BufferId,
+        /// What `x` is divided by.
+        divisor: f32,
+        /// `[width]`.
+        out: BufferId,
+    },
+    /// A block's input: the mean of gated streams.
+    MixStreams {
+        /// `[streams, hidden]`.
+        x: BufferId,
+        /// Gates before their sigmoid, `[streams, hidden]`.
+        gates: BufferId,
+        /// Number of streams.
+        streams: usize,
+        /// `[hidden]`.
+        out: BufferId,
+    },
+    /// The streams behind a block: its result is added to each by a weight.
+    InjectStreams {
+        /// `[streams, hidden]`.
+        x: BufferId,
+        /// The block's result, `[hidden]`.
+        block: BufferId,
+        /// Weights before their sigmoid, `[streams]`.
+        weights: BufferId,
+        /// Number of streams.
+        streams: usize,
+        /// `[streams, hidden]`.
+        out: BufferId,
+    },
+    /// One value for all streams, gated by how each stream's query meets its key.
+    GateStreams {
+        /// `[streams, hidden]`.
+        keys: BufferId,
+        /// `[streams, hidden]`.
+        queries: BufferId,
+        /// `[hidden]`.
+        values: BufferId,
+        /// Number of streams.
+        streams: usize,
         /// `[streams, hidden]`.
         out: BufferId,
     },

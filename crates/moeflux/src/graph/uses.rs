@@ -9,9 +9,11 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Embed { .. } => "embed",
+            Op::NgramRows { .. } => "ngram_rows",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormalize { .. } => "rms_normalize",
             Op::LayerNorm { .. } => "layer_norm",
+            Op::RmsNormPieces { .. } => "rms_norm_pieces",
             Op::RmsNormGated { .. } => "rms_norm_gated",
             Op::Matmul { .. } => "matmul",
             Op::SplitPairs { .. } => "split_pairs",
@@ -29,7 +31,7 @@ impl Op {
             Op::Compress { .. } => "compress",
             Op::ChooseEntries { .. } => "choose_entries",
             Op::SparseAttention { .. } => "sparse_attention",
-            Op::ChosenAttention { .. } => "chosen_attention",
+            Op::BlockAttention { .. } => "block_attention",
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { shape, .. } => match shape.decay {
                 Decay::Head => "gated_delta",
@@ -56,6 +58,10 @@ impl Op {
             Op::CollapseStreams { .. } => "collapse_streams",
             Op::MeanStreams { .. } => "mean_streams",
             Op::SpreadStreams { .. } => "spread_streams",
+            Op::ScaledSilu { .. } => "scaled_silu",
+            Op::MixStreams { .. } => "mix_streams",
+            Op::InjectStreams { .. } => "inject_streams",
+            Op::GateStreams { .. } => "gate_streams",
             Op::AddBias { .. } => "add_bias",
             Op::Add { .. } => "add",
             Op::SelectOutputs { .. } => "select_outputs",
@@ -67,15 +73,17 @@ impl Op {
         match self {
             Op::Embed { weight, .. }
             | Op::RmsNorm { weight, .. }
+            | Op::RmsNormPieces { weight, .. }
             | Op::RmsNormGated { weight, .. }
             | Op::HeadMatmul { weight, .. }
             | Op::Conv1dSilu { weight, .. } => vec![*weight],
+            Op::NgramRows { table, .. } => vec![*table],
             Op::AddBias { bias, .. } => vec![*bias],
             Op::Experts { form, .. } => form.biases.iter().flatten().copied().collect(),
             Op::Attention { sinks, .. } | Op::SparseAttention { sinks, .. } => {
                 sinks.iter().copied().collect()
             }
-            Op::Compress { form, .. } => std::iter::once(form.bias).chain(form.norm).collect(),
+            Op::Compress { form, .. } => form.bias.into_iter().chain(form.norm).collect(),
             Op::LayerNorm {
                 weight_and_bias, ..
             } => weight_and_bias.to_vec(),
@@ -90,11 +98,15 @@ impl Op {
             | Op::Rope { .. }
             | Op::KvAppend { .. }
             | Op::ChooseEntries { .. }
-            | Op::ChosenAttention { .. }
+            | Op::BlockAttention { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }
             | Op::Swiglu { .. }
+            | Op::ScaledSilu { .. }
+            | Op::MixStreams { .. }
+            | Op::InjectStreams { .. }
+            | Op::GateStreams { .. }
             | Op::Glu { .. }
             | Op::CollapseStreams { .. }
             | Op::MeanStreams { .. }
@@ -109,11 +121,13 @@ impl Op {
     /// The buffers it reads.
     pub fn reads(&self) -> Vec<BufferId> {
         match self {
-            Op::Embed { .. } => vec![],
+            Op::Embed { .. } | Op::NgramRows { .. } => vec![],
             Op::RmsNorm { x, .. }
             | Op::RmsNormalize { x, .. }
             | Op::LayerNorm { x, .. }
             | Op::MeanStreams { x, .. }
+            | Op::RmsNormPieces { x, .. }
+            | Op::ScaledSilu { x, .. }
             | Op::Matmul { x, .. }
             | Op::SplitPairs { x, .. }
             | Op::HeadMatmul { x, .. }
@@ -128,13 +142,23 @@ impl Op {
             Op::Rearrange { inputs, .. } => inputs.clone(),
             Op::KvAppend { k, v, .. } => vec![*k, *v],
             Op::Attention { q, .. } => vec![*q],
-            Op::Compress { values, gates, .. } => vec![*values, *gates],
-            Op::ChooseEntries { q, weights, .. } => vec![*q, *weights],
+            Op::Compress { values, gates, .. } => std::iter::once(*values).chain(*gates).collect(),
+            Op::ChooseEntries { q, weights, .. } => std::iter::once(*q).chain(*weights).collect(),
+            Op::BlockAttention { q, chosen, .. } => vec![*q, *chosen],
+            Op::MixStreams { x, gates, .. } => vec![*x, *gates],
+            Op::GateStreams {
+                keys,
+                queries,
+                values,
+                ..
+            } => vec![*keys, *queries, *values],
             Op::SparseAttention { q, chosen, .. } => std::iter::once(*q).chain(*chosen).collect(),
-            Op::ChosenAttention { q, chosen, .. } => vec![*q, *chosen],
             Op::StreamWeights { projected, .. } => vec![*projected],
             Op::CollapseStreams { x, weights, .. } => vec![*x, *weights],
             Op::SpreadStreams {
+                x, block, weights, ..
+            }
+            | Op::InjectStreams {
                 x, block, weights, ..
             } => vec![*x, *block, *weights],
             Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
@@ -163,7 +187,9 @@ impl Op {
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. } => vec![],
             Op::Embed { out, .. }
+            | Op::NgramRows { out, .. }
             | Op::RmsNorm { out, .. }
+            | Op::RmsNormPieces { out, .. }
             | Op::RmsNormalize { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::RmsNormGated { out, .. }
@@ -174,7 +200,7 @@ impl Op {
             | Op::Attention { out, .. }
             | Op::ChooseEntries { out, .. }
             | Op::SparseAttention { out, .. }
-            | Op::ChosenAttention { out, .. }
+            | Op::BlockAttention { out, .. }
             | Op::Conv1dSilu { out, .. }
             | Op::GatedDelta { out, .. }
             | Op::Experts { out, .. }
@@ -184,6 +210,10 @@ impl Op {
             | Op::CollapseStreams { out, .. }
             | Op::MeanStreams { out, .. }
             | Op::SpreadStreams { out, .. }
+            | Op::ScaledSilu { out, .. }
+            | Op::MixStreams { out, .. }
+            | Op::InjectStreams { out, .. }
+            | Op::GateStreams { out, .. }
             | Op::SigmoidMul { out, .. }
             | Op::ScaleBySigmoid { out, .. }
             | Op::Add { out, .. }

@@ -175,7 +175,7 @@ impl CompressedAttention {
         let bias = [shape.rate, width];
         let form = EntryForm {
             shape,
-            bias: b.vector(format!("{name}.ape"), &bias, VectorFold::None),
+            bias: Some(b.vector(format!("{name}.ape"), &bias, VectorFold::None)),
             norm: Some(b.vector(
                 format!("{name}.norm.weight"),
                 &[shape.dim],
@@ -183,11 +183,12 @@ impl CompressedAttention {
             )),
             eps: b.eps,
             inv_freq: Arc::clone(&self.compressed.inv_freq),
+            style: RopeStyle::InterleavedTail,
             attention_scale: self.compressed.attention_scale,
         };
         b.graph.push(Op::Compress {
             values,
-            gates,
+            gates: Some(gates),
             state,
             entries,
             form,
@@ -213,7 +214,7 @@ impl CompressedAttention {
         let out = b.graph.buffer("entries chosen", self.index_top_k);
         b.graph.push(Op::ChooseEntries {
             q,
-            weights,
+            weights: Some(weights),
             entries,
             shape: IndexShape {
                 heads: self.index_heads,

@@ -1,5 +1,5 @@
 //! GLM-5.3-Flash (`glm5_next`): a residual of several streams, layers of delta attention whose decay
-//! is bounded, and of latent attention to windows of positions that an index chooses, which layers
+//! is bounded, and of latent attention to blocks of positions that an index chooses, which layers
 //! may share; a plain MLP in the first layers, then experts routed by corrected sigmoid scores
 //! beside shared ones. Text part of both published forms: its fields alone, and in a `text_config`
 //! beside the vision tower, which is skipped.
@@ -12,7 +12,7 @@ use moeflux_kernels::{Decay, Glu, Scores};
 use super::blueprint::{Blueprint, BlueprintBuilder, VectorFold};
 use super::decoder::Decoder;
 use super::fields::{MOST_HEADS, check_top_k, expert_count, groups, layer_types};
-use super::indexed::WindowIndex;
+use super::indexed_latent::BlockIndex;
 use super::kda::DeltaAttention;
 use super::latent::LatentAttention;
 use super::routing::{Groups, RoutedShape};
@@ -74,7 +74,7 @@ enum Mixer {
     Delta,
     /// Latent attention with an index of its own.
     Indexed,
-    /// Latent attention to the windows that the last index before it has chosen.
+    /// Latent attention to the blocks that the last index before it has chosen.
     Shared,
 }
 
@@ -83,7 +83,7 @@ struct Mixers {
     kinds: Vec<Mixer>,
     delta: DeltaAttention,
     latent: LatentAttention,
-    index: WindowIndex,
+    index: BlockIndex,
 }
 
 impl Mixers {
@@ -98,7 +98,7 @@ impl Mixers {
             kinds: kinds(c, decoder.layers)?,
             delta: delta(c)?,
             latent,
-            index: WindowIndex::read(c)?,
+            index: BlockIndex::read(c)?,
         })
     }
 
@@ -116,15 +116,15 @@ impl Mixers {
             return self.delta.emit(b, x, name);
         }
         self.latent.emit_with(b, x, name, |b, latents, shape| {
-            let windows = match (kind, *chosen) {
-                (Mixer::Shared, Some(windows)) => windows,
+            let blocks = match (kind, *chosen) {
+                (Mixer::Shared, Some(blocks)) => blocks,
                 _ => {
                     let of = (x, latents.query_latent);
                     self.index.chosen(b, of, &format!("{name}.indexer"))
                 }
             };
-            *chosen = Some(windows);
-            self.index.attend(b, latents, shape, windows)
+            *chosen = Some(blocks);
+            self.index.attend(b, latents, shape, blocks)
         })
     }
 }

@@ -1,167 +1,148 @@
-//! Attention to windows of positions that an index ranks best, beside the window that is not
-//! complete yet: the index keeps one pooled key for each window.
+//! Gated attention to the blocks of positions that an index ranks best, and to the positions behind
+//! the last whole block.
 //!
-//! Reference: `transformers/models/glm5_next/modeling_glm5_next.py`.
+//! The index has one key for each block: the mean of its positions' keys, normed and rotated by
+//! the block's first position. Reference: `transformers/models/qwen4_exp/modeling_qwen4_exp.py`.
 
 use std::sync::Arc;
 
-use moeflux_kernels::{AttentionShape, CompressShape, IndexShape};
+use moeflux_kernels::{AttentionShape, CompressShape, IndexShape, Piece, RopeStyle};
 
-use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
-use super::fields::MOST_HEADS;
-use super::latent::Latents;
+use super::blueprint::{BlueprintBuilder, MatrixClass};
+use super::hybrid::{Hybrid, gated_attention_by};
 use crate::Error;
 use crate::config::Config;
 use crate::graph::{BufferId, EntryForm, Op, StateDecl};
 
-/// Of the norm of keys, whatever that of the other norms is.
-const KEY_EPS: f32 = 1e-6;
-
-/// An index of windows.
-pub(super) struct WindowIndex {
-    /// Heads of its queries, and elements of one.
+/// An index of blocks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Index {
     heads: usize,
     dim: usize,
-    /// Positions of a window.
+    /// Positions of a block.
     rate: usize,
-    /// Windows that a token sees.
+    /// Blocks that a token attends to.
     top_k: usize,
 }
 
-impl WindowIndex {
-    /// `index_n_heads`, `index_head_dim`, `index_topk` and `index_kpool`.
-    pub(super) fn read(c: &Config) -> Result<WindowIndex, Error> {
-        const TAIL: &str = "index_kpool_always_select_tail";
-        if !c.bool_or(TAIL, true)? {
-            return Err(c.error(TAIL, "is false, which is not supported"));
+impl Index {
+    /// The fields that begin with `indexer_`; `rotated` elements of a head rotate.
+    pub(super) fn read(c: &Config, rotated: usize) -> Result<Index, Error> {
+        let (budget, rate) = (c.size("indexer_budget")?, c.size("indexer_compress_ratio")?);
+        if !budget.is_multiple_of(rate) {
+            let problem = format!("is {budget}, not a multiple of indexer_compress_ratio, {rate}");
+            return Err(c.error("indexer_budget", problem));
         }
-        let (positions, rate) = (c.size("index_topk")?, c.size_or("index_kpool", 16)?);
-        if !positions.is_multiple_of(rate) {
-            let problem = format!("is {positions}, not a multiple of index_kpool, {rate}");
-            return Err(c.error("index_topk", problem));
+        if c.size("indexer_kv_heads")? != 1 {
+            let problem = "is not 1; only one head of keys is supported";
+            return Err(c.error("indexer_kv_heads", problem));
         }
-        Ok(WindowIndex {
-            heads: c.size_up_to("index_n_heads", MOST_HEADS)?,
-            dim: c.size("index_head_dim")?,
+        let dim = c.size("indexer_head_dim")?;
+        if rotated > dim {
+            let problem = format!("is {dim}, fewer than the {rotated} elements that rotate");
+            return Err(c.error("indexer_head_dim", problem));
+        }
+        Ok(Index {
+            heads: c.size("indexer_n_heads")?,
+            dim,
             rate,
-            top_k: positions / rate,
+            top_k: budget / rate,
         })
     }
 
-    /// Emits the index of a layer whose input is `x`, its weights' names beginning with `name`;
-    /// queries are made of `latent`. Gives the windows that each token attends to.
-    ///
-    /// The published scores have positive factors, which change no order and are left out.
-    pub(super) fn chosen(
+    /// Emits an attention layer; its weights' names begin with `name`.
+    pub(super) fn emit(
         &self,
         b: &mut BlueprintBuilder,
-        (x, latent): (BufferId, BufferId),
+        m: &Hybrid,
+        x: BufferId,
         name: &str,
     ) -> BufferId {
+        let chosen = self.chosen(b, (x, &m.inv_freq), &format!("{name}.indexer"));
+        gated_attention_by(b, m, (x, name), |b, (q, k, v)| {
+            let state = b.state(StateDecl::key_value(m.kv_heads, m.head_dim));
+            b.graph.push(Op::KvAppend { k, v, state });
+            let out = b.graph.buffer("attended", m.heads * m.head_dim);
+            b.graph.push(Op::BlockAttention {
+                q,
+                state,
+                chosen,
+                rate: self.rate,
+                shape: AttentionShape {
+                    heads: m.heads,
+                    kv_heads: m.kv_heads,
+                    head_dim: m.head_dim,
+                    scale: (1.0 / (m.head_dim as f64).sqrt()) as f32,
+                    window: None,
+                },
+                out,
+            });
+            out
+        })
+    }
+
+    /// The blocks that each token attends to.
+    fn chosen(
+        &self,
+        b: &mut BlueprintBuilder,
+        (x, inv_freq): (BufferId, &Arc<[f32]>),
+        name: &str,
+    ) -> BufferId {
+        let (dim, q_len) = (self.dim, self.heads * self.dim);
+        let qk = (
+            format!("{name}.index_qk_proj"),
+            q_len + dim,
+            "index q and k",
+        );
+        let [qk] = b.project(x, MatrixClass::Dense, [qk]);
+        let part = |start, len| {
+            std::iter::once(Piece {
+                input: 0,
+                start,
+                len,
+            })
+        };
+        let q = b.rearrange(&[qk], part(0, q_len), "index q");
+        let values = b.rearrange(&[qk], part(q_len, dim), "index k");
+        let norm = format!("{name}.q_layernorm.weight");
+        let q = b.rms_norm(q, norm, dim, "index q normed");
+        let q = b.rope(q, dim, inv_freq);
         let shape = CompressShape {
             rate: self.rate,
-            dim: self.dim,
+            dim,
             overlaps: false,
         };
-        let keys = self.keys(b, x, name);
-        let weights = format!("{name}.weights_proj");
-        let gates = format!("{name}.index_kpool_compress_gate");
-        let [weights, gates] = b.project(
-            x,
-            MatrixClass::Sensitive,
-            [
-                (weights, self.heads, "index weights"),
-                (gates, self.dim, "entry gates"),
-            ],
-        );
         let state = b.state(StateDecl::Recurrent {
             len: shape.state_len(),
         });
-        let entries = b.state(StateDecl::entries(self.dim, self.rate));
-        let bias = format!("{name}.index_kpool_compress_ape");
+        let entries = b.state(StateDecl::entries(dim, self.rate));
         let form = EntryForm {
             shape,
-            bias: b.vector(bias, &[self.rate, self.dim], VectorFold::None),
-            norm: None,
+            bias: None,
+            norm: Some(b.vector(format!("{name}.k_layernorm.weight"), &[dim], b.norm_fold)),
             eps: b.eps,
-            inv_freq: Arc::new([0.0; 0]),
+            inv_freq: Arc::clone(inv_freq),
+            style: RopeStyle::HalfSplit,
             attention_scale: 1.0,
         };
         b.graph.push(Op::Compress {
-            values: keys,
-            gates,
+            values,
+            gates: None,
             state,
             entries,
             form,
         });
-        let q = (
-            format!("{name}.wq_b"),
-            self.heads * self.dim,
-            "index queries",
-        );
-        let [q] = b.project(latent, MatrixClass::Dense, [q]);
-        let out = b.graph.buffer("windows chosen", self.top_k);
+        let out = b.graph.buffer("blocks chosen", self.top_k);
         b.graph.push(Op::ChooseEntries {
             q,
-            weights,
+            weights: None,
             entries,
             shape: IndexShape {
                 heads: self.heads,
-                dim: self.dim,
+                dim,
                 rate: self.rate,
                 top_k: self.top_k,
             },
-            out,
-        });
-        out
-    }
-
-    /// Keys of positions, normed.
-    fn keys(&self, b: &mut BlueprintBuilder, x: BufferId, name: &str) -> BufferId {
-        let keys = (format!("{name}.wk"), self.dim, "index keys");
-        let [keys] = b.project(x, MatrixClass::Dense, [keys]);
-        let part = |b: &mut BlueprintBuilder, part: &str| {
-            let name = format!("{name}.k_norm.{part}");
-            b.vector(name, &[self.dim], VectorFold::None)
-        };
-        let weight_and_bias = [part(b, "weight"), part(b, "bias")];
-        let out = b.graph.buffer("index keys normed", self.dim);
-        b.graph.push(Op::LayerNorm {
-            x: keys,
-            weight_and_bias,
-            eps: KEY_EPS,
-            out,
-        });
-        out
-    }
-
-    /// Keeps keys and attends to the `chosen` windows.
-    pub(super) fn attend(
-        &self,
-        b: &mut BlueprintBuilder,
-        latents: Latents,
-        shape: AttentionShape,
-        chosen: BufferId,
-    ) -> BufferId {
-        let state = b.state(StateDecl::KeyValue {
-            kv_heads: shape.kv_heads,
-            head_dim: shape.head_dim,
-            window: None,
-            is_joint: true,
-            stride: 1,
-        });
-        b.graph.push(Op::KvAppend {
-            k: latents.key,
-            v: latents.key,
-            state,
-        });
-        let out = b.graph.buffer("attended", shape.heads * shape.head_dim);
-        b.graph.push(Op::ChosenAttention {
-            q: latents.query,
-            state,
-            chosen,
-            rate: self.rate,
-            shape,
             out,
         });
         out

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use moeflux::graph::{BufferId, EntryForm, GraphBuilder, Op, StateDecl, StateId, WeightId};
-use moeflux::kernels::{AttentionShape, CompressShape, IndexShape};
+use moeflux::kernels::{AttentionShape, CompressShape, IndexShape, RopeStyle};
 use moeflux::weights::WeightPart;
 
 use super::{graph_of, inputs};
@@ -49,15 +49,16 @@ fn entries_of(random: &mut Random, shape: CompressShape, pairs: Option<usize>) -
     let weights = [rate * width, dim].map(|len| WeightPart::Vector(random.floats(len, 1.5)));
     graph.push(Op::Compress {
         values,
-        gates,
+        gates: Some(gates),
         state: pools,
         entries: state,
         form: EntryForm {
             shape,
-            bias: WeightId::new(0),
+            bias: Some(WeightId::new(0)),
             norm: pairs.map(|_| WeightId::new(1)),
             eps: 1e-6,
             inv_freq,
+            style: RopeStyle::InterleavedTail,
             attention_scale: 1.25,
         },
     });
@@ -109,7 +110,7 @@ pub(super) fn choose_entries(random: &mut Random) -> Case {
     data.extend([(q, heads * dim, 1.0), (weights, heads, 1.0)]);
     let op = Op::ChooseEntries {
         q,
-        weights,
+        weights: Some(weights),
         entries: state,
         shape: IndexShape {
             heads,
@@ -139,7 +140,7 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
         let out = g.buffer("chosen", top_k);
         g.push(Op::ChooseEntries {
             q,
-            weights,
+            weights: Some(weights),
             entries: made.state,
             shape: IndexShape {
                 heads,
@@ -190,8 +191,92 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
     with_steps(random, case, &made.data)
 }
 
-/// Attention to the windows of positions that an index has chosen, and to those behind them.
-pub(super) fn chosen_attention(random: &mut Random) -> Case {
+/// Attention to the blocks that an index has chosen, whose keys are plain means.
+pub(super) fn block_attention(random: &mut Random) -> Case {
+    let (rate, top_k) = (random.within(1, 9), random.within(1, 12));
+    let (index_heads, dim) = (random.within(8, 12), random.within(2, 60));
+    let (kv_heads, head_dim) = (random.within(1, 3), 8 * random.within(1, 6));
+    let heads = kv_heads * random.within(1, 4);
+    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+    let mut g = GraphBuilder::default();
+    let (values, index_q) = (
+        g.buffer("values", dim),
+        g.buffer("index q", index_heads * dim),
+    );
+    let (q, k, v) = (
+        g.buffer("q", width),
+        g.buffer("k", kv_width),
+        g.buffer("v", kv_width),
+    );
+    let shape = CompressShape {
+        rate,
+        dim,
+        overlaps: false,
+    };
+    let len = shape.state_len();
+    let pools = g.state(StateDecl::Recurrent { len });
+    let entries = g.state(StateDecl::entries(dim, rate));
+    let pairs = random.within(0, dim / 2);
+    let frequency = |i: usize| 0.3_f64.powf(i as f64) as f32;
+    g.push(Op::Compress {
+        values,
+        gates: None,
+        state: pools,
+        entries,
+        form: EntryForm {
+            shape,
+            bias: None,
+            norm: Some(WeightId::new(0)),
+            eps: 1e-6,
+            inv_freq: (0..pairs).map(frequency).collect(),
+            style: RopeStyle::HalfSplit,
+            attention_scale: 1.0,
+        },
+    });
+    let chosen = g.buffer("chosen", top_k);
+    g.push(Op::ChooseEntries {
+        q: index_q,
+        weights: None,
+        entries,
+        shape: IndexShape {
+            heads: index_heads,
+            dim,
+            rate,
+            top_k,
+        },
+        out: chosen,
+    });
+    let state = g.state(StateDecl::key_value(kv_heads, head_dim));
+    g.push(Op::KvAppend { k, v, state });
+    let out = g.buffer("out", width);
+    let op = Op::BlockAttention {
+        q,
+        state,
+        chosen,
+        rate,
+        shape: AttentionShape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: None,
+        },
+        out,
+    };
+    let mut case = Case::new("attention to chosen blocks", graph_of(g, op, out));
+    case.weights = vec![WeightPart::Vector(random.floats(dim, 1.5))];
+    let data = [
+        (values, dim, 1.0),
+        (index_q, index_heads * dim, 1.0),
+        (q, width, 1.0),
+        (k, kv_width, 2.0),
+        (v, kv_width, 2.0),
+    ];
+    with_steps(random, case, &data)
+}
+
+/// The same where keys are the values too, and the index has its keys as they are pooled.
+pub(super) fn latent_block_attention(random: &mut Random) -> Case {
     let (rate, dim) = (random.within(1, 9), random.within(1, 60));
     let overlaps = false;
     let windows = CompressShape {
@@ -209,7 +294,7 @@ pub(super) fn chosen_attention(random: &mut Random) -> Case {
     let chosen = g.buffer("chosen", top_k);
     g.push(Op::ChooseEntries {
         q: index_q,
-        weights,
+        weights: Some(weights),
         entries: made.state,
         shape: IndexShape {
             heads: index_heads,
@@ -227,7 +312,7 @@ pub(super) fn chosen_attention(random: &mut Random) -> Case {
         state,
     });
     let out = g.buffer("out", width);
-    let op = Op::ChosenAttention {
+    let op = Op::BlockAttention {
         q,
         state,
         chosen,
@@ -247,7 +332,10 @@ pub(super) fn chosen_attention(random: &mut Random) -> Case {
         (q, width, 1.0),
         (kv, head_dim, 2.0),
     ]);
-    let mut case = Case::new("chosen_attention", graph_of(made.graph, op, out));
+    let mut case = Case::new(
+        "attention to chosen blocks of latents",
+        graph_of(made.graph, op, out),
+    );
     case.weights = made.weights;
     with_steps(random, case, &made.data)
 }

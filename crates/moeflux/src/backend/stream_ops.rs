@@ -1,0 +1,70 @@
+//! The operations on a residual of several streams, on the host.
+
+use super::host::{HostBackend, wrong_op};
+use super::kernel_set::KernelSet;
+use crate::Error;
+use crate::graph::{BufferId, BufferPool, Op};
+use crate::weights::Weights;
+
+impl<K: KernelSet> HostBackend<K> {
+    /// Operations on the streams of a residual.
+    pub(super) fn streams(
+        &self,
+        op: &Op,
+        weights: &Weights,
+        buffers: &BufferPool,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let k = &self.kernels;
+        let get = |id: &BufferId| buffers.get(*id);
+        match op {
+            Op::StreamWeights {
+                projected,
+                scale_and_base: [scale, base],
+                rule,
+                ..
+            } => {
+                let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
+                k.stream_weights(get(projected), scale, base, *rule, out)?;
+            }
+            Op::CollapseStreams {
+                x, weights, rule, ..
+            } => k.collapse_streams(get(x), get(weights), *rule, out)?,
+            Op::MeanStreams {
+                x, streams, hidden, ..
+            } => k.mean_streams(get(x), *streams, *hidden, out)?,
+            Op::SpreadStreams {
+                x,
+                block,
+                weights,
+                rule,
+                ..
+            } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
+            Op::MixStreams {
+                x, gates, streams, ..
+            } => {
+                let sizes = (*streams, buffers.width(*x) / (*streams).max(1));
+                k.mix_streams(get(x), get(gates), sizes, out)?;
+            }
+            Op::InjectStreams {
+                x,
+                block,
+                weights,
+                streams,
+                ..
+            } => k.inject_streams(get(x), get(block), get(weights), *streams, out)?,
+            Op::GateStreams {
+                keys,
+                queries,
+                values,
+                streams,
+                ..
+            } => {
+                let sizes = (*streams, buffers.width(*values));
+                k.gate_streams(get(keys), get(queries), get(values), sizes, out)?;
+            }
+            other => return Err(wrong_op(other)),
+        }
+        Ok(())
+    }
+}
