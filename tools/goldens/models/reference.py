@@ -66,7 +66,7 @@ def compute(model, tokens):
     hooks_of_indexes = [
         watch_index(module, indexes)
         for module in model.modules()
-        if type(module).__name__.endswith("Indexer") and hasattr(module, "scorer")
+        if any(hasattr(module, field) for field in ("scorer", "index_kpool"))
     ]
     hooks_of_indexes += [
         module.register_forward_hook(
