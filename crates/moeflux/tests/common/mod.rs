@@ -7,7 +7,7 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 23] = [
+pub const FIXTURES: [&str; 25] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
@@ -31,6 +31,8 @@ pub const FIXTURES: [&str; 23] = [
     "qwen3_moe",
     "qwen3_moe_new_style",
     "qwen3_next",
+    "qwen4_exp",
+    "qwen4_exp_text",
 ];
 
 pub fn repository() -> PathBuf {
