@@ -13,7 +13,7 @@ use moeflux::{
 };
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 16] = [
+const MODELS: [(&str, u32); 17] = [
     ("deepseek_v3", 4),
     ("deepseek_v4", 4),
     ("glm4_moe_air", 4),
@@ -30,6 +30,7 @@ const MODELS: [(&str, u32); 16] = [
     ("qwen3_moe_new_style", 5),
     ("qwen2_moe", 8),
     ("qwen3_next", 4),
+    ("qwen4_exp_text", 4),
 ];
 
 #[test]

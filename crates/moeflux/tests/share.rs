@@ -23,6 +23,7 @@ fn a_session_goes_on_from_parts_with_the_same_bits() {
         ("deepseek_v4", 4),
         ("glm5_next", 4),
         ("gpt_oss", 4),
+        ("qwen4_exp_text", 4),
     ] {
         let model = packed(name, pack_bits);
         let engine = open(&model.path(), &options());
@@ -72,6 +73,7 @@ fn parts_survive_as_bytes() {
         "deepseek_v4",
         "glm5_next",
         "gpt_oss",
+        "qwen4_exp_text",
     ] {
         let model = packed(name, 4);
         let engine = open(&model.path(), &options());

@@ -157,25 +157,6 @@ def specs(Spec):
             ),
         ),
         Spec(
-            name="glm5_next",
-            about="as GLM-5.3-Flash is published, in bf16: residual streams, delta attention with "
-            "a bounded decay, latent attention to the 8 windows of 4 positions that an index ranks "
-            "best, which two layers share; nested text_config, vision tensors to skip",
-            config=streams.GLM5_NEXT,
-            prompt_tokens=170,
-            model_class="Glm5NextForConditionalGeneration",
-            moe_names="glm5_next",
-            f32_suffixes=(
-                "_hc.base",
-                "_hc.scale",
-                "conv1d.weight",
-                "A_log",
-                "dt_bias",
-                "e_score_correction_bias",
-            ),
-            reserved_tokens=frozenset({248, 249, 250, 251, 252, 253, 254}),
-        ),
-        Spec(
             name="qwen4_exp_text",
             about="text form of Qwen4-Exp, in bf16: gated streams, an index of blocks of 4 positions "
             "(the best 8), n-grams in two layers by tables of several tensors, sigmoid gates",
@@ -195,5 +176,24 @@ def specs(Spec):
             f32_suffixes=("linear_attn.A_log", "linear_attn.norm.weight"),
             mtp=True,
             reserved_tokens=frozenset({250, 251, 252, 253}),
+        ),
+        Spec(
+            name="glm5_next",
+            about="as GLM-5.3-Flash is published, in bf16: residual streams, delta attention with "
+            "a bounded decay, latent attention to the 8 windows of 4 positions that an index ranks "
+            "best, which two layers share; nested text_config, vision tensors to skip",
+            config=streams.GLM5_NEXT,
+            prompt_tokens=170,
+            model_class="Glm5NextForConditionalGeneration",
+            moe_names="glm5_next",
+            f32_suffixes=(
+                "_hc.base",
+                "_hc.scale",
+                "conv1d.weight",
+                "A_log",
+                "dt_bias",
+                "e_score_correction_bias",
+            ),
+            reserved_tokens=frozenset({248, 249, 250, 251, 252, 253, 254}),
         ),
     ]

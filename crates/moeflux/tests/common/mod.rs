@@ -7,7 +7,7 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 24] = [
+pub const FIXTURES: [&str; 26] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
@@ -32,6 +32,8 @@ pub const FIXTURES: [&str; 24] = [
     "qwen3_moe",
     "qwen3_moe_new_style",
     "qwen3_next",
+    "qwen4_exp",
+    "qwen4_exp_text",
 ];
 
 pub fn repository() -> PathBuf {

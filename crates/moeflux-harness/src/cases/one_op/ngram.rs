@@ -12,7 +12,7 @@ use crate::{Case, Random};
 pub(super) fn ngram_rows(random: &mut Random) -> Case {
     let (longest, each) = (random.within(2, 5), random.within(1, 4));
     let (vocab, cols) = (random.within(2, 12), random.within(1, 40));
-    let factors = (0..longest).map(|_| random.next_u64() >> 8 | 1).collect();
+    let factors = (0..longest).map(|_| (random.next_u64() >> 8) | 1).collect();
     let mut rows = 0;
     let mut part = |_| {
         let own = (rows as u64, random.within(1, 60) as u64);
