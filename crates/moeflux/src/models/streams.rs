@@ -13,6 +13,8 @@ use crate::graph::{BufferId, Op};
 
 /// More streams are a mistake in the file.
 const MOST_STREAMS: usize = 64;
+/// More rounds are, too: mixing weights are as good as they get before.
+const MOST_ROUNDS: usize = 1000;
 
 /// A residual of streams.
 pub(super) struct Streams {
@@ -29,7 +31,10 @@ impl Streams {
         Ok(Streams {
             rule: StreamRule {
                 streams,
-                iterations: c.size_or("hc_sinkhorn_iters", 20)?,
+                iterations: match c.has("hc_sinkhorn_iters") {
+                    true => c.size_up_to("hc_sinkhorn_iters", MOST_ROUNDS)?,
+                    false => 20,
+                },
                 eps: c.positive_or("hc_eps", 1e-6)? as f32,
             },
         })
