@@ -53,7 +53,11 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("qwen4_exp_text", "attention_bias", json!(true)),
         ("qwen4_exp_text", "output_gate_type", json!("tanh")),
         ("qwen4_exp_text", "layer_types", json!(["linear_attention"])),
-        ("qwen4_exp_text", "layer_types", json!(vec!["sliding_attention"; 5])),
+        (
+            "qwen4_exp_text",
+            "layer_types",
+            json!(vec!["sliding_attention"; 5]),
+        ),
         ("qwen4_exp_text", "hc_count", json!(1)),
         ("qwen4_exp_text", "hc_count", json!(65)),
         ("qwen4_exp_text", "hc_lowrank", json!(0)),
