@@ -83,7 +83,8 @@ impl GatedStreams {
     /// One of the streams at the positions whose logits are wanted.
     pub(super) fn last(&self, b: &mut BlueprintBuilder, x: BufferId, name: &str) -> BufferId {
         let new = |b: &mut BlueprintBuilder, label, width| b.graph.output_buffer(label, width);
-        let last = new(b, "last streams", self.streams * b.hidden);
+        let width = self.streams * b.hidden;
+        let last = new(b, "last streams", width);
         b.graph.push(Op::SelectOutputs { x, out: last });
         self.mixed(b, last, name, &new).1
     }

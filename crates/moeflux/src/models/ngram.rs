@@ -215,7 +215,7 @@ impl Tables {
         let mut prime = self.least_rows - 1;
         let table = |layer: usize| {
             let mut parts = Vec::with_capacity(self.hashes);
-            let mut rows = 0;
+            let mut rows: u64 = 0;
             for _ in 0..self.hashes {
                 prime = next_prime(prime);
                 parts.push((rows, prime));

@@ -119,7 +119,8 @@ impl RowTable {
         let element = found
             .first()
             .map_or(Element::F32, |(_, info)| Element::of(info.dtype));
-        let (mut paths, mut parts, mut rows) = (Vec::new(), Vec::new(), 0);
+        let mut paths: Vec<PathBuf> = Vec::new();
+        let (mut parts, mut rows) = (Vec::new(), 0);
         for (tensor, info) in found {
             let path = &files.files()[info.file];
             if Element::of(info.dtype) != element {
