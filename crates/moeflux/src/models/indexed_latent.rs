@@ -84,7 +84,7 @@ impl BlockIndex {
             bias: Some(b.vector(bias, &[self.rate, self.dim], VectorFold::None)),
             norm: None,
             eps: b.eps,
-            inv_freq: Arc::new([0.0; 0]),
+            inv_freq: Arc::new([0.0_f32; 0]),
             style: RopeStyle::HalfSplit,
             attention_scale: 1.0,
         };

@@ -43,7 +43,7 @@ pub(super) fn rms_normalize(random: &mut Random) -> Case {
 
 /// Norm of pieces without their mean.
 pub(super) fn layer_norm(random: &mut Random) -> Case {
-    let (pieces, len) = (random.within(1, 5), random.within(2, 300));
+    let (pieces, len) = (random.within(1, 5), random.within(8, 300));
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", pieces * len), g.buffer("out", pieces * len));
     let op = Op::LayerNorm {
