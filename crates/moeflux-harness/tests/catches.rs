@@ -85,8 +85,11 @@ fn a_wrong_bit_or_scale_in_any_operation_is_found() {
                 same_on(&case, broken(op.name(), Fault::Bit), good()),
                 op.name(),
             );
-            let found = close_on(&case, broken(op.name(), Fault::Bit), good(), 1e-5);
-            assert!(found.expect("a bit is close") > 0.0);
+            // What it writes are numbers of entries: a bit more is another entry.
+            if op.name() != "choose_entries" {
+                let found = close_on(&case, broken(op.name(), Fault::Bit), good(), 1e-5);
+                assert!(found.expect("a bit is close") > 0.0);
+            }
             let found = close_on(&case, broken(op.name(), Fault::Scale), good(), 1e-2);
             names(found, op.name());
         }
