@@ -50,8 +50,7 @@ const DENSE_BITS: u32 = 4;
 pub struct PackOptions {
     /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 or [`PackOptions::KEEP`].
     pub bits: u32,
-    /// Weights that share a scale: 32, 64 or 128. By default 64; at 4 and 5 bits the codec of that
-    /// size which loses least (see [`PackOptions::codec`]).
+    /// Weights that share a scale: 32, 64 or 128, or [`PackOptions::BLOCKS`]; default 64.
     pub group: Option<usize>,
     /// Bits of attention and shared experts; default as `bits`, at least 4.
     pub dense_bits: Option<u32>,
@@ -110,6 +109,8 @@ pub fn pack(
 impl PackOptions {
     /// As in the source, in the same codec.
     pub const KEEP: u32 = u32::MAX;
+    /// Blocks of 256 with scales of their parts, in place of groups.
+    pub const BLOCKS: usize = 256;
 
     fn bits(&self, class: Option<MatrixClass>) -> u32 {
         match class {
@@ -123,10 +124,9 @@ impl PackOptions {
     }
 
     /// The codec for a matrix of `cols` columns of a class (`None`: of a routed expert) whose
-    /// source is coded as `source`. Without a group asked for, it is Q4_K (else IQ4_NL) at 4 bits
-    /// and Q5_K at 5 where they divide `cols`, which take the bytes of groups of 64 and lose less.
-    /// Else it is groups of the size asked for, or the largest that divides `cols`, or as in the
-    /// source.
+    /// source is coded as `source`. It is groups of the size asked for, or the largest that divides
+    /// `cols`, or as in the source; with [`PackOptions::BLOCKS`] it is Q4_K (else IQ4_NL) at 4 bits
+    /// and Q5_K at 5 where they divide `cols`, and groups of 64 elsewhere.
     ///
     /// # Errors
     /// [`Error::Option`] for bits or a group length that no codec has.
@@ -158,10 +158,12 @@ impl PackOptions {
                 ),
             });
         }
-        let asked = AffineCodec::new(bits, self.group.unwrap_or(GROUP)).map_err(wrong)?;
-        let blocks = match (self.group, bits) {
-            (None, 4) => [Some(BlockCodec::Q4K), Some(BlockCodec::Iq4Nl)],
-            (None, 5) => [Some(BlockCodec::Q5K), None],
+        let in_blocks = self.group == Some(Self::BLOCKS);
+        let group = self.group.filter(|_| !in_blocks).unwrap_or(GROUP);
+        let asked = AffineCodec::new(bits, group).map_err(wrong)?;
+        let blocks = match (in_blocks, bits) {
+            (true, 4) => [Some(BlockCodec::Q4K), Some(BlockCodec::Iq4Nl)],
+            (true, 5) => [Some(BlockCodec::Q5K), None],
             _ => [None, None],
         };
         let blocks = blocks.into_iter().flatten();

@@ -44,8 +44,8 @@ pub struct HowToPack {
     /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 for floats as they are, or keep [default: 4]
     #[arg(long, value_parser = bits)]
     bits: Option<u32>,
-    /// Weights that share a scale: 32, 64 or 128 [default: 64; at 4 and 5 bits blocks of the same size
-    /// that lose less, Q4_K, IQ4_NL and Q5_K]
+    /// Weights that share a scale: 32, 64 or 128; 256 for blocks of GGUF's at 4 and 5 bits (Q4_K,
+    /// IQ4_NL, Q5_K), which take the bytes of 64, lose less and compute slower [default: 64]
     #[arg(long)]
     group: Option<usize>,
     /// Bits of attention and shared experts [default: as --bits, at least 4]
