@@ -79,6 +79,10 @@ fn a_wrong_bit_or_scale_in_any_operation_is_found() {
                 same_on(&case, broken(op.name(), Fault::Bit), good()),
                 op.name(),
             );
+            // What it writes are numbers of entries: one more, or half more, is another entry.
+            if op.name() == "choose_entries" {
+                continue;
+            }
             let found = close_on(&case, broken(op.name(), Fault::Bit), good(), 1e-5);
             assert!(found.expect("a bit is close") > 0.0);
             let found = close_on(&case, broken(op.name(), Fault::Scale), good(), 1e-2);
