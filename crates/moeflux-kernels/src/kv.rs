@@ -197,8 +197,8 @@ impl KvPage {
         Ok(())
     }
 
-    /// Takes the key and the value of one head from another page of the same type, as they are kept
-    /// there.
+    /// Takes the keys and the values of one head at some positions from another page of the same
+    /// type, as they are kept there.
     ///
     /// # Errors
     /// If there is no such position or head, or the pages differ in type or shape.
@@ -207,13 +207,15 @@ impl KvPage {
         in_page: usize,
         head: usize,
         (from, from_place): (&KvPage, usize),
+        count: usize,
     ) -> Result<(), KernelError> {
         const OP: &str = "key-value page";
-        check::index(OP, "position", in_page.max(from_place), KV_PAGE_TOKENS)?;
+        let end = in_page.max(from_place).saturating_add(count);
+        check::index(OP, "position", end.saturating_sub(1), KV_PAGE_TOKENS)?;
         check::index(OP, "head", head, self.kv_heads.min(from.kv_heads))?;
         check::size(OP, "head_dim", self.head_dim, from.head_dim)?;
         check::size(OP, "parts", self.is_joint.into(), from.is_joint.into())?;
-        let place = (head, self.head_dim, from_place);
+        let place = (head, self.head_dim, from_place, count);
         match (self.data_mut(), from.data()) {
             (KvData::F16(own), KvData::F16(other)) => own.copy_from(in_page, place, other),
             (KvData::F32(own), KvData::F32(other)) => own.copy_from(in_page, place, other),

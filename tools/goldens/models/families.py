@@ -158,16 +158,16 @@ def specs(Spec):
         ),
         Spec(
             name="qwen4_exp_text",
-            about="text form of Qwen4-Exp, in bf16: gated streams, an index of blocks of 4 positions "
-            "(the best 8), n-grams in two layers by tables of several tensors, sigmoid gates",
+            about="text form of Qwen4-Exp, in bf16: gated streams, an index of blocks of 4 "
+            "positions (the best 8), n-grams in two layers by tables of several tensors, sigmoid gates",
             config=streams.QWEN4_EXP_TEXT,
             prompt_tokens=170,
             model_class="Qwen4ExpForCausalLM",
         ),
         Spec(
             name="qwen4_exp",
-            about="as Qwen4-Exp is published: nested text_config, fused experts, 2 shards, blocks of 8 "
-            "(the best 3), n-grams of up to 4 tokens, vision and mtp tensors to skip",
+            about="as Qwen4-Exp is published: nested text_config, fused experts, 2 shards, blocks "
+            "of 8 (the best 3), n-grams of up to 4 tokens, vision and mtp tensors to skip",
             config=streams.QWEN4_EXP,
             prompt_tokens=110,
             model_class="Qwen4ExpForConditionalGeneration",

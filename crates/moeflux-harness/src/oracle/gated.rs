@@ -67,28 +67,34 @@ impl Oracle<'_> {
                 };
                 x.iter().enumerate().map(element).collect()
             }
-            Op::GateStreams {
-                keys,
-                queries,
-                values,
-                streams,
-                ..
-            } => {
-                let (keys, queries) = (self.get(*keys), self.get(*queries));
-                let values = self.get(*values);
-                let dim = values.len() / self.rows_of(op);
-                let pairs = keys.chunks_exact(dim).zip(queries.chunks_exact(dim));
-                let stream = |(at, (key, query)): (usize, (&[f64], &[f64]))| -> Vec<f64> {
-                    let met = dot(key, query) / (dim as f64).sqrt();
-                    let sign = if met == 0.0 { 0.0 } else { met.signum() };
-                    let gate = sigmoid(sign * met.abs().max(LEAST_ROOT).sqrt());
-                    let value = &values[at / streams * dim..][..dim];
-                    value.iter().map(|v| gate * v).collect()
-                };
-                pairs.enumerate().flat_map(stream).collect()
-            }
+            Op::GateStreams { .. } => self.gate_streams(op)?,
             other => return Err(self.wrong(other)),
         })
+    }
+
+    fn gate_streams(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+        let Op::GateStreams {
+            keys,
+            queries,
+            values,
+            streams,
+            ..
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let (keys, queries) = (self.get(*keys), self.get(*queries));
+        let values = self.get(*values);
+        let dim = values.len() / self.rows_of(op);
+        let pairs = keys.chunks_exact(dim).zip(queries.chunks_exact(dim));
+        let stream = |(at, (key, query)): (usize, (&[f64], &[f64]))| -> Vec<f64> {
+            let met = dot(key, query) / (dim as f64).sqrt();
+            let sign = if met == 0.0 { 0.0 } else { met.signum() };
+            let gate = sigmoid(sign * met.abs().max(LEAST_ROOT).sqrt());
+            let value = &values[at / streams * dim..][..dim];
+            value.iter().map(|v| gate * v).collect()
+        };
+        Ok(pairs.enumerate().flat_map(stream).collect())
     }
 
     /// Rows of the step: of the tokens, or of those whose logits are wanted.

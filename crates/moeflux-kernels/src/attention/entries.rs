@@ -121,10 +121,18 @@ impl Gathered {
                 false => KvPage::new(kv_type, kv_heads, dim),
             });
         }
-        for (place, &id) in ids.iter().enumerate() {
+        let mut place = 0;
+        while let Some(&id) = ids.get(place) {
             let (page, in_page) = (id as usize / KV_PAGE_TOKENS, id as usize % KV_PAGE_TOKENS);
-            let into = &mut self.pages[place / KV_PAGE_TOKENS];
-            into.copy_from(place % KV_PAGE_TOKENS, kv_head, (&from[page], in_page))?;
+            let into = place % KV_PAGE_TOKENS;
+            // As many as follow each other within one page, here and there.
+            let most = KV_PAGE_TOKENS - in_page.max(into);
+            let rest = ids[place..].iter().take(most);
+            let follows = |(at, &next): (u32, &u32)| (next == id + at).then_some(());
+            let count = (0..).zip(rest).map_while(follows).count();
+            let page = (&from[page], in_page);
+            self.pages[place / KV_PAGE_TOKENS].copy_from(into, kv_head, page, count)?;
+            place += count;
         }
         Ok(&self.pages[..count])
     }

@@ -215,15 +215,6 @@ impl<K: KernelSet> HostBackend<K> {
                 Op::RmsNorm { x, weight, eps, .. } => {
                     k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
                 }
-                Op::RmsNormPieces {
-                    x,
-                    weight,
-                    len,
-                    eps,
-                    ..
-                } => {
-                    k.rms_norm_pieces(get(x), weights.vector(*weight)?, *len, *eps, out)?;
-                }
                 Op::RmsNormGated {
                     x,
                     gate,
@@ -262,7 +253,6 @@ impl<K: KernelSet> HostBackend<K> {
                 }
                 Op::Swiglu { gate, up, .. } => k.swiglu(get(gate), get(up), out)?,
                 Op::Glu { gate, up, rule, .. } => k.glu(get(gate), get(up), *rule, out)?,
-                Op::ScaledSilu { x, divisor, .. } => k.scaled_silu(get(x), *divisor, out)?,
                 Op::SigmoidMul { x, gate, .. } => k.sigmoid_mul(get(x), get(gate), out)?,
                 Op::ScaleBySigmoid { x, gate, .. } => k.scale_by_sigmoid(get(x), get(gate), out)?,
                 Op::Add { a, b, .. } => k.add(get(a), get(b), out)?,

@@ -40,6 +40,14 @@ impl<K: KernelSet> HostBackend<K> {
                 rule,
                 ..
             } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
+            Op::RmsNormPieces {
+                x,
+                weight,
+                len,
+                eps,
+                ..
+            } => k.rms_norm_pieces(get(x), weights.vector(*weight)?, *len, *eps, out)?,
+            Op::ScaledSilu { x, divisor, .. } => k.scaled_silu(get(x), *divisor, out)?,
             Op::MixStreams {
                 x, gates, streams, ..
             } => {

@@ -191,23 +191,13 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
     with_steps(random, case, &made.data)
 }
 
-/// Attention to the blocks that an index has chosen, whose keys are plain means.
-pub(super) fn block_attention(random: &mut Random) -> Case {
-    let (rate, top_k) = (random.within(1, 9), random.within(1, 12));
-    let (index_heads, dim) = (random.within(8, 12), random.within(2, 60));
-    let (kv_heads, head_dim) = (random.within(1, 3), 8 * random.within(1, 6));
-    let heads = kv_heads * random.within(1, 4);
-    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
-    let mut g = GraphBuilder::default();
-    let (values, index_q) = (
-        g.buffer("values", dim),
-        g.buffer("index q", index_heads * dim),
-    );
-    let (q, k, v) = (
-        g.buffer("q", width),
-        g.buffer("k", kv_width),
-        g.buffer("v", kv_width),
-    );
+/// Entries that are the means of blocks, normed and rotated; the norm is weight 0.
+fn means(
+    random: &mut Random,
+    g: &mut GraphBuilder,
+    values: BufferId,
+    (rate, dim): (usize, usize),
+) -> StateId {
     let shape = CompressShape {
         rate,
         dim,
@@ -233,6 +223,27 @@ pub(super) fn block_attention(random: &mut Random) -> Case {
             attention_scale: 1.0,
         },
     });
+    entries
+}
+
+/// Attention to the blocks that an index has chosen, whose keys are plain means.
+pub(super) fn block_attention(random: &mut Random) -> Case {
+    let (rate, top_k) = (random.within(1, 9), random.within(1, 12));
+    let (index_heads, dim) = (random.within(8, 12), random.within(2, 60));
+    let (kv_heads, head_dim) = (random.within(1, 3), 8 * random.within(1, 6));
+    let heads = kv_heads * random.within(1, 4);
+    let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
+    let mut g = GraphBuilder::default();
+    let (values, index_q) = (
+        g.buffer("values", dim),
+        g.buffer("index q", index_heads * dim),
+    );
+    let (q, k, v) = (
+        g.buffer("q", width),
+        g.buffer("k", kv_width),
+        g.buffer("v", kv_width),
+    );
+    let entries = means(random, &mut g, values, (rate, dim));
     let chosen = g.buffer("chosen", top_k);
     g.push(Op::ChooseEntries {
         q: index_q,

@@ -13,8 +13,8 @@ pub(super) fn ngram_rows(random: &mut Random) -> Case {
     let (longest, each) = (random.within(2, 5), random.within(1, 4));
     let (vocab, cols) = (random.within(2, 12), random.within(1, 40));
     let factors = (0..longest).map(|_| (random.next_u64() >> 8) | 1).collect();
-    let mut rows = 0;
-    let mut part = |_| {
+    let mut rows: usize = 0;
+    let mut part = |_: usize| {
         let own = (rows as u64, random.within(1, 60) as u64);
         rows += own.1 as usize;
         own
