@@ -198,10 +198,20 @@ fn row_bytes(codec: Codec, cols: usize) -> usize {
 
 fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     // Checked before any file is looked at, so that the flag is what the message names.
-    AffineCodec::new(4, options.group.unwrap_or(GROUP)).map_err(|e| Error::Option {
+    let wrong = |problem| Error::Option {
         flag: "--group",
-        problem: e.to_string(),
-    })?;
+        problem,
+    };
+    match (options.group, options.bits) {
+        (Some(PackOptions::BLOCKS), 4 | 5) => {}
+        (Some(PackOptions::BLOCKS), bits) => {
+            return Err(wrong(format!("256 is for 4 and 5 bits, not {bits}")));
+        }
+        (group, _) => {
+            let checked = AffineCodec::new(4, group.unwrap_or(GROUP));
+            checked.map_err(|e| wrong(e.to_string()))?;
+        }
+    }
     let mut used: BTreeMap<String, String> = BTreeMap::new();
     let mut dense = Vec::new();
     for decl in &opened.blueprint.weights {

@@ -210,3 +210,21 @@ fn median_distance(ours: &Logits, reference: &[f32]) -> f64 {
     found.sort_by(f64::total_cmp);
     found[found.len() / 2]
 }
+
+/// Blocks are asked for, and divide these columns only as IQ4_NL.
+#[test]
+fn blocks_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for (group, expected) in [(None, "affine-b4-g"), (Some(PackOptions::BLOCKS), "iq4_nl")] {
+        let target = dir.path().join(expected);
+        let options = PackOptions {
+            group,
+            ..PackOptions::default()
+        };
+        let source = common::fixture("qwen3_5_moe_text");
+        moeflux::pack(&source, &target, &options, &mut |_| {}).unwrap();
+        let info = open(&target, &common::options()).info().clone();
+        let (_, codec) = &info.codecs[0];
+        assert!(codec.starts_with(expected), "{codec}");
+    }
+}
