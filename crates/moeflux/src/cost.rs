@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use moeflux_formats::Codec;
 use moeflux_kernels::KvType;
 
-use crate::graph::{BufferId, Op, Rows, StateDecl, StateId};
+use crate::graph::{BufferId, EntryOp, Op, Rows, StateDecl, StateId, StreamOp};
 use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::weights::{ExpertLayout, Weights};
 use names::{joined, without_layer};
@@ -212,27 +212,29 @@ impl Model<'_> {
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
-            Op::Compress { .. } | Op::ChooseEntries { .. } | Op::SparseAttention { .. } => {
+            Op::Entries(EntryOp::Compress { .. })
+            | Op::Entries(EntryOp::Choose { .. })
+            | Op::Entries(EntryOp::SparseAttention { .. }) => {
                 self.of_entries(op, &mut cost);
             }
             Op::NgramRows { out, .. } => cost.row_bytes = TABLE_ELEMENT_BYTES * self.width(*out),
-            Op::BlockAttention {
+            Op::Entries(EntryOp::BlockAttention {
                 state,
                 chosen,
                 rate,
                 shape,
                 ..
-            } => {
+            }) => {
                 cost.position_bytes = self.position_bytes(*state);
                 cost.window = Some((self.width(*chosen) as usize * rate).max(1));
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
-            Op::CollapseStreams { x, .. }
-            | Op::MeanStreams { x, .. }
-            | Op::MixStreams { x, .. }
-            | Op::InjectStreams { x, .. } => cost.token_floats = self.width(*x),
-            Op::GateStreams { keys, .. } => cost.token_floats = 2 * self.width(*keys),
-            Op::SpreadStreams { x, rule, .. } => {
+            Op::Streams(StreamOp::Collapse { x, .. })
+            | Op::Streams(StreamOp::Mean { x, .. })
+            | Op::Streams(StreamOp::Mix { x, .. })
+            | Op::Streams(StreamOp::Inject { x, .. }) => cost.token_floats = self.width(*x),
+            Op::Streams(StreamOp::Gate { keys, .. }) => cost.token_floats = 2 * self.width(*keys),
+            Op::Streams(StreamOp::Spread { x, rule, .. }) => {
                 cost.token_floats = self.width(*x) * (rule.streams as u64 + 1);
             }
             Op::Conv1dSilu { state, .. } => cost.state_bytes = self.recurrent_bytes(*state),
@@ -257,25 +259,25 @@ impl Model<'_> {
             floats: 0,
         };
         match op {
-            Op::Compress { state, entries, .. } => {
+            Op::Entries(EntryOp::Compress { state, entries, .. }) => {
                 cost.state_bytes = self.recurrent_bytes(*state);
                 cost.row_bytes = self.position_bytes(*entries);
             }
-            Op::ChooseEntries { entries, shape, .. } => {
+            Op::Entries(EntryOp::Choose { entries, shape, .. }) => {
                 cost.entries = Some(EntryCost {
                     least: shape.top_k,
                     floats: (shape.heads * shape.dim) as u64,
                     ..entry(*entries, shape.rate)
                 });
             }
-            Op::SparseAttention {
+            Op::Entries(EntryOp::SparseAttention {
                 state,
                 entries,
                 rate,
                 chosen,
                 shape,
                 ..
-            } => {
+            }) => {
                 let floats = (2 * shape.heads * shape.head_dim) as u64;
                 cost.position_bytes = self.position_bytes(*state);
                 (cost.window, cost.pair_floats) = (shape.window, floats);

@@ -1,61 +1,16 @@
-//! Tables of n-grams that are read by rows, beside an index of blocks: sessions are rewound, saved
-//! and taken back with the same bits, whatever reads the rows, and tensors that do not make up the
-//! table are named.
+//! Tables of n-grams that are read by rows: the same bits whatever reads them, and tensors that do
+//! not make up the table are named.
 
 mod common;
 
 use std::path::Path;
 
-use common::{assert_rows, fixture, logits, open, options, packed, prompt, run};
+use common::{assert_rows, fixture, logits, open, options, packed, prompt};
 use moeflux::{Engine, EngineOptions, ReaderChoice, ReaderKind, Want};
 use serde_json::{Value, json};
 
-/// Blocks of 4 positions, tables in seven tensors, and of 8 positions, a table in one.
+/// Tables in seven tensors, and a table in one.
 const MODELS: [&str; 2] = ["qwen4_exp_text", "qwen4_exp"];
-
-#[test]
-fn tokens_on_trial_are_taken_back_in_the_middle_of_blocks() {
-    for name in MODELS {
-        let engine = open(&fixture(name), &options());
-        let tokens = prompt(name);
-        let expected = logits(&engine, &tokens);
-        for at in [2, 14, 15, 61, 62, 63, 64, 90] {
-            let mut session = engine.session();
-            run(&engine, &mut session, &tokens[..at]);
-            let mut wrong = tokens[at..at + 9].to_vec();
-            wrong[3..].reverse();
-            engine.forward_trial(&mut session, &wrong).expect("runs");
-            engine.retract(&mut session, at + 3).expect("on trial");
-            engine
-                .retract(&mut session, at + 1)
-                .expect("still on trial");
-            let rest = run(&engine, &mut session, &tokens[at + 1..]);
-            assert_rows(&expected, at + 1, &rest, &format!("{name} back at {at}"));
-        }
-    }
-}
-
-#[test]
-fn a_checkpoint_within_a_block_is_come_back_to() {
-    for name in MODELS {
-        let engine = open(&fixture(name), &options());
-        let tokens = prompt(name);
-        let expected = logits(&engine, &tokens);
-        for at in [1, 5, 70, 94, 95, 96] {
-            let mut session = engine.session();
-            run(&engine, &mut session, &tokens[..at]);
-            session.checkpoint();
-            run(&engine, &mut session, &tokens[..50]);
-            let bytes = session.to_bytes().expect("its state is here");
-            let mut restored = engine.restore(&bytes).expect("restores");
-            for session in [&mut session, &mut restored] {
-                session.rewind(at).expect("there is a checkpoint");
-                let rest = run(&engine, session, &tokens[at..]);
-                assert_rows(&expected, at, &rest, &format!("{name} rewound to {at}"));
-            }
-        }
-    }
-}
 
 #[test]
 fn chunks_and_readers_give_the_same_bits() {

@@ -1,23 +1,22 @@
 //! Entries that stand for windows of positions: how they are made, chosen and attended to.
 
-use moeflux::graph::Op;
-use moeflux::kernels::{AttentionShape, RopeStyle};
-
-use super::state::{dot, shares, stored};
+use super::dense::rotate;
+use super::state::{dot, mean, stored, window};
 use super::{Oracle, Rows, State};
 use crate::HarnessError;
+use moeflux::graph::{EntryForm, EntryOp, Op};
 
 impl Oracle<'_> {
     /// Softmax of gates over a window (and the one before, of which positions have values of their
     /// own for that), the mean of values by that, a norm, a rotation.
     pub(super) fn compress(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::Compress {
+        let Op::Entries(EntryOp::Compress {
             values,
             gates,
             state,
             entries,
             form,
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -68,34 +67,9 @@ impl Oracle<'_> {
                 }
             }
             if place + 1 == rate {
-                let pooled: Vec<f64> = (0..dim)
-                    .map(|d| pools[2 * dim + d] / pools[dim + d])
-                    .collect();
-                let mut entry = pooled;
-                if let Some(norm) = &norm {
-                    let mean = dot(&entry, &entry) / dim as f64;
-                    let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
-                    let scaled = entry.iter().zip(norm).map(|(x, w)| x * inverse * w);
-                    entry = scaled.collect();
-                }
-                let pairs = form.inv_freq.len();
-                let place = |pair: usize| match form.style {
-                    RopeStyle::HalfSplit => (pair, pair + pairs),
-                    RopeStyle::Interleaved => (2 * pair, 2 * pair + 1),
-                    RopeStyle::InterleavedTail => {
-                        let at = dim - 2 * pairs + 2 * pair;
-                        (at, at + 1)
-                    }
-                };
+                let pooled = (0..dim).map(|d| pools[2 * dim + d] / pools[dim + d]);
                 let position = (rows.start + t + 1 - rate) as f64;
-                for (pair, frequency) in form.inv_freq.iter().enumerate() {
-                    let angle = position * f64::from(*frequency);
-                    let scale = f64::from(form.attention_scale);
-                    let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
-                    let (a, b) = place(pair);
-                    let (x, y) = (entry[a], entry[b]);
-                    (entry[a], entry[b]) = (x * cos - y * sin, x * sin + y * cos);
-                }
+                let entry = entry(pooled.collect(), form, norm.as_deref(), position);
                 made.extend(entry.into_iter().map(|x| stored(x, self.case.kv_type)));
             }
         }
@@ -110,13 +84,13 @@ impl Oracle<'_> {
 
     /// The entries with the best sums of positive scores, in ascending order.
     pub(super) fn choose_entries(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::ChooseEntries {
+        let Op::Entries(EntryOp::Choose {
             q,
             weights,
             entries,
             shape,
             out,
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -153,7 +127,7 @@ impl Oracle<'_> {
 
     /// Attention to the positions of a window and to entries.
     pub(super) fn sparse_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::SparseAttention {
+        let Op::Entries(EntryOp::SparseAttention {
             q,
             state,
             entries,
@@ -162,7 +136,7 @@ impl Oracle<'_> {
             shape,
             sinks,
             ..
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -208,14 +182,14 @@ impl Oracle<'_> {
 
     /// Attention to chosen blocks of positions, and to those behind the last whole block.
     pub(super) fn block_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::BlockAttention {
+        let Op::Entries(EntryOp::BlockAttention {
             q,
             state,
             chosen,
             rate,
             shape,
             ..
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -250,25 +224,16 @@ impl Oracle<'_> {
     }
 }
 
-/// The positions that a query sees.
-fn window(position: usize, shape: AttentionShape) -> std::ops::RangeInclusive<usize> {
-    let window = shape.window.unwrap_or(usize::MAX);
-    (position + 1).saturating_sub(window)..=position
-}
-
-/// The mean of values by a softmax of scores.
-fn mean(
-    q: &[f64],
-    pairs: &[(&[f64], &[f64])],
-    (shape, sink): (AttentionShape, Option<f64>),
-) -> Vec<f64> {
-    let scale = f64::from(shape.scale);
-    let scores: Vec<f64> = pairs.iter().map(|(key, _)| dot(q, key) * scale).collect();
-    let mut out = vec![0.0; shape.head_dim];
-    for ((_, value), share) in pairs.iter().zip(shares(&scores, sink)) {
-        for (out, v) in out.iter_mut().zip(*value) {
-            *out += share * v;
-        }
+/// A pooled window as it is kept: normed and rotated, if its form says so.
+fn entry(pooled: Vec<f64>, form: &EntryForm, norm: Option<&[f64]>, position: f64) -> Vec<f64> {
+    let mut entry = pooled;
+    if let Some(norm) = norm {
+        let mean = dot(&entry, &entry) / entry.len() as f64;
+        let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
+        let scaled = entry.iter().zip(norm).map(|(x, w)| x * inverse * w);
+        entry = scaled.collect();
     }
-    out
+    let rotation = (&form.inv_freq[..], form.attention_scale, form.style);
+    rotate(&mut entry, position, rotation);
+    entry
 }

@@ -1,6 +1,6 @@
 //! A residual of several streams by gates, and rows of tables by n-grams.
 
-use moeflux::graph::{Op, WeightId};
+use moeflux::graph::{StreamOp, WeightId};
 use moeflux::kernels::NgramRule;
 
 use super::Oracle;
@@ -12,9 +12,9 @@ use crate::HarnessError;
 const LEAST_ROOT: f64 = 1e-6;
 
 impl Oracle<'_> {
-    pub(super) fn gated(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+    pub(super) fn gated(&self, op: &StreamOp) -> Result<Vec<f64>, HarnessError> {
         Ok(match op {
-            Op::RmsNormPieces {
+            StreamOp::Norm {
                 x,
                 weight,
                 len,
@@ -32,11 +32,11 @@ impl Oracle<'_> {
                 };
                 pieces.flat_map(normed).collect()
             }
-            Op::ScaledSilu { x, divisor, .. } => {
+            StreamOp::ScaledSilu { x, divisor, .. } => {
                 let values = self.get(*x).iter();
                 values.map(|x| silu(x / f64::from(*divisor))).collect()
             }
-            Op::MixStreams {
+            StreamOp::Mix {
                 x, gates, streams, ..
             } => {
                 let (x, gates) = (self.get(*x), self.get(*gates));
@@ -51,7 +51,7 @@ impl Oracle<'_> {
                 };
                 (0..x.len() / streams).map(element).collect()
             }
-            Op::InjectStreams {
+            StreamOp::Inject {
                 x,
                 block,
                 weights,
@@ -67,13 +67,13 @@ impl Oracle<'_> {
                 };
                 x.iter().enumerate().map(element).collect()
             }
-            Op::GateStreams { .. } => self.gate_streams(op)?,
-            other => return Err(self.wrong(other)),
+            StreamOp::Gate { .. } => self.gate_streams(op)?,
+            other => return Err(self.unknown(other.name())),
         })
     }
 
-    fn gate_streams(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
-        let Op::GateStreams {
+    fn gate_streams(&self, op: &StreamOp) -> Result<Vec<f64>, HarnessError> {
+        let StreamOp::Gate {
             keys,
             queries,
             values,
@@ -81,7 +81,7 @@ impl Oracle<'_> {
             ..
         } = op
         else {
-            return Err(self.wrong(op));
+            return Err(self.unknown(op.name()));
         };
         let (keys, queries) = (self.get(*keys), self.get(*queries));
         let values = self.get(*values);
@@ -98,9 +98,8 @@ impl Oracle<'_> {
     }
 
     /// Rows of the step: of the tokens, or of those whose logits are wanted.
-    fn rows_of(&self, op: &Op) -> usize {
-        let out = op.writes()[0];
-        match self.case.graph.buffers[out.index()].rows {
+    fn rows_of(&self, op: &StreamOp) -> usize {
+        match self.case.graph.buffers[op.out().index()].rows {
             moeflux::graph::Rows::Tokens => self.tokens.len(),
             moeflux::graph::Rows::Outputs => self.outputs.len(),
         }

@@ -208,10 +208,7 @@ impl<'a> Oracle<'a> {
         match op {
             Op::KvAppend { .. }
             | Op::Attention { .. }
-            | Op::Compress { .. }
-            | Op::ChooseEntries { .. }
-            | Op::SparseAttention { .. }
-            | Op::BlockAttention { .. }
+            | Op::Entries(_)
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),
@@ -227,6 +224,10 @@ impl<'a> Oracle<'a> {
     }
 
     fn wrong(&self, op: &Op) -> HarnessError {
-        self.problem(format!("the oracle does not know {}", op.name()))
+        self.unknown(op.name())
+    }
+
+    fn unknown(&self, op: &str) -> HarnessError {
+        self.problem(format!("the oracle does not know {op}"))
     }
 }

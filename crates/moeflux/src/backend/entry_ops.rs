@@ -1,17 +1,17 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{AttentionSpan, Blocks, CompressSpan, Entries, IndexSpan, KvPage};
+use moeflux_kernels::{Blocks, CompressSpan, Entries, IndexSpan, KvPage};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;
-use super::state_ops::{key_values, key_values_mut, recurrent};
+use super::state_ops::{attention_spans, key_values, key_values_mut, recurrent};
 use super::{Step, StepSpan};
 use crate::Error;
-use crate::graph::{BufferPool, EntryForm, Op, StateId};
+use crate::graph::{BufferPool, EntryForm, EntryOp, Op, StateId};
 use crate::weights::Weights;
 
 impl<K: KernelSet> HostBackend<K> {
-    /// Runs [`Op::Compress`].
+    /// Runs [`EntryOp::Compress`].
     pub(super) fn compress(
         &self,
         op: &Op,
@@ -19,13 +19,13 @@ impl<K: KernelSet> HostBackend<K> {
         weights: &Weights,
         buffers: &BufferPool,
     ) -> Result<(), Error> {
-        let Op::Compress {
+        let Op::Entries(EntryOp::Compress {
             values,
             gates,
             state,
             entries,
             form,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
@@ -38,12 +38,12 @@ impl<K: KernelSet> HostBackend<K> {
         let mut outs: Vec<Vec<f32>> = step.spans.iter().map(|s| vec![0.0; made(s)]).collect();
         let mut spans = Vec::with_capacity(step.spans.len());
         for (span, out) in step.spans.iter_mut().zip(&mut outs) {
-            let width = shape.width();
-            let rows = span.first_row * width..(span.first_row + span.len) * width;
+            let own = |all| span.rows(all, shape.width());
+            let (values, gates) = (own(values), own(gates));
             let (state, next_state) = recurrent(span.session, *state)?.step();
             spans.push(CompressSpan {
-                values: &values[rows.clone()],
-                gates: &gates[rows],
+                values,
+                gates,
                 start: span.start,
                 state,
                 next_state,
@@ -98,20 +98,20 @@ impl<K: KernelSet> HostBackend<K> {
         Ok(self.kernels.kv_append(pages, first, &keys, &keys)?)
     }
 
-    /// Runs [`Op::ChooseEntries`].
+    /// Runs [`EntryOp::Choose`].
     pub(super) fn choose_entries(
         &self,
         op: &Op,
         step: &Step<'_>,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::ChooseEntries {
+        let Op::Entries(EntryOp::Choose {
             q,
             weights,
             entries,
             shape,
             out,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
@@ -121,16 +121,12 @@ impl<K: KernelSet> HostBackend<K> {
             let rows = step.tokens.len() * shape.heads;
             let alike = vec![1.0; if weights.is_none() { rows } else { 0 }];
             let weights = weights.map_or(&alike[..], |weights| buffers.get(weights));
-            let mut rest: &mut [u32] = bytemuck::cast_slice_mut(out);
-            let mut spans = Vec::with_capacity(step.spans.len());
-            for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * shape.top_k);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
+            let outs = step.rows_mut(bytemuck::cast_slice_mut(out), shape.top_k);
+            let mut spans = Vec::with_capacity(outs.len());
+            for (span, out) in step.spans.iter().zip(outs) {
                 spans.push(IndexSpan {
-                    q: &q[rows(shape.heads * shape.dim)],
-                    weights: &weights[rows(shape.heads)],
+                    q: span.rows(q, shape.heads * shape.dim),
+                    weights: span.rows(weights, shape.heads),
                     start: span.start,
                     pages: pages(span, *entries)?,
                     out,
@@ -140,7 +136,7 @@ impl<K: KernelSet> HostBackend<K> {
         })
     }
 
-    /// Runs [`Op::SparseAttention`].
+    /// Runs [`EntryOp::SparseAttention`].
     pub(super) fn sparse_attention(
         &self,
         op: &Op,
@@ -148,7 +144,7 @@ impl<K: KernelSet> HostBackend<K> {
         weights: &Weights,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::SparseAttention {
+        let Op::Entries(EntryOp::SparseAttention {
             q,
             state,
             entries,
@@ -157,89 +153,55 @@ impl<K: KernelSet> HostBackend<K> {
             shape,
             sinks,
             out,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
         let sinks = sinks.map(|sinks| weights.vector(sinks)).transpose()?;
-        let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
-            let q = buffers.get(*q);
-            let chosen = chosen.map(|id| buffers.get_u32(id));
-            let top_k = chosen.map_or(0, |ids| ids.len() / step.tokens.len().max(1));
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
+            let chosen = chosen.map(|id| (buffers.get_u32(id), buffers.width(id)));
             let mut all = Vec::with_capacity(step.spans.len());
             for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * width);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                let cache = key_values(span.session.states(), *state)?;
-                spans.push(AttentionSpan {
-                    q: &q[rows(width)],
-                    start: span.start,
-                    dropped: cache.dropped(),
-                    pages: cache.pages(),
-                    out,
-                });
                 all.push(Entries {
                     rate: *rate,
                     pages: pages(span, *entries)?,
-                    chosen: chosen.map(|ids| (&ids[rows(top_k)], top_k)),
+                    chosen: chosen.map(|(ids, top_k)| (span.rows(ids, top_k), top_k)),
                 });
             }
+            let mut spans = attention_spans(step, buffers.get(*q), *state, *shape, out)?;
             Ok(self
                 .kernels
                 .sparse_attention(&mut spans, &all, *shape, sinks)?)
         })
     }
-}
 
-impl<K: KernelSet> HostBackend<K> {
-    /// Runs [`Op::BlockAttention`].
+    /// Runs [`EntryOp::BlockAttention`].
     pub(super) fn block_attention(
         &self,
         op: &Op,
         step: &Step<'_>,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::BlockAttention {
+        let Op::Entries(EntryOp::BlockAttention {
             q,
             state,
             chosen,
             rate,
             shape,
             out,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
-        let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
-            let (q, ids) = (buffers.get(*q), buffers.get_u32(*chosen));
-            let top_k = buffers.width(*chosen);
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
-            let mut all = Vec::with_capacity(step.spans.len());
-            for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * width);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                spans.push(AttentionSpan {
-                    q: &q[rows(width)],
-                    start: span.start,
-                    dropped: 0,
-                    pages: pages(span, *state)?,
-                    out,
-                });
-                all.push(Blocks {
-                    rate: *rate,
-                    chosen: &ids[rows(top_k)],
-                    top_k,
-                });
-            }
+            let (ids, top_k) = (buffers.get_u32(*chosen), buffers.width(*chosen));
+            let of = |span: &StepSpan<'_>| Blocks {
+                rate: *rate,
+                chosen: span.rows(ids, top_k),
+                top_k,
+            };
+            let all: Vec<Blocks<'_>> = step.spans.iter().map(of).collect();
+            let mut spans = attention_spans(step, buffers.get(*q), *state, *shape, out)?;
             Ok(self.kernels.block_attention(&mut spans, &all, *shape)?)
         })
     }

@@ -10,7 +10,7 @@ use super::kernel_set::KernelSet;
 use super::lookahead::Guesser;
 use super::ngrams::ngram_rows;
 use super::{Backend, Step};
-use crate::graph::{BufferId, BufferPool, Op, WeightId};
+use crate::graph::{BufferId, BufferPool, EntryOp, Op, WeightId};
 use crate::weights::Weights;
 use crate::{Activations, Error};
 
@@ -271,7 +271,8 @@ impl<K: KernelSet> HostBackend<K> {
                         out.copy_from_slice(&x[row as usize * width..(row as usize + 1) * width]);
                     }
                 }
-                other => self.streams(other, weights, buffers, out)?,
+                Op::Streams(op) => self.streams(op, weights, buffers, out)?,
+                other => return Err(wrong_op(other)),
             }
             Ok(())
         })
@@ -322,10 +323,12 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
-            Op::Compress { .. } => self.compress(op, step, weights, buffers),
-            Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
-            Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
-            Op::BlockAttention { .. } => self.block_attention(op, step, buffers),
+            Op::Entries(EntryOp::Compress { .. }) => self.compress(op, step, weights, buffers),
+            Op::Entries(EntryOp::Choose { .. }) => self.choose_entries(op, step, buffers),
+            Op::Entries(EntryOp::SparseAttention { .. }) => {
+                self.sparse_attention(op, step, weights, buffers)
+            }
+            Op::Entries(EntryOp::BlockAttention { .. }) => self.block_attention(op, step, buffers),
             Op::NgramRows { table, rule, out } => {
                 ngram_rows(step, weights.table(*table)?, rule, buffers, *out)
             }

@@ -1,16 +1,16 @@
 //! The operations on a residual of several streams, on the host.
 
-use super::host::{HostBackend, wrong_op};
+use super::host::HostBackend;
 use super::kernel_set::KernelSet;
 use crate::Error;
-use crate::graph::{BufferId, BufferPool, Op};
+use crate::graph::{BufferId, BufferPool, StreamOp};
 use crate::weights::Weights;
 
 impl<K: KernelSet> HostBackend<K> {
     /// Operations on the streams of a residual.
     pub(super) fn streams(
         &self,
-        op: &Op,
+        op: &StreamOp,
         weights: &Weights,
         buffers: &BufferPool,
         out: &mut [f32],
@@ -18,7 +18,7 @@ impl<K: KernelSet> HostBackend<K> {
         let k = &self.kernels;
         let get = |id: &BufferId| buffers.get(*id);
         match op {
-            Op::StreamWeights {
+            StreamOp::Weights {
                 projected,
                 scale_and_base: [scale, base],
                 rule,
@@ -27,41 +27,41 @@ impl<K: KernelSet> HostBackend<K> {
                 let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
                 k.stream_weights(get(projected), scale, base, *rule, out)?;
             }
-            Op::CollapseStreams {
+            StreamOp::Collapse {
                 x, weights, rule, ..
             } => k.collapse_streams(get(x), get(weights), *rule, out)?,
-            Op::MeanStreams {
+            StreamOp::Mean {
                 x, streams, hidden, ..
             } => k.mean_streams(get(x), *streams, *hidden, out)?,
-            Op::SpreadStreams {
+            StreamOp::Spread {
                 x,
                 block,
                 weights,
                 rule,
                 ..
             } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
-            Op::RmsNormPieces {
+            StreamOp::Norm {
                 x,
                 weight,
                 len,
                 eps,
                 ..
             } => k.rms_norm_pieces(get(x), weights.vector(*weight)?, *len, *eps, out)?,
-            Op::ScaledSilu { x, divisor, .. } => k.scaled_silu(get(x), *divisor, out)?,
-            Op::MixStreams {
+            StreamOp::ScaledSilu { x, divisor, .. } => k.scaled_silu(get(x), *divisor, out)?,
+            StreamOp::Mix {
                 x, gates, streams, ..
             } => {
                 let sizes = (*streams, buffers.width(*x) / (*streams).max(1));
                 k.mix_streams(get(x), get(gates), sizes, out)?;
             }
-            Op::InjectStreams {
+            StreamOp::Inject {
                 x,
                 block,
                 weights,
                 streams,
                 ..
             } => k.inject_streams(get(x), get(block), get(weights), *streams, out)?,
-            Op::GateStreams {
+            StreamOp::Gate {
                 keys,
                 queries,
                 values,
@@ -71,7 +71,6 @@ impl<K: KernelSet> HostBackend<K> {
                 let sizes = (*streams, buffers.width(*values));
                 k.gate_streams(get(keys), get(queries), get(values), sizes, out)?;
             }
-            other => return Err(wrong_op(other)),
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ impl Op {
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormalize { .. } => "rms_normalize",
             Op::LayerNorm { .. } => "layer_norm",
-            Op::RmsNormPieces { .. } => "rms_norm_pieces",
             Op::RmsNormGated { .. } => "rms_norm_gated",
             Op::Matmul { .. } => "matmul",
             Op::SplitPairs { .. } => "split_pairs",
@@ -28,10 +27,6 @@ impl Op {
                 (None, None) => "attention",
                 _ => "windowed_attention",
             },
-            Op::Compress { .. } => "compress",
-            Op::ChooseEntries { .. } => "choose_entries",
-            Op::SparseAttention { .. } => "sparse_attention",
-            Op::BlockAttention { .. } => "block_attention",
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { shape, .. } => match shape.decay {
                 Decay::Head => "gated_delta",
@@ -54,17 +49,11 @@ impl Op {
             Op::Glu { .. } => "glu",
             Op::SigmoidMul { .. } => "sigmoid_mul",
             Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
-            Op::StreamWeights { .. } => "stream_weights",
-            Op::CollapseStreams { .. } => "collapse_streams",
-            Op::MeanStreams { .. } => "mean_streams",
-            Op::SpreadStreams { .. } => "spread_streams",
-            Op::ScaledSilu { .. } => "scaled_silu",
-            Op::MixStreams { .. } => "mix_streams",
-            Op::InjectStreams { .. } => "inject_streams",
-            Op::GateStreams { .. } => "gate_streams",
             Op::AddBias { .. } => "add_bias",
             Op::Add { .. } => "add",
             Op::SelectOutputs { .. } => "select_outputs",
+            Op::Entries(op) => op.name(),
+            Op::Streams(op) => op.name(),
         }
     }
 
@@ -73,21 +62,18 @@ impl Op {
         match self {
             Op::Embed { weight, .. }
             | Op::RmsNorm { weight, .. }
-            | Op::RmsNormPieces { weight, .. }
             | Op::RmsNormGated { weight, .. }
             | Op::HeadMatmul { weight, .. }
             | Op::Conv1dSilu { weight, .. } => vec![*weight],
             Op::NgramRows { table, .. } => vec![*table],
             Op::AddBias { bias, .. } => vec![*bias],
             Op::Experts { form, .. } => form.biases.iter().flatten().copied().collect(),
-            Op::Attention { sinks, .. } | Op::SparseAttention { sinks, .. } => {
-                sinks.iter().copied().collect()
-            }
-            Op::Compress { form, .. } => form.bias.into_iter().chain(form.norm).collect(),
+            Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
+            Op::Entries(op) => op.weights(),
+            Op::Streams(op) => op.weights(),
             Op::LayerNorm {
                 weight_and_bias, ..
             } => weight_and_bias.to_vec(),
-            Op::StreamWeights { scale_and_base, .. } => scale_and_base.to_vec(),
             Op::TokenRouter { table, .. } => vec![*table],
             Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
@@ -97,20 +83,11 @@ impl Op {
             | Op::Rearrange { .. }
             | Op::Rope { .. }
             | Op::KvAppend { .. }
-            | Op::ChooseEntries { .. }
-            | Op::BlockAttention { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }
             | Op::Swiglu { .. }
-            | Op::ScaledSilu { .. }
-            | Op::MixStreams { .. }
-            | Op::InjectStreams { .. }
-            | Op::GateStreams { .. }
             | Op::Glu { .. }
-            | Op::CollapseStreams { .. }
-            | Op::MeanStreams { .. }
-            | Op::SpreadStreams { .. }
             | Op::SigmoidMul { .. }
             | Op::ScaleBySigmoid { .. }
             | Op::Add { .. }
@@ -125,9 +102,6 @@ impl Op {
             Op::RmsNorm { x, .. }
             | Op::RmsNormalize { x, .. }
             | Op::LayerNorm { x, .. }
-            | Op::MeanStreams { x, .. }
-            | Op::RmsNormPieces { x, .. }
-            | Op::ScaledSilu { x, .. }
             | Op::Matmul { x, .. }
             | Op::SplitPairs { x, .. }
             | Op::HeadMatmul { x, .. }
@@ -142,25 +116,8 @@ impl Op {
             Op::Rearrange { inputs, .. } => inputs.clone(),
             Op::KvAppend { k, v, .. } => vec![*k, *v],
             Op::Attention { q, .. } => vec![*q],
-            Op::Compress { values, gates, .. } => std::iter::once(*values).chain(*gates).collect(),
-            Op::ChooseEntries { q, weights, .. } => std::iter::once(*q).chain(*weights).collect(),
-            Op::BlockAttention { q, chosen, .. } => vec![*q, *chosen],
-            Op::MixStreams { x, gates, .. } => vec![*x, *gates],
-            Op::GateStreams {
-                keys,
-                queries,
-                values,
-                ..
-            } => vec![*keys, *queries, *values],
-            Op::SparseAttention { q, chosen, .. } => std::iter::once(*q).chain(*chosen).collect(),
-            Op::StreamWeights { projected, .. } => vec![*projected],
-            Op::CollapseStreams { x, weights, .. } => vec![*x, *weights],
-            Op::SpreadStreams {
-                x, block, weights, ..
-            }
-            | Op::InjectStreams {
-                x, block, weights, ..
-            } => vec![*x, *block, *weights],
+            Op::Entries(op) => op.reads(),
+            Op::Streams(op) => op.reads(),
             Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
             Op::Router { logits, .. }
             | Op::GroupedRouter { logits, .. }
@@ -179,17 +136,15 @@ impl Op {
         match self {
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(_, out)| out).collect(),
             Op::SplitPairs { first, second, .. } => vec![*first, *second],
+            Op::Entries(op) => op.out().into_iter().collect(),
+            Op::Streams(op) => vec![op.out()],
             Op::Router { ids, weights, .. }
             | Op::GroupedRouter { ids, weights, .. }
             | Op::TokenRouter { ids, weights, .. } => vec![*ids, *weights],
-            Op::KvAppend { .. }
-            | Op::Compress { .. }
-            | Op::RequestExperts { .. }
-            | Op::Lookahead { .. } => vec![],
+            Op::KvAppend { .. } | Op::RequestExperts { .. } | Op::Lookahead { .. } => vec![],
             Op::Embed { out, .. }
             | Op::NgramRows { out, .. }
             | Op::RmsNorm { out, .. }
-            | Op::RmsNormPieces { out, .. }
             | Op::RmsNormalize { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::RmsNormGated { out, .. }
@@ -198,22 +153,11 @@ impl Op {
             | Op::HeadMatmul { out, .. }
             | Op::AddBias { out, .. }
             | Op::Attention { out, .. }
-            | Op::ChooseEntries { out, .. }
-            | Op::SparseAttention { out, .. }
-            | Op::BlockAttention { out, .. }
             | Op::Conv1dSilu { out, .. }
             | Op::GatedDelta { out, .. }
             | Op::Experts { out, .. }
             | Op::Swiglu { out, .. }
             | Op::Glu { out, .. }
-            | Op::StreamWeights { out, .. }
-            | Op::CollapseStreams { out, .. }
-            | Op::MeanStreams { out, .. }
-            | Op::SpreadStreams { out, .. }
-            | Op::ScaledSilu { out, .. }
-            | Op::MixStreams { out, .. }
-            | Op::InjectStreams { out, .. }
-            | Op::GateStreams { out, .. }
             | Op::SigmoidMul { out, .. }
             | Op::ScaleBySigmoid { out, .. }
             | Op::Add { out, .. }

@@ -8,7 +8,7 @@ use moeflux_kernels::Piece;
 use super::blueprint::{BlueprintBuilder, MatrixClass};
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, Op};
+use crate::graph::{BufferId, Op, StreamOp};
 
 /// More streams are a mistake in the file.
 const MOST_STREAMS: usize = 64;
@@ -70,13 +70,13 @@ impl GatedStreams {
         let [weights] = b.project(normed, MatrixClass::Sensitive, [weights]);
         let block = block(b, one);
         let out = b.graph.buffer("streams", self.streams * b.hidden);
-        b.graph.push(Op::InjectStreams {
+        b.graph.push(Op::Streams(StreamOp::Inject {
             x,
             block,
             weights,
             streams: self.streams,
             out,
-        });
+        }));
         out
     }
 
@@ -114,20 +114,20 @@ impl GatedStreams {
         let down = (self.rank, width);
         let down = product(b, normed, "input_mix_weight_down", down, "gates down");
         let act = new(b, "gates activation", self.rank);
-        b.graph.push(Op::ScaledSilu {
+        b.graph.push(Op::Streams(StreamOp::ScaledSilu {
             x: down,
             divisor: self.streams as f32,
             out: act,
-        });
+        }));
         let up = (width, self.rank);
         let gates = product(b, act, "input_mix_weight_up", up, "gates");
         let one = new(b, "mixed", hidden);
-        b.graph.push(Op::MixStreams {
+        b.graph.push(Op::Streams(StreamOp::Mix {
             x: normed,
             gates,
             streams: self.streams,
             out: one,
-        });
+        }));
         (normed, one)
     }
 
@@ -140,12 +140,12 @@ impl GatedStreams {
 
     fn norm_into(&self, b: &mut BlueprintBuilder, x: BufferId, name: String, out: BufferId) {
         let weight = b.vector(name, &[self.streams * b.hidden], b.norm_fold);
-        b.graph.push(Op::RmsNormPieces {
+        b.graph.push(Op::Streams(StreamOp::Norm {
             x,
             weight,
             len: b.hidden,
             eps: b.eps,
             out,
-        });
+        }));
     }
 }

@@ -12,7 +12,7 @@ use super::blueprint::{BlueprintBuilder, MatrixClass};
 use super::hybrid::{Hybrid, gated_attention_by};
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, EntryForm, Op, StateDecl};
+use crate::graph::{BufferId, EntryForm, EntryOp, Op, StateDecl};
 
 /// An index of blocks.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +63,7 @@ impl Index {
             let state = b.state(StateDecl::key_value(m.kv_heads, m.head_dim));
             b.graph.push(Op::KvAppend { k, v, state });
             let out = b.graph.buffer("attended", m.heads * m.head_dim);
-            b.graph.push(Op::BlockAttention {
+            b.graph.push(Op::Entries(EntryOp::BlockAttention {
                 q,
                 state,
                 chosen,
@@ -76,7 +76,7 @@ impl Index {
                     window: None,
                 },
                 out,
-            });
+            }));
             out
         })
     }
@@ -125,15 +125,15 @@ impl Index {
             style: RopeStyle::HalfSplit,
             attention_scale: 1.0,
         };
-        b.graph.push(Op::Compress {
+        b.graph.push(Op::Entries(EntryOp::Compress {
             values,
             gates: None,
             state,
             entries,
             form,
-        });
+        }));
         let out = b.graph.buffer("blocks chosen", self.top_k);
-        b.graph.push(Op::ChooseEntries {
+        b.graph.push(Op::Entries(EntryOp::Choose {
             q,
             weights: None,
             entries,
@@ -144,7 +144,7 @@ impl Index {
                 top_k: self.top_k,
             },
             out,
-        });
+        }));
         out
     }
 }

@@ -12,7 +12,7 @@ use super::fields::MOST_HEADS;
 use super::latent::Latents;
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, EntryForm, Op, StateDecl};
+use crate::graph::{BufferId, EntryForm, EntryOp, Op, StateDecl};
 
 /// Of the norm of keys, whatever that of the other norms is.
 const KEY_EPS: f32 = 1e-6;
@@ -88,13 +88,13 @@ impl BlockIndex {
             style: RopeStyle::HalfSplit,
             attention_scale: 1.0,
         };
-        b.graph.push(Op::Compress {
+        b.graph.push(Op::Entries(EntryOp::Compress {
             values: keys,
             gates: Some(gates),
             state,
             entries,
             form,
-        });
+        }));
         let q = (
             format!("{name}.wq_b"),
             self.heads * self.dim,
@@ -102,7 +102,7 @@ impl BlockIndex {
         );
         let [q] = b.project(latent, MatrixClass::Dense, [q]);
         let out = b.graph.buffer("blocks chosen", self.top_k);
-        b.graph.push(Op::ChooseEntries {
+        b.graph.push(Op::Entries(EntryOp::Choose {
             q,
             weights: Some(weights),
             entries,
@@ -113,7 +113,7 @@ impl BlockIndex {
                 top_k: self.top_k,
             },
             out,
-        });
+        }));
         out
     }
 
@@ -157,14 +157,14 @@ impl BlockIndex {
             state,
         });
         let out = b.graph.buffer("attended", shape.heads * shape.head_dim);
-        b.graph.push(Op::BlockAttention {
+        b.graph.push(Op::Entries(EntryOp::BlockAttention {
             q: latents.query,
             state,
             chosen,
             rate: self.rate,
             shape,
             out,
-        });
+        }));
         out
     }
 }

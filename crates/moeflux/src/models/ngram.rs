@@ -11,7 +11,7 @@ use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use super::gated_streams::GatedStreams;
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, Op, StateDecl};
+use crate::graph::{BufferId, Op, StateDecl, StreamOp};
 
 /// Rows of a hash's part of a table, at most.
 const MOST_ROWS: usize = 1 << 30;
@@ -137,13 +137,13 @@ impl NgramLayers {
         let keys = streams.norm(b, keys, format!("{name}.norm_key.weight"));
         let queries = streams.norm(b, x, format!("{name}.norm_query.weight"));
         let gated = b.graph.buffer("n-grams gated", all);
-        b.graph.push(Op::GateStreams {
+        b.graph.push(Op::Streams(StreamOp::Gate {
             keys,
             queries,
             values,
             streams: streams.streams,
             out: gated,
-        });
+        }));
         let normed = streams.norm(b, gated, format!("{name}.norm_conv.weight"));
         let convolved = self.convolved(b, normed, name);
         let added = b.add(gated, convolved, "n-grams out");

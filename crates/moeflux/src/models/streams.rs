@@ -9,7 +9,7 @@ use moeflux_kernels::{Piece, StreamRule};
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, Op};
+use crate::graph::{BufferId, Op, StreamOp};
 
 /// More streams are a mistake in the file.
 const MOST_STREAMS: usize = 64;
@@ -64,21 +64,21 @@ impl Streams {
         let new = |b: &mut BlueprintBuilder, label, width| b.graph.buffer(label, width);
         let weights = weights(b, x, (name, rule), &new);
         let one = b.graph.buffer("collapsed", hidden);
-        b.graph.push(Op::CollapseStreams {
+        b.graph.push(Op::Streams(StreamOp::Collapse {
             x,
             weights,
             rule,
             out: one,
-        });
+        }));
         let block = block(b, one);
         let out = b.graph.buffer("streams", rule.streams * hidden);
-        b.graph.push(Op::SpreadStreams {
+        b.graph.push(Op::Streams(StreamOp::Spread {
             x,
             block,
             weights,
             rule,
             out,
-        });
+        }));
         out
     }
 
@@ -88,12 +88,12 @@ impl Streams {
         let last = b.graph.output_buffer("last streams", streams * hidden);
         b.graph.push(Op::SelectOutputs { x, out: last });
         let out = b.graph.output_buffer("last hidden", hidden);
-        b.graph.push(Op::MeanStreams {
+        b.graph.push(Op::Streams(StreamOp::Mean {
             x: last,
             streams,
             hidden,
             out,
-        });
+        }));
         out
     }
 
@@ -109,12 +109,12 @@ impl Streams {
         b.graph.push(Op::SelectOutputs { x, out: last });
         let weights = weights(b, last, (name, rule), &new);
         let out = new(b, "last hidden", hidden);
-        b.graph.push(Op::CollapseStreams {
+        b.graph.push(Op::Streams(StreamOp::Collapse {
             x: last,
             weights,
             rule,
             out,
-        });
+        }));
         out
     }
 }
@@ -144,11 +144,11 @@ fn weights(
     let scale = b.vector(format!("{name}_scale"), &[rule.scales()], VectorFold::None);
     let base = b.vector(format!("{name}_base"), &[rows], VectorFold::None);
     let out = new(b, "stream weights", rows);
-    b.graph.push(Op::StreamWeights {
+    b.graph.push(Op::Streams(StreamOp::Weights {
         projected,
         scale_and_base: [scale, base],
         rule,
         out,
-    });
+    }));
     out
 }

@@ -1,6 +1,8 @@
 //! What the engine's integration tests share: fixtures, packed copies, runs, comparisons.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod back;
+
 use std::path::{Path, PathBuf};
 
 use moeflux::formats::Checkpoint;

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use moeflux::graph::{BufferId, EntryForm, GraphBuilder, Op, StateDecl, StateId, WeightId};
+use moeflux::graph::{
+    BufferId, EntryForm, EntryOp, GraphBuilder, Op, StateDecl, StateId, WeightId,
+};
 use moeflux::kernels::{AttentionShape, CompressShape, IndexShape, RopeStyle};
 use moeflux::weights::WeightPart;
 
@@ -47,7 +49,7 @@ fn entries_of(random: &mut Random, shape: CompressShape, pairs: Option<usize>) -
     let frequency = |i: usize| 0.3_f64.powf(i as f64) as f32;
     let inv_freq: Arc<[f32]> = (0..pairs.unwrap_or(0)).map(frequency).collect();
     let weights = [rate * width, dim].map(|len| WeightPart::Vector(random.floats(len, 1.5)));
-    graph.push(Op::Compress {
+    graph.push(Op::Entries(EntryOp::Compress {
         values,
         gates: Some(gates),
         state: pools,
@@ -61,7 +63,7 @@ fn entries_of(random: &mut Random, shape: CompressShape, pairs: Option<usize>) -
             style: RopeStyle::InterleavedTail,
             attention_scale: 1.25,
         },
-    });
+    }));
     Entries {
         graph,
         weights: weights.to_vec(),
@@ -80,6 +82,47 @@ fn with_steps(random: &mut Random, mut case: Case, data: &[(BufferId, usize, f32
         case = case.step(n, data);
     }
     case
+}
+
+/// An index of entries of `dim` elements for `rate` positions each.
+fn index(heads: usize, (dim, rate): (usize, usize), top_k: usize) -> IndexShape {
+    IndexShape {
+        heads,
+        dim,
+        rate,
+        top_k,
+    }
+}
+
+/// The choice of entries by queries, and weights of their heads.
+fn choose(
+    (q, weights): (BufferId, Option<BufferId>),
+    entries: StateId,
+    shape: IndexShape,
+    out: BufferId,
+) -> Op {
+    Op::Entries(EntryOp::Choose {
+        q,
+        weights,
+        entries,
+        shape,
+        out,
+    })
+}
+
+/// Attention with the usual scale.
+fn attention(
+    (heads, kv_heads): (usize, usize),
+    head_dim: usize,
+    window: Option<usize>,
+) -> AttentionShape {
+    AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window,
+    }
 }
 
 /// Entries alone: the state is the result.
@@ -108,18 +151,8 @@ pub(super) fn choose_entries(random: &mut Random) -> Case {
     let weights = graph.buffer("weights", heads);
     let out = graph.buffer("chosen", top_k);
     data.extend([(q, heads * dim, 1.0), (weights, heads, 1.0)]);
-    let op = Op::ChooseEntries {
-        q,
-        weights: Some(weights),
-        entries: state,
-        shape: IndexShape {
-            heads,
-            dim,
-            rate,
-            top_k,
-        },
-        out,
-    };
+    let shape = index(heads, (dim, rate), top_k);
+    let op = choose((q, Some(weights)), state, shape, out);
     let mut case = Case::new("choose_entries", graph_of(graph, op, out));
     case.weights = vectors;
     with_steps(random, case, &data)
@@ -138,18 +171,8 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
         let weights = g.buffer("weights", heads);
         made.data.push((weights, heads, 1.0));
         let out = g.buffer("chosen", top_k);
-        g.push(Op::ChooseEntries {
-            q,
-            weights: Some(weights),
-            entries: made.state,
-            shape: IndexShape {
-                heads,
-                dim: made.dim,
-                rate: made.rate,
-                top_k,
-            },
-            out,
-        });
+        let shape = index(heads, (made.dim, made.rate), top_k);
+        g.push(choose((q, Some(weights)), made.state, shape, out));
         out
     });
     let window = Some(random.within(1, 80));
@@ -166,22 +189,16 @@ pub(super) fn sparse_attention(random: &mut Random, is_indexed: bool) -> Case {
         state,
     });
     let out = g.buffer("out", width);
-    let op = Op::SparseAttention {
+    let op = Op::Entries(EntryOp::SparseAttention {
         q,
         state,
         entries: made.state,
         rate: made.rate,
         chosen,
-        shape: AttentionShape {
-            heads,
-            kv_heads: 1,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            window,
-        },
+        shape: attention((heads, 1), head_dim, window),
         sinks: Some(WeightId::new(2)),
         out,
-    };
+    });
     made.weights
         .push(WeightPart::Vector(random.floats(heads, 3.0)));
     let kind = if is_indexed { "chosen" } else { "all" };
@@ -208,7 +225,7 @@ fn means(
     let entries = g.state(StateDecl::entries(dim, rate));
     let pairs = random.within(0, dim / 2);
     let frequency = |i: usize| 0.3_f64.powf(i as f64) as f32;
-    g.push(Op::Compress {
+    g.push(Op::Entries(EntryOp::Compress {
         values,
         gates: None,
         state: pools,
@@ -222,7 +239,7 @@ fn means(
             style: RopeStyle::HalfSplit,
             attention_scale: 1.0,
         },
-    });
+    }));
     entries
 }
 
@@ -245,35 +262,19 @@ pub(super) fn block_attention(random: &mut Random) -> Case {
     );
     let entries = means(random, &mut g, values, (rate, dim));
     let chosen = g.buffer("chosen", top_k);
-    g.push(Op::ChooseEntries {
-        q: index_q,
-        weights: None,
-        entries,
-        shape: IndexShape {
-            heads: index_heads,
-            dim,
-            rate,
-            top_k,
-        },
-        out: chosen,
-    });
+    let shape = index(index_heads, (dim, rate), top_k);
+    g.push(choose((index_q, None), entries, shape, chosen));
     let state = g.state(StateDecl::key_value(kv_heads, head_dim));
     g.push(Op::KvAppend { k, v, state });
     let out = g.buffer("out", width);
-    let op = Op::BlockAttention {
+    let op = Op::Entries(EntryOp::BlockAttention {
         q,
         state,
         chosen,
         rate,
-        shape: AttentionShape {
-            heads,
-            kv_heads,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            window: None,
-        },
+        shape: attention((heads, kv_heads), head_dim, None),
         out,
-    };
+    });
     let mut case = Case::new("attention to chosen blocks", graph_of(g, op, out));
     case.weights = vec![WeightPart::Vector(random.floats(dim, 1.5))];
     let data = [
@@ -303,18 +304,8 @@ pub(super) fn latent_block_attention(random: &mut Random) -> Case {
     let index_q = g.buffer("index q", index_width);
     let weights = g.buffer("weights", index_heads);
     let chosen = g.buffer("chosen", top_k);
-    g.push(Op::ChooseEntries {
-        q: index_q,
-        weights: Some(weights),
-        entries: made.state,
-        shape: IndexShape {
-            heads: index_heads,
-            dim,
-            rate,
-            top_k,
-        },
-        out: chosen,
-    });
+    let shape = index(index_heads, (dim, rate), top_k);
+    g.push(choose((index_q, Some(weights)), made.state, shape, chosen));
     let (q, kv) = (g.buffer("q", width), g.buffer("kv", head_dim));
     let state = g.state(StateDecl::entries(head_dim, 1));
     g.push(Op::KvAppend {
@@ -323,20 +314,14 @@ pub(super) fn latent_block_attention(random: &mut Random) -> Case {
         state,
     });
     let out = g.buffer("out", width);
-    let op = Op::BlockAttention {
+    let op = Op::Entries(EntryOp::BlockAttention {
         q,
         state,
         chosen,
         rate,
-        shape: AttentionShape {
-            heads,
-            kv_heads: 1,
-            head_dim,
-            scale: 1.0 / (head_dim as f32).sqrt(),
-            window: None,
-        },
+        shape: attention((heads, 1), head_dim, None),
         out,
-    };
+    });
     made.data.extend([
         (index_q, index_width, 1.0),
         (weights, index_heads, 1.0),

@@ -1,6 +1,6 @@
 //! Operations on a residual of streams that are mixed by gates.
 
-use moeflux::graph::{GraphBuilder, Op, WeightId};
+use moeflux::graph::{GraphBuilder, Op, StreamOp, WeightId};
 use moeflux::weights::WeightPart;
 
 use super::graph_of;
@@ -20,13 +20,13 @@ pub(super) fn rms_norm_pieces(random: &mut Random) -> Case {
     let all = streams * len;
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", all), g.buffer("out", all));
-    let op = Op::RmsNormPieces {
+    let op = Op::Streams(StreamOp::Norm {
         x,
         weight: WeightId::new(0),
         len,
         eps: 1e-6,
         out,
-    };
+    });
     let mut case = Case::new("rms_norm_pieces", graph_of(g, op, out));
     case.weights
         .push(WeightPart::Vector(random.floats(all, 1.5)));
@@ -39,7 +39,7 @@ pub(super) fn scaled_silu(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", width), g.buffer("out", width));
     let divisor = streams as f32;
-    let op = Op::ScaledSilu { x, divisor, out };
+    let op = Op::Streams(StreamOp::ScaledSilu { x, divisor, out });
     let case = Case::new("scaled_silu", graph_of(g, op, out));
     with_rows(random, case, &[(x, width, 12.0)])
 }
@@ -51,12 +51,12 @@ pub(super) fn mix_streams(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let (x, gates) = (g.buffer("x", all), g.buffer("gates", all));
     let out = g.buffer("out", hidden);
-    let op = Op::MixStreams {
+    let op = Op::Streams(StreamOp::Mix {
         x,
         gates,
         streams,
         out,
-    };
+    });
     let case = Case::new("mix_streams", graph_of(g, op, out));
     with_rows(random, case, &[(x, all, 2.0), (gates, all, 4.0)])
 }
@@ -68,13 +68,13 @@ pub(super) fn inject_streams(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", all), g.buffer("out", all));
     let (block, weights) = (g.buffer("block", hidden), g.buffer("weights", streams));
-    let op = Op::InjectStreams {
+    let op = Op::Streams(StreamOp::Inject {
         x,
         block,
         weights,
         streams,
         out,
-    };
+    });
     let case = Case::new("inject_streams", graph_of(g, op, out));
     let data = [(x, all, 2.0), (block, hidden, 2.0), (weights, streams, 8.0)];
     with_rows(random, case, &data)
@@ -87,13 +87,13 @@ pub(super) fn gate_streams(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let (keys, queries) = (g.buffer("keys", all), g.buffer("queries", all));
     let (values, out) = (g.buffer("values", hidden), g.buffer("out", all));
-    let op = Op::GateStreams {
+    let op = Op::Streams(StreamOp::Gate {
         keys,
         queries,
         values,
         streams,
         out,
-    };
+    });
     let mut case = Case::new("gate_streams", graph_of(g, op, out));
     case.tolerance.f32 = ROOTED;
     let data = [(keys, all, 2.0), (queries, all, 2.0), (values, hidden, 2.0)];
