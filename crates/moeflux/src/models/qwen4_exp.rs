@@ -45,12 +45,12 @@ pub(super) fn build(config: &Config) -> Result<Blueprint, Error> {
     let mut b = decoder.builder(VectorFold::AddOne);
     let (embedded, table) = b.embed(decoder.vocab);
     let mut x = streams.of(&mut b, embedded);
-    for layer in 0..decoder.layers {
+    for (layer, is_recurrent) in recurrent.into_iter().enumerate() {
         let name = format!("layers.{layer}");
         x = ngrams.emit(&mut b, (x, &streams), layer, &format!("{name}.ple"));
         let connection = format!("{name}.attn_hyper_connection");
         // An index is there if a layer needs one.
-        let index = index.as_ref().filter(|_| !recurrent[layer]);
+        let index = index.as_ref().filter(|_| !is_recurrent);
         x = streams.around(&mut b, x, &connection, |b, x| match index {
             Some(index) => index.emit(b, &model, x, &format!("{name}.self_attn")),
             None => gated_delta_net(b, &model, x, &format!("{name}.linear_attn")),
