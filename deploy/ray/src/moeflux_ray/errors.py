@@ -1,0 +1,39 @@
+"""What can go wrong, with the node it went wrong on and what to do about it."""
+
+from __future__ import annotations
+
+import socket
+
+
+class MoefluxRayError(Exception):
+    """An error that names its node and the next action."""
+
+    def __init__(self, problem: str, action: str, node: str | None = None) -> None:
+        self.problem = problem
+        self.action = action
+        self.node = node or socket.gethostname()
+        super().__init__(f"node {self.node}: {problem}; {action}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        """Errors travel between processes."""
+        return type(self), (self.problem, self.action, self.node)
+
+
+class BinaryError(MoefluxRayError):
+    """The server's program is missing, or of another version."""
+
+
+class ModelError(MoefluxRayError):
+    """The model is not on the node and cannot be brought there."""
+
+
+class StartError(MoefluxRayError):
+    """The server did not start."""
+
+
+class ServerLostError(MoefluxRayError):
+    """The server ended while it answered."""
+
+
+class SettingsError(ValueError):
+    """An argument that cannot be used."""
