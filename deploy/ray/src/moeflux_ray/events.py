@@ -84,7 +84,7 @@ def broken(path: str, message: str) -> bytes:
         return b"event: error\ndata: " + json.dumps(data).encode() + b"\n\n"
     error = {"message": message, "type": "server_error", "param": None, "code": "replica_lost"}
     if path.startswith("/v1/responses"):
-        told: dict[str, str | None] = {"type": "error", **error}
+        told: dict[str, str | None] = {**error, "type": "error"}
         return b"event: error\ndata: " + json.dumps(told).encode() + b"\n\n"
     return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
 

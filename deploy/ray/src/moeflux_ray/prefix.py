@@ -1,7 +1,8 @@
 """Which replica has computed the beginning of a request before.
 
 A request's beginning is told by a chain of hashes, one for each message and for each stretch of a
-long one; each hash covers all that comes before it. Two requests begin alike as far as their chains do.
+long one; each hash covers all that comes before it. Two requests begin alike as far as their
+chains do.
 """
 
 from __future__ import annotations
