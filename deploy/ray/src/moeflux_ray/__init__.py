@@ -38,7 +38,13 @@ def app(args: dict[str, Any]) -> Application:
             "autoscaling_config": {
                 "min_replicas": settings.min_replicas,
                 "max_replicas": settings.max_replicas,
-                "target_ongoing_requests": settings.target_requests,
+                "policy": {
+                    "policy_function": "moeflux_ray.scaling:ScalingPolicy",
+                    "policy_kwargs": {
+                        "target_requests": settings.target_requests,
+                        "target_tokens_s": settings.target_tokens_s,
+                    },
+                },
             }
         }
     router: dict[str, Any] = {

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 
 import aiohttp
 from ray.util.metrics import Gauge
+
+from moeflux_ray.scaling import Rate
 
 #: Seconds between looks.
 EVERY_S = 5.0
@@ -36,6 +39,8 @@ class Reporter:
             name: Gauge(f"ray_{name}", description=what, tag_keys=("moeflux_replica",))
             for name, what in METRICS.items()
         }
+        self._rate = Rate()
+        self.tokens_a_second = 0.0
         self._task: asyncio.Task[None] | None = None
 
     def start(self, session: aiohttp.ClientSession) -> None:
@@ -55,5 +60,7 @@ class Reporter:
     def report(self, text: str) -> None:
         """Passes the figures of one look on."""
         for name, value in LINE.findall(text):
+            if name == "moeflux_generated_tokens_total":
+                self.tokens_a_second = self._rate.of(float(value), time.monotonic())
             if name in self._gauges:
                 self._gauges[name].set(float(value), tags=self._tags)

@@ -14,6 +14,7 @@ from moeflux_ray.errors import ServerLostError
 from moeflux_ray.forward import Forward, Head
 from moeflux_ray.metrics import Reporter
 from moeflux_ray.prepare import prepare, replica_name
+from moeflux_ray.scaling import TOKENS_A_SECOND
 from moeflux_ray.server import Server, command, find_binary
 from moeflux_ray.settings import Settings
 
@@ -81,6 +82,11 @@ class Replica:
                 f"{self._server.last_lines()}",
                 "the replica is replaced; ask again",
             ) from error
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Ray: what :class:`moeflux_ray.scaling.ScalingPolicy` goes by."""
+        self.session()
+        return {TOKENS_A_SECOND: self._reporter.tokens_a_second}
 
     async def check_health(self) -> None:
         """Asked by Ray; a replica that fails is replaced.

@@ -22,6 +22,8 @@ class Settings:
     max_replicas: int | None = None
     #: Running and waiting requests of a replica at which another one is started.
     target_requests: float = 4.0
+    #: Tokens a second of a replica at which another one is started, if that counts too.
+    target_tokens_s: float | None = None
     #: Requests that a replica takes at once; more wait where they can still be sent elsewhere.
     max_requests: int = 16
     #: Processors of a replica; its server runs as many threads.
