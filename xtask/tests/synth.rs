@@ -108,7 +108,11 @@ fn files_are_laid_out_as_pack_does() {
     fs::copy(made.join("config.json"), source.join("config.json")).expect("copies");
     write_checkpoint(&made, &source.join("model.safetensors"));
     let packed = dir.path().join("packed");
-    moeflux::pack(&source, &packed, &PackOptions::default(), &mut |_| ()).expect("packs");
+    let options = PackOptions {
+        group: Some(64),
+        ..PackOptions::default()
+    };
+    moeflux::pack(&source, &packed, &options, &mut |_| ()).expect("packs");
 
     let (made_files, packed_files) = (files(&made), files(&packed));
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();

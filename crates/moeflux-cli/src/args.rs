@@ -10,7 +10,7 @@ use moeflux::sampling::SamplingParams;
 use moeflux::text::SuggestedSampling;
 use moeflux::{Activations, EngineOptions, Isa, KvType, Lookahead};
 
-use crate::device::{self, Device};
+use crate::device::{self, CpuExperts, Device};
 use crate::failure::Failure;
 use crate::size;
 
@@ -36,6 +36,13 @@ pub struct ModelArgs {
     /// Memory of the graphics processor for experts [default: all of them, or what it has left]
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub gpu_memory: Option<u64>,
+    /// Whether the processor computes, at the same time, experts that the graphics processor's memory
+    /// does not hold, where that takes less time than to bring them over: off, on, or auto (where
+    /// the device has the processor's bits). Experts are then computed from activations in 8 bits on
+    /// both [default: off, or on if no value is given]
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+          default_missing_value = "on")]
+    pub cpu_experts: Option<CpuExperts>,
     /// Compute threads [default: one per core]
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,

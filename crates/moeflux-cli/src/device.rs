@@ -40,17 +40,49 @@ impl FromStr for Device {
     }
 }
 
+/// Whether the processor computes experts beside a graphics processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum CpuExperts {
+    /// No.
+    Off,
+    /// Where the device has the processor's bits.
+    Auto,
+    /// Yes.
+    On,
+}
+
+/// How a graphics processor is used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Its memory for experts.
+    pub memory: Option<u64>,
+    /// Whether the processor computes experts beside it.
+    pub cpu_experts: Option<CpuExperts>,
+}
+
+impl Device {
+    /// The device itself: never `auto`.
+    pub fn resolved(self) -> Device {
+        match self {
+            Device::Auto => automatic(),
+            device => device,
+        }
+    }
+}
+
 /// Has the engine run where the flags say.
 pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failure> {
-    let device = match args.device {
-        Device::Auto => automatic(),
-        device => device,
-    };
+    let device = args.device.resolved();
     if device == Device::Cpu {
-        return match (args.device, args.gpu_memory) {
-            (Device::Cpu, Some(_)) => Err(Failure::Usage(
-                "--gpu-memory needs --device gpu or auto".to_owned(),
-            )),
+        let flags = [
+            ("--gpu-memory", args.gpu_memory.is_some()),
+            ("--cpu-experts", args.cpu_experts.is_some()),
+        ];
+        let given = flags.into_iter().find(|(_, is_given)| *is_given);
+        return match (args.device, given) {
+            (Device::Cpu, Some((flag, _))) => {
+                Err(Failure::Usage(format!("{flag} needs --device gpu or auto")))
+            }
             _ => Ok(()),
         };
     }
@@ -71,7 +103,11 @@ pub fn place(options: &mut EngineOptions, args: &ModelArgs) -> Result<(), Failur
             )));
         }
     }
-    on_gpu(options, device, args)
+    let limits = Limits {
+        memory: args.gpu_memory,
+        cpu_experts: args.cpu_experts,
+    };
+    on_gpu(options, device, limits).map(|_| ())
 }
 
 #[cfg(feature = "gpu")]
@@ -86,8 +122,13 @@ fn automatic() -> Device {
     }
 }
 
+/// Has the engine run on a graphics processor; gives its name.
 #[cfg(feature = "gpu")]
-fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Result<(), Failure> {
+pub fn on_gpu(
+    options: &mut EngineOptions,
+    device: Device,
+    given: Limits,
+) -> Result<String, Failure> {
     use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
     let choice = match device {
@@ -95,15 +136,44 @@ fn on_gpu(options: &mut EngineOptions, device: Device, args: &ModelArgs) -> Resu
         _ => DeviceChoice::Any,
     };
     let gpu = Gpu::open(choice).map_err(moeflux::Error::from)?;
-    let limits = GpuOptions {
-        expert_bytes: args.gpu_memory,
+    let cpu_experts = match given.cpu_experts.unwrap_or(CpuExperts::Off) {
+        CpuExperts::Off => moeflux_gpu::CpuExperts::Off,
+        CpuExperts::Auto => moeflux_gpu::CpuExperts::Auto,
+        CpuExperts::On => moeflux_gpu::CpuExperts::On,
     };
+    let limits = GpuOptions {
+        expert_bytes: given.memory,
+        cpu_experts,
+    };
+    if cpu_experts != moeflux_gpu::CpuExperts::Off {
+        let agree = moeflux_gpu::exactness::usual_experts_agree(&gpu);
+        if let Some(words) = what_differs(cpu_experts, agree.map_err(moeflux::Error::from)?) {
+            output::note(words);
+        }
+    }
+    let name = gpu.line().name.clone();
     // What devices compute with, and so what is printed and what kept state is known by.
     options.activations = Activations::F32;
     options.backend = Some(std::sync::Arc::new(move || {
         Ok(Box::new(GpuBackend::new(gpu.clone(), limits)))
     }));
-    Ok(())
+    Ok(name)
+}
+
+/// What a user should know of a device whose experts agree with the processor's to the bit, or not.
+#[cfg(feature = "gpu")]
+fn what_differs(when: moeflux_gpu::CpuExperts, agree: bool) -> Option<&'static str> {
+    match (when, agree) {
+        (moeflux_gpu::CpuExperts::On, false) => Some(
+            "this device does not have the processor's bits: answers may differ by where experts \
+             are computed",
+        ),
+        (moeflux_gpu::CpuExperts::Auto, false) => Some(
+            "this device does not have the processor's bits: the processor computes no experts \
+             (--cpu-experts on has it do so)",
+        ),
+        _ => None,
+    }
 }
 
 #[cfg(not(feature = "gpu"))]
@@ -112,8 +182,9 @@ fn automatic() -> Device {
     Device::Cpu
 }
 
+/// The same without devices.
 #[cfg(not(feature = "gpu"))]
-fn on_gpu(_: &mut EngineOptions, _: Device, _: &ModelArgs) -> Result<(), Failure> {
+pub fn on_gpu(_: &mut EngineOptions, _: Device, _: Limits) -> Result<String, Failure> {
     Err(Failure::Usage(
         "built without the feature `gpu`; build with it, or use --device cpu".to_owned(),
     ))
@@ -125,6 +196,7 @@ pub fn fault_class(error: &(dyn std::error::Error + 'static)) -> Option<FaultCla
     use moeflux_gpu::GpuError;
     Some(match error.downcast_ref()? {
         GpuError::NoAdapter { .. }
+        | GpuError::CpuExperts { .. }
         | GpuError::Lacks { .. }
         | GpuError::Open { .. }
         | GpuError::TooLarge { .. }
@@ -152,4 +224,20 @@ pub enum FaultClass {
     /// A device that failed.
     #[cfg_attr(not(feature = "gpu"), allow(dead_code, reason = "there is no device"))]
     Machine,
+}
+
+#[cfg(all(test, feature = "gpu"))]
+mod tests {
+    use super::*;
+    use moeflux_gpu::CpuExperts::{Auto, Off, On};
+
+    #[test]
+    fn a_device_without_the_processors_bits_is_spoken_of() {
+        let words = |when| what_differs(when, false).unwrap_or_default();
+        assert!(words(On).contains("may differ"));
+        assert!(words(Auto).contains("--cpu-experts on"));
+        for (when, agree) in [(Off, false), (Off, true), (On, true), (Auto, true)] {
+            assert_eq!(what_differs(when, agree), None);
+        }
+    }
 }

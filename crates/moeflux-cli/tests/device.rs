@@ -34,6 +34,11 @@ fn what_does_not_go_together_is_refused() {
         (&["--device", "tpu"][..], ["tpu", "gpu:N"]),
         (&["--device", "gpu:x"], ["gpu:x", "gpu:N"]),
         (&["--gpu-memory", "1GiB"], ["--gpu-memory", "--device"]),
+        (&["--cpu-experts"], ["--cpu-experts", "--device"]),
+        (
+            &["--device", "gpu", "--cpu-experts=maybe"],
+            ["maybe", "auto"],
+        ),
         (
             &["--device", "gpu", "--isa", "scalar"],
             ["--isa", "processor"],
@@ -73,6 +78,21 @@ fn too_little_device_memory_names_what_works() {
     let answer = output_of(&["run", "--device", "gpu", PROMPT]);
     let enough = ["run", "--device", "gpu", "--gpu-memory", &least, PROMPT];
     assert_eq!(output_of(&enough), answer);
+}
+
+/// On a software device, which has the processor's bits, there is nothing to say.
+#[test]
+fn the_processor_computes_experts_beside_the_device() {
+    let memory = ["--device", "gpu", "--gpu-memory"];
+    let flags = ["run", PROMPT, "--cpu-experts"];
+    let all = run(&[&flags[..], &memory, &["1GiB"]].concat());
+    let few = run(&[&flags[..], &memory, &["1MiB"]].concat());
+    for ran in [&all, &few] {
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(!ran.stderr.contains("bits"), "{}", ran.stderr);
+    }
+    assert_eq!(all.stdout, few.stdout);
+    assert!(!all.stdout.is_empty());
 }
 
 #[test]

@@ -105,7 +105,12 @@ fn a_model_is_no_distance_from_itself() {
         "--json",
     ];
     let report: Value = serde_json::from_str(&output_of(&args)).unwrap();
-    for field in ["mean_nats", "p99_nats", "max_nats"] {
+    for field in [
+        "mean_nats",
+        "mean_standard_error_nats",
+        "p99_nats",
+        "max_nats",
+    ] {
         assert_eq!(number(&report, field), 0.0, "{report}");
     }
     assert_eq!(number(&report, "same_top_1"), 1.0);
@@ -135,6 +140,11 @@ fn a_model_with_other_weights_is_some_distance_away() {
     let args = ["eval", "kl", "demo", other, "--text", text(&path), "--json"];
     let report: Value = serde_json::from_str(&output_of(&args)).unwrap();
     let mean = number(&report, "mean_nats");
+    let uncertainty = number(&report, "mean_standard_error_nats");
+    assert!(
+        uncertainty > 0.0 && uncertainty < mean,
+        "{uncertainty} of {mean}"
+    );
     assert!(mean > 1e-4 && mean < 1.0, "{report}");
     assert!(
         number(&report, "p99_nats") >= number(&report, "median_nats"),

@@ -120,8 +120,30 @@ fn bad_files_are_told_apart() {
         3,
         &["model-00002-of-00002.gguf"],
     );
-    let out = dir.path().join("packed");
-    let pack = ["pack", text(&gguf("qwen3_moe.gguf")), "-o", text(&out)].map(str::to_owned);
-    let pack: Vec<&str> = pack.iter().map(String::as_str).collect();
-    fails(&pack, 2, &["opens as it is"]);
+}
+
+#[test]
+fn a_packed_file_answers_as_it_did() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = gguf("qwen3_5_moe_q8_0.gguf");
+    let packed = dir.path().join("packed");
+    output_of(&["pack", text(&source), "-o", text(&packed), "--bits", "keep"]);
+    let lines = output_of(&["inspect", "-m", text(&packed), "--verify"]);
+    for word in [
+        "packed from GGUF",
+        "Q8_0 (qwen35moe)",
+        "routed experts: q8_0",
+    ] {
+        assert!(lines.contains(word), "no {word} in {lines}");
+    }
+    let logits = |model: &str, name: &str| {
+        let out = dir.path().join(name);
+        let args = ["eval", "logits", "-m", model, "--tokens", "1,2,3,4,5"];
+        output_of(&[&args[..], &["-o", text(&out)]].concat());
+        fs::read(out).unwrap()
+    };
+    assert!(logits(text(&packed), "a") == logits(text(&source), "b"));
+    let other = dir.path().join("other");
+    let args = ["pack", text(&source), "-o", text(&other), "--bits", "few"];
+    fails(&args, 2, &["--bits", "keep"]);
 }

@@ -14,11 +14,17 @@ fn json(flags: &[&str]) -> Value {
 
 /// A budget between what the demo needs and what all its experts need.
 fn tight() -> String {
-    let refused = common::run(&["plan", "--memory", "1MiB", "--context", "512"]);
+    tight_on("cpu", 3)
+}
+
+/// The same on a device, with so many MiB more than it needs.
+fn tight_on(device: &str, more: u64) -> String {
+    let flags = ["--memory", "1MiB", "--context", "512", "--device", device];
+    let refused = common::run(&[&["plan"], &flags[..]].concat());
     let words: Vec<&str> = refused.stderr.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "--memory").unwrap();
     let smallest: u64 = words[at + 1].trim_end_matches("MiB").parse().unwrap();
-    format!("{}MiB", smallest + 3)
+    format!("{}MiB", smallest + more)
 }
 
 #[test]
@@ -168,4 +174,65 @@ fn what_cannot_be_planned_is_named() {
     fails(&["plan", "--context", "9000"], 2, &["--context", "8192"]);
     fails(&["plan", "--threads", "0"], 2, &["--threads"]);
     fails(&["plan", "--reader", "slow"], 2, &["--reader"]);
+}
+
+/// Three tiers: the device's memory, the host's and the disk. A software device will do.
+#[test]
+fn a_plan_for_a_device_says_where_experts_are() {
+    // A driver's own memory differs a little from run to run.
+    let tight = tight_on("gpu", 16);
+    let budgets = format!("{tight},1GiB");
+    let flags = [
+        "--device",
+        "gpu",
+        "--gpu-memory",
+        "2MiB",
+        "--context",
+        "512",
+    ];
+    let plan = json(&[&flags[..], &["--memory", &budgets]].concat());
+    let experts = plan["expert_records"].as_u64().unwrap();
+    let slots = plan["device_slots"].as_u64().unwrap();
+    assert!(slots > 0 && slots < experts, "{plan}");
+    assert!(
+        plan["device_slot_bytes"].as_u64().unwrap() <= 2 << 20,
+        "{plan}"
+    );
+    assert!(plan["measured"]["resident_token_s"].as_f64().unwrap() > 0.0);
+    let all = plan["budgets"].as_array().unwrap();
+    for budget in all {
+        let number = |name: &str| budget[name].as_f64().unwrap();
+        let shares = ["on_device", "in_memory", "on_disk"].map(number);
+        assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{budget}");
+        assert!(
+            (shares[0] - slots as f64 / experts as f64).abs() < 1e-9,
+            "{budget}"
+        );
+        assert!(number("warm_tok_s") <= number("best_tok_s"), "{budget}");
+    }
+    assert_eq!(all[1]["on_disk"], 0.0, "{plan}");
+    assert!(all[0]["warm_tok_s"].as_f64() <= all[1]["warm_tok_s"].as_f64());
+    let words = output_of(&[
+        "plan",
+        "--device",
+        "gpu",
+        "--memory",
+        "1GiB",
+        "--context",
+        "64",
+    ]);
+    assert!(
+        words.contains("on the device") && words.contains("on disk"),
+        "{words}"
+    );
+    fails(
+        &["plan", "--gpu-memory", "1MiB"],
+        2,
+        &["--gpu-memory", "--device"],
+    );
+    fails(
+        &["plan", "--device", "gpu", "--threads", "1"],
+        2,
+        &["--threads"],
+    );
 }

@@ -39,11 +39,12 @@ impl Popularity {
         }
     }
 
-    /// Reads the record of this model, if there is one.
+    /// Reads the record of this model, if there is one; that of another model or version, which lay
+    /// at the same place before, is none.
     ///
     /// # Errors
-    /// [`ExpertError::Popularity`] if the file cannot be read or is not a record of this model. It
-    /// can be done without.
+    /// [`ExpertError::Popularity`] if the file cannot be read or is no record. It can be done
+    /// without.
     pub fn read(
         path: &Path,
         identity: u64,
@@ -62,8 +63,14 @@ impl Popularity {
         let read = file.take(len as u64 + 1).read_to_end(&mut bytes);
         read.map_err(|e| failed(e.to_string()))?;
         let (front, rest) = bytes.split_at_checked(FRONT).unwrap_or((&[], &[]));
-        if front != Popularity::new(identity, experts).front() || bytes.len() != len {
-            return Err(failed("it is not of this model and version".into()));
+        if !front.starts_with(MAGIC) {
+            return Err(failed("it is no such record".into()));
+        }
+        if front != Popularity::new(identity, experts).front() {
+            return Ok(None);
+        }
+        if bytes.len() != len {
+            return Err(failed("it is damaged".into()));
         }
         let (uses, check) = rest.split_at(experts * 4);
         if xxh3_64(&bytes[..len - 8]).to_le_bytes() != check {

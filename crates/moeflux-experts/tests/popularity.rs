@@ -44,7 +44,7 @@ fn a_record_is_read_back_and_replaced_whole() {
 }
 
 #[test]
-fn what_is_not_a_record_of_the_model_is_refused() {
+fn what_is_no_record_is_refused_and_that_of_another_model_is_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("popularity");
     record(&[1.0, 2.0, 3.0]).write(&path).unwrap();
@@ -57,16 +57,25 @@ fn what_is_not_a_record_of_the_model_is_refused() {
             "{error}"
         );
     };
-    refused(&good, 8, 3);
-    refused(&good, 7, 4);
     refused(b"", 7, 3);
     for len in 0..good.len() {
         refused(&good[..len], 7, 3);
     }
-    for at in 0..good.len() {
+    for at in (0..8).chain(24..good.len()) {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
         refused(&bad, 7, 3);
+    }
+    for at in 8..24 {
+        let mut other = good.clone();
+        other[at] ^= 0x40;
+        fs::write(&path, other).unwrap();
+        assert_eq!(Popularity::read(&path, 7, 3).unwrap(), None);
+    }
+    fs::write(&path, &good).unwrap();
+    for (identity, experts) in [(8, 3), (7, 2), (7, 4)] {
+        let found = Popularity::read(&path, identity, experts);
+        assert_eq!(found.unwrap(), None);
     }
     refused(&[&good[..], b"more"].concat(), 7, 3);
     let negative = record(&[1.0, -2.0, 3.0]);

@@ -5,12 +5,12 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use moeflux_formats::{AffineCodec, Codec, EncodedMut, encode_into};
+use moeflux_formats::{AffineCodec, BlockCodec, Codec, EncodedMut, encode_into};
 
 const ROWS: usize = 256;
 const COLS: usize = 2048;
 /// Long against the grain of the system's processor times.
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 10;
 
 fn main() {
     let mut state = 1_u64;
@@ -29,6 +29,9 @@ fn main() {
                 &values,
             );
         }
+    }
+    for block in [BlockCodec::Q4K, BlockCodec::Q5K, BlockCodec::Iq4Nl] {
+        measure(Codec::Block(block), &values);
     }
     measure(Codec::Bf16, &values);
     measure(Codec::F16, &values);

@@ -1,6 +1,7 @@
 //! A set of safetensors or GGUF files read as one name space. Opening reads headers only.
 
 mod opened;
+mod part;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -65,7 +66,8 @@ struct Index {
 
 impl Checkpoint {
     /// Opens a Hugging Face directory (the shards of `model.safetensors.index.json` if that file
-    /// exists, else `model.safetensors`) or a file, as [`Checkpoint::open_files`].
+    /// exists, else `model.safetensors`) or a file, as [`Checkpoint::open_files`]. A shard that is not
+    /// there may have its header in `SHARD.header`: all but its data is then known.
     ///
     /// # Errors
     /// No checkpoint there, a missing or truncated shard, a malformed header or index, or a tensor
@@ -80,7 +82,7 @@ impl Checkpoint {
             return Self::open_index(dir, &index_path);
         }
         let single = dir.join(SINGLE_NAME);
-        if !single.exists() {
+        if !opened::is_here(&single) {
             return Err(FormatError::NotACheckpoint {
                 dir: dir.to_path_buf(),
             });
@@ -118,6 +120,17 @@ impl Checkpoint {
         Self::join(place, opened, &BTreeMap::new())
     }
 
+    /// The headers of a GGUF model's parts, with the lengths of the files that they come from: all
+    /// is there but the data.
+    pub(crate) fn open_headers(parts: Vec<(PathBuf, u64)>) -> Result<Self> {
+        let place = parts.first().map(|(path, _)| path.clone());
+        let opened = parts
+            .into_iter()
+            .map(|(path, bytes)| OpenedFile::header(path, bytes));
+        let opened = opened.collect::<Result<Vec<_>>>()?;
+        Self::join(place.unwrap_or_default(), opened, &BTreeMap::new())
+    }
+
     fn open_index(dir: &Path, index_path: &Path) -> Result<Self> {
         let malformed = |reason: String| FormatError::Json {
             path: index_path.to_path_buf(),
@@ -135,7 +148,7 @@ impl Checkpoint {
             }
         }
         let files: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
-        if let Some(path) = files.iter().find(|path| !path.exists()) {
+        if let Some(path) = files.iter().find(|path| !opened::is_here(path)) {
             let needed_for = format!("{} lists it", index_path.display());
             return Err(FormatError::MissingFile {
                 path: path.clone(),

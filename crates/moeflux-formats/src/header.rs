@@ -101,6 +101,25 @@ pub fn parse_header(start: &[u8], file_bytes: u64) -> Result<Header, HeaderProbl
     })
 }
 
+/// Parses a header whose data is elsewhere: the file is as long as its tensors make it.
+///
+/// # Errors
+/// As [`parse_header`].
+pub(crate) fn parse_header_alone(start: &[u8]) -> Result<Header, HeaderProblem> {
+    let found = start.len() as u64;
+    let Some((first_bytes, rest)) = start.split_first_chunk::<8>() else {
+        let needed = 8;
+        return Err(HeaderProblem::ShorterThanHeader { needed, found });
+    };
+    let data_start = header_end(*first_bytes, found)?;
+    let json = &rest[..data_start as usize - 8];
+    let raw: RawHeader = serde_json::from_slice(json).map_err(|error| HeaderProblem::NotJson {
+        message: error.to_string(),
+    })?;
+    let ends = raw.tensors.iter().map(|(_, tensor)| tensor.data_offsets.1);
+    parse_header(start, data_start.saturating_add(ends.max().unwrap_or(0)))
+}
+
 fn check_tensor(
     name: String,
     entry: RawTensor,

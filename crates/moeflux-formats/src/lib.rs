@@ -14,6 +14,7 @@ mod dtype;
 mod error;
 pub mod gguf;
 mod header;
+mod integers;
 mod io;
 mod pack;
 mod packed;
@@ -21,15 +22,15 @@ mod writer;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use codec::{
-    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, decode, encode,
-    encode_into,
+    AffineCodec, BlockCodec, CenteredCodec, Codec, Encoded, EncodedMut, F8Codec, PartTensor,
+    decode, encode, encode_into, encode_weighted,
 };
 pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, PlannedLayer,
-    PlannedMatrix, PlannedTensor, pack,
+    Begun, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, Packer,
+    PlannedLayer, PlannedMatrix, PlannedTensor, SourceIdentity, pack,
 };
 pub use packed::{
     DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,

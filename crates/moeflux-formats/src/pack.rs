@@ -10,6 +10,7 @@
 
 mod directory;
 mod file;
+mod identity;
 mod journal;
 mod plan;
 mod rows;
@@ -20,13 +21,14 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use identity::SourceIdentity;
 pub use plan::{
     CodedSource, ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor,
 };
 
 use crate::Checkpoint;
-use crate::error::Result;
-use crate::packed::{FORMAT_VERSION, FileEntry, Manifest, SourceEntry, SourceFile};
+use crate::error::{FormatError, Result};
+use crate::packed::{DENSE_NAME, FORMAT_VERSION, FileEntry, Manifest, SourceEntry, layer_name};
 use directory::{Opened, PartialDirectory};
 use file::{FileJob, Step};
 
@@ -75,62 +77,209 @@ pub fn pack(
     threads: usize,
     progress: &mut dyn FnMut(PackProgress),
 ) -> Result<PackReport> {
-    plan::check(source, plan)?;
-    let fingerprint = plan::fingerprint(source, plan)?;
-    let (mut directory, started_over) = match PartialDirectory::open(dst, &fingerprint)? {
-        Opened::Ready {
-            directory,
-            started_over,
-        } => (directory, started_over),
-        Opened::Complete(manifest) => return Ok(report_complete(source, plan, &manifest)),
+    let identity = SourceIdentity::of(source)?;
+    let mut packer = match Packer::open(source, identity, plan, dst, progress)? {
+        Begun::Packer(packer) => packer,
+        Begun::Complete(report) => return Ok(report),
     };
-    let mut run = Run {
-        state: PackProgress {
-            done_bytes: 0,
-            total_bytes: plan::source_bytes(source, plan),
-            resumed_bytes: 0,
-            stage: String::new(),
-        },
-        progress,
-    };
-    let restart_note = "an earlier pack had another source or other options: starting over";
-    run.stage(if started_over {
-        restart_note
-    } else {
-        "copying files"
-    });
+    packer.threads = threads;
+    packer.copy(source, source_dir)?;
+    packer.dense(source)?;
+    for index in 0..plan.layers.len() {
+        packer.layer(source, index)?;
+    }
+    packer.finish(dst)
+}
 
-    let mut files = directory.copy_all(source_dir, &plan.copied_files)?;
-    let mut resumed_files = 0;
-    let jobs = std::iter::once_with(|| FileJob::dense(source, plan))
-        .chain(plan.layers.iter().map(FileJob::layer));
-    for job in jobs {
-        let job = job?;
-        let entry = match directory.finished(&job.name, &mut || run.stage_of("checking", &job))? {
-            Some(entry) => {
-                resumed_files += 1;
-                run.resume(job.source_bytes(source));
-                entry
+/// What [`Packer::open`] finds.
+pub enum Begun<'a> {
+    /// A directory to fill.
+    Packer(Box<Packer<'a>>),
+    /// An earlier run had finished but for the renaming, which is done now.
+    Complete(PackReport),
+}
+
+/// A packed model in the making, file by file, from a source of which not all is there at once:
+/// each call is given a checkpoint that holds what its file needs.
+pub struct Packer<'a> {
+    /// Workers that convert in parallel (0: as many as the machine has).
+    pub threads: usize,
+    plan: &'a PackPlan,
+    identity: SourceIdentity,
+    fingerprint: String,
+    directory: PartialDirectory,
+    files: BTreeMap<String, FileEntry>,
+    run: Run<'a>,
+    report: PackReport,
+}
+
+impl<'a> Packer<'a> {
+    /// Begins, or goes on with what an earlier run left. Of `source` the headers are enough.
+    ///
+    /// # Errors
+    /// `dst` exists, or a plan that does not fit the source.
+    pub fn open(
+        source: &Checkpoint,
+        identity: SourceIdentity,
+        plan: &'a PackPlan,
+        dst: &Path,
+        progress: &'a mut dyn FnMut(PackProgress),
+    ) -> Result<Begun<'a>> {
+        plan::check(source, plan)?;
+        let fingerprint = identity::fingerprint(&identity, plan)?;
+        let mut report = PackReport {
+            source_bytes: plan::source_bytes(source, plan),
+            ..PackReport::default()
+        };
+        let directory = match PartialDirectory::open(dst, &fingerprint)? {
+            Opened::Ready {
+                directory,
+                started_over,
+            } => {
+                report.started_over = started_over;
+                directory
             }
-            None => {
-                run.stage_of("packing", &job);
-                let path = directory.path(&job.name);
-                let entry = job.write(source, &path, threads, &mut |step| run.step(step, &job))?;
-                directory.record(&job.name, &entry)?;
-                entry
+            Opened::Complete(manifest) => {
+                report.count(&manifest.files);
+                report.resumed_files = report.files;
+                return Ok(Begun::Complete(report));
             }
         };
-        files.insert(job.name, entry);
+        let state = PackProgress {
+            done_bytes: 0,
+            total_bytes: report.source_bytes,
+            resumed_bytes: 0,
+            stage: String::new(),
+        };
+        let mut run = Run { state, progress };
+        let restart_note = "an earlier pack had another source or other options: starting over";
+        run.stage(match report.started_over {
+            true => restart_note,
+            false => "copying files",
+        });
+        Ok(Begun::Packer(Box::new(Packer {
+            threads: 0,
+            plan,
+            identity,
+            fingerprint,
+            directory,
+            files: BTreeMap::new(),
+            run,
+            report,
+        })))
     }
-    let manifest = manifest(source, plan, fingerprint, files)?;
-    let report = PackReport {
-        resumed_files,
-        started_over,
-        ..report_of(source, plan, &manifest)
-    };
-    directory.publish(&manifest, dst)?;
-    run.stage("done");
-    Ok(report)
+
+    /// Copies the small files, from `source_dir` and from the source's headers.
+    ///
+    /// # Errors
+    /// A failed read or write.
+    pub fn copy(&mut self, source: &Checkpoint, source_dir: &Path) -> Result<()> {
+        let copied = self
+            .directory
+            .copy_all(source_dir, &self.plan.copied_files)?;
+        self.files.extend(copied);
+        self.files.extend(self.directory.copy_headers(source)?);
+        Ok(())
+    }
+
+    /// Writes the file of everything but routed experts, unless an earlier run did.
+    ///
+    /// # Errors
+    /// As [`pack`].
+    pub fn dense(&mut self, source: &Checkpoint) -> Result<()> {
+        let job = FileJob::dense(source, self.plan)?;
+        match self.resume(source, &job)? {
+            true => Ok(()),
+            false => self.write(source, job),
+        }
+    }
+
+    /// Writes the file of a layer's experts, unless an earlier run did.
+    ///
+    /// # Errors
+    /// As [`pack`].
+    pub fn layer(&mut self, source: &Checkpoint, index: usize) -> Result<()> {
+        if self.has_layer(source, index)? {
+            return Ok(());
+        }
+        self.write(source, FileJob::layer(&self.plan.layers[index])?)
+    }
+
+    /// Whether the file of a layer's experts is there. Of `source` the headers are enough.
+    ///
+    /// # Errors
+    /// A failed read.
+    pub fn has_layer(&mut self, source: &Checkpoint, index: usize) -> Result<bool> {
+        let job = FileJob::layer(&self.plan.layers[index])?;
+        self.resume(source, &job)
+    }
+
+    /// Takes over a file that is there already.
+    fn resume(&mut self, source: &Checkpoint, job: &FileJob<'_>) -> Result<bool> {
+        if self.files.contains_key(&job.name) {
+            return Ok(true);
+        }
+        let Self { directory, run, .. } = self;
+        let found = directory.finished(&job.name, &mut || run.stage_of("checking", job))?;
+        let Some(entry) = found else {
+            return Ok(false);
+        };
+        self.report.resumed_files += 1;
+        self.run.resume(job.source_bytes(source));
+        self.files.insert(job.name.clone(), entry);
+        Ok(true)
+    }
+
+    fn write(&mut self, source: &Checkpoint, job: FileJob<'_>) -> Result<()> {
+        let run = &mut self.run;
+        run.stage_of("packing", &job);
+        let path = self.directory.path(&job.name);
+        let tell: &mut dyn FnMut(Step) = &mut |step| run.step(step, &job);
+        let entry = job.write(source, &path, self.threads, tell)?;
+        self.directory.record(&job.name, &entry)?;
+        self.files.insert(job.name, entry);
+        Ok(())
+    }
+
+    /// Ends it: writes the manifest and gives the directory its name.
+    ///
+    /// # Errors
+    /// A file that was not written, or a failed write.
+    pub fn finish(mut self, dst: &Path) -> Result<PackReport> {
+        let layers = self.plan.layers.iter().map(|layer| layer_name(layer.layer));
+        let missing = std::iter::once(DENSE_NAME.to_owned()).chain(layers);
+        if let Some(name) = missing
+            .into_iter()
+            .find(|name| !self.files.contains_key(name))
+        {
+            return Err(FormatError::MissingFile {
+                path: self.directory.path(&name),
+                needed_for: "it was not packed".to_owned(),
+            });
+        }
+        self.report.count(&self.files);
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            created_by: concat!("moeflux ", env!("CARGO_PKG_VERSION")).to_owned(),
+            plan: self.fingerprint,
+            codecs: self.plan.codecs.clone(),
+            skipped: self.plan.skipped.clone(),
+            files: self.files,
+            source: SourceEntry {
+                files: self.identity.files,
+            },
+        };
+        self.directory.publish(&manifest, dst)?;
+        self.run.stage("done");
+        Ok(self.report)
+    }
+}
+
+impl PackReport {
+    fn count(&mut self, files: &BTreeMap<String, FileEntry>) {
+        self.files = files.len();
+        self.packed_bytes = files.values().map(|entry| entry.bytes).sum();
+    }
 }
 
 /// Progress as it goes.
@@ -164,46 +313,5 @@ impl Run<'_> {
     fn resume(&mut self, bytes: u64) {
         self.state.resumed_bytes += bytes;
         self.advance(bytes);
-    }
-}
-
-fn manifest(
-    source: &Checkpoint,
-    plan: &PackPlan,
-    fingerprint: String,
-    files: BTreeMap<String, FileEntry>,
-) -> Result<Manifest> {
-    let sizes = plan::source_sizes(source)?;
-    Ok(Manifest {
-        format_version: FORMAT_VERSION,
-        created_by: concat!("moeflux ", env!("CARGO_PKG_VERSION")).to_owned(),
-        plan: fingerprint,
-        codecs: plan.codecs.clone(),
-        skipped: plan.skipped.clone(),
-        files,
-        source: SourceEntry {
-            files: sizes
-                .into_iter()
-                .map(|(name, bytes)| SourceFile { name, bytes })
-                .collect(),
-        },
-    })
-}
-
-fn report_of(source: &Checkpoint, plan: &PackPlan, manifest: &Manifest) -> PackReport {
-    PackReport {
-        source_bytes: plan::source_bytes(source, plan),
-        packed_bytes: manifest.files.values().map(|entry| entry.bytes).sum(),
-        files: manifest.files.len(),
-        resumed_files: 0,
-        started_over: false,
-    }
-}
-
-/// An earlier run ended between finishing the directory and renaming it.
-fn report_complete(source: &Checkpoint, plan: &PackPlan, manifest: &Manifest) -> PackReport {
-    PackReport {
-        resumed_files: manifest.files.len(),
-        ..report_of(source, plan, manifest)
     }
 }

@@ -4,6 +4,9 @@
 //! An expert's record is its tensors one after another and a pad, starting at a multiple of
 //! [`RECORD_ALIGN`] and as long as one, so that it is read with one aligned request. All records of
 //! a layer have the same layout. The file ends with `checksums`, the xxh3 of each record.
+//!
+//! A model packed from GGUF has that model's headers beside them (keys and tensor table, no data),
+//! and its tensors under their names there; it has no `config.json`.
 
 mod layer;
 mod manifest;
@@ -32,6 +35,11 @@ pub fn layer_name(layer: usize) -> String {
     format!("experts/layer-{layer:03}.safetensors")
 }
 
+/// The name of the header of a GGUF model's part, counted from 1, that the model was packed from.
+pub(crate) fn header_name(part: usize) -> String {
+    format!("source-{part:05}.gguf-header")
+}
+
 /// The layer of a file's name, if it is a layer file.
 fn layer_of(name: &str) -> Option<usize> {
     name.strip_prefix("experts/layer-")?
@@ -58,6 +66,24 @@ impl PackedModel {
     #[must_use]
     pub fn is_packed(dir: &Path) -> bool {
         dir.join(MANIFEST_NAME).exists() || dir.join(JOURNAL_NAME).exists()
+    }
+
+    /// The headers of the GGUF model that `dir` was packed from, as one of which no data can be
+    /// read; `None` if it was packed from something else or is no packed model.
+    ///
+    /// # Errors
+    /// A malformed manifest or header, or one that is missing.
+    pub fn gguf_header(dir: &Path) -> Result<Option<Checkpoint>> {
+        if !dir.join(MANIFEST_NAME).exists() {
+            return Ok(None);
+        }
+        let manifest = Manifest::read(dir)?;
+        if !manifest.files.contains_key(&header_name(1)) {
+            return Ok(None);
+        }
+        let parts = manifest.source.files.iter().enumerate();
+        let parts = parts.map(|(index, file)| (dir.join(header_name(index + 1)), file.bytes));
+        Checkpoint::open_headers(parts.collect()).map(Some)
     }
 
     /// Opens a packed model.

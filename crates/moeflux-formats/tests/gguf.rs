@@ -131,9 +131,9 @@ fn block_codecs_say_what_they_cannot_do() {
         let found = Codec::Block(codec).encoded_bytes(3, cols);
         assert_eq!(found, Err(CodecError::Columns { cols, group }));
     }
-    let encoded = encode(Codec::Block(BlockCodec::Q5K), &[0.0; 256], 1, 256).unwrap_err();
+    let encoded = encode(Codec::Block(BlockCodec::Q6K), &[0.0; 256], 1, 256).unwrap_err();
     assert!(
-        matches!(encoded, FormatError::Codec(CodecError::NoEncoder("q5_k"))),
+        matches!(encoded, FormatError::Codec(CodecError::NoEncoder("q6_k"))),
         "{encoded}"
     );
     for (codec, limit) in [

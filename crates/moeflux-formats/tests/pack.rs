@@ -34,6 +34,7 @@ fn records_are_aligned_and_decode_to_the_source() {
             (report.files, report.resumed_files, report.started_over),
             (5, 0, false)
         );
+        let weights = codec.tensors(1, 256)[0].name;
         let model = PackedModel::open(&dst).unwrap();
         model.verify(&mut |_| ()).unwrap();
         let source = Checkpoint::open(&case.source).unwrap();
@@ -56,7 +57,7 @@ fn records_are_aligned_and_decode_to_the_source() {
                     part.map(|part| bytes[part.offset as usize..][..part.bytes as usize].to_vec())
                 };
                 let encoded = Encoded {
-                    weights: part("up_proj.weight").unwrap(),
+                    weights: part(&format!("up_proj.{weights}")).unwrap(),
                     scales: part("up_proj.scales").unwrap_or_default(),
                     biases: part("up_proj.biases").unwrap_or_default(),
                 };

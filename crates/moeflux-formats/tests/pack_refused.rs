@@ -66,10 +66,10 @@ fn plans_that_do_not_fit_are_refused_before_anything_is_written() {
         panic!("{columns}");
     };
     assert_eq!(tensor, "layers.1.experts.down");
-    let unwritten = Codec::Block(BlockCodec::Q4K);
+    let unwritten = Codec::Block(BlockCodec::Q6K);
     let only_read = refused(&|plan| plan.layers[1].experts[2][2].codec = unwritten);
     let FormatError::Encode {
-        problem: CodecError::NoEncoder("q4_k"),
+        problem: CodecError::NoEncoder("q6_k"),
         ..
     } = only_read
     else {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use moeflux::{Best, Engine, EngineOptions, Session, Want};
-use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
+use moeflux_gpu::{CpuExperts, DeviceChoice, Gpu, GpuBackend, GpuOptions};
 
 /// The most likely token after `token`.
 fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<u32, moeflux::Error> {
@@ -39,6 +39,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Arc::clone(&gpu),
         GpuOptions {
             expert_bytes: (gib > 0).then_some((gib as u64) << 30),
+            cpu_experts: match args.get(5).map(String::as_str) {
+                Some("on") => CpuExperts::On,
+                Some("auto") => CpuExperts::Auto,
+                _ => CpuExperts::Off,
+            },
         },
     );
     let options = EngineOptions {

@@ -11,7 +11,7 @@ use moeflux::{KvType, RemoteStates};
 use moeflux_gpu::matrix::{DeviceMatrix, Elements, Form};
 use moeflux_gpu::ops::{self, CombineViews, DeltaViews, ExpertSlots, RouterShape, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
-use moeflux_gpu::{DeviceBuffer, DeviceChoice, Gpu, GpuError, Recorder, View};
+use moeflux_gpu::{CpuExperts, DeviceBuffer, DeviceChoice, Gpu, GpuError, Recorder, View};
 use moeflux_kernels::{
     AttentionShape, Coded, Coding, Decay, DeltaShape, HeadOrder, Matrix, MatrixData,
 };
@@ -63,7 +63,7 @@ fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> 
         window: None,
     };
     let decl = StateDecl::key_value(2, 256);
-    let mut state = DeviceStates(Arc::clone(gpu)).make(&decl, KvType::F16);
+    let mut state = DeviceStates(Arc::clone(gpu), CpuExperts::Off).make(&decl, KvType::F16);
     state.reserve(depth + len)?;
     let kv: &DeviceKv = state.as_any().downcast_ref().ok_or("no keys and values")?;
     let [q, out] = [random(gpu, len * 4096)?, random(gpu, len * 4096)?];
@@ -77,7 +77,7 @@ fn attention(gpu: &Arc<Gpu>, depth: usize, len: usize, runs: u32) -> Result<()> 
         ops::kv_append(r, (&k).into(), (&v).into(), kv, span)
     })?;
     time(gpu, &format!("attention {len} at {depth}"), runs, |r| {
-        ops::attention(r, (&q).into(), kv, (&out).into(), shape, span)
+        ops::attention(r, (&q).into(), kv, (&out).into(), (shape, None), span)
     })
 }
 

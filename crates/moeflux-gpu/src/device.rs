@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wgpu::{Features, Limits};
 
@@ -35,7 +35,7 @@ pub struct Gpu {
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
     /// Nanoseconds of waiting for results.
-    waited: AtomicU64,
+    pub(crate) waited: AtomicU64,
     /// Whether its multiply-add is rounded once, when that has been found out.
     pub(crate) fma: OnceLock<bool>,
     pub(crate) is_timing: AtomicBool,
@@ -210,7 +210,7 @@ impl Gpu {
         self.report("a command", 0)
     }
 
-    fn report(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
+    pub(crate) fn report(&self, what: &'static str, bytes_wanted: u64) -> Result<(), GpuError> {
         match self.faults.take() {
             None => Ok(()),
             Some(Fault::Memory) => Err(self.no_memory(what, bytes_wanted)),
@@ -299,100 +299,11 @@ impl Gpu {
         }
     }
 
-    /// Waits until what was written has arrived, so that the memory for its way is free again.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub(crate) fn flush(&self) -> Result<(), GpuError> {
-        self.queue.submit([]);
-        let polled = self.device.poll(wgpu::PollType::wait_indefinitely());
-        self.check()?;
-        polled.map(|_| ()).map_err(|problem| GpuError::Lost {
-            problem: problem.to_string(),
-        })
-    }
-
     /// Copies `bytes` from the start of a buffer to the start of another, before anything that is
     /// submitted from now on.
     pub fn copy(&self, from: &DeviceBuffer, to: &DeviceBuffer, bytes: u64) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(&from.raw, 0, &to.raw, 0, bytes);
         self.queue.submit([encoder.finish()]);
-    }
-
-    /// Reads a part of a buffer, after all that was submitted; multiples of four.
-    ///
-    /// # Errors
-    /// A lost device.
-    pub fn read(
-        &self,
-        buffer: &DeviceBuffer,
-        offset: u64,
-        bytes: u64,
-    ) -> Result<Vec<u8>, GpuError> {
-        if bytes == 0 {
-            return Ok(Vec::new());
-        }
-        let staging = self.staging(bytes)?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&buffer.raw, offset, &staging, 0, bytes);
-        self.queue.submit([encoder.finish()]);
-        let mut out = vec![0; bytes as usize];
-        self.wait_for(&staging, &mut out)?;
-        Ok(out)
-    }
-
-    /// Host memory that the device copies to.
-    pub(crate) fn staging(&self, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read-back"),
-            size: bytes,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        self.report("reading results back", bytes)?;
-        Ok(staging)
-    }
-
-    /// Waits until what was submitted has been done and copies the start of `staging` to `out`.
-    pub(crate) fn wait_for(&self, staging: &wgpu::Buffer, out: &mut [u8]) -> Result<(), GpuError> {
-        /// Polls before the thread gives way: waking up takes longer than most waits.
-        const SPINS: u32 = 20_000;
-        let begin = Instant::now();
-        let done = Arc::new(AtomicU64::new(0));
-        let tell = Arc::clone(&done);
-        let part = staging.slice(..out.len() as u64);
-        part.map_async(wgpu::MapMode::Read, move |result| {
-            tell.store(1 + u64::from(result.is_err()), Ordering::Release);
-        });
-        let lost = |problem: String| GpuError::Lost { problem };
-        let mut spins = 0;
-        while done.load(Ordering::Acquire) == 0 {
-            let (poll, busy) = match spins < SPINS && !self.line.is_software {
-                true => (wgpu::PollType::Poll, true),
-                false => (wgpu::PollType::wait_indefinitely(), false),
-            };
-            let polled = self.device.poll(poll);
-            self.check()?;
-            if let Err(problem) = polled
-                && !busy
-            {
-                return Err(lost(problem.to_string()));
-            }
-            spins += 1;
-        }
-        if done.load(Ordering::Acquire) != 1 {
-            self.check()?;
-            return Err(lost("its results cannot be read".to_owned()));
-        }
-        let range = part
-            .get_mapped_range()
-            .map_err(|problem| lost(problem.to_string()))?;
-        out.copy_from_slice(&range);
-        drop(range);
-        staging.unmap();
-        let nanoseconds = begin.elapsed().as_nanos() as u64;
-        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
-        Ok(())
     }
 }

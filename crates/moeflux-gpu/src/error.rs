@@ -56,6 +56,15 @@ pub enum GpuError {
         /// The least that works.
         least: u64,
     },
+    /// Experts that cannot be computed on both.
+    #[error(
+        "--cpu-experts needs experts of integers without biases, which layer {layer} does not have; \
+         leave it out"
+    )]
+    CpuExperts {
+        /// The layer.
+        layer: usize,
+    },
     /// A buffer larger than the device binds at once.
     #[error(
         "{what} takes {bytes} bytes, the device binds at most {limit} at once; use --device cpu"

@@ -54,6 +54,7 @@ pub fn usual_experts_agree(gpu: &Arc<Gpu>) -> Result<bool, GpuError> {
         (affine(4), affine(8)),
         (Coding::Q8_0, Coding::Q4_0),
         (Coding::Q4K, Coding::Q6K),
+        (Coding::Mxfp4, Coding::Iq4Nl),
     ];
     for (gate, down) in usual {
         agree = agree && experts_agree(&mut recorder, gate, down)?;
@@ -157,6 +158,25 @@ fn activations(random: &mut Bits, len: usize) -> Vec<f32> {
     x
 }
 
+/// Bytes of a row's block of a coding as files have it, and where in it binary16 scales begin.
+pub fn file_block(coding: Coding) -> (usize, &'static [usize]) {
+    match coding {
+        Coding::Affine { .. } | Coding::Centered { .. } => (1, &[]),
+        Coding::Mxfp4 => (17, &[]),
+        Coding::Q4_0 | Coding::Iq4Nl => (18, &[0]),
+        Coding::Q4_1 => (20, &[0, 2]),
+        Coding::Q5_0 => (22, &[0]),
+        Coding::Q5_1 => (24, &[0, 2]),
+        Coding::Q8_0 => (34, &[0]),
+        Coding::Q2K => (84, &[80, 82]),
+        Coding::Q3K => (110, &[108]),
+        Coding::Iq4Xs => (136, &[0]),
+        Coding::Q4K => (144, &[0, 2]),
+        Coding::Q5K => (176, &[0, 2]),
+        Coding::Q6K => (210, &[208]),
+    }
+}
+
 /// A matrix of random integers with likely scales.
 struct RandomWeights {
     coding: Coding,
@@ -177,22 +197,15 @@ impl RandomWeights {
             (0..len).map(|_| upper(random.float(8) / 64.0)).collect()
         };
         let (mut scales, mut biases) = (maps(scales), maps(biases));
-        // Bytes of a block, and where its binary16 scales are.
-        let (block, places): (usize, &[usize]) = match coding {
-            Coding::Affine { .. } => (1, &[]),
-            Coding::Q4_0 => (18, &[0]),
-            Coding::Q8_0 => (34, &[0]),
-            Coding::Q4K => (144, &[0, 2]),
-            Coding::Q5K => (176, &[0, 2]),
-            Coding::Q6K => (210, &[208]),
-            // Devices have no kernels for the others.
-            _ => return None,
-        };
+        let (block, places) = file_block(coding);
         for block in weights.chunks_exact_mut(block) {
             for &at in places {
                 // Some are subnormal.
                 let scale = half::f16::from_f32(random.float(8) / 512.0);
                 block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+            if coding == Coding::Mxfp4 {
+                block[0] = 112 + block[0] % 16;
             }
         }
         let [s, b] = [&mut scales, &mut biases].map(|part| bytemuck::cast_slice_mut(part));

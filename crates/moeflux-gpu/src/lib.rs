@@ -18,13 +18,16 @@ pub mod matrix;
 pub mod ops;
 mod pipeline;
 mod profile;
+mod quick_hash;
 mod recorder;
 mod shader;
 pub mod state;
+mod submitter;
 mod tier;
+mod transfer;
 
 pub use adapter::{AdapterLine, DeviceChoice, adapters};
-pub use backend::{GpuBackend, GpuOptions};
+pub use backend::{CpuExperts, GpuBackend, GpuOptions};
 pub use device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 pub use error::GpuError;
 pub use profile::DispatchTime;

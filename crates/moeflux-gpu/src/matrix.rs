@@ -5,15 +5,12 @@
 //! each row filled up to whole 16 bytes. Parts (weights, scales, biases) begin at 16 bytes.
 
 mod bands;
+mod kind;
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
-
-use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, Rounding};
+use moeflux_kernels::{Coded, Coding, F8, F8_BLOCK, Matrix, MatrixData, Rounding};
 
 pub use bands::{Band, DeviceMatrix};
-
-use crate::{GpuError, Param};
+pub(crate) use kind::all_forms;
 
 /// Rows of a tile.
 pub const TILE: usize = 16;
@@ -29,7 +26,7 @@ pub enum Elements {
     F16,
     /// bfloat16.
     Bf16,
-    /// Floats of 8 bits, which have no kernels yet.
+    /// Floats of 8 bits (E4M3) with a scale to each square of elements.
     F8,
     /// Integers with scales.
     Coded(Coding),
@@ -46,60 +43,12 @@ pub struct Form {
     pub elements: Elements,
 }
 
-/// A form of each kind, of a tile's rows: for checking what kernels become.
-pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
-    let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
-    let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
-    codings.extend([
-        Coding::Q4_0,
-        Coding::Q8_0,
-        Coding::Q4K,
-        Coding::Q5K,
-        Coding::Q6K,
-    ]);
-    let floats = [Elements::F32, Elements::F16, Elements::Bf16];
-    let elements = codings.into_iter().map(Elements::Coded).chain(floats);
-    let form = |elements| Form {
-        rows: TILE,
-        cols,
-        elements,
-    };
-    elements.map(form).collect()
-}
-
-/// Names of a form's parameters, and of a second form's.
-const SECOND_NAMES: [(&str, &str); 23] = [
-    ("IS_F32", "BIS_F32"),
-    ("IS_F16", "BIS_F16"),
-    ("IS_BF16", "BIS_BF16"),
-    ("IS_AFFINE", "BIS_AFFINE"),
-    ("IS_SIMPLE", "BIS_SIMPLE"),
-    ("IS_K", "BIS_K"),
-    ("IS_Q6K", "BIS_Q6K"),
-    ("CODED", "BCODED"),
-    ("SPAN", "BSPAN"),
-    ("BITS_IS_3", "BBITS_IS_3"),
-    ("BITS_IS_5", "BBITS_IS_5"),
-    ("BITS_IS_6", "BBITS_IS_6"),
-    ("BITS_IS_8", "BBITS_IS_8"),
-    ("BITS_BELOW_8", "BBITS_BELOW_8"),
-    ("HAS_TWO", "BHAS_TWO"),
-    ("HAS_FOUR", "BHAS_FOUR"),
-    ("WORDS", "BWORDS"),
-    ("UNITS", "BUNITS"),
-    ("SCALE_BYTES", "BSCALE_BYTES"),
-    ("BLOCK_BYTES", "BBLOCK_BYTES"),
-    ("GROUP", "BGROUP"),
-    ("ZERO", "BZERO"),
-    ("BIASED", "BBIASED"),
-];
-
 /// Where a matrix lies in a buffer, in units of 16 bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The integers or floats.
     pub weights: u32,
-    /// Scales of affine codings.
+    /// Scales that do not lie among the integers.
     pub scales: u32,
     /// Biases of affine codings.
     pub biases: u32,
@@ -136,13 +85,18 @@ impl Form {
         match self.elements {
             Elements::F32 => [self.rows * row(4), 0, 0],
             Elements::F16 | Elements::Bf16 => [self.rows * row(2), 0, 0],
-            Elements::F8 => [self.rows * row(1), 0, 0],
+            Elements::F8 => [self.rows * row(1), self.f8_scales() * 16, 0],
             Elements::Coded(coding) => {
                 let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
                 let [weights, scales, biases] = lengths;
                 [weights, scales * 2, biases * 2].map(|bytes| bytes.next_multiple_of(16))
             }
         }
+    }
+
+    /// Scales of 8-bit floats: one a tile of rows and [`F8_BLOCK`] columns, in 16 bytes.
+    fn f8_scales(&self) -> usize {
+        self.rows.div_ceil(TILE) * self.cols.div_ceil(F8_BLOCK)
     }
 
     /// Bytes that it takes.
@@ -178,71 +132,6 @@ impl Form {
         }
     }
 
-    /// What `form.wgsl` needs to know of the second form of a kernel (see [`crate::Shader`]).
-    pub(crate) fn second_params(&self) -> Vec<Param> {
-        static NAMES: OnceLock<HashMap<&str, &'static str>> = OnceLock::new();
-        let names = NAMES.get_or_init(|| SECOND_NAMES.into_iter().collect());
-        let params = self.params().into_iter();
-        let second = params.map(|(name, value)| names.get(name).map(|second| (*second, value)));
-        second.flatten().collect()
-    }
-
-    /// What `form.wgsl` needs to know.
-    pub fn params(&self) -> Vec<Param> {
-        let coding = match self.elements {
-            Elements::F32 => return vec![("IS_F32", 1), ("SPAN", 4)],
-            Elements::F16 => return vec![("IS_F16", 1), ("SPAN", 8)],
-            Elements::Bf16 => return vec![("IS_BF16", 1), ("SPAN", 8)],
-            // Refused by `check`.
-            Elements::F8 => return Vec::new(),
-            Elements::Coded(coding) => coding,
-        };
-        let Some((form, bits, units, scale_bytes)) = kind(coding) else {
-            return Vec::new();
-        };
-        let Rounding { group, zero } = coding.rounding();
-        vec![
-            (form, 1),
-            ("CODED", 1),
-            ("SPAN", UNIT as u32),
-            ("BITS_IS_3", u32::from(bits == 3)),
-            ("BITS_IS_5", u32::from(bits == 5)),
-            ("BITS_IS_6", u32::from(bits == 6)),
-            ("BITS_IS_8", u32::from(bits == 8)),
-            ("BITS_BELOW_8", u32::from(bits < 8)),
-            ("HAS_TWO", u32::from(bits < 4)),
-            ("HAS_FOUR", u32::from((4..8).contains(&bits))),
-            ("WORDS", bits * 4),
-            ("UNITS", units),
-            ("SCALE_BYTES", scale_bytes),
-            ("BLOCK_BYTES", units * bits * 4 + scale_bytes),
-            ("GROUP", group as u32),
-            ("ZERO", zero as u32),
-            ("BIASED", u32::from(form != "IS_SIMPLE" && form != "IS_Q6K")),
-        ]
-    }
-
-    /// Whether there are kernels for it.
-    ///
-    /// # Errors
-    /// [`GpuError::Unsupported`], with the coding.
-    pub fn check(&self) -> Result<(), GpuError> {
-        match self.elements {
-            Elements::Coded(coding) if kind(coding).is_none() => Err(GpuError::Unsupported {
-                op: "weights",
-                problem: format!(
-                    "{coding:?} has no kernels on graphics processors yet; run with --device cpu"
-                ),
-            }),
-            Elements::F8 => Err(GpuError::Unsupported {
-                op: "weights",
-                problem: "F8_E4M3 has no kernels on graphics processors yet; run with --device cpu"
-                    .to_owned(),
-            }),
-            _ => Ok(()),
-        }
-    }
-
     /// Appends the matrix in this form.
     pub fn pack(&self, matrix: &Matrix<'_>, out: &mut Vec<u8>) {
         match matrix.data() {
@@ -250,7 +139,7 @@ impl Form {
             MatrixData::F16(values) | MatrixData::Bf16(values) => {
                 self.pack_rows(bytemuck::cast_slice(values), 2, out);
             }
-            MatrixData::F8(_) => {}
+            MatrixData::F8(f8) => self.pack_f8(&f8, out),
             MatrixData::Coded(coded) => self.pack_tiles(&coded, out),
         }
     }
@@ -279,6 +168,17 @@ impl Form {
         }
     }
 
+    /// Rows, then scales, each four times over.
+    fn pack_f8(&self, f8: &F8<'_>, out: &mut Vec<u8>) {
+        self.pack_rows(f8.weights, 1, out);
+        for first_row in (0..self.rows).step_by(TILE) {
+            for first_col in (0..self.cols).step_by(F8_BLOCK) {
+                let scale = f8.scale(self.cols, first_row, first_col);
+                out.extend_from_slice(bytemuck::cast_slice(&[scale; 4]));
+            }
+        }
+    }
+
     /// Tiles as they are; in a last tile of fewer rows each run of words has a place for 16.
     fn pack_tiles(&self, coded: &Coded<'_>, out: &mut Vec<u8>) {
         let whole = self.rows / TILE * TILE;
@@ -288,7 +188,7 @@ impl Form {
         let (tiles, rest) = coded.weights.split_at(share(coded.weights.len()));
         out.extend_from_slice(tiles);
         if lanes > 0 {
-            widen(rest, &runs(coded.coding), lanes, out);
+            widen(rest, &kind::runs(coded.coding), lanes, out);
         }
         for part in [scales, biases] {
             let (tiles, rest) = part.split_at(share(part.len()));
@@ -298,35 +198,6 @@ impl Form {
             }
             out.resize(out.len().next_multiple_of(16), 0);
         }
-    }
-}
-
-/// The parameter that says how a coding's scales lie, its bits, units of a block and bytes of
-/// their scales; `None` of codings without kernels.
-fn kind(coding: Coding) -> Option<(&'static str, u32, u32, u32)> {
-    Some(match coding {
-        Coding::Affine { bits, .. } => ("IS_AFFINE", bits, 1, 0),
-        Coding::Q4_0 => ("IS_SIMPLE", 4, 1, 2),
-        Coding::Q8_0 => ("IS_SIMPLE", 8, 1, 2),
-        Coding::Q4K => ("IS_K", 4, 8, 16),
-        Coding::Q5K => ("IS_K", 5, 8, 16),
-        Coding::Q6K => ("IS_Q6K", 6, 8, 18),
-        _ => return None,
-    })
-}
-
-/// Bytes a lane of the runs of a block, in their order.
-fn runs(coding: Coding) -> Vec<usize> {
-    let words = |count: usize| vec![4; count];
-    match coding {
-        Coding::Affine { .. } => vec![4],
-        Coding::Q4_0 => [vec![2], words(4)].concat(),
-        Coding::Q8_0 => [vec![2], words(8)].concat(),
-        Coding::Q4K => [words(3), vec![2, 2], words(32)].concat(),
-        Coding::Q5K => [words(3), vec![2, 2], words(40)].concat(),
-        Coding::Q6K => [words(4), vec![2], words(48)].concat(),
-        // Refused by `Form::check`.
-        _ => Vec::new(),
     }
 }
 

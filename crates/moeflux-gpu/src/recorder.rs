@@ -1,7 +1,7 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::Hasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -9,7 +9,9 @@ use crate::GpuError;
 use crate::device::{DeviceBuffer, Gpu, IMMEDIATE_BYTES};
 use crate::pipeline::{bind, compile};
 use crate::profile::Timing;
+use crate::quick_hash::{Quick, QuickHash};
 use crate::shader::{Param, Shader};
+use crate::submitter::Submitter;
 
 /// A part of a buffer, bound to a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -84,55 +86,26 @@ pub struct Recorder {
     dispatches: u64,
     /// Dispatches that are submitted together.
     together: u32,
-    /// Dispatches since the last submission.
+    /// Dispatches since the last submission, and multiply-adds of the long ones among them.
     waiting: u32,
+    work: u64,
     timing: Option<Timing>,
+    /// A thread that submits; none where there are few.
+    submitter: Option<Submitter>,
 }
 
+/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
+/// submission takes them seconds.
+pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
 const TOGETHER: u32 = 64;
 /// Those of a first submission that the device waits for.
-const FIRST: u32 = 16;
-
-/// Hashes short keys in few steps: a lookup a dispatch.
-#[derive(Default)]
-struct QuickHash(u64);
-
-impl Hasher for QuickHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for part in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..part.len()].copy_from_slice(part);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u8(&mut self, byte: u8) {
-        self.write_u64(u64::from(byte));
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-}
-
-type Quick = BuildHasherDefault<QuickHash>;
+const FIRST: u32 = 8;
 
 impl Recorder {
     /// A recorder for `gpu`.
     pub fn new(gpu: Arc<Gpu>) -> Recorder {
+        let submitter = Submitter::new(&gpu);
         Recorder {
             gpu,
             kernels: HashMap::default(),
@@ -143,7 +116,9 @@ impl Recorder {
             dispatches: 0,
             together: TOGETHER,
             waiting: 0,
+            work: 0,
             timing: None,
+            submitter,
         }
     }
 
@@ -234,9 +209,17 @@ impl Recorder {
         self.dispatches += 1;
         self.waiting += 1;
         if self.waiting >= self.together {
-            self.submit();
+            self.send();
         }
         Ok(())
+    }
+
+    /// What was recorded last takes this many multiply-adds: there is a submission after so many.
+    pub fn note_work(&mut self, multiply_adds: u64) {
+        self.work = self.work.saturating_add(multiply_adds);
+        if self.work >= MOST_WORK {
+            self.submit();
+        }
     }
 
     /// The key of a kernel, which is made where it is not there yet.
@@ -314,14 +297,47 @@ impl Recorder {
         );
     }
 
+    /// The same from the host's memory for the way to the device.
+    pub(crate) fn copy_host(
+        &mut self,
+        from: &wgpu::Buffer,
+        bytes: u64,
+        to: &DeviceBuffer,
+        to_offset: u64,
+    ) {
+        self.pass = None;
+        let device = &self.gpu.device;
+        let encoder = self
+            .encoder
+            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(from, 0, &to.raw, to_offset, bytes);
+    }
+
+    /// Has the device begin soon with what was recorded.
+    fn send(&mut self) {
+        self.pass = None;
+        self.work = 0;
+        if self.waiting > 0 {
+            // By half more each time: the device should not run out of work while the next are recorded.
+            let more = self.together + self.together / 2;
+            (self.waiting, self.together) = (0, more.min(TOGETHER));
+        }
+        let Some(encoder) = self.encoder.take() else {
+            return;
+        };
+        match &mut self.submitter {
+            Some(submitter) => submitter.send(encoder),
+            None => {
+                self.gpu.queue.submit([encoder.finish()]);
+            }
+        }
+    }
+
     /// Has the device begin with what was recorded.
     pub fn submit(&mut self) {
-        self.pass = None;
-        if self.waiting > 0 {
-            (self.waiting, self.together) = (0, TOGETHER);
-        }
-        if let Some(encoder) = self.encoder.take() {
-            self.gpu.queue.submit([encoder.finish()]);
+        self.send();
+        if let Some(submitter) = &self.submitter {
+            submitter.wait();
         }
     }
 

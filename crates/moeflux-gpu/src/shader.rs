@@ -101,8 +101,8 @@ impl Shader {
         let problem = || GpuError::Refused {
             problem: format!("kernel {} has no value for `{loop_of}`", self.name),
         };
-        let known = |name: Option<&str>| params.iter().find(|(n, _)| Some(*n) == name).copied();
-        let count = known(count).ok_or_else(problem)?.1;
+        let count = count.and_then(|name| names.value(name));
+        let count = count.ok_or_else(problem)?;
         let index = INDICES.iter().find(|n| Some(**n) == name);
         let name = *index.ok_or_else(problem)?;
         for index in 0..count {
@@ -156,8 +156,12 @@ impl<'a> Names<'a> {
     }
 
     fn value(&self, name: &str) -> Option<u32> {
+        let letter = match INDICES.contains(&name) {
+            true => "",
+            false => self.letter,
+        };
         let found = self.params.iter().find(|(known, _)| {
-            let own = known.strip_prefix(self.letter);
+            let own = known.strip_prefix(letter);
             own == Some(name)
         });
         found.map(|&(_, value)| value)

@@ -8,11 +8,11 @@ use moeflux::{Error, KvType, RemoteState, RemoteStates};
 
 use crate::adapter::AdapterLine;
 use crate::kv_layout::KvShape;
-use crate::{DeviceBuffer, Gpu, GpuError, View};
+use crate::{CpuExperts, DeviceBuffer, Gpu, GpuError, View};
 
-/// Makes sessions' state on a device.
+/// Makes sessions' state on a device, whose experts may be computed on both.
 #[derive(Clone)]
-pub struct DeviceStates(pub Arc<Gpu>);
+pub struct DeviceStates(pub Arc<Gpu>, pub CpuExperts);
 
 impl std::fmt::Debug for DeviceStates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,7 +25,8 @@ impl RemoteStates for DeviceStates {
         let AdapterLine {
             name, api, driver, ..
         } = self.0.line();
-        format!("{name}, {api}, {driver}, {:?}", self.0.matrix_unit())
+        let (unit, experts) = (self.0.matrix_unit(), self.1);
+        format!("{name}, {api}, {driver}, {unit:?}, {experts:?}")
     }
 
     fn make(&self, decl: &StateDecl, kv_type: KvType) -> Box<dyn RemoteState> {
@@ -34,6 +35,7 @@ impl RemoteStates for DeviceStates {
                 kv_heads, head_dim, ..
             } => Box::new(DeviceKv {
                 gpu: self.clone(),
+                decl: *decl,
                 shape: KvShape {
                     kv_type,
                     kv_heads,
@@ -52,10 +54,12 @@ impl RemoteStates for DeviceStates {
     }
 }
 
-/// Keys and values of one layer; how they lie says [`crate::kv_layout`].
+/// Keys and values of one layer; how they lie says [`crate::kv_layout`]. Those that a window has
+/// passed stay where they are.
 #[derive(Debug)]
 pub struct DeviceKv {
     gpu: DeviceStates,
+    decl: StateDecl,
     shape: KvShape,
     /// Positions that there is room for.
     capacity: usize,
@@ -63,6 +67,11 @@ pub struct DeviceKv {
 }
 
 impl DeviceKv {
+    /// Elements of keys (or values) that no token behind `positions` sees.
+    fn passed(&self, positions: usize) -> usize {
+        self.decl.first_needed(positions).min(positions) * self.shape.width()
+    }
+
     /// Their shape.
     pub fn shape(&self) -> KvShape {
         self.shape
@@ -112,14 +121,16 @@ impl RemoteState for DeviceKv {
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
+        let passed = self.passed(positions);
         if let Some((keys, values)) = &self.parts {
             let bytes = self.shape.bytes(positions.min(self.capacity));
             for (part, are_keys) in [(keys, true), (values, false)] {
                 let bytes = self.gpu.0.read(part, 0, bytes)?;
-                out.extend(self.shape.decode(&bytes, positions, are_keys));
+                let all = self.shape.decode(&bytes, positions, are_keys);
+                out.extend(all.into_iter().skip(passed));
             }
         }
-        out.resize(2 * positions * self.shape.width(), 0.0);
+        out.resize(2 * (positions * self.shape.width() - passed), 0.0);
         Ok(out)
     }
 
@@ -128,11 +139,13 @@ impl RemoteState for DeviceKv {
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
         };
-        let len = positions * self.shape.width();
+        let passed = self.passed(positions);
+        let len = positions * self.shape.width() - passed;
         check_length(2 * len, new)?;
+        let whole = |seen: &[f32]| [&vec![0.0; passed], seen].concat();
         let gpu = &self.gpu.0;
-        gpu.write(keys, 0, &self.shape.encode(&new[..len], true));
-        gpu.write(values, 0, &self.shape.encode(&new[len..], false));
+        gpu.write(keys, 0, &self.shape.encode(&whole(&new[..len]), true));
+        gpu.write(values, 0, &self.shape.encode(&whole(&new[len..]), false));
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub(crate) struct TierCounts {
     slots: AtomicU64,
     brought: AtomicU64,
     brought_bytes: AtomicU64,
+    beside: AtomicU64,
 }
 
 impl TierCounts {
@@ -26,6 +27,11 @@ impl TierCounts {
         self.brought_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Experts were computed by the processor.
+    pub fn beside(&self, experts: usize) {
+        self.beside.fetch_add(experts as u64, Ordering::Relaxed);
+    }
+
     /// Bytes of all slots.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
@@ -39,6 +45,7 @@ impl TierCounts {
             slot_bytes: get(&self.bytes),
             brought: get(&self.brought),
             brought_bytes: get(&self.brought_bytes),
+            beside: get(&self.beside),
         }
     }
 }

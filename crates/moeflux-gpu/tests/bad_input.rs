@@ -32,7 +32,13 @@ fn on_device(expert_bytes: Option<u64>) -> (Arc<Gpu>, Engine) {
     let gpu = Gpu::open(DeviceChoice::Any).expect("a device; lavapipe serves");
     let own = Arc::clone(&gpu);
     let make = move || {
-        let backend = GpuBackend::new(Arc::clone(&own), GpuOptions { expert_bytes });
+        let backend = GpuBackend::new(
+            Arc::clone(&own),
+            GpuOptions {
+                expert_bytes,
+                ..GpuOptions::default()
+            },
+        );
         Ok(Box::new(backend) as Box<_>)
     };
     let options = EngineOptions {

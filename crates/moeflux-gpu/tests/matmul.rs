@@ -7,7 +7,7 @@ use common::{close, gpu, poisoned, random, upload};
 use half::{bf16, f16};
 use moeflux_gpu::matrix::DeviceMatrix;
 use moeflux_gpu::{Recorder, ops};
-use moeflux_kernels::{MatmulJob, Matrix, MatrixData, reference};
+use moeflux_kernels::{F8, F8_BLOCK, F8Scales, MatmulJob, Matrix, MatrixData, reference};
 
 fn check(matrix: &Matrix<'_>, n: usize, what: &str) {
     let gpu = gpu();
@@ -64,10 +64,19 @@ fn products_with_integers_are_those_of_the_reference() {
 
 #[test]
 fn products_with_floats_are_those_of_the_reference() {
-    for (rows, cols, n) in [(48, 512, 1), (35, 30, 3), (7, 1284, 11), (5, 7, 2)] {
+    for (rows, cols, n) in [
+        (48, 512, 1),
+        (35, 30, 3),
+        (7, 1284, 11),
+        (5, 7, 2),
+        (150, 260, 3),
+    ] {
         let what = format!("{rows}x{cols}, {n}");
         let values = random(4, rows * cols);
         let halves: Vec<u16> = values.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+        let bytes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8).collect();
+        let blocks = rows.div_ceil(F8_BLOCK) * cols.div_ceil(F8_BLOCK);
+        let scales: Vec<f32> = (0..blocks).map(|i| 0.25 + i as f32 / 16.0).collect();
         let brains: Vec<u16> = values
             .iter()
             .map(|v| bf16::from_f32(*v).to_bits())
@@ -76,6 +85,10 @@ fn products_with_floats_are_those_of_the_reference() {
             MatrixData::F32(&values),
             MatrixData::F16(&halves),
             MatrixData::Bf16(&brains),
+            MatrixData::F8(F8 {
+                weights: &bytes,
+                scales: F8Scales::F32(&scales),
+            }),
         ] {
             check(&Matrix::new(rows, cols, data).expect("it fits"), n, &what);
         }

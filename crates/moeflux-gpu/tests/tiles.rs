@@ -12,7 +12,7 @@ use moeflux_gpu::matrix::{DeviceMatrix, Elements, Form, Place};
 use moeflux_gpu::ops::matmul::{self, Arithmetic, Tile, Vectors};
 use moeflux_gpu::ops::{self, ExpertSlots};
 use moeflux_gpu::{DeviceBuffer, Gpu, Recorder, View};
-use moeflux_kernels::{Coding, MatmulJob, Matrix, MatrixData, reference};
+use moeflux_kernels::{Coding, F8, F8_BLOCK, F8Scales, MatmulJob, Matrix, MatrixData, reference};
 
 /// Every arithmetic that the device has, with tiles of so many vectors.
 fn tiles(gpu: &Gpu) -> Vec<(Tile, f64)> {
@@ -121,10 +121,17 @@ fn products_by_tiles_with_floats_are_those_of_the_reference() {
             .iter()
             .map(|v| bf16::from_f32(*v).to_bits())
             .collect();
+        let bytes: Vec<u8> = (0..rows * cols).map(|i| (i * 37 % 251) as u8).collect();
+        let blocks = rows.div_ceil(F8_BLOCK) * cols.div_ceil(F8_BLOCK);
+        let scales: Vec<f32> = (0..blocks).map(|i| 0.25 + i as f32 / 16.0).collect();
         for data in [
             MatrixData::F32(&values),
             MatrixData::F16(&halves),
             MatrixData::Bf16(&brains),
+            MatrixData::F8(F8 {
+                weights: &bytes,
+                scales: F8Scales::F32(&scales),
+            }),
         ] {
             check_tiles(&Matrix::new(rows, cols, data).expect("it fits"), n, &what);
         }

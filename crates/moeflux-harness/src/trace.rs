@@ -84,6 +84,8 @@ pub(crate) fn id_buffers(graph: &Graph) -> Vec<BufferId> {
     let ids = |op: &Op| match op {
         Op::Router { ids, .. }
         | Op::GroupedRouter { ids, .. }
+        | Op::TokenRouter { ids, .. }
+        | Op::ChooseEntries { out: ids, .. }
         | Op::RequestExperts { ids, .. }
         | Op::Experts { ids, .. } => Some(*ids),
         _ => None,
@@ -110,9 +112,9 @@ impl Trace {
     ) {
         let op = &graph.ops[at];
         let (ids, written) = match op {
-            Op::Router { ids, weights, .. } | Op::GroupedRouter { ids, weights, .. } => {
-                (Some(*ids), vec![*weights])
-            }
+            Op::Router { ids, weights, .. }
+            | Op::GroupedRouter { ids, weights, .. }
+            | Op::TokenRouter { ids, weights, .. } => (Some(*ids), vec![*weights]),
             _ => (None, op.writes()),
         };
         for (index, &buffer) in written.iter().enumerate() {

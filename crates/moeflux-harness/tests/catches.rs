@@ -74,6 +74,10 @@ fn names<T: std::fmt::Debug>(result: Result<T, HarnessError>, op: &str) {
 fn a_wrong_bit_or_scale_in_any_operation_is_found() {
     for case in cases::one_op::cases(1).expect("cases can be made") {
         for op in case.graph.ops.iter().filter(|op| !op.writes().is_empty()) {
+            // It writes numbers of entries, and a wrong one is refused by who reads it.
+            if op.name() == "choose_entries" {
+                continue;
+            }
             let good = || reference(Activations::F32);
             names(
                 same_on(&case, broken(op.name(), Fault::Bit), good()),

@@ -45,7 +45,8 @@ fn models_in_integers_agree_everywhere() {
         MatrixClass::Sensitive => Codec::F32,
     };
     let tolerance = Tolerance {
-        f32: 1e-3,
+        // Keys in binary16 may be rounded the other way, and a norm of little amplifies that.
+        f32: 4e-3,
         int8: f64::INFINITY,
     };
     check(affine(4, 32), &codec, tolerance);

@@ -18,5 +18,5 @@ mod repo;
 pub use client::Access;
 pub use error::HubError;
 pub use listing::{Checksum, Entry};
-pub use pull::{Progress, PullOptions, PullReport, pull};
+pub use pull::{Progress, PullOptions, PullReport, RemoteModel, pull};
 pub use repo::Repo;

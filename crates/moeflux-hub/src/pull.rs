@@ -1,5 +1,6 @@
 //! A whole model.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -56,30 +57,88 @@ pub fn pull(
     destination: &Path,
     progress: &mut (dyn FnMut(Progress) + Send),
 ) -> Result<PullReport, HubError> {
-    let client = Client::new(&options.access)?;
-    let repo = &options.repo;
-    let listing = persistent(&client, || listing(&client, repo, &options.revision))?;
-    let needed = needed(repo, &listing.files, &options.files)?;
-    let work = Work {
-        client,
-        options,
-        listing: &listing,
-        destination,
-    };
-    let mut files = needed.files;
-    if let Some(index) = needed.index {
-        let text = work.small(&index)?;
-        files.push(index);
-        files.extend(shards(repo, &text, &listing.files)?);
-    }
-    let bytes = files.iter().map(|entry| entry.bytes).sum();
-    work.all(&files, bytes, progress)?;
-    let paths = files.iter().map(|entry| destination.join(&entry.path));
+    let remote = RemoteModel::open(options, destination)?;
+    remote.fetch(&remote.files, progress)?;
+    let paths = remote.files.iter();
     Ok(PullReport {
-        commit: listing.commit.clone(),
-        files: paths.collect(),
-        bytes,
+        commit: remote.listing.commit.clone(),
+        files: paths.map(|entry| destination.join(&entry.path)).collect(),
+        bytes: remote.files.iter().map(|entry| entry.bytes).sum(),
     })
+}
+
+/// A model on a hub, known but not fetched; its list of shards is.
+pub struct RemoteModel<'a> {
+    client: Client,
+    options: &'a PullOptions,
+    listing: Listing,
+    destination: PathBuf,
+    files: Vec<Entry>,
+}
+
+impl<'a> RemoteModel<'a> {
+    /// Asks the hub what the model consists of; its files will go to `destination`.
+    ///
+    /// # Errors
+    /// No such repository, one without a model, or one whose list of shards cannot be fetched.
+    pub fn open(options: &'a PullOptions, destination: &Path) -> Result<Self, HubError> {
+        let client = Client::new(&options.access)?;
+        let repo = &options.repo;
+        let listing = persistent(&client, || listing(&client, repo, &options.revision))?;
+        let needed = needed(repo, &listing.files, &options.files)?;
+        let mut remote = RemoteModel {
+            client,
+            options,
+            listing,
+            destination: destination.to_owned(),
+            files: needed.files,
+        };
+        if let Some(index) = needed.index {
+            let text = remote.small(&index)?;
+            remote.files.push(index);
+            let shards = shards(repo, &text, &remote.listing.files)?;
+            remote.files.extend(shards);
+        }
+        Ok(remote)
+    }
+
+    /// The files that the model needs.
+    #[must_use]
+    pub fn files(&self) -> &[Entry] {
+        &self.files
+    }
+
+    /// The commit that they belong to.
+    #[must_use]
+    pub fn commit(&self) -> &str {
+        &self.listing.commit
+    }
+
+    /// The first `bytes` of a file, which only the whole file's checksum could vouch for.
+    ///
+    /// # Errors
+    /// A file that is shorter, or a connection that fails again and again.
+    pub fn start_of(&self, entry: &Entry, bytes: u64) -> Result<Vec<u8>, HubError> {
+        let url = self.download(entry).url;
+        if bytes > entry.bytes {
+            return Err(HubError::Length {
+                file: entry.path.clone(),
+                expected: bytes,
+                found: entry.bytes,
+            });
+        }
+        persistent(&self.client, || {
+            let mut response = self.client.get(&url, 0)?;
+            let body = response.body_mut().with_config().limit(u64::MAX).reader();
+            let mut start = Vec::new();
+            let read = body.take(bytes).read_to_end(&mut start);
+            read.map_err(|error| Refusal::Passing(error.to_string()))?;
+            match start.len() as u64 == bytes {
+                true => Ok(start),
+                false => Err(Refusal::Passing("the connection ended early".to_owned())),
+            }
+        })
+    }
 }
 
 /// Repeats what fails for a while.
@@ -106,14 +165,7 @@ fn persistent<T>(
     }
 }
 
-struct Work<'a> {
-    client: Client,
-    options: &'a PullOptions,
-    listing: &'a Listing,
-    destination: &'a Path,
-}
-
-impl Work<'_> {
+impl RemoteModel<'_> {
     fn download<'b>(&'b self, entry: &'b Entry) -> Download<'b> {
         let (repo, commit) = (&self.options.repo, &self.listing.commit);
         let path = format!("{repo}/resolve/{commit}/{}", encoded(&entry.path, true));
@@ -136,13 +188,16 @@ impl Work<'_> {
         })
     }
 
-    /// Fetches all files, several at a time, and reports the first failure.
-    fn all(
+    /// Fetches files, several at a time, whole and checked.
+    ///
+    /// # Errors
+    /// The first failure; each names the file or address.
+    pub fn fetch(
         &self,
         files: &[Entry],
-        total_bytes: u64,
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<(), HubError> {
+        let total_bytes = files.iter().map(|entry| entry.bytes).sum();
         let queue = Mutex::new(files.iter());
         let state = Mutex::new((0_i64, progress));
         let failed = AtomicBool::new(false);

@@ -6,15 +6,19 @@
 //! are past them, and weigh zero elsewhere.
 
 mod chunk;
+mod entries;
 mod merge;
+mod sizes;
 
 use std::{cell::RefCell, mem, ops::Range};
 
-use crate::{
-    Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, check, disjoint::Disjoint, lines::Lines,
-};
+use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, disjoint::Disjoint, lines::Lines};
 use chunk::{Chunk, PARTIAL_EXTRA};
+pub use entries::Entries;
+use entries::Gathered;
+pub(crate) use entries::check as check_entries;
 use merge::{Finish, Merge};
+pub(crate) use sizes::check;
 
 /// Positions in a block of the softmax, a multiple of [`KV_PAGE_TOKENS`].
 pub const KV_CHUNK_TOKENS: usize = 8 * KV_PAGE_TOKENS;
@@ -56,49 +60,6 @@ impl AttentionShape {
     }
 }
 
-/// Checks all spans.
-pub(crate) fn check(
-    spans: &[AttentionSpan<'_>],
-    shape: AttentionShape,
-    sinks: Option<&[f32]>,
-) -> Result<(), KernelError> {
-    const OP: &str = "attention";
-    let AttentionShape {
-        heads,
-        kv_heads,
-        head_dim,
-        ..
-    } = shape;
-    check::positive(OP, "head_dim", head_dim)?;
-    check::multiple(OP, "heads", heads, kv_heads)?;
-    check::positive(OP, "window", shape.window.unwrap_or(1))?;
-    if let Some(sinks) = sinks {
-        check::size(OP, "sinks", heads, sinks.len())?;
-    }
-    for span in spans {
-        let n = check::rows(OP, "q", span.q.len(), check::product(&[heads, head_dim]))?;
-        check::size(OP, "out", span.q.len(), span.out.len())?;
-        let pages = span.start.saturating_add(n).div_ceil(KV_PAGE_TOKENS);
-        let pages = pages.saturating_sub(span.dropped);
-        if span.pages.len() < pages {
-            check::size(OP, "pages", pages, span.pages.len())?;
-        }
-        let first_page = shape.first_seen(span.start) / KV_PAGE_TOKENS;
-        if span.dropped > first_page {
-            check::size(OP, "dropped pages", first_page, span.dropped)?;
-        }
-        for page in span.pages {
-            check::size(OP, "heads of a page", kv_heads, page.shape().0)?;
-            check::size(OP, "head_dim of a page", head_dim, page.shape().1)?;
-            let expected = span.pages[0].kv_type().bytes();
-            check::size(OP, "element of a page", expected, page.kv_type().bytes())?;
-            let (first, own) = (span.pages[0].is_joint(), page.is_joint());
-            check::size(OP, "parts of a page", first.into(), own.into())?;
-        }
-    }
-    Ok(())
-}
-
 impl Cpu {
     /// Softmax attention: the query at position p sees the keys at 0 ..= p, or the last of them
     /// that lie within the window. `sinks: [heads]` are scores that take part without a value.
@@ -120,18 +81,59 @@ impl Cpu {
         sinks: Option<&[f32]>,
     ) -> Result<(), KernelError> {
         check(spans, shape, sinks)?;
+        self.attend(spans, &[], shape, sinks);
+        Ok(())
+    }
+
+    /// The same, with entries for each span beside the positions of its window. A query's entries
+    /// are cut into chunks of [`KV_CHUNK_TOKENS`] in the order in which it has them, which are
+    /// computed and merged as chunks of positions are, behind those and before its sink.
+    ///
+    /// # Errors
+    /// If sizes do not fit, pages are missing, or an entry is chosen that is not complete.
+    pub fn sparse_attention(
+        &self,
+        spans: &mut [AttentionSpan<'_>],
+        entries: &[Entries<'_>],
+        shape: AttentionShape,
+        sinks: Option<&[f32]>,
+    ) -> Result<(), KernelError> {
+        check(spans, shape, sinks)?;
+        check_entries(spans, entries, shape)?;
+        self.attend(spans, entries, shape, sinks);
+        Ok(())
+    }
+
+    /// Attention of spans that are checked.
+    fn attend(
+        &self,
+        spans: &mut [AttentionSpan<'_>],
+        entries: &[Entries<'_>],
+        shape: AttentionShape,
+        sinks: Option<&[f32]>,
+    ) {
         let mut units = Vec::new();
-        let together = (TILE_ROWS / (shape.heads / shape.kv_heads)).max(1);
+        let group = shape.heads / shape.kv_heads;
+        let together = (TILE_ROWS / group).max(1);
+        let tokens: usize = spans.iter().map(|span| span.q.len()).sum();
+        let tokens = tokens / (shape.heads * shape.head_dim);
+        // One query in many heads would else be one thread's work.
+        let few = !entries.is_empty() && tokens * shape.kv_heads < self.pool.threads();
+        let heads = if few { group.min(SPLIT_HEADS) } else { group };
         let mut shared = Vec::with_capacity(spans.len());
         for span in spans.iter_mut() {
             let n = span.q.len() / (shape.heads * shape.head_dim);
             for first in (0..n).step_by(together) {
-                units.extend((0..shape.kv_heads).map(|kv_head| Unit {
-                    span: shared.len(),
-                    first,
-                    queries: together.min(n - first),
-                    kv_head,
-                }));
+                for head in (0..shape.heads).step_by(group) {
+                    units.extend((0..group).step_by(heads).map(|first_head| Unit {
+                        span: shared.len(),
+                        first,
+                        queries: together.min(n - first),
+                        kv_head: head / group,
+                        first_head: head + first_head,
+                        heads: heads.min(group - first_head),
+                    }));
+                }
             }
             shared.push(Span {
                 q: span.q,
@@ -144,6 +146,7 @@ impl Cpu {
         let call = Call {
             cpu: self,
             spans: &shared,
+            entries,
             shape,
             sinks,
         };
@@ -156,12 +159,13 @@ impl Cpu {
             self.pool
                 .run(units.len(), &|task| call.run_whole(&units[last - task]));
         }
-        Ok(())
     }
 }
 
 /// Rows (pairs of a query and a head) that share the trip of their keys through the cache.
 const TILE_ROWS: usize = 64;
+/// Heads of a unit where there are few queries.
+const SPLIT_HEADS: usize = 16;
 
 struct Span<'a> {
     q: &'a [f32],
@@ -171,19 +175,23 @@ struct Span<'a> {
     out: Disjoint<'a, f32>,
 }
 
-/// Some queries of a span, in the heads that share one head of keys and values.
+/// Some queries of a span, in heads that share one head of keys and values.
 struct Unit {
     span: usize,
     /// First query within the span.
     first: usize,
     queries: usize,
     kv_head: usize,
+    first_head: usize,
+    heads: usize,
 }
 
 /// One call of the operation.
 struct Call<'a> {
     cpu: &'a Cpu,
     spans: &'a [Span<'a>],
+    /// By span, if there are any.
+    entries: &'a [Entries<'a>],
     shape: AttentionShape,
     sinks: Option<&'a [f32]>,
 }
@@ -201,6 +209,9 @@ struct Scratch {
     partial: Lines<f32>,
     /// Results of the chunks so far.
     total: Lines<f32>,
+    /// Results of a chunk of entries of one query.
+    entries_partial: Lines<f32>,
+    gathered: Gathered,
 }
 
 thread_local! {
@@ -210,8 +221,12 @@ thread_local! {
 }
 
 impl Call<'_> {
-    fn group(&self) -> usize {
-        self.shape.heads / self.shape.kv_heads
+    /// The shape as if a unit's heads were all that share its head of keys and values.
+    fn shape_of(&self, unit: &Unit) -> AttentionShape {
+        AttentionShape {
+            heads: unit.heads * self.shape.kv_heads,
+            ..self.shape
+        }
     }
 
     /// Chunks of which any query of a unit sees something.
@@ -223,7 +238,7 @@ impl Call<'_> {
 
     /// Elements of a unit's results for one chunk.
     fn partial_len(&self, unit: &Unit) -> usize {
-        unit.queries * self.group() * (self.shape.head_dim + PARTIAL_EXTRA)
+        unit.queries * unit.heads * (self.shape.head_dim + PARTIAL_EXTRA)
     }
 
     /// All chunks of a unit, one after another.
@@ -245,6 +260,7 @@ impl Call<'_> {
                     self.merge(unit, chunk, &mut total, &partial);
                 }
             }
+            self.add_entries(unit, scratch, &mut total);
             self.finish(unit, &mut total);
             (scratch.partial, scratch.total) = (partial, total);
         });
@@ -277,6 +293,7 @@ impl Call<'_> {
             for (chunk, partial) in self.chunks(unit).skip(1).zip(rest.chunks_exact(len)) {
                 self.merge(unit, chunk, total, partial);
             }
+            SCRATCH.with_borrow_mut(|scratch| self.add_entries(unit, scratch, total));
             self.finish(unit, total);
         }
         PARTIALS.set(partials);
@@ -284,17 +301,7 @@ impl Call<'_> {
 
     fn run_chunk(&self, unit: &Unit, chunk: usize, scratch: &mut Scratch, partial: &mut [f32]) {
         let span = &self.spans[unit.span];
-        let (dim, group) = (self.shape.head_dim, self.group());
-        scratch.q.clear();
-        for query in unit.first..unit.first + unit.queries {
-            let at = (query * self.shape.heads + unit.kv_head * group) * dim;
-            scratch.q.extend_from_slice(&span.q[at..][..group * dim]);
-        }
-        let rows = unit.queries * group;
-        scratch.weights.resize(rows * KV_CHUNK_TOKENS);
-        if span.pages.first().is_some_and(KvPage::is_joint) {
-            scratch.turned.resize(KV_PAGE_TOKENS * dim);
-        }
+        self.take_queries(unit, unit.first..unit.first + unit.queries, scratch);
         let first_page = chunk * (KV_CHUNK_TOKENS / KV_PAGE_TOKENS);
         let skipped = span.dropped.saturating_sub(first_page);
         let pages = &span.pages[(first_page + skipped) - span.dropped..];
@@ -304,7 +311,7 @@ impl Call<'_> {
             skipped,
             pages: &pages[..pages.len().min(held)],
             kv_head: unit.kv_head,
-            shape: self.shape,
+            shape: self.shape_of(unit),
             seen: span.start + unit.first + 1,
             first: chunk * KV_CHUNK_TOKENS,
             queries: unit.queries,
@@ -318,9 +325,28 @@ impl Call<'_> {
         }
     }
 
+    /// Makes room for some queries of a unit and takes them together.
+    fn take_queries(&self, unit: &Unit, queries: Range<usize>, scratch: &mut Scratch) {
+        let span = &self.spans[unit.span];
+        let dim = self.shape.head_dim;
+        let rows = queries.len() * unit.heads;
+        scratch.q.clear();
+        for query in queries {
+            let at = (query * self.shape.heads + unit.first_head) * dim;
+            scratch
+                .q
+                .extend_from_slice(&span.q[at..][..unit.heads * dim]);
+        }
+        scratch.weights.resize(rows * KV_CHUNK_TOKENS);
+        let is_joint = span.pages.first().is_some_and(KvPage::is_joint);
+        if is_joint || !self.entries.is_empty() {
+            scratch.turned.resize(KV_PAGE_TOKENS * dim);
+        }
+    }
+
     /// Joins a chunk's results to those of the chunks before, for the queries that see it.
     fn merge(&self, unit: &Unit, chunk: usize, total: &mut [f32], partial: &[f32]) {
-        let width = self.group() * (self.shape.head_dim + PARTIAL_EXTRA);
+        let width = unit.heads * (self.shape.head_dim + PARTIAL_EXTRA);
         // The first query that sees the chunk's first position.
         let seen = self.spans[unit.span].start + unit.first + 1;
         let blind = (chunk * KV_CHUNK_TOKENS + 1).saturating_sub(seen);
@@ -333,13 +359,13 @@ impl Call<'_> {
     }
 
     fn finish(&self, unit: &Unit, total: &mut [f32]) {
-        let (dim, group) = (self.shape.head_dim, self.group());
-        let rows = total.chunks_exact_mut(group * (dim + PARTIAL_EXTRA));
-        let sinks = self.sinks.map(|all| &all[unit.kv_head * group..][..group]);
+        let (dim, heads) = (self.shape.head_dim, unit.heads);
+        let rows = total.chunks_exact_mut(heads * (dim + PARTIAL_EXTRA));
+        let sinks = self.sinks.map(|all| &all[unit.first_head..][..heads]);
         for (query, total) in (unit.first..).zip(rows) {
-            let at = (query * self.shape.heads + unit.kv_head * group) * dim;
+            let at = (query * self.shape.heads + unit.first_head) * dim;
             // SAFETY: each (query, head) belongs to one unit, which one thread finishes.
-            let out = unsafe { self.spans[unit.span].out.part(at, group * dim) };
+            let out = unsafe { self.spans[unit.span].out.part(at, heads * dim) };
             self.cpu.backend.run(Finish {
                 total,
                 head_dim: dim,

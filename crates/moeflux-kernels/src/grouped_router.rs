@@ -7,6 +7,7 @@ use crate::{
     Cpu, KernelError, check,
     disjoint::Disjoint,
     lanes::{Kernel, Lanes, math},
+    math as scalar_math,
     router::softmax,
 };
 
@@ -17,6 +18,8 @@ pub enum Scores {
     Sigmoid,
     /// The softmax over all logits; a group counts by its best expert.
     Softmax,
+    /// The square root of ln(1 + e^logit); a group counts by the sum of its two best experts.
+    SqrtSoftplus,
 }
 
 /// How experts are chosen.
@@ -153,13 +156,39 @@ impl Kernel for Choice<'_> {
             let best = take_best(l, ranks);
             (self.ids[slot], self.weights[slot]) = (best as u32, scores[best]);
         }
-        let mut divisor = 1.0;
-        if self.rule.renormalize {
-            divisor = self.weights.iter().fold(0.0, |sum, w| sum + w) + LEAST_SUM;
+        to_weights(self.rule, self.weights);
+    }
+}
+
+/// The scores of a token's logits.
+#[inline(always)]
+pub(crate) fn score<L: Lanes>(l: L, kind: Scores, logits: &[f32], scores: &mut Vec<f32>) {
+    scores.resize(logits.len(), 0.0);
+    match kind {
+        Scores::Softmax => softmax(l, logits, scores),
+        Scores::Sigmoid => {
+            let mut i = 0;
+            while i < logits.len() {
+                l.store_at(math::sigmoid(l, l.load_at(logits, i)), scores, i);
+                i += 16;
+            }
         }
-        for weight in self.weights {
-            *weight = *weight / divisor * self.rule.scale;
+        Scores::SqrtSoftplus => {
+            for (score, logit) in scores.iter_mut().zip(logits) {
+                *score = scalar_math::softplus(*logit).sqrt();
+            }
         }
+    }
+}
+
+/// Divides the chosen scores by their sum, if so asked, and scales them.
+pub(crate) fn to_weights(rule: &GroupedRouting, weights: &mut [f32]) {
+    let mut divisor = 1.0;
+    if rule.renormalize {
+        divisor = weights.iter().fold(0.0, |sum, w| sum + w) + LEAST_SUM;
+    }
+    for weight in weights {
+        *weight = *weight / divisor * rule.scale;
     }
 }
 
@@ -173,16 +202,10 @@ fn rank<L: Lanes>(
     scores: &mut Vec<f32>,
     ranks: &mut Vec<f32>,
 ) {
-    scores.resize(logits.len(), 0.0);
     ranks.resize(logits.len(), 0.0);
-    if kind == Scores::Softmax {
-        softmax(l, logits, scores);
-    }
+    score(l, kind, logits, scores);
     let mut i = 0;
     while i < logits.len() {
-        if kind == Scores::Sigmoid {
-            l.store_at(math::sigmoid(l, l.load_at(logits, i)), scores, i);
-        }
         let score = l.load_at(scores, i);
         let rank = match bias {
             Some(bias) => l.add(score, l.load_at(bias, i)),
@@ -199,7 +222,7 @@ fn leave_out<L: Lanes>(l: L, rule: &GroupedRouting, ranks: &mut [f32], groups: &
     let size = rule.experts / rule.groups;
     groups.clear();
     groups.extend(ranks.chunks_exact(size).map(|group| match rule.scores {
-        Scores::Sigmoid => best_two(group),
+        Scores::Sigmoid | Scores::SqrtSoftplus => best_two(group),
         Scores::Softmax => l.max(group),
     }));
     for _ in 0..rule.kept_groups {

@@ -197,6 +197,29 @@ impl KvPage {
         Ok(())
     }
 
+    /// Takes the key of one head from another page of the same type, as it is kept there.
+    ///
+    /// # Errors
+    /// If there is no such position or head, or the pages differ in type or shape.
+    pub(crate) fn copy_key(
+        &mut self,
+        in_page: usize,
+        head: usize,
+        (from, from_place): (&KvPage, usize),
+    ) -> Result<(), KernelError> {
+        const OP: &str = "key-value page";
+        check::index(OP, "position", in_page.max(from_place), KV_PAGE_TOKENS)?;
+        check::index(OP, "head", head, self.kv_heads.min(from.kv_heads))?;
+        check::size(OP, "head_dim", self.head_dim, from.head_dim)?;
+        let key = (head, self.head_dim, from_place);
+        match (self.data_mut(), from.data()) {
+            (KvData::F16(own), KvData::F16(other)) => own.copy_key(in_page, key, other),
+            (KvData::F32(own), KvData::F32(other)) => own.copy_key(in_page, key, other),
+            (_, _) => check::size(OP, "element", 0, 1)?,
+        }
+        Ok(())
+    }
+
     /// Reads what [`KvPage::write`] has kept.
     ///
     /// # Errors

@@ -21,8 +21,10 @@ mod add_bias;
 mod affinity;
 mod attention;
 mod check;
+mod choose_entries;
 mod coding;
 mod combine;
+mod compress;
 mod conv1d;
 mod cpu;
 mod disjoint;
@@ -47,9 +49,13 @@ pub mod reference;
 mod rms_norm;
 mod rope;
 mod router;
+mod streams;
+mod token_router;
 
-pub use attention::{AttentionShape, AttentionSpan, KV_CHUNK_TOKENS};
+pub use attention::{AttentionShape, AttentionSpan, Entries, KV_CHUNK_TOKENS};
+pub use choose_entries::{IndexShape, IndexSpan};
 pub use coding::{Coded, Coding, Rounding, arrange};
+pub use compress::{CompressShape, CompressSpan};
 pub use conv1d::ConvSpan;
 pub use cpu::Cpu;
 pub use error::KernelError;
@@ -58,13 +64,14 @@ pub use glu::Glu;
 pub use grouped_router::{GroupedRouting, Scores};
 pub use isa::Isa;
 pub use kv::{Counted, KV_PAGE_TOKENS, KvPage, KvType};
-pub use matmul::{F8, F8Scales, HeadRows, MatmulJob};
+pub use matmul::{F8, F8_BLOCK, F8Scales, HeadRows, MatmulJob};
 pub use matrix::{Matrix, MatrixData};
 pub use memory_rate::{MemoryRate, memory_rate};
 pub use pool::{Settled, ThreadPool};
 pub use quantize::Quantized;
 pub use rearrange::Piece;
 pub use rope::RopeStyle;
+pub use streams::StreamRule;
 
 /// Inner elements whose group sums are added up before they join a row's total (integer-coded
 /// weights).

@@ -25,6 +25,14 @@ pub(crate) fn check(
     Ok(rows)
 }
 
+/// Checks a norm without a weight; gives the number of rows.
+pub(crate) fn check_plain(x: &[f32], dim: usize, out: &[f32]) -> Result<usize, KernelError> {
+    const OP: &str = "rms_normalize";
+    let rows = check::rows(OP, "x", x.len(), dim)?;
+    check::size(OP, "out", x.len(), out.len())?;
+    Ok(rows)
+}
+
 impl Cpu {
     /// RMS norm of rows of `weight.len()`: (x * inv) * weight with
     /// inv = 1 / sqrt(dot(x, x) / dim + eps).
@@ -40,6 +48,32 @@ impl Cpu {
     ) -> Result<(), KernelError> {
         let rows = check("rms_norm", x, None, weight, out)?;
         self.norm(x, None, weight, eps, rows, out);
+        Ok(())
+    }
+
+    /// RMS norm of rows of `dim` without a weight: x * inv.
+    ///
+    /// # Errors
+    /// As [`Cpu::rms_norm`].
+    pub fn rms_normalize(
+        &self,
+        x: &[f32],
+        dim: usize,
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let rows = check_plain(x, dim, out)?;
+        let out = Disjoint::new(out);
+        self.split(rows, GRAIN / dim, &|first, end| {
+            let (at, len) = (first * dim, (end - first) * dim);
+            self.backend.run(Plain {
+                x: &x[at..at + len],
+                dim,
+                eps,
+                // SAFETY: ranges of rows are disjoint between tasks.
+                out: unsafe { out.part(at, len) },
+            });
+        });
         Ok(())
     }
 
@@ -111,6 +145,32 @@ impl Kernel for Norm<'_> {
                     None => y,
                 };
                 l.store_at(y, out, i);
+                i += 16;
+            }
+        }
+    }
+}
+
+/// Some rows, without a weight.
+struct Plain<'a> {
+    x: &'a [f32],
+    dim: usize,
+    eps: f32,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Plain<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let dim = self.dim;
+        let rows = self.x.chunks_exact(dim);
+        for (x, out) in rows.zip(self.out.chunks_exact_mut(dim)) {
+            let inv = l.splat(1.0 / (l.dot16(x, x) / dim as f32 + self.eps).sqrt());
+            let mut i = 0;
+            while i < dim {
+                l.store_at(l.mul(l.load_at(x, i), inv), out, i);
                 i += 16;
             }
         }

@@ -16,6 +16,8 @@ pub enum RopeStyle {
     HalfSplit,
     /// Pairs (2i, 2i + 1).
     Interleaved,
+    /// The same in the last elements: pairs (d - rd + 2i, d - rd + 2i + 1) of d elements.
+    InterleavedTail,
 }
 
 /// Checks a rotation's sizes.
@@ -45,7 +47,7 @@ impl Cpu {
     ///
     /// `inv_freq: [rd / 2]`; the angle is (position as f32) * inv_freq in f32; cosine and sine are
     /// taken once a token and frequency and multiplied by `attention_scale`. A pair becomes
-    /// a' = fma(a, cos, -(b * sin)), b' = fma(b, cos, a * sin); elements past rd are copied.
+    /// a' = fma(a, cos, -(b * sin)), b' = fma(b, cos, a * sin); the other elements are copied.
     ///
     /// # Errors
     /// If sizes do not fit, or there are more frequencies than pairs in a head.
@@ -116,13 +118,17 @@ impl Kernel for Rotation<'_> {
         }
         let heads = self.x.chunks_exact(self.head_dim);
         for (x, out) in heads.zip(self.out.chunks_exact_mut(self.head_dim)) {
-            out[2 * half..].copy_from_slice(&x[2 * half..]);
-            match self.style {
-                RopeStyle::HalfSplit => {
-                    let (a_out, b_out) = out[..2 * half].split_at_mut(half);
-                    half_split(l, &x[..2 * half], sines, cosines, a_out, b_out);
-                }
-                RopeStyle::Interleaved => interleaved(&x[..2 * half], sines, cosines, out),
+            let first = match self.style {
+                RopeStyle::InterleavedTail => self.head_dim - 2 * half,
+                RopeStyle::HalfSplit | RopeStyle::Interleaved => 0,
+            };
+            out.copy_from_slice(x);
+            let (x, out) = (&x[first..][..2 * half], &mut out[first..][..2 * half]);
+            if self.style == RopeStyle::HalfSplit {
+                let (a_out, b_out) = out.split_at_mut(half);
+                half_split(l, x, sines, cosines, a_out, b_out);
+            } else {
+                interleaved(x, sines, cosines, out);
             }
         }
     }

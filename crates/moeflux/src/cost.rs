@@ -4,14 +4,17 @@
 //! Buffers between operations are left out: they are small beside the weights and stay in the
 //! processor's caches.
 
+mod names;
+
 use std::collections::BTreeMap;
 
 use moeflux_formats::Codec;
-use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
+use moeflux_kernels::KvType;
 
-use crate::graph::{Op, Rows, StateDecl, StateId};
+use crate::graph::{BufferId, Op, Rows, StateDecl, StateId};
 use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::weights::{ExpertLayout, Weights};
+use names::{joined, without_layer};
 
 /// The shape of one step of one session.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,6 +83,39 @@ pub struct OpCost {
     token_floats: u64,
     /// Multiply-adds for each pair of a token and a position it attends to, in f32.
     pair_floats: u64,
+    /// Entries that stand for windows of positions.
+    entries: Option<EntryCost>,
+}
+
+/// What entries cost a token that has to do with them.
+#[derive(Clone, Copy, Debug)]
+struct EntryCost {
+    /// Positions that an entry stands for.
+    rate: usize,
+    /// Entries that a token meets at most.
+    most: usize,
+    /// With no more than these it has nothing to do.
+    least: usize,
+    /// Bytes of an entry, read once a step.
+    bytes: u64,
+    /// Multiply-adds for each pair of a token and an entry, in f32.
+    floats: u64,
+}
+
+impl EntryCost {
+    fn work(&self, step: StepShape) -> Work {
+        let met = |position: usize| match (position + 1) / self.rate.max(1) {
+            complete if complete <= self.least => 0,
+            complete => complete.min(self.most),
+        };
+        let end = step.start + step.tokens;
+        let pairs: usize = (step.start..end).map(met).sum();
+        Work {
+            bytes: (self.bytes * pairs.min(end / self.rate.max(1)) as u64) as f64,
+            float_multiply_adds: self.floats as f64 * pairs as f64,
+            ..Work::default()
+        }
+    }
 }
 
 impl OpCost {
@@ -93,7 +129,8 @@ impl OpCost {
         let end = step.start + step.tokens;
         let pairs = (step.start..end).map(seen).sum::<usize>() as f64;
         let positions = (seen(step.start) + step.tokens - 1) as f64;
-        Work {
+        let mut work = self.entries.map_or_else(Work::default, |e| e.work(step));
+        work += Work {
             bytes: self.weight_bytes as f64
                 + self.row_bytes as f64 * rows
                 + self.state_bytes as f64
@@ -101,7 +138,8 @@ impl OpCost {
                 + self.expert_bytes as f64 * step.experts,
             multiply_adds: self.products.iter().map(|p| p.1 as f64 * rows).sum(),
             float_multiply_adds: self.token_floats as f64 * rows + self.pair_floats as f64 * pairs,
-        }
+        };
+        work
     }
 
     /// Rows that the operation computes in a step.
@@ -171,6 +209,13 @@ impl Model<'_> {
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
+            Op::Compress { .. } | Op::ChooseEntries { .. } | Op::SparseAttention { .. } => {
+                self.of_entries(op, &mut cost);
+            }
+            Op::CollapseStreams { x, .. } => cost.token_floats = self.width(*x),
+            Op::SpreadStreams { x, rule, .. } => {
+                cost.token_floats = self.width(*x) * (rule.streams as u64 + 1);
+            }
             Op::Conv1dSilu { state, .. } => cost.state_bytes = self.recurrent_bytes(*state),
             Op::GatedDelta { state, shape, .. } => {
                 cost.state_bytes = self.recurrent_bytes(*state);
@@ -181,6 +226,54 @@ impl Model<'_> {
             _ => {}
         }
         cost
+    }
+
+    /// What operations on entries cost.
+    fn of_entries(&self, op: &Op, cost: &mut OpCost) {
+        let entry = |state: StateId, rate: usize| EntryCost {
+            rate,
+            most: usize::MAX,
+            least: 0,
+            bytes: self.position_bytes(state) * rate as u64,
+            floats: 0,
+        };
+        match op {
+            Op::Compress { state, entries, .. } => {
+                cost.state_bytes = self.recurrent_bytes(*state);
+                cost.row_bytes = self.position_bytes(*entries);
+            }
+            Op::ChooseEntries { entries, shape, .. } => {
+                cost.entries = Some(EntryCost {
+                    least: shape.top_k,
+                    floats: (shape.heads * shape.dim) as u64,
+                    ..entry(*entries, shape.rate)
+                });
+            }
+            Op::SparseAttention {
+                state,
+                entries,
+                rate,
+                chosen,
+                shape,
+                ..
+            } => {
+                let floats = (2 * shape.heads * shape.head_dim) as u64;
+                cost.position_bytes = self.position_bytes(*state);
+                (cost.window, cost.pair_floats) = (shape.window, floats);
+                let most = chosen.map_or(usize::MAX, |ids| self.width(ids) as usize);
+                cost.entries = Some(EntryCost {
+                    most,
+                    floats,
+                    ..entry(*entries, *rate)
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Elements of a buffer's row.
+    fn width(&self, buffer: BufferId) -> u64 {
+        self.blueprint.graph.buffers[buffer.index()].width as u64
     }
 
     /// The part that follows from the operation's resident weights.
@@ -227,6 +320,7 @@ impl Model<'_> {
             window: None,
             token_floats: 0,
             pair_floats: 0,
+            entries: None,
         }
     }
 
@@ -256,7 +350,7 @@ impl Model<'_> {
 
     fn position_bytes(&self, state: StateId) -> u64 {
         let state = self.blueprint.graph.states.get(state.index());
-        state.map_or(0, |state| state.page_bytes(self.kv_type)) / KV_PAGE_TOKENS as u64
+        state.map_or(0, |state| state.position_bytes(self.kv_type))
     }
 
     fn recurrent_bytes(&self, state: StateId) -> u64 {
@@ -271,72 +365,5 @@ fn add(products: &mut Vec<(ProductKind, u64)>, kind: ProductKind, multiply_adds:
     match products.iter_mut().find(|(known, _)| *known == kind) {
         Some((_, sum)) => *sum += multiply_adds as u64,
         None => products.push((kind, multiply_adds as u64)),
-    }
-}
-
-/// `layers.3.mlp.gate` as `mlp.gate`.
-fn without_layer(name: &str) -> &str {
-    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
-    match name.split('.').position(is_number) {
-        Some(at) => name.splitn(at + 2, '.').nth(at + 1).unwrap_or(name),
-        None => name,
-    }
-}
-
-/// `a.q_proj` and `a.k_proj` as `a.{q,k}_proj`; words stay whole.
-fn joined(names: &[&str]) -> String {
-    let Some((&first, rest)) = names.split_first() else {
-        return String::new();
-    };
-    if rest.is_empty() {
-        return first.to_owned();
-    }
-    let is_separator = |byte: &u8| matches!(byte, b'.' | b'_');
-    let mut start = first.len();
-    for name in rest {
-        let pairs = first.bytes().zip(name.bytes());
-        start = start.min(pairs.take_while(|(a, b)| a == b).count());
-    }
-    let start = first.as_bytes()[..start].iter().rposition(is_separator);
-    let start = start.map_or(0, |at| at + 1);
-    let mut end = names
-        .iter()
-        .map(|name| name.len() - start)
-        .min()
-        .unwrap_or(0);
-    for name in rest {
-        let pairs = first.bytes().rev().zip(name.bytes().rev());
-        end = end.min(pairs.take_while(|(a, b)| a == b).count());
-    }
-    let suffix = &first.as_bytes()[first.len() - end..];
-    let end = suffix
-        .iter()
-        .position(is_separator)
-        .map_or(0, |at| end - at);
-    let middles: Vec<&str> = names.iter().map(|n| &n[start..n.len() - end]).collect();
-    let (prefix, suffix) = (&first[..start], &first[first.len() - end..]);
-    format!("{prefix}{{{}}}{suffix}", middles.join(","))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_without_layers_and_joined() {
-        assert_eq!(without_layer("layers.12.mlp.gate"), "mlp.gate");
-        assert_eq!(without_layer("lm_head"), "lm_head");
-        assert_eq!(without_layer("a.1.2"), "2");
-        assert_eq!(joined(&["lm_head"]), "lm_head");
-        assert_eq!(
-            joined(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]),
-            "self_attn.{q,k,v}_proj"
-        );
-        assert_eq!(joined(&["a.b", "a.b"]), "a.{b,b}");
-        assert_eq!(joined(&["ssm_beta", "ssm_alpha"]), "ssm_{beta,alpha}");
-        assert_eq!(
-            joined(&["mlp.gate", "mlp.shared_gate"]),
-            "mlp.{gate,shared_gate}"
-        );
     }
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use moeflux_kernels::{KV_PAGE_TOKENS, KvType};
+use moeflux_formats::PackedModel;
+use moeflux_kernels::KvType;
 
 use crate::Error;
 use crate::config::Config;
@@ -19,7 +20,7 @@ pub struct ModelInfo {
     pub model_type: String,
     /// Whether the directory was written by `pack`.
     pub packed: bool,
-    /// What a GGUF file says about itself; `None` for directories.
+    /// What a GGUF file says about itself; of a packed model, the file that it was packed from.
     pub gguf: Option<GgufInfo>,
     /// Elements of the residual stream.
     pub hidden: usize,
@@ -76,6 +77,10 @@ impl Opened {
         let (config, blueprint, files) = if moeflux_formats::gguf::is_gguf(&path) {
             let model = gguf::open(&path)?;
             (model.config, model.blueprint, ModelFiles::gguf(model.files))
+        } else if let Some(header) = PackedModel::gguf_header(&path)? {
+            let (config, blueprint) = gguf::describe(&header)?;
+            let files = ModelFiles::open(&path, &blueprint)?.described_by(header);
+            (config, blueprint, files)
         } else {
             let config = Config::open(&path)?;
             let mut blueprint = models::blueprint(&config)?;
@@ -130,12 +135,12 @@ impl Opened {
             .sum();
         let per_token = |s: &StateDecl| match s.has_window() {
             true => 0,
-            false => s.page_bytes(kv) / KV_PAGE_TOKENS as u64,
+            false => s.position_bytes(kv),
         };
         ModelInfo {
             model_type: blueprint.model_type.clone(),
             packed: files.packed().is_some(),
-            gguf: files.dense().gguf().map(GgufInfo::of),
+            gguf: files.metadata().map(GgufInfo::of),
             hidden: blueprint.hidden,
             layers: blueprint.layers,
             moe_layers: blueprint.experts.len(),

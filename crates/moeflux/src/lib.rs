@@ -31,7 +31,7 @@ pub use error::Error;
 pub use gguf::{GgufInfo, model_path};
 pub use info::{ModelInfo, inspect};
 pub use options::{Activations, EngineOptions, Lookahead, MakeBackend};
-pub use pack::{PackOptions, note_codec, pack};
+pub use pack::{PackOptions, ShardedSource, note_codec, pack, pack_shards};
 pub use session::{KeyValues, RecurrentState, RemoteState, RemoteStates, Session};
 
 pub use moeflux_experts as experts;

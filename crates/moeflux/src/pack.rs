@@ -1,17 +1,23 @@
 //! Turning a checkpoint into a packed model directory: which codec each tensor gets, and why.
 
+mod experts;
+mod shards;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use moeflux_formats::{
-    AffineCodec, Codec, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress,
-    PackReport, PlannedLayer, PlannedMatrix, PlannedTensor,
+    AffineCodec, BlockCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer,
+    PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
-use crate::weights::{MatrixTensors, find_matrix, find_stack, switched};
+use crate::weights::find_matrix;
+use experts::{ExpertSources, source_of};
+
+pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
 const COPIED_FILES: [&str; 9] = [
@@ -32,16 +38,20 @@ const SENSITIVE_BITS: u32 = 8;
 const EMBEDDING_BITS: u32 = 8;
 /// Fewest bits of the output head by default: every token's choice passes through it.
 const HEAD_BITS: u32 = 8;
+/// Weights that share a scale by default.
+const GROUP: usize = 64;
 /// Fewest bits of attention and shared experts by default: every token uses them.
 const DENSE_BITS: u32 = 4;
 
-/// How to pack. 16 bits mean: as in the source.
+/// How to pack. 16 bits mean floats as in the source, [`PackOptions::KEEP`] whatever is there.
+///
+/// Integers that take no more bytes in the source than they would as asked stay as they are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackOptions {
-    /// Bits of routed experts: 2, 3, 4, 5, 6, 8 or 16.
+    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 or [`PackOptions::KEEP`].
     pub bits: u32,
-    /// Weights that share a scale: 32, 64 or 128.
-    pub group: usize,
+    /// Weights that share a scale: 32, 64 or 128, or [`PackOptions::BLOCKS`]; default 64.
+    pub group: Option<usize>,
     /// Bits of attention and shared experts; default as `bits`, at least 4.
     pub dense_bits: Option<u32>,
     /// Bits of the output head; default 8.
@@ -54,7 +64,7 @@ impl Default for PackOptions {
     fn default() -> Self {
         PackOptions {
             bits: 4,
-            group: 64,
+            group: None,
             dense_bits: None,
             head_bits: None,
             threads: None,
@@ -81,29 +91,6 @@ pub fn pack(
             problem,
         });
     }
-    if opened.files.dense().gguf().is_some() {
-        let problem = format!(
-            "{} is a GGUF file, which opens as it is (-m FILE); pack takes the original \
-             safetensors checkpoint",
-            source.display()
-        );
-        return Err(Error::Option {
-            flag: "SRC",
-            problem,
-        });
-    }
-    let turned = |name: &str| name.ends_with(".gate_up_proj_blocks");
-    if opened.files.dense().names().any(turned) {
-        let problem = format!(
-            "{} has experts in MXFP4, which open as they are (-m DIR); pack takes floats, FP8, \
-             affine groups and packed integers",
-            source.display()
-        );
-        return Err(Error::Option {
-            flag: "SRC",
-            problem,
-        });
-    }
     let plan = plan(&opened, options)?;
     let threads = options
         .threads
@@ -120,21 +107,26 @@ pub fn pack(
 }
 
 impl PackOptions {
+    /// As in the source, in the same codec.
+    pub const KEEP: u32 = u32::MAX;
+    /// Blocks of 256 with scales of their parts, in place of groups.
+    pub const BLOCKS: usize = 256;
+
     fn bits(&self, class: Option<MatrixClass>) -> u32 {
-        let lossless = self.bits == 16;
         match class {
             None => self.bits,
             Some(MatrixClass::Dense) => self.dense_bits.unwrap_or(self.bits.max(DENSE_BITS)),
             Some(MatrixClass::Head) => self.head_bits.unwrap_or(self.bits.max(HEAD_BITS)),
-            Some(_) if lossless => 16,
+            Some(_) if self.bits >= 16 => self.bits,
             Some(MatrixClass::Sensitive) => SENSITIVE_BITS,
             Some(MatrixClass::Embedding) => EMBEDDING_BITS,
         }
     }
 
     /// The codec for a matrix of `cols` columns of a class (`None`: of a routed expert) whose
-    /// source is coded as `source`: groups of the size asked for, else the largest that divides
-    /// `cols`, else as in the source.
+    /// source is coded as `source`. It is groups of the size asked for, or the largest that divides
+    /// `cols`, or as in the source; with [`PackOptions::BLOCKS`] it is Q4_K (else IQ4_NL) at 4 bits
+    /// and Q5_K at 5 where they divide `cols`, and groups of 64 elsewhere.
     ///
     /// # Errors
     /// [`Error::Option`] for bits or a group length that no codec has.
@@ -146,7 +138,7 @@ impl PackOptions {
     ) -> Result<Codec, Error> {
         let bits = self.bits(class);
         let is_plain = matches!(source, Codec::F32 | Codec::F16 | Codec::Bf16);
-        if bits == 16 && is_plain {
+        if bits == Self::KEEP || (bits == 16 && is_plain) {
             return Ok(source);
         }
         let flag = match class {
@@ -161,25 +153,52 @@ impl PackOptions {
         if bits == 16 {
             return Err(Error::Option {
                 flag,
-                problem: format!("16 keeps floats, but the source is coded as {source}"),
+                problem: format!(
+                    "16 keeps floats, but the source is coded as {source}; `keep` keeps that"
+                ),
             });
         }
-        let asked = AffineCodec::new(bits, self.group).map_err(wrong)?;
+        let in_blocks = self.group == Some(Self::BLOCKS);
+        let group = self.group.filter(|_| !in_blocks).unwrap_or(GROUP);
+        let asked = AffineCodec::new(bits, group).map_err(wrong)?;
+        let blocks = match (in_blocks, bits) {
+            (true, 4) => [Some(BlockCodec::Q4K), Some(BlockCodec::Iq4Nl)],
+            (true, 5) => [Some(BlockCodec::Q5K), None],
+            _ => [None, None],
+        };
+        let blocks = blocks.into_iter().flatten();
+        let block = blocks
+            .map(Codec::Block)
+            .find(|codec| codec.encoded_bytes(1, cols).is_ok());
         let smaller = [128, 64, 32].into_iter().filter(|&g| g < asked.group);
         let fits = std::iter::once(asked.group)
             .chain(smaller)
             .find(|g| cols.is_multiple_of(*g));
-        match fits {
-            Some(group) => Ok(Codec::Affine(AffineCodec { bits, group })),
-            None if is_plain => Ok(source),
-            None => Ok(Codec::Bf16),
-        }
+        let target = match (block, fits) {
+            (Some(block), _) => block,
+            (None, Some(group)) => Codec::Affine(AffineCodec { bits, group }),
+            (None, None) if is_plain => source,
+            (None, None) => Codec::Bf16,
+        };
+        let is_integer = !is_plain && !matches!(source, Codec::F8(_));
+        Ok(
+            match is_integer && row_bytes(source, cols) <= row_bytes(target, cols) {
+                true => source,
+                false => target,
+            },
+        )
     }
+}
+
+/// Bytes of a row of `cols` columns; the most, of a codec that does not divide it.
+fn row_bytes(codec: Codec, cols: usize) -> usize {
+    let bytes = codec.encoded_bytes(1, cols);
+    bytes.map_or(usize::MAX, moeflux_formats::codec::EncodedBytes::total)
 }
 
 fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     // Checked before any file is looked at, so that the flag is what the message names.
-    AffineCodec::new(4, options.group).map_err(|e| Error::Option {
+    AffineCodec::new(4, options.group.unwrap_or(GROUP)).map_err(|e| Error::Option {
         flag: "--group",
         problem: e.to_string(),
     })?;
@@ -224,7 +243,11 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     Ok(PackPlan {
         dense,
         layers,
-        copied_files: COPIED_FILES.map(str::to_owned).to_vec(),
+        copied_files: match opened.files.metadata() {
+            None => COPIED_FILES.map(str::to_owned).to_vec(),
+            // All of it is in the header.
+            Some(_) => Vec::new(),
+        },
         codecs: used,
         skipped: opened.files.skipped(&opened.blueprint),
     })
@@ -236,11 +259,8 @@ fn plan_layer(
     layer: &ExpertLayer,
     used: &mut BTreeMap<String, String>,
 ) -> Result<PlannedLayer, Error> {
-    let name = opened.files.full_name(&layer.name);
     let (hidden, intermediate) = (layer.hidden, layer.intermediate);
-    let files = opened.files.dense();
-    let fused = files.get(&format!("{name}.gate_up_proj")).is_some();
-    let stacked = switched(files, &name);
+    let sources = ExpertSources::find(opened, layer);
     let matrices = [
         ("gate_proj", intermediate, hidden),
         ("up_proj", intermediate, hidden),
@@ -250,22 +270,7 @@ fn plan_layer(
     for expert in 0..layer.experts {
         let mut planned = Vec::with_capacity(3);
         for (index, (matrix, rows, cols)) in matrices.into_iter().enumerate() {
-            let size = (rows, cols);
-            let (codec, source) = if layer.is_turned && fused {
-                let source = turned_source(&name, expert, index, (hidden, intermediate));
-                (source_codec(opened, &source.tensor)?, source)
-            } else if fused {
-                let source = fused_source(&name, expert, index, hidden * intermediate);
-                (source_codec(opened, &source.tensor)?, source)
-            } else if let Some(stacked) = &stacked {
-                let full = format!("{stacked}.{matrix}");
-                let found = find_stack(files, &full, layer.experts, size)?;
-                (found.codec, source_of(found, expert * rows * cols))
-            } else {
-                let full = format!("{name}.{expert}.{}", layer.matrices[index]);
-                let found = find_matrix(files, &full, rows, cols)?;
-                (found.codec, source_of(found, 0))
-            };
+            let (codec, source) = sources.matrix(expert, index, (rows, cols))?;
             let codec = options.codec(None, cols, codec)?;
             note_codec(used, None, codec);
             planned.push(PlannedMatrix {
@@ -281,65 +286,6 @@ fn plan_layer(
     Ok(PlannedLayer {
         layer: layer.layer,
         experts,
-    })
-}
-
-/// Gate and up lie one after the other in `gate_up_proj`, down in a tensor of its own.
-fn fused_source(name: &str, expert: usize, matrix: usize, elements: usize) -> MatrixSource {
-    let (suffix, first) = match matrix {
-        0 => ("gate_up_proj", 2 * expert * elements),
-        1 => ("gate_up_proj", (2 * expert + 1) * elements),
-        _ => ("down_proj", expert * elements),
-    };
-    MatrixSource::plain(format!("{name}.{suffix}"), first as u64)
-}
-
-/// The source of a matrix in any form, from one of its elements on.
-fn source_of(found: MatrixTensors<'_>, first_element: usize) -> MatrixSource {
-    let mut names = found.names.into_iter();
-    let tensor = names.next().unwrap_or_default();
-    let coded = match found.codec {
-        Codec::F32 | Codec::F16 | Codec::Bf16 => None,
-        codec => Some(CodedSource {
-            codec,
-            scales: names.next(),
-            biases: names.next(),
-        }),
-    };
-    MatrixSource {
-        tensor,
-        first_element: first_element as u64,
-        steps: None,
-        coded,
-    }
-}
-
-/// All matrices are transposed; columns of gate and up lie in turn in `gate_up_proj`.
-fn turned_source(
-    name: &str,
-    expert: usize,
-    matrix: usize,
-    (hidden, intermediate): (usize, usize),
-) -> MatrixSource {
-    let (suffix, first, row, col) = match matrix {
-        0 | 1 => {
-            let first = 2 * expert * hidden * intermediate + matrix;
-            ("gate_up_proj", first, 2, 2 * intermediate)
-        }
-        _ => ("down_proj", expert * hidden * intermediate, 1, hidden),
-    };
-    MatrixSource {
-        steps: Some(ElementSteps { row, col }),
-        ..MatrixSource::plain(format!("{name}.{suffix}"), first as u64)
-    }
-}
-
-fn source_codec(opened: &Opened, tensor: &str) -> Result<Codec, Error> {
-    let info = opened.files.dense().require_float(tensor)?;
-    Ok(match info.dtype {
-        moeflux_formats::DType::F32 => Codec::F32,
-        moeflux_formats::DType::F16 => Codec::F16,
-        _ => Codec::Bf16,
     })
 }
 

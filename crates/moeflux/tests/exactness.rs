@@ -13,8 +13,9 @@ use moeflux::{
 };
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 14] = [
+const MODELS: [(&str, u32); 15] = [
     ("deepseek_v3", 4),
+    ("deepseek_v4", 4),
     ("glm4_moe_air", 4),
     ("gpt_oss", 4),
     ("kimi_k2", 4),

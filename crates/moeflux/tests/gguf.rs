@@ -17,10 +17,7 @@ use std::path::PathBuf;
 use common::{bits, fixture, logits, open, run};
 use gguf::{Copy, MADE_FROM, WITH_ANSWERS, file};
 use moeflux::formats::Checkpoint;
-use moeflux::{
-    Activations, Engine, EngineOptions, Error, KvType, Logits, PackOptions, inspect, model_path,
-    pack,
-};
+use moeflux::{Activations, Engine, EngineOptions, Error, KvType, Logits, inspect, model_path};
 
 /// Nothing is rounded that the file has not rounded.
 fn options() -> EngineOptions {
@@ -336,21 +333,4 @@ fn truncated_files_are_refused() {
         let message = refused(&Copy::of(&bytes[..len]));
         assert!(message.contains("truncated"), "{len}: {message}");
     }
-}
-
-#[test]
-fn packing_is_for_the_original() {
-    let out = tempfile::tempdir().unwrap();
-    let source = file("qwen3_moe.gguf");
-    let packed = pack(
-        &source,
-        &out.path().join("x"),
-        &PackOptions::default(),
-        &mut |_| {},
-    );
-    let message = packed.unwrap_err().to_string();
-    assert!(
-        message.contains("qwen3_moe.gguf") && message.contains("opens as it is"),
-        "{message}"
-    );
 }

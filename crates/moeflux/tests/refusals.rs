@@ -187,7 +187,7 @@ fn pack_refuses_what_it_cannot_do() {
     );
     refuse(
         PackOptions {
-            group: 48,
+            group: Some(48),
             ..PackOptions::default()
         },
         "--group",

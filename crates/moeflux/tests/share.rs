@@ -20,6 +20,7 @@ fn a_session_goes_on_from_parts_with_the_same_bits() {
         ("qwen3_5_moe_text", 4),
         ("qwen3_moe", 4),
         ("deepseek_v3", 4),
+        ("deepseek_v4", 4),
         ("gpt_oss", 4),
     ] {
         let model = packed(name, pack_bits);
@@ -64,7 +65,7 @@ fn without_recurrent_state_a_part_serves_every_position_within_it() {
 
 #[test]
 fn parts_survive_as_bytes() {
-    for name in ["qwen3_5_moe_text", "qwen3_moe", "gpt_oss"] {
+    for name in ["qwen3_5_moe_text", "qwen3_moe", "deepseek_v4", "gpt_oss"] {
         let model = packed(name, 4);
         let engine = open(&model.path(), &options());
         let tokens = prompt(name);

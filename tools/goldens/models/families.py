@@ -2,6 +2,7 @@
 
 import families_latent as latent
 import families_softmax as softmax
+import families_streams as streams
 
 
 def specs(Spec):
@@ -135,5 +136,24 @@ def specs(Spec):
             moe_names="kimi_k25",
             f32_suffixes=("e_score_correction_bias",),
             reserved_tokens=frozenset({250, 251, 252, 253}),
+        ),
+        Spec(
+            name="deepseek_v4",
+            about="as DeepSeek-V4 is published, in bf16: residual streams, a window of 20 beside "
+            "entries of 4 (the best 8) or 16 positions, experts by token, YaRN beyond its original "
+            "context",
+            config=streams.DEEPSEEK_V4,
+            prompt_tokens=170,
+            model_class="DeepseekV4ForCausalLM",
+            moe_names="deepseek_v4",
+            f32_suffixes=(
+                "_hc.fn",
+                ".hc_fn",
+                "base",
+                "scale",
+                "sinks",
+                "position_bias",
+                "e_score_correction_bias",
+            ),
         ),
     ]

@@ -20,7 +20,9 @@ def named_tensors(model, spec, seed):
     for name, values in model.state_dict().items():
         if name == "lm_head.weight" and model.config.tie_word_embeddings:
             continue
-        stored = values.to(stored_dtype(spec, name)).contiguous()
+        if values.is_floating_point():
+            values = values.to(stored_dtype(spec, name))
+        stored = values.contiguous()
         fused = FUSED_EXPERTS.match(name)
         if fused and not spec.fused_experts:
             tensors.update(split_experts(fused.group(1), fused.group(2), stored))
@@ -32,6 +34,8 @@ def named_tensors(model, spec, seed):
         tensors = {kimi_k25_name(name): values for name, values in tensors.items()}
     if spec.moe_names == "kimi_linear":
         tensors = dict(pair for item in tensors.items() for pair in kimi_linear_tensors(*item))
+    if spec.moe_names == "deepseek_v4":
+        tensors = {deepseek_v4_name(name): values for name, values in tensors.items()}
     if spec.mtp:
         tensors.update(mtp_tensors(spec, seed))
     return tensors
@@ -65,6 +69,40 @@ def kimi_k25_name(name):
     """The name that Kimi-K2.5 publishes for what transformers calls `name`."""
     name = name.replace("model.language_model.", "language_model.model.")
     return re.sub(r"^lm_head\.", "language_model.lm_head.", name)
+
+
+# What DeepSeek-V4 publishes for parts of the names in transformers, in this order.
+DEEPSEEK_V4_NAMES = [
+    (r"^model\.", ""),
+    (r"^lm_head\.", "head."),
+    (r"^embed_tokens\.", "embed."),
+    (r"^hc_head\.hc_", "hc_head_"),
+    (r"\.(attn|ffn)_hc\.", r".hc_\1_"),
+    (r"\.input_layernorm\.", ".attn_norm."),
+    (r"\.post_attention_layernorm\.", ".ffn_norm."),
+    (r"\.self_attn\.compressor\.indexer\.scorer\.", ".attn.indexer."),
+    (r"\.self_attn\.compressor\.indexer\.q_b_proj", ".attn.indexer.wq_b"),
+    (r"\.self_attn\.compressor\.indexer\.", ".attn.indexer.compressor."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.mlp\.", ".ffn."),
+    (r"\.compressor\.kv_norm", ".compressor.norm"),
+    (r"\.compressor\.gate_proj", ".compressor.wgate"),
+    (r"\.position_bias", ".ape"),
+    (r"\.sinks", ".attn_sink"),
+    (r"\.q_a_norm", ".q_norm"),
+    (r"\.(q_a|q_b|kv|o_a|o_b)_proj", r".w\1"),
+    (r"\.gate\.e_score_correction_bias", ".gate.bias"),
+    (r"\.gate_proj", ".w1"),
+    (r"\.up_proj", ".w3"),
+    (r"\.down_proj", ".w2"),
+]
+
+
+def deepseek_v4_name(name):
+    """The name that DeepSeek-V4 publishes for what transformers calls `name`."""
+    for ours, theirs in DEEPSEEK_V4_NAMES:
+        name = re.sub(ours, theirs, name)
+    return name
 
 
 def kimi_linear_tensors(name, values):

@@ -25,6 +25,7 @@ from weights import randomize
 REPOSITORY = Path(__file__).resolve().parents[3]
 # A fixture whose router nearly ties would test rounding, not the engine: try other seeds.
 SMALLEST_ROUTER_MARGIN = 5e-4
+SMALLEST_INDEX_MARGIN = 1e-5
 SMALLEST_EXPERT_SHARE = 0.01
 SMALLEST_SPREAD = 1.0
 LARGEST_STEPWISE_ERROR = 1e-4
@@ -51,6 +52,7 @@ def find(spec, first_seed):
         answers = reference.compute(model, reference.prompt(spec, vocab_size, seed))
         clear = (
             answers.router_margin >= SMALLEST_ROUTER_MARGIN
+            and answers.index_margin >= SMALLEST_INDEX_MARGIN
             and answers.expert_share >= SMALLEST_EXPERT_SHARE
         )
         if clear:
@@ -142,6 +144,7 @@ too), wide enough that logits differ clearly between tokens and positions.
 
 Router margin: smallest distance between the last expert (or group of experts) chosen and the first
 one not chosen, over all layers and tokens, prompt and continuation. Greedy margin: the smallest of `greedy_margins`.
+Where attention has an index, the entries that it leaves out are as clear: 1e-5 of the deviation of its scores.
 Self: relative L2, worst position, between `transformers` fed at once and `transformers` fed token
 by token. Spread: standard deviation of a logit over positions. The test that reads all this is
 `crates/moeflux/tests/goldens.rs`.

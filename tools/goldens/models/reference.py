@@ -17,6 +17,7 @@ class Reference:
     greedy_tokens: torch.Tensor  # [GREEDY_TOKENS] continuation of the prompt
     greedy_margins: torch.Tensor  # [GREEDY_TOKENS] best logit minus second best
     router_margin: float  # smallest (k-th best) - (k+1-th best) router logit at any token and layer
+    index_margin: float  # the same of scores that an attention's index ranks, by their deviation
     expert_share: float  # share of choices that fell on the least used expert of any layer
     stepwise_error: float  # relative L2 of logits fed one token at a time with a cache
     spread: float  # standard deviation of a vocabulary entry's logit over positions, averaged
@@ -61,6 +62,14 @@ def compute(model, tokens):
         for module in model.modules()
         if type(module).__name__.lower().endswith("topkrouter")
     ]
+    indexes = []
+    hooks_of_indexes = [
+        module.scorer.register_forward_hook(
+            lambda scorer, args, out, index=module: indexes.append(index_margin(index, out[0]))
+        )
+        for module in model.modules()
+        if type(module).__name__.endswith("Indexer")
+    ]
     logits = forward(model, tokens)
     sequence, chosen, margins = tokens, [], []
     last = logits[-1]
@@ -70,7 +79,7 @@ def compute(model, tokens):
         margins.append(best.values[0] - best.values[1])
         sequence = torch.cat([sequence, best.indices[:1]])
         last = forward(model, sequence)[-1]
-    for hook in hooks:
+    for hook in hooks + hooks_of_indexes:
         hook.remove()
     return Reference(
         tokens=tokens,
@@ -78,6 +87,7 @@ def compute(model, tokens):
         greedy_tokens=torch.stack(chosen),
         greedy_margins=torch.stack(margins),
         router_margin=min(boundary_margin(*ranking) for layer in choices for ranking in layer),
+        index_margin=min(indexes, default=1.0),
         expert_share=least_expert_share([layer[-1] for layer in choices[-len(hooks) :]]),
         stepwise_error=stepwise_error(model, tokens, logits),
         spread=logits.std(dim=0).mean().item(),
@@ -96,7 +106,8 @@ def rankings(router, args, logits, top_k):
     groups = getattr(router, "num_group", None) or 1
     if bias is None and groups == 1:
         return [(logits, top_k)]
-    values = logits.softmax(dim=-1) if bias is None else logits.sigmoid() + bias
+    score = getattr(router, "score_fn", torch.sigmoid)
+    values = logits.softmax(dim=-1) if bias is None else score(logits) + bias
     if groups == 1 or getattr(router, "topk_method", None) == "greedy":
         return [(values, top_k)]
     grouped = values.view(len(values), groups, -1)
@@ -104,6 +115,19 @@ def rankings(router, args, logits, top_k):
     kept = torch.zeros_like(best).scatter_(1, best.topk(router.topk_group).indices, 1).bool()
     masked = grouped.masked_fill(~kept[..., None], float("-inf")).flatten(1)
     return [(best, router.topk_group), (masked, top_k)]
+
+
+def index_margin(index, scores):
+    """The smallest distance between the last entry that an index keeps and the first that it leaves
+    out, over the queries that see more than it keeps, in standard deviations of the scores."""
+    margins = []
+    for position, row in enumerate(scores):
+        seen = row[: (position + 1) // index.compress_rate]
+        if len(seen) > index.index_topk:
+            ordered = seen.sort(descending=True).values
+            margin = ordered[index.index_topk - 1] - ordered[index.index_topk]
+            margins.append((margin / seen.std()).item())
+    return min(margins)
 
 
 def boundary_margin(values, count):

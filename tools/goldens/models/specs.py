@@ -31,7 +31,7 @@ class Spec:
     # constant under its square root shows in the logits.
     faint_keys: bool = False
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
-    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear" or "kimi_k25" do, which
+    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear", "kimi_k25" or "deepseek_v4" do, which
     # name more in their own way.
     moe_names: str = "mlp"
     # The model_type that the published config.json has, where transformers knows the form by another.

@@ -40,7 +40,7 @@ def random_tensor(name, shape, zero_centered_norms, tied, turned, generator):
         return normal(0.2)
     if name.endswith("e_score_correction_bias"):
         return normal(0.15)
-    if name.endswith(("_proj.bias", "_proj_bias")):
+    if name.endswith(("_proj.bias", "_proj_bias", "_hc.base", "hc_base", "position_bias")):
         return normal(0.5)
     if turned and ".experts." in name:
         return normal(1.0 / math.sqrt(shape[-2]))
@@ -73,6 +73,15 @@ def randomize(model, spec, seed):
             if spec.faint_keys and name.endswith("conv1d.weight"):
                 values[: query_and_key_channels(spec.config)] *= 0.02
             parameter.copy_(values.to(stored_dtype(spec, name)).float())
+        for name, table in sorted(model.named_buffers()):
+            if name.endswith("tid2eid"):
+                table.copy_(random_experts(model.config, tuple(table.shape), generator))
+
+
+def random_experts(config, shape, generator):
+    """Different experts for each token of the vocabulary."""
+    order = torch.rand(shape[0], config.n_routed_experts, generator=generator).argsort(dim=-1)
+    return order[:, : shape[1]]
 
 
 def query_and_key_channels(config):

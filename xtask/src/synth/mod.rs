@@ -70,6 +70,8 @@ fn make(args: &Args) -> Result<()> {
         blueprint: &blueprint,
         pack: PackOptions {
             bits: args.bits.parse()?,
+            // Only affine groups are made.
+            group: Some(64),
             ..PackOptions::default()
         },
         law: Law {

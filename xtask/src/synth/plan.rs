@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use moeflux::formats::{
-    AffineCodec, Codec, DENSE_NAME, DType, RECORD_ALIGN, TensorSpec, layer_name,
+    AffineCodec, Codec, DENSE_NAME, DType, PartTensor, RECORD_ALIGN, TensorSpec, layer_name,
 };
 use moeflux::models::{Blueprint, ExpertLayer, MatrixClass, WeightKind};
 use moeflux::{PackOptions, note_codec};
@@ -197,22 +197,18 @@ impl Planner<'_> {
     ) -> Result<[Tensor; 3]> {
         let affine = self.codec(name, class, cols)?;
         let codec = Codec::Affine(affine);
-        let (dtype, shape) = codec.weight_tensor(rows, cols);
-        let groups = [rows, cols / affine.group];
         let matrix = self.law.matrix(name, class, layer, (rows, cols), affine);
-        let tensor = |part: &str, dtype, shape, values| Tensor {
-            spec: TensorSpec::new(format!("{name}.{part}"), dtype, shape),
+        let [weights, scales, biases] = codec.tensors(rows, cols)[..] else {
+            bail!("{name}: {codec} is not of three tensors");
+        };
+        let tensor = |part: PartTensor, values| Tensor {
+            spec: TensorSpec::new(format!("{name}.{}", part.name), part.dtype, part.shape),
             values,
         };
         Ok([
-            tensor("weight", dtype, shape, Values::Codes(matrix.clone())),
-            tensor(
-                "scales",
-                DType::Bf16,
-                groups,
-                Values::Scales(matrix.clone()),
-            ),
-            tensor("biases", DType::Bf16, groups, Values::Biases(matrix)),
+            tensor(weights, Values::Codes(matrix.clone())),
+            tensor(scales, Values::Scales(matrix.clone())),
+            tensor(biases, Values::Biases(matrix)),
         ])
     }
 

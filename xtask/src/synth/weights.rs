@@ -150,6 +150,7 @@ impl Law {
                     let step = 0.001 * 100.0_f32.powf(unit);
                     step.exp_m1().ln()
                 }
+                VectorFold::Numbers { count } => (unit * count as f32).floor(),
                 VectorFold::LogOfNegated => -1.0 - 15.0 * unit,
                 VectorFold::None => 1.0 + 0.1 * centred,
             }

@@ -109,6 +109,9 @@ impl Figures {
         self.divergences.sort_by(f64::total_cmp);
         let count = self.divergences.len();
         let mean = self.divergences.iter().sum::<f64>() / count as f64;
+        // Of the mean, as if tokens were drawn one by one.
+        let squares = self.divergences.iter().map(|nats| (nats - mean).powi(2));
+        let uncertainty = squares.sum::<f64>().sqrt() / count as f64;
         let at = |share: f64| self.divergences[((count - 1) as f64 * share).round() as usize];
         let (median, high, most) = (at(0.5), at(0.99), at(1.0));
         let same = self.same_best as f64 / count as f64;
@@ -117,6 +120,7 @@ impl Figures {
                 "tokens": count,
                 "window": window,
                 "mean_nats": mean,
+                "mean_standard_error_nats": uncertainty,
                 "median_nats": median,
                 "p99_nats": high,
                 "max_nats": most,
@@ -124,7 +128,7 @@ impl Figures {
             }));
         }
         output::line(&format!(
-            "KL divergence {mean:.3e} nats in the mean, {median:.3e} at the median, {high:.3e} at \
+            "KL divergence {mean:.3e} +- {uncertainty:.1e} nats in the mean, {median:.3e} at the median, {high:.3e} at \
              the 99th percentile, {most:.3e} at most; the same first choice at {:.2} % of {count} \
              tokens (windows of {window})",
             same * 100.0

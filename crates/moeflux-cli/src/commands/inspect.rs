@@ -53,7 +53,8 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
 
 fn as_text(dir: &str, info: &ModelInfo, verified: bool) -> String {
     let form = match (&info.gguf, info.packed) {
-        (Some(_), _) => "GGUF",
+        (Some(_), false) => "GGUF",
+        (Some(_), true) => "packed from GGUF",
         (None, true) => "packed",
         (None, false) => "unpacked",
     };

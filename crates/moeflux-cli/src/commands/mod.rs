@@ -15,6 +15,7 @@ pub mod man;
 pub mod pack;
 pub mod plan;
 pub mod pull;
+mod pull_pack;
 pub mod run;
 #[cfg(feature = "gpu")]
 mod self_test;

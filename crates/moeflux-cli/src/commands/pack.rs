@@ -18,44 +18,84 @@ Kept at more bits, and why:
     output head                          8: every token's choice passes through it
     attention and shared experts         at least 4: every token uses them
     norms and other vectors              as in the source
-16 bits mean as in the source. A run that was interrupted resumes when it is repeated.";
+16 keeps floats as in the source, and keep keeps whatever codec is there, byte for byte. Integers that
+take no more bytes in the source than they would as asked stay as they are. A run that was interrupted
+resumes when it is repeated.";
 
 /// Flags of `pack`.
 #[derive(Debug, Args)]
 #[command(after_help = WHY)]
 pub struct PackArgs {
-    /// The checkpoint's directory: Hugging Face safetensors in bf16, f16, f32 or FP8, MLX's affine
-    /// groups, or compressed-tensors' packed integers
+    /// The checkpoint's directory or GGUF file, in any form that run opens
     source: PathBuf,
     /// The directory to make; it must not exist
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
-    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, or 16 for as they are
-    #[arg(long, default_value_t = 4)]
-    bits: u32,
-    /// Weights that share a scale: 32, 64 or 128
-    #[arg(long, default_value_t = 64)]
-    group: usize,
-    /// Bits of attention and shared experts [default: as --bits, at least 4]
-    #[arg(long)]
-    dense_bits: Option<u32>,
-    /// Bits of the output head [default: 8]
-    #[arg(long)]
-    head_bits: Option<u32>,
+    #[command(flatten)]
+    how: HowToPack,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
+/// Which codec tensors get.
+#[derive(Debug, Clone, Args)]
+pub struct HowToPack {
+    /// Bits of routed experts: 2, 3, 4, 5, 6, 8, 16 for floats as they are, or keep [default: 4]
+    #[arg(long, value_parser = bits)]
+    bits: Option<u32>,
+    /// Weights that share a scale: 32, 64 or 128; 256 for blocks of GGUF's at 4 and 5 bits (Q4_K,
+    /// IQ4_NL, Q5_K), which take the bytes of 64, lose less and compute slower [default: 64]
+    #[arg(long)]
+    group: Option<usize>,
+    /// Bits of attention and shared experts [default: as --bits, at least 4]
+    #[arg(long, value_parser = bits)]
+    dense_bits: Option<u32>,
+    /// Bits of the output head [default: 8]
+    #[arg(long, value_parser = bits)]
+    head_bits: Option<u32>,
+}
+
+impl HowToPack {
+    /// The flag that is given, if one is.
+    pub fn given(&self) -> Option<&'static str> {
+        let flags = [
+            ("--bits", self.bits.is_some()),
+            ("--group", self.group.is_some()),
+            ("--dense-bits", self.dense_bits.is_some()),
+            ("--head-bits", self.head_bits.is_some()),
+        ];
+        flags
+            .into_iter()
+            .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The library's options.
+    pub fn options(&self, threads: Option<u16>) -> PackOptions {
+        let default = PackOptions::default();
+        PackOptions {
+            bits: self.bits.unwrap_or(default.bits),
+            group: self.group,
+            dense_bits: self.dense_bits,
+            head_bits: self.head_bits,
+            threads: threads.map(usize::from),
+        }
+    }
+}
+
+/// A number of bits, or `keep`.
+fn bits(text: &str) -> Result<u32, String> {
+    match text {
+        "keep" => Ok(PackOptions::KEEP),
+        number => number
+            .parse()
+            .map_err(|_| "give a number of bits, or keep".to_owned()),
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &PackArgs) -> Result<(), Failure> {
-    let options = PackOptions {
-        bits: args.bits,
-        group: args.group,
-        dense_bits: args.dense_bits,
-        head_bits: args.head_bits,
-        threads: args.threads.map(usize::from),
-    };
+    let options = args.how.options(args.threads);
     let start = Instant::now();
     let bar = output::bytes_bar(0);
     let report = moeflux::pack(&args.source, &args.output, &options, &mut |progress| {

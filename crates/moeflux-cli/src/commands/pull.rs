@@ -7,6 +7,8 @@ use std::time::Instant;
 use clap::Args;
 use moeflux_hub::{Access, PullOptions, Repo};
 
+use super::pack::HowToPack;
+use super::pull_pack;
 use crate::failure::Failure;
 use crate::output;
 use crate::size;
@@ -15,7 +17,8 @@ use crate::size;
 const ENVIRONMENT: &str = "\
 Fetched are config, tokenizer, template and the safetensors that the index lists, or the only GGUF
 model of the repository. Every file is checked against the hub's checksum before it gets its name.
-An interrupted download goes on when it is repeated.
+An interrupted download goes on when it is repeated. With --pack, shards wait in DIR.pull until they are
+packed, and go; what is not of routed experts stays there till the end.
 
 HF_ENDPOINT names another hub. A token is taken from HF_TOKEN, from the file in HF_TOKEN_PATH, or
 from token under HF_HOME or ~/.cache/huggingface. Servers are believed by Mozilla's certificates, or
@@ -37,7 +40,13 @@ pub struct PullArgs {
     /// The directory to fill [default: NAME under $MOEFLUX_MODELS, or under ./models]
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Files fetched at a time
+    /// Pack what comes, shard by shard, as `moeflux pack` does: the original never has to fit on the
+    /// disk
+    #[arg(long, conflicts_with = "file")]
+    pack: bool,
+    #[command(flatten)]
+    how: HowToPack,
+    /// Files fetched at a time; shards that are packed come one after another
     #[arg(long, value_name = "N", default_value_t = 4,
           value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: u16,
@@ -55,6 +64,14 @@ pub fn run(args: &PullArgs) -> Result<(), Failure> {
         access: Access::from_environment(),
         connections: usize::from(args.connections),
     };
+    if args.pack {
+        return pull_pack::run(&options, &args.how.options(None), &destination);
+    }
+    if let Some(flag) = args.how.given() {
+        return Err(Failure::Usage(format!(
+            "{flag} says how to pack; give --pack too"
+        )));
+    }
     let start = Instant::now();
     let bar = output::bytes_bar(0);
     let mut has_begun = false;

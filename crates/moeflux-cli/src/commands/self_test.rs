@@ -96,7 +96,7 @@ fn report(name: &str, found: &BTreeMap<String, Found>, bits: bool) -> Result<(),
         false => "other bits",
     };
     output::line(&format!(
-        "  kernels with the processor's bits for experts: {bits} (--device gpu takes others yet)"
+        "  kernels with the processor's bits for experts: {bits} (of use with --cpu-experts)"
     ))
 }
 

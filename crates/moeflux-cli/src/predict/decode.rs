@@ -13,7 +13,7 @@ use crate::failure::Failure;
 /// How long steps are taken, after the first few, before they are taken again.
 const TIME: Duration = Duration::from_millis(1500);
 const FEWEST_STEPS: usize = 6;
-const MOST_STEPS: usize = 400;
+pub(super) const MOST_STEPS: usize = 400;
 /// Steps of the same token, whose experts are all in memory.
 const REPEATS: usize = 6;
 
@@ -38,10 +38,12 @@ pub struct DecodeModel {
 
 /// A step that was taken.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
-    seconds: f64,
+pub(super) struct Sample {
+    pub seconds: f64,
     /// Experts that were not in memory when the step began.
-    absent: f64,
+    pub absent: f64,
+    /// Experts that were brought to a device.
+    pub brought: f64,
 }
 
 impl DecodeModel {
@@ -74,33 +76,11 @@ impl DecodeModel {
     /// The two times that bring the samples nearest, in least squares, neither below zero.
     fn fit(&mut self, samples: &[Sample]) {
         let all = self.layers * self.top_k;
-        let mut sums = [[0.0_f64; 3]; 2];
-        for sample in samples {
-            let [layers, experts] = self.reads((sample.absent / all).min(1.0));
-            let more = sample.seconds - self.resident_seconds;
-            sums[0][0] += layers * layers;
-            sums[0][1] += layers * experts;
-            sums[0][2] += layers * more;
-            sums[1][1] += experts * experts;
-            sums[1][2] += experts * more;
-        }
-        let [[aa, ab, ay], [_, bb, by]] = sums;
-        let determinant = aa * bb - ab * ab;
-        let alone = |square: f64, product: f64| match square > 0.0 {
-            true => (product / square).max(0.0),
-            false => 0.0,
-        };
-        (self.layer_seconds, self.expert_seconds) = if determinant > 1e-6 * aa * bb {
-            let layer = (ay * bb - by * ab) / determinant;
-            let expert = (by * aa - ay * ab) / determinant;
-            match (layer >= 0.0, expert >= 0.0) {
-                (true, true) => (layer, expert),
-                (false, _) => (0.0, alone(bb, by)),
-                (true, false) => (alone(aa, ay), 0.0),
-            }
-        } else {
-            (0.0, alone(bb, by))
-        };
+        let points = samples.iter().map(|sample| {
+            let reads = self.reads((sample.absent / all).min(1.0));
+            (reads, sample.seconds - self.resident_seconds)
+        });
+        [self.layer_seconds, self.expert_seconds] = least_squares(points);
     }
 
     /// What reading into new memory takes beyond what the model says.
@@ -113,6 +93,35 @@ impl DecodeModel {
     }
 }
 
+/// What each of two counts takes, by what they took together: nearest in least squares, neither below
+/// zero. Where the counts do not tell the two apart, all goes to the second.
+pub(super) fn least_squares(points: impl Iterator<Item = ([f64; 2], f64)>) -> [f64; 2] {
+    let mut sums = [[0.0_f64; 3]; 2];
+    for ([a, b], y) in points {
+        sums[0][0] += a * a;
+        sums[0][1] += a * b;
+        sums[0][2] += a * y;
+        sums[1][1] += b * b;
+        sums[1][2] += b * y;
+    }
+    let [[aa, ab, ay], [_, bb, by]] = sums;
+    let determinant = aa * bb - ab * ab;
+    let alone = |square: f64, product: f64| match square > 0.0 {
+        true => (product / square).max(0.0),
+        false => 0.0,
+    };
+    if determinant <= 1e-6 * aa * bb {
+        return [0.0, alone(bb, by)];
+    }
+    let first = (ay * bb - by * ab) / determinant;
+    let second = (by * aa - ay * ab) / determinant;
+    match (first >= 0.0, second >= 0.0) {
+        (true, true) => [first, second],
+        (false, _) => [0.0, alone(bb, by)],
+        (true, false) => [alone(aa, ay), 0.0],
+    }
+}
+
 /// Measures an engine that has just been opened, for a few seconds: steps after a cold start, into
 /// memory never used before; the same once more, into the same memory; and steps that find all
 /// there.
@@ -120,9 +129,7 @@ pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
     let info = engine.info();
     let mut session = engine.session();
     let most = session.context_tokens().min(MOST_STEPS);
-    let first = cold_steps(engine, &mut session, |taken, time| {
-        taken < most && (taken < FEWEST_STEPS || time < TIME)
-    })?;
+    let first = cold_steps(engine, &mut session, enough(most))?;
     session.rewind(0)?;
     let again = cold_steps(engine, &mut session, |taken, _| taken < first.len())?;
     let mut model = DecodeModel {
@@ -140,8 +147,13 @@ pub fn measure(engine: &Engine) -> Result<DecodeModel, Failure> {
     Ok(model)
 }
 
+/// Whether more steps are wanted of at most `most`: for some time, and at least a few.
+pub(super) fn enough(most: usize) -> impl Fn(usize, Duration) -> bool {
+    move |taken, time| taken < most && (taken < FEWEST_STEPS || time < TIME)
+}
+
 /// Steps after a cold start, while `more` of their number and time says so.
-fn cold_steps(
+pub(super) fn cold_steps(
     engine: &Engine,
     session: &mut Session,
     more: impl Fn(usize, Duration) -> bool,
@@ -158,7 +170,7 @@ fn cold_steps(
 
 /// Seconds of a step whose experts are all in memory; or, where the arena holds too few for that, of
 /// one without its waiting.
-fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failure> {
+pub(super) fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failure> {
     session.rewind(0)?;
     let mut best = f64::INFINITY;
     for repeat in 0..=REPEATS {
@@ -174,15 +186,18 @@ fn resident_seconds(engine: &Engine, session: &mut Session) -> Result<f64, Failu
 }
 
 fn step(engine: &Engine, session: &mut Session, token: u32) -> Result<Sample, Failure> {
-    let before = absent(&engine.stats().experts);
+    let before = engine.stats();
     let start = Instant::now();
     let logits = engine.decode(session, token)?;
     let seconds = start.elapsed().as_secs_f64();
     engine.recycle(logits);
-    let absent = absent(&engine.stats().experts) - before;
+    let after = engine.stats();
+    let absent = absent(&after.experts) - absent(&before.experts);
+    let brought = |stats: &moeflux::Stats| stats.tier.map_or(0, |tier| tier.brought);
     Ok(Sample {
         seconds,
         absent: absent as f64,
+        brought: (brought(&after) - brought(&before)) as f64,
     })
 }
 
@@ -231,6 +246,7 @@ mod tests {
         let sample = |absent: f64| Sample {
             seconds: MODEL.seconds(absent / 40.0),
             absent,
+            brought: 0.0,
         };
         let samples: Vec<Sample> = [40.0, 38.0, 30.0, 25.0, 12.0, 5.0].map(sample).to_vec();
         let mut fitted = DecodeModel {
@@ -257,6 +273,7 @@ mod tests {
         let fast = Sample {
             seconds: 0.01,
             absent: 20.0,
+            brought: 0.0,
         };
         fitted.fit(&[fast, fast]);
         assert_eq!(fitted.seconds(1.0), MODEL.resident_seconds);

@@ -3,9 +3,11 @@
 //! from what its steps need of processor, memory and disk.
 
 mod decode;
+mod device;
 mod hits;
 mod prefill;
 
 pub use decode::{DecodeModel, absent, measure};
+pub use device::{DeviceModel, measure as measure_device};
 pub use hits::HitModel;
 pub use prefill::PrefillModel;

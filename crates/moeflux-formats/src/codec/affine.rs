@@ -16,9 +16,10 @@ mod fit;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Encoded, EncodedMut, bf16};
+use super::fit::{Group, Line};
+use super::{Encoded, EncodedMut, bf16, importance_of};
 use crate::error::CodecError;
-use fit::{Fit, fit_group};
+use fit::fit_group;
 
 /// An affine codec: [`AffineCodec::new`] checks its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,20 +72,28 @@ impl AffineCodec {
         Ok(())
     }
 
-    /// Quantizes whole groups. The caller has checked lengths.
-    pub(super) fn encode(self, values: &[f32], out: EncodedMut<'_>) -> Result<(), CodecError> {
+    /// Quantizes whole groups. `importance` is of a row's columns, or empty. The caller has checked
+    /// lengths.
+    pub(super) fn encode(
+        self,
+        values: &[f32],
+        importance: &[f32],
+        out: EncodedMut<'_>,
+    ) -> Result<(), CodecError> {
         match self.group {
-            32 => self.encode_groups::<32>(values, out),
-            64 => self.encode_groups::<64>(values, out),
-            _ => self.encode_groups::<128>(values, out),
+            32 => self.encode_groups::<32>(values, importance, out),
+            64 => self.encode_groups::<64>(values, importance, out),
+            _ => self.encode_groups::<128>(values, importance, out),
         }
     }
 
     fn encode_groups<const GROUP: usize>(
         self,
         values: &[f32],
+        importance: &[f32],
         out: EncodedMut<'_>,
     ) -> Result<(), CodecError> {
+        let alike = [1.0; GROUP];
         let levels = ((1_u32 << self.bits) - 1) as f32;
         let groups = values.as_chunks::<GROUP>().0.iter();
         let scales = out.scales.as_chunks_mut::<2>().0.iter_mut();
@@ -93,8 +102,12 @@ impl AffineCodec {
         for (index, (((group, weights), scale), bias)) in
             groups.zip(weights).zip(scales).zip(biases).enumerate()
         {
-            let Some((fit, codes)) = fit_group(group, levels) else {
-                let (place, value) = largest(group);
+            let group = Group {
+                values: group,
+                weights: importance_of(importance, index, &alike),
+            };
+            let Some((line, codes)) = fit_group(group, levels) else {
+                let (place, value) = largest(group.values);
                 let index = index * GROUP + place;
                 return Err(CodecError::Value {
                     codec: "affine",
@@ -102,8 +115,8 @@ impl AffineCodec {
                     value,
                 });
             };
-            *scale = bf16::round(fit.scale).to_le_bytes();
-            *bias = bf16::round(fit.bias).to_le_bytes();
+            *scale = bf16::round(line.step).to_le_bytes();
+            *bias = bf16::round(line.base).to_le_bytes();
             bits::pack(self.bits, &codes, weights);
         }
         Ok(())
@@ -120,11 +133,14 @@ impl AffineCodec {
         for (((group, weights), &scale), &bias) in groups.zip(weights).zip(scales).zip(biases) {
             let scale = bf16::widen(u16::from_le_bytes(scale));
             let bias = bf16::widen(u16::from_le_bytes(bias));
-            let fit = Fit { scale, bias };
+            let line = Line {
+                step: scale,
+                base: bias,
+            };
             bits::unpack(self.bits, weights, group);
             group
                 .iter_mut()
-                .for_each(|value| *value = fit.value(*value));
+                .for_each(|value| *value = line.value(*value));
         }
     }
 }

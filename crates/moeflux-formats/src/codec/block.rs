@@ -6,6 +6,7 @@
 
 mod iq4_nl;
 mod iq4_xs;
+mod k_fit;
 pub mod mxfp4;
 mod q2_k;
 mod q3_k;
@@ -23,6 +24,7 @@ use std::fmt;
 
 use half::f16;
 
+use super::importance_of;
 use crate::error::CodecError;
 
 /// A codec of quantized blocks.
@@ -169,14 +171,36 @@ impl BlockCodec {
     }
 
     pub(super) fn has_encoder(self) -> bool {
-        matches!(self, Self::Q4_0 | Self::Q8_0)
+        matches!(
+            self,
+            Self::Q4_0 | Self::Q8_0 | Self::Q4K | Self::Q5K | Self::Iq4Nl
+        )
     }
 
-    /// Quantizes whole blocks. The caller has checked lengths.
-    pub(super) fn encode(self, values: &[f32], out: &mut [u8]) -> Result<(), CodecError> {
+    /// Quantizes whole blocks; `importance` is of a row's columns, or empty, and is of no use to
+    /// codecs that are rounded plainly. The caller has checked lengths.
+    pub(super) fn encode(
+        self,
+        values: &[f32],
+        importance: &[f32],
+        out: &mut [u8],
+    ) -> Result<(), CodecError> {
+        let alike = [1.0; 256];
+        let weights = |index| importance_of(importance, index, &alike);
+        let alike = [1.0; 32];
+        let weights_of_32 = |index| importance_of(importance, index, &alike);
         match self {
-            Self::Q4_0 => encode_blocks(self, values, out, q4_0::encode),
-            Self::Q8_0 => encode_blocks(self, values, out, q8_0::encode),
+            Self::Q4_0 => encode_blocks(self, values, out, |_, x, out| q4_0::encode(x, out)),
+            Self::Q8_0 => encode_blocks(self, values, out, |_, x, out| q8_0::encode(x, out)),
+            Self::Q4K => encode_blocks(self, values, out, |index, x, out| {
+                q4_k::encode(x, weights(index), out)
+            }),
+            Self::Q5K => encode_blocks(self, values, out, |index, x, out| {
+                q5_k::encode(x, weights(index), out)
+            }),
+            Self::Iq4Nl => encode_blocks(self, values, out, |index, x, out| {
+                iq4_nl::encode(x, weights_of_32(index), out)
+            }),
             _ => Err(CodecError::NoEncoder(self.name())),
         }
     }
@@ -200,24 +224,15 @@ impl BlockCodec {
         }
     }
 
-    /// Whether decoded values are as near as an encoder must come: within 0.6 steps, or 1.1 where
-    /// the far end of the range is cut (Q4_0 has no +8).
-    pub(crate) fn is_near(self, expected: &[f32], found: &[f32]) -> bool {
-        let (levels, steps) = match self {
-            Self::Q8_0 => (127.0, 0.6),
-            _ => (8.0, 1.1),
-        };
-        let blocks = expected.chunks(self.block_elements());
-        let mut blocks = blocks.zip(found.chunks(self.block_elements()));
-        blocks.all(|(expected, found)| {
-            let most = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
-            // The scale may be too small for f16 to hold more than its last bit.
-            let bound = most / levels * steps + levels * f16::MIN_POSITIVE_SUBNORMAL.to_f32();
-            expected
-                .iter()
-                .zip(found)
-                .all(|(a, b)| (a - b).abs() <= bound)
-        })
+    /// The root mean square error that an encoder must stay below, as a share of a block's largest
+    /// magnitude.
+    pub(crate) fn most_error(self) -> f32 {
+        match self {
+            Self::Q8_0 => 0.6 / 127.0,
+            Self::Q5K => 1.0 / 16.0,
+            // Q4_0 has no +8.
+            _ => 1.1 / 8.0,
+        }
     }
 }
 
@@ -246,17 +261,17 @@ fn decode_blocks<const BYTES: usize, const ELEMENTS: usize>(
     }
 }
 
-/// `encode` is given finite values and returns the scale.
+/// `encode` is given a block's number and finite values, and returns the scale.
 fn encode_blocks<const BYTES: usize, const ELEMENTS: usize>(
     codec: BlockCodec,
     values: &[f32],
     out: &mut [u8],
-    encode: fn(&[f32; ELEMENTS], &mut [u8; BYTES]) -> f16,
+    encode: impl Fn(usize, &[f32; ELEMENTS], &mut [u8; BYTES]) -> f16,
 ) -> Result<(), CodecError> {
     let blocks = values.as_chunks::<ELEMENTS>().0.iter();
     for (index, (values, out)) in blocks.zip(out.as_chunks_mut().0).enumerate() {
         let bad = values.iter().position(|value| !value.is_finite());
-        if bad.is_none() && encode(values, out).is_finite() {
+        if bad.is_none() && encode(index, values, out).is_finite() {
             continue;
         }
         let largest = || {

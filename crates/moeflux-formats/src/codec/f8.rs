@@ -10,9 +10,13 @@
 use std::fmt;
 
 use super::{Encoded, bf16, f32};
+use crate::DType;
 
 /// Rows and columns that share a scale.
 pub const BLOCK: usize = 128;
+
+/// What the tensor of the scales is called beside `weight`.
+pub const SCALES: &str = "weight_scale_inv";
 
 /// How scales are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,6 +26,17 @@ pub enum ScaleType {
     F32,
     /// The upper half of an f32.
     Bf16,
+}
+
+impl ScaleType {
+    /// The type of the scales' tensor.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::Bf16,
+        }
+    }
 }
 
 /// Floats of 8 bits with scales.

@@ -10,6 +10,7 @@ pub mod centered;
 pub mod f16;
 pub mod f32;
 pub mod f8;
+mod fit;
 
 use std::fmt;
 use std::str::FromStr;
@@ -54,12 +55,23 @@ pub struct Encoded {
     pub biases: Vec<u8>,
 }
 
+/// A tensor that holds a part of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartTensor {
+    /// What follows the matrix's name and a dot in the tensor's name.
+    pub name: &'static str,
+    /// Element type.
+    pub dtype: DType,
+    /// Dimensions, outermost first.
+    pub shape: [usize; 2],
+}
+
 /// Where [`encode_into`] puts a matrix.
 #[derive(Debug)]
 pub struct EncodedMut<'a> {
     /// The values, integers or blocks, row after row.
     pub weights: &'a mut [u8],
-    /// One bf16 a group; empty if the codec has none.
+    /// As in [`Encoded`]; empty if the codec has none.
     pub scales: &'a mut [u8],
     /// One bf16 a group; empty if the codec has none.
     pub biases: &'a mut [u8],
@@ -77,6 +89,23 @@ pub struct EncodedBytes {
 }
 
 impl EncodedBytes {
+    /// Of all parts.
+    #[must_use]
+    pub fn total(self) -> usize {
+        self.weights + self.scales + self.biases
+    }
+
+    /// Weights, scales and biases in `bytes`, which are as long as all and hold one after another.
+    pub(crate) fn split(self, bytes: &mut [u8]) -> EncodedMut<'_> {
+        let (weights, rest) = bytes.split_at_mut(self.weights);
+        let (scales, biases) = rest.split_at_mut(self.scales);
+        EncodedMut {
+            weights,
+            scales,
+            biases,
+        }
+    }
+
     /// Of a codec whose scales are in its weights, if it has any.
     fn plain(weights: usize) -> Self {
         Self {
@@ -132,17 +161,40 @@ impl Codec {
         })
     }
 
-    /// Type and shape of the tensor that holds the weights of a `[rows, cols]` matrix.
+    /// The tensors that hold a `[rows, cols]` matrix in packed models and in safetensors as they are
+    /// published: weights, scales, biases, as many as the codec has.
     #[must_use]
-    pub fn weight_tensor(self, rows: usize, cols: usize) -> (DType, [usize; 2]) {
+    pub fn tensors(self, rows: usize, cols: usize) -> Vec<PartTensor> {
+        let part = |name, dtype, shape| PartTensor { name, dtype, shape };
         match self {
-            Self::F32 => (DType::F32, [rows, cols]),
-            Self::F16 => (DType::F16, [rows, cols]),
-            Self::Bf16 => (DType::Bf16, [rows, cols]),
-            Self::F8(_) => (DType::F8E4M3, [rows, cols]),
-            Self::Centered(centered) => (DType::I32, [rows, centered.row_bytes(cols) / 4]),
-            Self::Affine(affine) => (DType::U32, [rows, affine.row_bytes(cols) / 4]),
-            Self::Block(block) => (DType::U8, [rows, block.row_bytes(cols)]),
+            Self::F32 => vec![part("weight", DType::F32, [rows, cols])],
+            Self::F16 => vec![part("weight", DType::F16, [rows, cols])],
+            Self::Bf16 => vec![part("weight", DType::Bf16, [rows, cols])],
+            Self::F8(f8) => vec![
+                part("weight", DType::F8E4M3, [rows, cols]),
+                part(f8::SCALES, f8.scales.dtype(), f8.scale_shape(rows, cols)),
+            ],
+            Self::Centered(centered) => {
+                let words = [rows, centered.row_bytes(cols) / 4];
+                let groups = [rows, cols / centered.group];
+                vec![
+                    part("weight_packed", DType::I32, words),
+                    part("weight_scale", DType::Bf16, groups),
+                ]
+            }
+            Self::Affine(affine) => {
+                let words = [rows, affine.row_bytes(cols) / 4];
+                let groups = [rows, cols / affine.group];
+                vec![
+                    part("weight", DType::U32, words),
+                    part("scales", DType::Bf16, groups),
+                    part("biases", DType::Bf16, groups),
+                ]
+            }
+            // Several have blocks of the same length, so that only a name tells them apart.
+            Self::Block(block) => {
+                vec![part(block.name(), DType::U8, [rows, block.row_bytes(cols)])]
+            }
         }
     }
 
@@ -168,15 +220,6 @@ impl Codec {
             Self::F8(_) => Err(CodecError::NoEncoder("f8-e4m3")),
             Self::Centered(_) => Err(CodecError::NoEncoder("centered")),
             _ => Ok(()),
-        }
-    }
-
-    /// Shape of the tensors `scales` and `biases` (both bf16), if the codec has them.
-    #[must_use]
-    pub fn scale_tensor(self, rows: usize, cols: usize) -> Option<[usize; 2]> {
-        match self {
-            Self::Affine(affine) => Some([rows, cols / affine.group]),
-            _ => None,
         }
     }
 }
@@ -250,21 +293,50 @@ pub fn encode_into(
     cols: usize,
     out: EncodedMut<'_>,
 ) -> Result<(), CodecError> {
+    encode_weighted(codec, values, (rows, cols), &[], out)
+}
+
+/// As [`encode_into`], the error of an element weighing as much as the `importance` of its column:
+/// one number a column, finite and positive, or none for columns alike.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_weighted(
+    codec: Codec,
+    values: &[f32],
+    (rows, cols): (usize, usize),
+    importance: &[f32],
+    out: EncodedMut<'_>,
+) -> Result<(), CodecError> {
     let bytes = codec.encoded_bytes(rows, cols)?;
     let check = |what, expected, found| check_length(what, rows, cols, expected, found);
     check("the values", rows * cols, values.len())?;
     check("the weights", bytes.weights, out.weights.len())?;
     check("the scales", bytes.scales, out.scales.len())?;
     check("the biases", bytes.biases, out.biases.len())?;
+    if !importance.is_empty() {
+        check("the importance", cols, importance.len())?;
+    }
     match codec {
         Codec::F32 => f32::encode(values, out.weights),
         Codec::F16 => f16::encode(values, out.weights)?,
         Codec::Bf16 => bf16::encode(values, out.weights)?,
         Codec::F8(_) | Codec::Centered(_) => codec.check_encoder()?,
-        Codec::Affine(affine) => affine.encode(values, out)?,
-        Codec::Block(block) => block.encode(values, out.weights)?,
+        Codec::Affine(affine) => affine.encode(values, importance, out)?,
+        Codec::Block(block) => block.encode(values, importance, out.weights)?,
     }
     Ok(())
+}
+
+/// The importance of group `index` of a matrix's rows, one after another; `alike` if there is none.
+fn importance_of<'a, const GROUP: usize>(
+    importance: &'a [f32],
+    index: usize,
+    alike: &'a [f32; GROUP],
+) -> &'a [f32; GROUP] {
+    let groups = importance.as_chunks().0;
+    let place = index.checked_rem(groups.len());
+    place.map_or(alike, |place| &groups[place])
 }
 
 /// Decodes a `[rows, cols]` matrix: the reference that kernels are tested against.

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::journal::Journal;
 use crate::checksum::{checksum_file, checksum_text};
 use crate::error::{FormatError, Result, io_error};
 use crate::io::sync_directory;
-use crate::packed::{FileEntry, JOURNAL_NAME, MANIFEST_NAME, Manifest};
+use crate::packed::{FileEntry, JOURNAL_NAME, MANIFEST_NAME, Manifest, header_name};
+use crate::{Checkpoint, gguf};
 
 /// An unfinished directory, locked by this process.
 pub(super) struct PartialDirectory {
@@ -110,29 +113,55 @@ impl PartialDirectory {
         Ok(files)
     }
 
+    /// Copies the headers of the files of a GGUF model.
+    pub(super) fn copy_headers(&self, source: &Checkpoint) -> Result<BTreeMap<String, FileEntry>> {
+        let mut files = BTreeMap::new();
+        if source.gguf().is_none() {
+            return Ok(files);
+        }
+        for (index, path) in source.files().iter().enumerate() {
+            let wrap = |error| io_error("read", path, error);
+            let file = File::open(path).map_err(wrap)?;
+            let length = gguf::read_header(&file, path)?.data_start;
+            let mut header = Vec::new();
+            // The parser has a position of its own.
+            let mut start = File::open(path).map_err(wrap)?.take(length);
+            start.read_to_end(&mut header).map_err(wrap)?;
+            let name = header_name(index + 1);
+            let entry = self.write(&mut header.as_slice(), &name, xxh3_64(&header))?;
+            files.insert(name, entry);
+        }
+        Ok(files)
+    }
+
     fn copy(&self, from: &Path, name: &str) -> Result<Option<FileEntry>> {
         let mut source = match File::open(from) {
             Ok(source) => source,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error("read", from, error)),
         };
+        let wanted = checksum_file(from, std::iter::empty(), &mut |_| ())?;
+        self.write(&mut source, name, wanted.file).map(Some)
+    }
+
+    /// Writes a small file of the checksum `wanted`.
+    fn write(&self, source: &mut dyn Read, name: &str, wanted: u64) -> Result<FileEntry> {
         let to = self.path(name);
         let mut file = File::create(&to).map_err(|error| io_error("create", &to, error))?;
-        let copied = io::copy(&mut source, &mut file).and_then(|_| file.sync_all());
+        let copied = io::copy(source, &mut file).and_then(|_| file.sync_all());
         copied.map_err(|error| io_error("write", &to, error))?;
         let found = checksum_file(&to, std::iter::empty(), &mut |_| ())?;
-        let wanted = checksum_file(from, std::iter::empty(), &mut |_| ())?;
-        if found.file != wanted.file {
+        if found.file != wanted {
             let reason = "what was read back is not what was written".to_owned();
             return Err(FormatError::CorruptFile { path: to, reason });
         }
         let bytes = fs::metadata(&to)
             .map_err(|error| io_error("read", &to, error))?
             .len();
-        Ok(Some(FileEntry {
+        Ok(FileEntry {
             bytes,
             xxh3: checksum_text(found.file),
-        }))
+        })
     }
 
     /// Writes the manifest and turns the directory into `dst`.

@@ -10,10 +10,11 @@ use super::sample::check_samples;
 use super::unit::{Output, Piece, PlacedMatrix, Unit, tensor_count};
 use super::work::{run_units, worker_count};
 use crate::checksum::{checksum_file, checksum_text};
+use crate::codec::{PartTensor, f8};
 use crate::error::{FormatError, Result, io_error};
 use crate::packed::{DENSE_NAME, FileEntry, RECORD_ALIGN, layer_name};
 use crate::writer::{Layout, TensorSpec};
-use crate::{Checkpoint, DType};
+use crate::{Checkpoint, Codec, DType};
 
 /// Source bytes of a unit of dense work.
 const UNIT_BYTES: usize = 4 << 20;
@@ -49,6 +50,11 @@ impl<'a> FileJob<'a> {
                     specs.extend(matrix_tensors(&matrix.name, matrix));
                     let row_bytes = RowSource::new(source, matrix)?.row_bytes();
                     let step = (UNIT_BYTES / row_bytes.max(1)).max(1);
+                    let step = match matrix.codec {
+                        // Scales of squares belong to one unit.
+                        Codec::F8(_) => step.next_multiple_of(f8::BLOCK),
+                        _ => step,
+                    };
                     units.extend((0..matrix.rows).step_by(step).map(|first_row| {
                         let rows = step.min(matrix.rows - first_row);
                         Unit::Rows {
@@ -94,7 +100,7 @@ impl<'a> FileJob<'a> {
                     matrix,
                 ));
                 let sizes = matrix.codec.encoded_bytes(matrix.rows, matrix.cols)?;
-                bytes += sizes.weights + 2 * sizes.scales;
+                bytes += sizes.total();
             }
             let record_bytes = bytes.next_multiple_of(RECORD_ALIGN as usize);
             let pad = format!("experts.{expert}.pad");
@@ -221,21 +227,10 @@ impl<'a> FileJob<'a> {
 
 /// The tensors that hold a matrix.
 fn matrix_tensors(name: &str, matrix: &PlannedMatrix) -> Vec<TensorSpec> {
-    let (dtype, shape) = matrix.codec.weight_tensor(matrix.rows, matrix.cols);
-    let mut tensors = vec![TensorSpec::new(format!("{name}.weight"), dtype, shape)];
-    if let Some(shape) = matrix.codec.scale_tensor(matrix.rows, matrix.cols) {
-        tensors.push(TensorSpec::new(
-            format!("{name}.scales"),
-            DType::Bf16,
-            shape,
-        ));
-        tensors.push(TensorSpec::new(
-            format!("{name}.biases"),
-            DType::Bf16,
-            shape,
-        ));
-    }
-    tensors
+    let parts = matrix.codec.tensors(matrix.rows, matrix.cols).into_iter();
+    let spec =
+        |part: PartTensor| TensorSpec::new(format!("{name}.{}", part.name), part.dtype, part.shape);
+    parts.map(spec).collect()
 }
 
 /// Reads a synced file and compares it with the pieces that were written, which must cover it.

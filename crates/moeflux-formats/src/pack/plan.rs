@@ -1,17 +1,13 @@
 //! What to pack: made by whoever knows the model, checked here against the source.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Component, Path};
-use std::time::UNIX_EPOCH;
 
 use serde::Serialize;
-use xxhash_rust::xxh3::Xxh3;
 
-use crate::checksum::checksum_text;
-use crate::error::{FormatError, PlanProblem, Result, io_error};
-use crate::packed::{DENSE_NAME, FORMAT_VERSION, JOURNAL_NAME, MANIFEST_NAME};
-use crate::{Checkpoint, Codec};
+use crate::error::{CodecError, FormatError, PlanProblem, Result};
+use crate::packed::{DENSE_NAME, JOURNAL_NAME, MANIFEST_NAME};
+use crate::{BlockCodec, Checkpoint, Codec};
 
 /// A `[rows, cols]` part of a source tensor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -32,10 +28,38 @@ pub struct MatrixSource {
 pub struct CodedSource {
     /// The codec.
     pub codec: Codec,
-    /// Name of the tensor with the scales, if they are apart.
+    /// Name of the tensor with the scales, if they are apart; of MXFP4, with the exponents, and the
+    /// tensor of the weights then has the codes alone.
     pub scales: Option<String>,
     /// Name of the tensor with the biases, if there are any.
     pub biases: Option<String>,
+    /// Rows of the source from one of the matrix to the next; more than 1 only of MXFP4 with
+    /// exponents apart.
+    pub row_step: usize,
+}
+
+impl CodedSource {
+    /// A matrix whose rows follow one another and whose weights hold all of it.
+    #[must_use]
+    pub fn of(codec: Codec) -> Self {
+        Self {
+            codec,
+            scales: None,
+            biases: None,
+            row_step: 1,
+        }
+    }
+
+    /// Whether it is MXFP4 with codes and exponents apart.
+    pub(super) fn is_apart(&self) -> bool {
+        self.codec == Codec::Block(BlockCodec::Mxfp4) && self.scales.is_some()
+    }
+
+    /// Bytes of a row of `cols` columns in the tensor of the weights.
+    pub(super) fn row_bytes(&self, cols: usize) -> Result<usize, CodecError> {
+        let row = self.codec.encoded_bytes(1, cols)?.weights;
+        Ok(if self.is_apart() { cols / 2 } else { row })
+    }
 }
 
 /// Distances between elements in a source tensor.
@@ -124,6 +148,44 @@ pub struct PackPlan {
     pub skipped: Vec<String>,
 }
 
+impl PlannedMatrix {
+    /// Whether its bytes stay as they are in the source.
+    pub(super) fn is_kept(&self) -> bool {
+        let coded = self.source.coded.as_ref();
+        coded.is_some_and(|coded| coded.codec == self.codec)
+    }
+}
+
+impl MatrixSource {
+    /// The names of all tensors that hold it.
+    pub fn tensors(&self) -> impl Iterator<Item = &str> {
+        let coded = self.coded.iter();
+        let maps = coded.flat_map(|coded| [&coded.scales, &coded.biases].into_iter().flatten());
+        std::iter::once(&self.tensor)
+            .chain(maps)
+            .map(String::as_str)
+    }
+}
+
+impl PlannedTensor {
+    /// The names of the tensors of the source that it is made of.
+    #[must_use]
+    pub fn sources(&self) -> Vec<&str> {
+        match self {
+            Self::Matrix(matrix) => matrix.source.tensors().collect(),
+            Self::Copy { source, .. } => vec![source],
+        }
+    }
+}
+
+impl PlannedLayer {
+    /// The names of the tensors of the source that it is made of, some more than once.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        let matrices = self.experts.iter().flatten();
+        matrices.flat_map(|matrix| matrix.source.tensors())
+    }
+}
+
 impl PackPlan {
     /// All matrices, dense ones first.
     fn matrices(&self) -> impl Iterator<Item = &PlannedMatrix> {
@@ -189,7 +251,9 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         tensor: tensor.clone(),
         problem,
     };
-    matrix.codec.check_encoder().map_err(named)?;
+    if !matrix.is_kept() {
+        matrix.codec.check_encoder().map_err(named)?;
+    }
     matrix
         .codec
         .encoded_bytes(matrix.rows, matrix.cols)
@@ -197,8 +261,12 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
     let first = matrix.source.first_element;
     // The product was checked by `encoded_bytes`.
     let own = (matrix.rows * matrix.cols) as u64;
-    let span = match matrix.source.steps {
-        Some(steps) if own > 0 => steps.span(matrix.rows, matrix.cols),
+    let span = match (matrix.source.steps, &matrix.source.coded) {
+        (Some(steps), _) if own > 0 => steps.span(matrix.rows, matrix.cols),
+        (_, Some(coded)) if own > 0 => {
+            let rows = (matrix.rows as u64 - 1).saturating_mul(coded.row_step as u64);
+            rows.saturating_add(1).saturating_mul(matrix.cols as u64)
+        }
         _ => own,
     };
     let end = first.saturating_add(span);
@@ -208,8 +276,8 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
             for name in [&coded.scales, &coded.biases].into_iter().flatten() {
                 source.require(name)?;
             }
-            let row = coded.codec.encoded_bytes(1, matrix.cols).map_err(named)?;
-            let rows = source.require(tensor)?.bytes / row.weights.max(1) as u64;
+            let row = coded.row_bytes(matrix.cols).map_err(named)?;
+            let rows = source.require(tensor)?.bytes / row.max(1) as u64;
             rows.saturating_mul(matrix.cols as u64)
         }
     };
@@ -253,8 +321,8 @@ fn check_experts(layer: &PlannedLayer) -> Result<(), PlanProblem> {
 /// Bytes of a matrix in its source. The plan is checked.
 pub(super) fn matrix_source_bytes(source: &Checkpoint, matrix: &PlannedMatrix) -> u64 {
     if let Some(coded) = &matrix.source.coded {
-        let bytes = coded.codec.encoded_bytes(matrix.rows, matrix.cols);
-        return bytes.map_or(0, |bytes| bytes.weights as u64);
+        let row = coded.row_bytes(matrix.cols);
+        return row.map_or(0, |bytes| (bytes * matrix.rows) as u64);
     }
     let size = source
         .get(&matrix.source.tensor)
@@ -272,53 +340,4 @@ pub(super) fn source_bytes(source: &Checkpoint, plan: &PackPlan) -> u64 {
         .matrices()
         .map(|matrix| matrix_source_bytes(source, matrix));
     copied.sum::<u64>() + matrices.sum::<u64>()
-}
-
-/// Name and length of each source file.
-pub(super) fn source_sizes(source: &Checkpoint) -> Result<Vec<(String, u64)>> {
-    let entry = |path: &std::path::PathBuf| {
-        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
-        let name = path
-            .file_name()
-            .unwrap_or(path.as_os_str())
-            .to_string_lossy()
-            .into_owned();
-        Ok((name, metadata.len()))
-    };
-    source.files().iter().map(entry).collect()
-}
-
-/// Identifies plan and source: a rerun with the same one may go on with what is there. The source
-/// counts as the same while names, lengths and times of change of its files are.
-pub(super) fn fingerprint(source: &Checkpoint, plan: &PackPlan) -> Result<String> {
-    let mut sink = HashSink(Xxh3::new());
-    let mut changed = Vec::new();
-    for path in source.files() {
-        let metadata = std::fs::metadata(path).map_err(|error| io_error("read", path, error))?;
-        let time = metadata
-            .modified()
-            .ok()
-            .and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        changed.push(time.map_or(0, |time| time.as_nanos()));
-    }
-    let writer = env!("CARGO_PKG_VERSION");
-    let identity = (FORMAT_VERSION, writer, source_sizes(source)?, changed, plan);
-    serde_json::to_writer(&mut sink, &identity).map_err(|error| FormatError::Json {
-        path: source.place().to_path_buf(),
-        reason: error.to_string(),
-    })?;
-    Ok(checksum_text(sink.0.digest()))
-}
-
-struct HashSink(Xxh3);
-
-impl io::Write for HashSink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

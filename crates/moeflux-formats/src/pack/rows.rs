@@ -1,6 +1,7 @@
 //! Reading rows of a source matrix and encoding them.
 
-use super::plan::{ElementSteps, PlannedMatrix};
+use super::plan::{CodedSource, ElementSteps, PlannedMatrix};
+use crate::codec::block::mxfp4;
 use crate::codec::{Encoded, EncodedMut, decode, encode_into, f8, to_f32};
 use crate::error::{CodecError, FormatError, Result};
 use crate::{Checkpoint, Codec, TensorInfo};
@@ -25,10 +26,17 @@ pub(super) struct RowSource<'a> {
     coded: Option<Coded<'a>>,
 }
 
-/// A coded source: its codec, scales and biases.
+/// A coded source with the tensors of its scales and biases.
 struct Coded<'a> {
-    codec: Codec,
+    form: &'a CodedSource,
     maps: [Option<&'a TensorInfo>; 2],
+}
+
+/// Rows of a coded source as they are.
+struct Raw {
+    encoded: Encoded,
+    /// Rows that come before those that were asked for.
+    before: usize,
 }
 
 impl<'a> RowSource<'a> {
@@ -42,11 +50,8 @@ impl<'a> RowSource<'a> {
                     let name = name.as_ref();
                     name.map(|name| source.require(name)).transpose()
                 };
-                let coded = Coded {
-                    codec: coded.codec,
-                    maps: [map(&coded.scales)?, map(&coded.biases)?],
-                };
-                (source.require(tensor)?, Some(coded))
+                let maps = [map(&coded.scales)?, map(&coded.biases)?];
+                (source.require(tensor)?, Some(Coded { form: coded, maps }))
             }
         };
         Ok(Self {
@@ -62,15 +67,21 @@ impl<'a> RowSource<'a> {
         let cols = self.matrix.cols;
         match &self.coded {
             None => cols * self.info.dtype.block_bytes(),
-            Some(coded) => coded.codec.encoded_bytes(1, cols).map_or(0, |b| b.weights),
+            // The plan is checked.
+            Some(coded) => coded.form.row_bytes(cols).unwrap_or(0),
         }
     }
 
-    /// Reads rows of a coded source as f32.
-    fn read_coded(&self, coded: &Coded<'_>, first_row: usize, values: &mut [f32]) -> Result<()> {
-        let (codec, cols) = (coded.codec, self.matrix.cols);
-        let place = self.matrix.source.first_element as usize / cols + first_row;
-        let end = place + values.len() / cols;
+    /// Reads `rows` rows of a coded source as they are.
+    fn read_raw(&self, coded: &Coded<'_>, first_row: usize, rows: usize) -> Result<Raw> {
+        let (codec, cols) = (coded.form.codec, self.matrix.cols);
+        let place = self.matrix.source.first_element as usize / cols;
+        let place = place + first_row * coded.form.row_step;
+        if coded.form.is_apart() {
+            let encoded = self.read_apart(coded, place, rows)?;
+            return Ok(Raw { encoded, before: 0 });
+        }
+        let end = place + rows;
         // Scales of squares are read for whole squares.
         let first = match codec {
             Codec::F8(_) => place / f8::BLOCK * f8::BLOCK,
@@ -80,22 +91,66 @@ impl<'a> RowSource<'a> {
             codec.encoded_bytes(first, cols)?,
             codec.encoded_bytes(end - first, cols)?,
         );
-        let read = |info: Option<&TensorInfo>, start: usize, bytes: usize| -> Result<Vec<u8>> {
-            let mut out = vec![0; bytes];
-            match info {
-                Some(info) => self.source.read(info, start as u64, &mut out)?,
-                None => debug_assert_eq!(bytes, 0, "the plan names what the codec has"),
-            }
-            Ok(out)
-        };
         let [scales, biases] = coded.maps;
         let encoded = Encoded {
-            weights: read(Some(self.info), before.weights, sizes.weights)?,
-            scales: read(scales, before.scales, sizes.scales)?,
-            biases: read(biases, before.biases, sizes.biases)?,
+            weights: self.part(Some(self.info), before.weights, sizes.weights)?,
+            scales: self.part(scales, before.scales, sizes.scales)?,
+            biases: self.part(biases, before.biases, sizes.biases)?,
         };
-        let decoded = decode(codec, &encoded, end - first, cols)?;
-        values.copy_from_slice(&decoded[(place - first) * cols..]);
+        let before = place - first;
+        Ok(Raw { encoded, before })
+    }
+
+    /// Bytes of a tensor of the source; none of one that the codec does not have.
+    fn part(&self, info: Option<&TensorInfo>, start: usize, bytes: usize) -> Result<Vec<u8>> {
+        let mut out = vec![0; bytes];
+        match info {
+            Some(info) => self.source.read(info, start as u64, &mut out)?,
+            None => debug_assert_eq!(bytes, 0, "the plan names what the codec has"),
+        }
+        Ok(out)
+    }
+
+    /// Blocks of MXFP4 from codes and exponents that are apart.
+    fn read_apart(&self, coded: &Coded<'_>, place: usize, rows: usize) -> Result<Encoded> {
+        let (cols, step) = (self.matrix.cols, coded.form.row_step.max(1));
+        let blocks = cols / mxfp4::ELEMENTS;
+        let span = rows.saturating_sub(1) * step + usize::from(rows > 0);
+        let row_codes = cols / 2;
+        let codes = self.part(Some(self.info), place * row_codes, span * row_codes)?;
+        let exponents = self.part(coded.maps[0], place * blocks, span * blocks)?;
+        let mut weights = Vec::with_capacity(rows * blocks * mxfp4::BYTES);
+        for row in (0..span).step_by(step) {
+            let start = weights.len();
+            weights.extend_from_slice(&codes[row * row_codes..][..row_codes]);
+            weights.extend_from_slice(&exponents[row * blocks..][..blocks]);
+            mxfp4::join(&mut weights[start..]);
+        }
+        Ok(Encoded {
+            weights,
+            ..Encoded::default()
+        })
+    }
+
+    /// The weights of a row as they are in the source, if the matrix keeps its codec.
+    pub(super) fn kept_row(&self, row: usize) -> Result<Option<Vec<u8>>> {
+        let Some(coded) = self.coded.as_ref().filter(|_| self.matrix.is_kept()) else {
+            return Ok(None);
+        };
+        let raw = self.read_raw(coded, row, 1)?;
+        let bytes = self.matrix.codec.encoded_bytes(1, self.matrix.cols)?;
+        Ok(Some(
+            raw.encoded.weights[raw.before * bytes.weights..].to_vec(),
+        ))
+    }
+
+    /// Reads rows of a coded source as f32.
+    fn read_coded(&self, coded: &Coded<'_>, first_row: usize, values: &mut [f32]) -> Result<()> {
+        let cols = self.matrix.cols;
+        let raw = self.read_raw(coded, first_row, values.len() / cols)?;
+        let rows = raw.before + values.len() / cols;
+        let decoded = decode(coded.form.codec, &raw.encoded, rows, cols)?;
+        values.copy_from_slice(&decoded[raw.before * cols..]);
         Ok(())
     }
 
@@ -160,6 +215,15 @@ impl<'a> RowSource<'a> {
     ) -> Result<()> {
         let (bytes, values) = scratch;
         let (cols, codec) = (self.matrix.cols, self.matrix.codec);
+        if let Some(coded) = self.coded.as_ref().filter(|_| self.matrix.is_kept()) {
+            let Raw { encoded, before } = self.read_raw(coded, first_row, rows)?;
+            debug_assert_eq!(before, 0, "units begin where squares do");
+            out.weights.copy_from_slice(&encoded.weights);
+            out.scales.copy_from_slice(&encoded.scales);
+            out.biases.copy_from_slice(&encoded.biases);
+            advanced((rows * self.row_bytes()) as u64);
+            return Ok(());
+        }
         // Rows whose elements lie apart are read together, for each takes most of the tensor.
         let block_rows = match self.matrix.source.steps {
             Some(_) => rows.max(1),
@@ -181,7 +245,7 @@ impl<'a> RowSource<'a> {
             let scale_part;
             (scale_part, scales) = scales.split_at_mut(sizes.scales);
             let bias_part;
-            (bias_part, biases) = biases.split_at_mut(sizes.scales);
+            (bias_part, biases) = biases.split_at_mut(sizes.biases);
             let out = EncodedMut {
                 weights: part,
                 scales: scale_part,

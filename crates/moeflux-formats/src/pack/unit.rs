@@ -10,7 +10,6 @@ use super::plan::PlannedMatrix;
 use super::rows::{RowSource, Scratch};
 use super::work::Reporter;
 use crate::Checkpoint;
-use crate::codec::{EncodedBytes, EncodedMut};
 use crate::error::Result;
 use crate::io::write_all_at;
 use crate::writer::Layout;
@@ -54,17 +53,13 @@ pub(super) struct Piece {
 impl<'a> PlacedMatrix<'a> {
     /// `offsets` are those of the matrix's tensors, and may go on.
     pub(super) fn new(matrix: &'a PlannedMatrix, offsets: &[u64]) -> Self {
-        let has_scales = tensor_count(matrix) == 3;
-        let (scales, biases) = if has_scales {
-            (offsets[1], offsets[2])
-        } else {
-            (0, 0)
-        };
+        let count = tensor_count(matrix);
+        let offset = |part: usize| if part < count { offsets[part] } else { 0 };
         Self {
             matrix,
-            weights: offsets[0],
-            scales,
-            biases,
+            weights: offset(0),
+            scales: offset(1),
+            biases: offset(2),
         }
     }
 }
@@ -108,11 +103,11 @@ impl Output<'_> {
                 let mut rest = output.as_mut_slice();
                 for matrix in matrices {
                     let sizes = matrix.codec.encoded_bytes(matrix.rows, matrix.cols)?;
-                    let (part, after) = rest.split_at_mut(sizes.weights + 2 * sizes.scales);
+                    let (part, after) = rest.split_at_mut(sizes.total());
                     rest = after;
                     let rows = RowSource::new(self.source, matrix)?;
                     let buffers = (&mut *buffers.0, &mut *buffers.1);
-                    rows.encode(0, matrix.rows, split_parts(part, sizes), buffers, &advanced)?;
+                    rows.encode(0, matrix.rows, sizes.split(part), buffers, &advanced)?;
                 }
                 Ok(vec![
                     self.write(&scratch.output, self.layout.offsets[tensor])?,
@@ -157,16 +152,16 @@ impl Output<'_> {
         let before = matrix.codec.encoded_bytes(first_row, matrix.cols)?;
         let (buffers, output) = scratch.split();
         output.clear();
-        output.resize(sizes.weights + 2 * sizes.scales, 0);
+        output.resize(sizes.total(), 0);
         let row_source = RowSource::new(self.source, matrix)?;
-        let parts = split_parts(output, sizes);
-        row_source.encode(first_row, rows, parts, buffers, advanced)?;
-        let parts = split_parts(output, sizes);
+        row_source.encode(first_row, rows, sizes.split(output), buffers, advanced)?;
+        let parts = sizes.split(output);
         let mut pieces = vec![self.write(parts.weights, placed.weights + before.weights as u64)?];
         if sizes.scales > 0 {
-            let before = before.scales as u64;
-            pieces.push(self.write(parts.scales, placed.scales + before)?);
-            pieces.push(self.write(parts.biases, placed.biases + before)?);
+            pieces.push(self.write(parts.scales, placed.scales + before.scales as u64)?);
+        }
+        if sizes.biases > 0 {
+            pieces.push(self.write(parts.biases, placed.biases + before.biases as u64)?);
         }
         Ok(pieces)
     }
@@ -174,24 +169,5 @@ impl Output<'_> {
 
 /// How many tensors hold a matrix.
 pub(super) fn tensor_count(matrix: &PlannedMatrix) -> usize {
-    if matrix
-        .codec
-        .scale_tensor(matrix.rows, matrix.cols)
-        .is_some()
-    {
-        3
-    } else {
-        1
-    }
-}
-
-/// Weights, scales and biases one after another.
-fn split_parts(bytes: &mut [u8], sizes: EncodedBytes) -> EncodedMut<'_> {
-    let (weights, rest) = bytes.split_at_mut(sizes.weights);
-    let (scales, biases) = rest.split_at_mut(sizes.scales);
-    EncodedMut {
-        weights,
-        scales,
-        biases,
-    }
+    matrix.codec.tensors(matrix.rows, matrix.cols).len()
 }

@@ -2,10 +2,13 @@
 //!
 //! Where experts are missing on the device there are two ways. A careful step brings each such layer's
 //! choices to the host and their experts to the device before it goes on. A hopeful one goes through to
-//! the end and reads whether a choice was missing, in which case it is run again carefully: sessions'
-//! state is only taken over when a step has ended.
+//! the end and reads whether a choice was missing, in which case it is run again carefully from the
+//! first such layer on: what came before it lies in memory of its own, and sessions' state is only
+//! taken over when a step has ended.
 
 mod sources;
+
+use std::collections::BTreeSet;
 
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Inputs, Record, Step};
@@ -104,7 +107,17 @@ impl GpuBackend {
         if self.plan.is_some() {
             return Ok(());
         }
-        let plan = Plan::new(w.graph, w.weights, w.stage)?;
+        let mut apart = BTreeSet::new();
+        for op in &w.graph.ops {
+            if let Op::Experts { layer, form, .. } = op
+                && self
+                    .together
+                    .takes_part(&self.gpu, w.stage, (*layer, form))?
+            {
+                apart.insert(*layer);
+            }
+        }
+        let plan = Plan::new(w.graph, w.weights, w.stage, &apart)?;
         let (gpu, held) = (&self.gpu, &mut self.weights);
         for item in &plan.items {
             match item {
@@ -121,7 +134,7 @@ impl GpuBackend {
                         held.pair(gpu, w.weights, (*a_log, *dt_bias))?;
                     }
                 }
-                Item::Op(_) | Item::Experts(_) => {}
+                Item::Op(_) | Item::Choice(_) | Item::Experts(_) => {}
             }
         }
         self.plan = Some(plan);
@@ -137,27 +150,28 @@ impl GpuBackend {
             self.inputs.outputs(&mut self.recorder, w.step)?;
         }
         if !self.experts.is_hopeful(&mut self.recorder)? {
-            return self.items(plan, w, false);
+            return self.items(&plan.items, w, false);
         }
-        self.items(plan, w, true)?;
-        if self.experts.is_disappointed(&mut self.recorder)? {
-            return self.items(plan, w, false);
+        self.items(&plan.items, w, true)?;
+        match self.experts.first_missed(&mut self.recorder)? {
+            Some(layer) => self.items(plan.rest_with_experts(w.graph, layer), w, false),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    fn items(&mut self, plan: &Plan, w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
+    fn items(&mut self, items: &[Item], w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
         self.recorder.hasten();
-        for item in &plan.items {
+        for item in items {
             match item {
                 Item::Op(at) => {
                     let op = &w.graph.ops[*at];
                     match op {
                         Op::RequestExperts { .. } if hopeful => {}
-                        Op::Router { .. } => self.choice(op, w.pool)?,
+                        Op::Router { .. } => self.choice(op, w.pool, true)?,
                         _ => self.one(op, w.step, w.weights, w.pool, w.stage)?,
                     }
                 }
+                Item::Choice(at) => self.choice(&w.graph.ops[*at], w.pool, !hopeful)?,
                 Item::Products(item) => self.products(item, w)?,
                 Item::Heads(item) => self.heads(item, w)?,
                 Item::Delta(item) => self.delta(item, w)?,
@@ -203,7 +217,8 @@ impl GpuBackend {
         Ok(())
     }
 
-    fn choice(&mut self, op: &Op, pool: &BufferPool) -> Result<(), Error> {
+    /// The choices of a router, unless nobody wants them before its experts, which can make them.
+    fn choice(&mut self, op: &Op, pool: &BufferPool, wanted: bool) -> Result<(), Error> {
         let &Op::Router {
             logits,
             experts,
@@ -224,6 +239,9 @@ impl GpuBackend {
             top_k,
             renormalize,
         };
+        if !wanted && decode::can_choose(&self.gpu, shape) {
+            return Ok(());
+        }
         let tokens = pool.rows(logits);
         Ok(decode::choice(&mut self.recorder, views, shape, tokens)?)
     }

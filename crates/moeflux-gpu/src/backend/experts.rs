@@ -1,8 +1,10 @@
 //! The routed experts on the device: each layer has slots of its own and a table of which expert
 //! has which slot, so that where all experts have one, no choice needs to come to the host.
 
+mod costs;
 mod single_op;
 mod slots;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -10,17 +12,19 @@ use moeflux::Error;
 use moeflux::backend::ExpertStage;
 
 use super::budget;
-use super::upload::upload;
+use super::upload::Uploads;
 use crate::{DeviceBuffer, Gpu, Recorder, View};
 pub(super) use single_op::choices;
 pub(super) use slots::Layer;
 use slots::NONE;
+pub(super) use together::Together;
 
 /// The experts of all layers.
 #[derive(Default)]
 pub(super) struct DeviceExperts {
     bytes: Option<u64>,
     layers: BTreeMap<usize, Layer>,
+    uploads: Option<Uploads>,
     /// What the tokens chose, brought to the host before it was needed.
     chosen: Option<Chosen>,
     uses: u64,
@@ -114,14 +118,15 @@ impl DeviceExperts {
         Ok(true)
     }
 
-    /// Whether a choice of the hopeful step that was just recorded was missing.
-    pub fn is_disappointed(&mut self, r: &mut Recorder) -> Result<bool, Error> {
+    /// The first layer of which a choice of the hopeful step that was just recorded was missing.
+    pub fn first_missed(&mut self, r: &mut Recorder) -> Result<Option<usize>, Error> {
         let Some(notes) = self.notes.as_ref().filter(|_| !self.is_complete()) else {
-            return Ok(false);
+            return Ok(None);
         };
-        let notes = r.read(&[notes.into()])?;
-        self.has_missed = notes.iter().any(|&byte| byte != 0);
-        Ok(self.has_missed)
+        let notes: Vec<u32> = bytemuck::pod_collect_to_vec(&r.read(&[notes.into()])?);
+        let missed = notes.iter().position(|&note| note != 0);
+        self.has_missed |= missed.is_some();
+        Ok(missed)
     }
 
     /// Where hopeful steps note a missing choice of an incomplete layer.
@@ -142,25 +147,23 @@ impl DeviceExperts {
             let absent: Vec<u32> = absent.map(|(id, _)| id).take(free.count()).collect();
             for part in absent.chunks(TOGETHER) {
                 self.ensure(r, stage, layer, part)?;
-                gpu.flush()?;
             }
-            if let Some(open) = self.layers.get_mut(&layer) {
-                open.tell(r, None);
-            }
+            r.submit();
+            gpu.check()?;
         }
         self.has_missed = false;
         Ok(())
     }
 
     /// Brings the experts `wanted` (ascending, no more than the layer has slots) to the device; all
-    /// of them keep their slots at least until the next call.
+    /// of them keep their slots at least until the next call. Gives how many were not there.
     pub fn ensure(
         &mut self,
         r: &mut Recorder,
         stage: &mut ExpertStage,
         layer: usize,
         wanted: &[u32],
-    ) -> Result<(), Error> {
+    ) -> Result<usize, Error> {
         self.uses += 1;
         let now = self.uses;
         let none = || Error::Internal(format!("layer {layer} has no slots"));
@@ -170,34 +173,33 @@ impl DeviceExperts {
                 owner.1 = now;
             }
         }
-        let missing = wanted.iter().copied();
-        let missing = missing.filter(|&id| slots.slot_of[id as usize] == NONE);
-        let missing: Vec<u32> = missing.collect();
+        let (missing, _) = slots.missing(wanted);
         if missing.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         self.has_missed = true;
         slots.is_told = false;
         let layout = stage.layout(layer)?.clone();
         let form = slots.form();
-        // What was recorded so far is done with what the slots hold now.
-        r.submit();
-        let gpu = r.gpu();
+        let uploads = self.uploads.get_or_insert_with(Uploads::new);
         stage.hand_out(layer, &missing, &mut |experts| {
             let mut placed = Vec::with_capacity(experts.len());
             for &(id, bytes) in experts {
                 placed.push((slots.take_slot(id, now)?, bytes));
             }
-            let result = upload(gpu, (&slots.slots, &form), &layout, &placed);
+            let result = uploads.experts(r, (&slots.slots, &form), &layout, &placed);
             for &(slot, _) in &placed {
                 match result {
-                    Ok(()) => gpu.tier.brought(form.bytes as u64),
+                    Ok(()) => r.gpu().tier.brought(form.bytes as u64),
                     // What the slot holds now is nobody's.
                     Err(_) => slots.empty(slot),
                 }
             }
             result
-        })
+        })?;
+        uploads.bytes(r, &slots.table, bytemuck::cast_slice(&slots.slot_of))?;
+        slots.is_told = true;
+        Ok(missing.len())
     }
 
     /// Has the device know which experts have slots: all of them, or those of `only`.

@@ -20,6 +20,7 @@ use moeflux::Error;
 use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
+use moeflux::kernels::RopeStyle;
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
@@ -27,7 +28,7 @@ use crate::state::DeviceStates;
 use crate::{Gpu, GpuError, Recorder, View};
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
-use experts::DeviceExperts;
+use experts::{DeviceExperts, Together};
 use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
@@ -37,6 +38,22 @@ use weights::DeviceWeights;
 pub struct GpuOptions {
     /// Device memory for routed experts; `None`: all of them, or as many as there is memory for.
     pub expert_bytes: Option<u64>,
+    /// Whether the processor computes experts that the device's memory does not hold.
+    pub cpu_experts: CpuExperts,
+}
+
+/// Whether the processor computes experts that are not on the device, at the same time, of tokens that
+/// are not of prompts. If so, these experts are computed from activations in 8 bits wherever they
+/// are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuExperts {
+    /// No.
+    #[default]
+    Off,
+    /// Where the device has the processor's bits: no answer tells where an expert was computed.
+    Auto,
+    /// Yes: on other devices an answer's rounding depends on it.
+    On,
 }
 
 /// Runs graphs on a device.
@@ -48,9 +65,8 @@ pub struct GpuBackend {
     weights: DeviceWeights,
     pieces: PieceLists,
     experts: DeviceExperts,
+    together: Together,
     plan: Option<Plan>,
-    /// Multiply-adds of products of prompts since one was submitted.
-    unsubmitted: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -66,8 +82,8 @@ impl GpuBackend {
             weights: DeviceWeights::default(),
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
+            together: Together::new(options.cpu_experts),
             plan: None,
-            unsubmitted: 0,
             buffers_seen: 0,
         }
     }
@@ -135,6 +151,10 @@ impl GpuBackend {
                 let views = (view(x)?, view(first)?, view(second)?);
                 ops::split_pairs(r, views, heads * tokens, *dim)?;
             }
+            Op::Rope {
+                style: RopeStyle::InterleavedTail,
+                ..
+            } => return Err(wrong_op(op)),
             Op::Rope {
                 x,
                 heads,
@@ -243,7 +263,7 @@ impl GpuBackend {
             | Op::HeadMatmul { .. }
             | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
-            Op::Experts { .. } => self.routed_experts(op, step, pool, experts),
+            Op::Experts { .. } => self.routed_experts(op, step, (weights, pool), experts),
             _ => self.rows(op, step, weights, pool),
         }
     }
@@ -256,7 +276,8 @@ impl Backend for GpuBackend {
     }
 
     fn states(&self) -> Option<Arc<dyn RemoteStates>> {
-        Some(Arc::new(DeviceStates(Arc::clone(&self.gpu))))
+        let gpu = Arc::clone(&self.gpu);
+        Some(Arc::new(DeviceStates(gpu, self.together.when())))
     }
 
     fn tier(&self) -> Option<TierStats> {

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use moeflux::Error;
-use moeflux::graph::Op;
+use moeflux::graph::{BufferId, Op};
 
 use super::decode::{Work, input};
 use super::experts::choices;
 use super::plan::Experts;
 use super::{GpuBackend, wrong_op};
-use crate::ops::ExpertSlots;
-use crate::ops::decode::{self, ExpertAct, ExpertSum, SharedExpert};
-use crate::{GpuError, View};
+use crate::ops::decode::{self, Choose, ExpertAct, ExpertSum, SharedExpert};
+use crate::ops::{ExpertSlots, RouterShape};
+use crate::{Gpu, GpuError, View};
 
 /// Tokens that are computed together, and the experts that they need.
 type Turn = (Range<usize>, Vec<u32>);
@@ -44,7 +44,8 @@ impl GpuBackend {
         let slots = self.experts.open(&self.gpu, w.stage, (layer, top_k))?;
         let (room, is_complete) = (slots.slots(), slots.is_complete());
         if hopeful || is_complete {
-            return self.turn(item, w, 0..tokens, hopeful && !is_complete);
+            let chooser = item.router.filter(|_| hopeful);
+            return self.turn(item, w, 0..tokens, (hopeful && !is_complete, chooser));
         }
         let chosen = match self.experts.take_chosen(layer) {
             Some(chosen) => chosen,
@@ -62,18 +63,19 @@ impl GpuBackend {
             let r = &mut self.recorder;
             self.experts.ensure(r, w.stage, layer, &experts)?;
             self.experts.tell(r, layer, None);
-            self.turn(item, w, tokens, false)?;
+            self.turn(item, w, tokens, (false, None))?;
         }
         Ok(())
     }
 
-    /// Computes some tokens, all of whose experts have slots unless that is noted.
+    /// Computes some tokens, all of whose experts have slots unless that is noted, after choosing
+    /// them as a router would.
     fn turn(
         &mut self,
         item: &Experts,
         w: &Work<'_, '_>,
         tokens: Range<usize>,
-        is_noted: bool,
+        (is_noted, chooser): (bool, Option<usize>),
     ) -> Result<(), Error> {
         let op = &w.graph.ops[item.op];
         let &Op::Experts {
@@ -105,6 +107,10 @@ impl GpuBackend {
         let act_bytes = (n * slots.gate.0.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
         let held = (&self.weights, w.weights);
+        let choose = match chooser.map(|router| &w.graph.ops[router]) {
+            None => None,
+            Some(router) => chosen_by(&self.gpu, router, |id| buffers.view(w.pool, id))?,
+        };
         let act = View::first(&act, act_bytes);
         decode::expert_act(
             r,
@@ -115,6 +121,7 @@ impl GpuBackend {
                 top_k,
                 choices: tokens.start * top_k..tokens.end * top_k,
                 notes: self.experts.notes(layer).filter(|_| is_noted),
+                choose,
                 out: act,
             },
         )?;
@@ -153,6 +160,39 @@ impl GpuBackend {
         };
         Ok(decode::expert_sum(r, &sum)?)
     }
+}
+
+/// What a router chooses by, if experts can make its choice on this device.
+fn chosen_by<'a>(
+    gpu: &Gpu,
+    router: &Op,
+    view: impl Fn(BufferId) -> Result<View<'a>, Error>,
+) -> Result<Option<Choose<'a>>, Error> {
+    let &Op::Router {
+        logits,
+        experts,
+        top_k,
+        renormalize,
+        weights,
+        ..
+    } = router
+    else {
+        return Err(wrong_op(router));
+    };
+    let shape = RouterShape {
+        experts,
+        top_k,
+        renormalize,
+    };
+    if !decode::can_choose(gpu, shape) {
+        return Ok(None);
+    }
+    let (logits, weights) = (view(logits)?, view(weights)?);
+    Ok(Some(Choose {
+        logits,
+        weights,
+        shape,
+    }))
 }
 
 fn large() -> GpuError {

@@ -9,15 +9,12 @@ use moeflux::weights::Weights;
 use super::GpuBackend;
 use crate::matrix::{Form, Place};
 use crate::ops::matmul::{self, Tile, Vectors};
-use crate::ops::{self, ExpertSlots, SpanRows};
+use crate::ops::{self, ExpertExtras, ExpertSlots, Pairs, SpanRows};
+use crate::recorder::MOST_WORK;
 use crate::{GpuError, Recorder, View};
 
 /// Matrices of fewer rows are multiplied with one vector after another.
 const LEAST_ROWS: usize = 16;
-
-/// Multiply-adds after which the device is given what was recorded: some devices are reset when one
-/// submission takes them seconds.
-const TOGETHER: u64 = 50_000_000_000;
 
 /// Rows of a step that follow each other: the first, and their number.
 pub(super) type Run = (usize, usize);
@@ -44,7 +41,7 @@ fn tile_of(r: &Recorder, form: &Form, exact: bool) -> Option<Tile> {
 /// A span in parts whose attention can each be a submission; `width` is of all heads together.
 pub(super) fn parts(span: SpanRows, width: usize) -> impl Iterator<Item = SpanRows> {
     let each = 2 * (span.start + span.len) as u64 * width as u64;
-    let most = (TOGETHER / each.max(1)).max(64) as usize;
+    let most = (MOST_WORK / each.max(1)).max(64) as usize;
     (0..span.len).step_by(most).map(move |first| SpanRows {
         first_row: span.first_row + first,
         len: most.min(span.len - first),
@@ -90,11 +87,7 @@ impl GpuBackend {
                     None => matmul::vectors(r, tile, Vectors::INPUTS, x, run, cols)?,
                 };
                 matmul::matmul(r, tile, matrix, &vectors, out)?;
-                self.unsubmitted += (run.1 * matrix.form.rows * cols) as u64;
-                if self.unsubmitted >= TOGETHER {
-                    self.unsubmitted = 0;
-                    r.submit();
-                }
+                r.note_work((run.1 * matrix.form.rows * cols) as u64);
                 if tile.is_half() {
                     rounded = Some((run, vectors));
                 }
@@ -109,6 +102,8 @@ pub(super) struct ExpertForms<'a> {
     pub gate: &'a (Form, Place),
     pub up: &'a (Form, Place),
     pub down: &'a (Form, Place),
+    /// What they compute besides.
+    pub extras: ExpertExtras<'a>,
     /// Experts of the layer.
     pub count: usize,
 }
@@ -133,22 +128,34 @@ pub(super) fn experts(
     let rows = (0, first + rows);
     let inputs = matmul::vectors(r, tile, Vectors::INPUTS, x, rows, gate.cols)?;
     let inputs = (&inputs, top_k);
-    if gate == up {
+    let work = (end - begin) as u64 * (gate.rows * gate.cols) as u64;
+    if gate == up && forms.extras.is_plain() {
         let both = (gate, &[*gate_place, *up_place][..]);
         matmul::expert_matmul(r, tile, with, both, inputs, act)?;
+        r.note_work(2 * work);
     } else {
-        let upped = r.scratch("experts: ups", act.bytes)?;
-        let upped = View::first(&upped, act.bytes);
-        matmul::expert_matmul(r, tile, with, (gate, &[*gate_place]), inputs, act)?;
-        matmul::expert_matmul(r, tile, with, (up, &[*up_place]), inputs, upped)?;
         let gated = r.scratch("experts: gates", act.bytes)?;
-        r.copy(act, &gated, 0);
-        ops::swiglu(r, View::first(&gated, act.bytes), upped, act)?;
+        let upped = r.scratch("experts: ups", act.bytes)?;
+        let [gated, upped] = [&gated, &upped].map(|buffer| View::first(buffer, act.bytes));
+        matmul::expert_matmul(r, tile, with, (gate, &[*gate_place]), inputs, gated)?;
+        r.note_work(work);
+        matmul::expert_matmul(r, tile, with, (up, &[*up_place]), inputs, upped)?;
+        r.note_work(work);
+        let pairs = Pairs {
+            ids: slots.ids,
+            first: begin,
+            len: end - begin,
+        };
+        forms
+            .extras
+            .activate(r, (gated, upped), pairs, act, gate.rows)?;
     }
     let (down, down_place) = forms.down;
     let acts = matmul::vectors(r, tile, Vectors::BETWEEN, act, (0, end), down.cols)?;
     let one = (down, &[*down_place][..]);
-    matmul::expert_matmul(r, tile, with, one, (&acts, 1), results)
+    matmul::expert_matmul(r, tile, with, one, (&acts, 1), results)?;
+    r.note_work(work);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
-use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -40,28 +39,8 @@ impl GpuBackend {
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 ops::kv_append(r, view(*k)?, view(*v)?, kv, rows)?;
             }
-            Op::Attention {
-                q,
-                state,
-                shape,
-                sinks,
-                out,
-            } => {
-                if sinks.is_some() || shape.window.is_some() {
-                    return Err(wrong_op(op));
-                }
-                let kv = state_of::<DeviceKv>(session, *state)?;
-                let (q, out) = (view(*q)?, view(*out)?);
-                if !is_prompt {
-                    return Ok(ops::attention(r, q, kv, out, *shape, rows)?);
-                }
-                for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate()
-                {
-                    if number > 0 {
-                        r.submit();
-                    }
-                    ops::attention_prompt(r, q, kv, out, *shape, part)?;
-                }
+            Op::Attention { .. } => {
+                return self.attention(op, (session, is_prompt), rows, weights, pool);
             }
             Op::Conv1dSilu {
                 x,
@@ -86,9 +65,6 @@ impl GpuBackend {
                 shape,
                 out,
             } => {
-                if shape.decay != Decay::Head {
-                    return Err(wrong_op(op));
-                }
                 held.vector(gpu, weights, *a_log)?;
                 held.vector(gpu, weights, *dt_bias)?;
                 let copies = state_of::<DeviceRecurrent>(session, *state)?.step()?;
@@ -104,6 +80,43 @@ impl GpuBackend {
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
             other => return Err(wrong_op(other)),
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &mut self,
+        op: &Op,
+        (session, is_prompt): (&mut Session, bool),
+        rows: SpanRows,
+        weights: &Weights,
+        pool: &BufferPool,
+    ) -> Result<(), Error> {
+        let Op::Attention {
+            q,
+            state,
+            shape,
+            sinks,
+            out,
+        } = op
+        else {
+            return Err(wrong_op(op));
+        };
+        let (gpu, r, held) = (&self.gpu, &mut self.recorder, &mut self.weights);
+        let sinks = match sinks {
+            Some(sinks) => Some(held.vector(gpu, weights, *sinks)?.0),
+            None => None,
+        };
+        let kv = state_of::<DeviceKv>(session, *state)?;
+        let (q, out) = (self.buffers.view(pool, *q)?, self.buffers.view(pool, *out)?);
+        if !is_prompt {
+            return Ok(ops::attention(r, q, kv, out, (*shape, sinks), rows)?);
+        }
+        for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate() {
+            if number > 0 {
+                r.submit();
+            }
+            ops::attention_prompt(r, q, kv, out, (*shape, sinks), part)?;
         }
         Ok(())
     }

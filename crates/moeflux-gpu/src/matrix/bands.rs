@@ -36,7 +36,6 @@ impl DeviceMatrix {
     /// No device memory.
     pub fn upload(gpu: &Gpu, matrix: &Matrix<'_>) -> Result<DeviceMatrix, GpuError> {
         let form = Form::of(matrix);
-        form.check()?;
         let mut packed = Vec::with_capacity(form.bytes());
         form.pack(matrix, &mut packed);
         let limit = gpu.most_bytes_bound() as usize;

@@ -29,6 +29,8 @@ static MERGE: Shader = Shader {
 const THREADS: usize = 128;
 /// Pairs of a query and a head in a tile, at most.
 const MAX_ROWS: usize = 16;
+/// The same where chunks have workgroups of their own: more of them wait for memory at once.
+const SPLIT_ROWS: usize = 2;
 /// Queries of the longest span that is cut into chunks.
 const SPLIT_QUERIES: usize = 16;
 /// Blocks of a chunk.
@@ -43,32 +45,56 @@ const ROW_WORDS: usize = 2 * 8 + 7;
 const PARTIAL_BYTES: usize = 64 << 20;
 
 /// Rows of a tile for this many queries.
-fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize) -> usize {
+fn tile_rows(shape: AttentionShape, kv: KvShape, queries: usize, is_split: bool) -> usize {
     let bytes = |rows: usize| {
         let row = kv.units() * kv.unit() + BLOCK + ROW_WORDS;
         4 * rows * row
     };
-    let mut rows = (queries * (shape.heads / shape.kv_heads)).clamp(1, MAX_ROWS);
+    let most = if is_split { SPLIT_ROWS } else { MAX_ROWS };
+    let mut rows = (queries * (shape.heads / shape.kv_heads)).clamp(1, most);
     while rows > 1 && bytes(rows) > SHARED_BYTES {
         rows /= 2;
     }
     rows
 }
 
-fn params(shape: AttentionShape, kv: KvShape, rows: usize, is_split: bool) -> [Param; 7] {
+/// More positions than any query sees.
+const NO_WINDOW: u32 = 1 << 31;
+
+/// Positions that a query sees.
+fn window(shape: AttentionShape) -> u32 {
+    let window = shape.window.and_then(|window| u32::try_from(window).ok());
+    window.map_or(NO_WINDOW, |window| window.min(NO_WINDOW))
+}
+
+fn params(
+    shape: AttentionShape,
+    kv: KvShape,
+    rows: usize,
+    (is_split, has_sinks): (bool, bool),
+) -> [Param; 13] {
+    let groups = (THREADS / kv.units()).clamp(1, rows);
     [
+        ("UNIT", kv.unit() as u32),
+        ("HALVES", kv.unit() as u32 / 4),
+        ("SCORE_ROWS", rows.div_ceil(2) as u32),
+        ("VALUE_ROWS", rows.div_ceil(groups) as u32),
+        ("BATCH", if is_split { 16 } else { 8 }),
         ("HEADS", shape.heads as u32),
         ("KV_HEADS", shape.kv_heads as u32),
         ("DIM", shape.head_dim as u32),
         ("ROWS", rows as u32),
         ("F16", u32::from(kv.kv_type == KvType::F16)),
         ("SPLIT", u32::from(is_split)),
+        // Chunks are joined, sinks and all, elsewhere.
+        ("SINKS", u32::from(has_sinks && !is_split)),
         ("CHUNK_BLOCKS", CHUNK_BLOCKS as u32),
     ]
 }
 
-fn merge_params(shape: AttentionShape) -> [Param; 3] {
+fn merge_params(shape: AttentionShape, has_sinks: bool) -> [Param; 4] {
     [
+        ("SINKS", u32::from(has_sinks)),
         ("HEADS", shape.heads as u32),
         ("DIM", shape.head_dim as u32),
         ("CHUNK_BLOCKS", CHUNK_BLOCKS as u32),
@@ -107,21 +133,28 @@ fn shapes() -> impl Iterator<Item = (AttentionShape, KvShape)> {
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for (shape, kv) in shapes() {
-        for (queries, is_split) in [(1, true), (2, true), (100, false)] {
-            let rows = tile_rows(shape, kv, queries);
-            all.push(params(shape, kv, rows, is_split).to_vec());
+        for (queries, is_split, has_sinks) in [
+            (1, true, true),
+            (2, true, false),
+            (100, false, false),
+            (100, false, true),
+        ] {
+            let rows = tile_rows(shape, kv, queries, is_split);
+            all.push(params(shape, kv, rows, (is_split, has_sinks)).to_vec());
         }
     }
     (&TILES, all)
 }
 
 pub(super) fn merge_kernels() -> (&'static Shader, Vec<Vec<Param>>) {
-    let all = shapes().map(|(shape, _)| merge_params(shape).to_vec());
+    let both = [false, true];
+    let all = shapes().flat_map(|(shape, _)| both.map(|sinks| merge_params(shape, sinks).to_vec()));
     (&MERGE, all.collect())
 }
 
 /// Causal attention of a span over the keys and values of its session, its own included: `q` and
-/// `out` `[rows of the step, heads, head_dim]`.
+/// `out` `[rows of the step, heads, head_dim]`; `sinks` `[heads]`, scores that take part without a
+/// value.
 ///
 /// # Errors
 /// A buffer too small, a shape that the kernels do not have, and what [`Recorder::dispatch`] says.
@@ -130,15 +163,19 @@ pub fn attention(
     q: View<'_>,
     kv: &DeviceKv,
     out: View<'_>,
-    shape: AttentionShape,
+    (shape, sinks): (AttentionShape, Option<View<'_>>),
     span: SpanRows,
 ) -> Result<(), GpuError> {
     let Some((keys, values)) = check_sizes(&q, kv, &out, shape, span)? else {
         return Ok(());
     };
-    let views = [q, keys, values, out];
+    if let Some(sinks) = &sinks {
+        check::holds(OP, "sinks", sinks, shape.heads)?;
+    }
+    let mut views = vec![q, keys, values, out];
     if span.len > SPLIT_QUERIES {
-        return tiles(r, &views, kv.shape(), shape, span, None);
+        views.extend(sinks);
+        return tiles(r, &views, kv.shape(), (shape, sinks.is_some()), span, None);
     }
     let chunks = (span.start + span.len).div_ceil(CHUNK);
     let query_bytes = shape.heads * chunks * (shape.head_dim + 2) * 4;
@@ -155,16 +192,18 @@ pub fn attention(
             r,
             &[q, keys, values, partial],
             kv.shape(),
-            shape,
+            (shape, sinks.is_some()),
             part,
             Some(chunks),
         )?;
-        let immediates = [part.first_row, part.len, part.start, chunks].map(|n| n as u32);
+        let sizes = [part.first_row, part.len, part.start, chunks].map(|n| n as u32);
+        let mut views = vec![partial, out];
+        views.extend(sinks);
         r.dispatch(&Dispatch {
             shader: &MERGE,
-            params: &merge_params(shape),
-            views: &[partial, out],
-            immediates: &immediates,
+            params: &merge_params(shape, sinks.is_some()),
+            views: &views,
+            immediates: &[&sizes[..], &[window(shape)]].concat(),
             groups: grid((part.len * shape.heads) as u32),
         })?;
     }
@@ -213,16 +252,16 @@ fn tiles(
     r: &mut Recorder,
     views: &[View<'_>],
     kv: KvShape,
-    shape: AttentionShape,
+    (shape, has_sinks): (AttentionShape, bool),
     span: SpanRows,
     chunks: Option<usize>,
 ) -> Result<(), GpuError> {
-    let rows = tile_rows(shape, kv, span.len);
+    let rows = tile_rows(shape, kv, span.len, chunks.is_some());
     let tiles = (span.len * (shape.heads / shape.kv_heads)).div_ceil(rows);
     let depth = chunks.unwrap_or(1) as u32;
     r.dispatch(&Dispatch {
         shader: &TILES,
-        params: &params(shape, kv, rows, chunks.is_some()),
+        params: &params(shape, kv, rows, (chunks.is_some(), has_sinks)),
         views,
         immediates: &[
             span.first_row as u32,
@@ -230,6 +269,7 @@ fn tiles(
             span.start as u32,
             shape.scale.to_bits(),
             depth,
+            window(shape),
         ],
         groups: [tiles as u32, shape.kv_heads as u32, depth],
     })

@@ -2,7 +2,8 @@
 // heads that share a head of keys and values) over chunks of CHUNK_BLOCKS blocks of keys. Within a
 // chunk the softmax goes on from block to block, then the chunk joins those before it. With SPLIT a
 // workgroup has one chunk, and attention_merge.wgsl joins them in the same way, to the same bits. A
-// row's arithmetic does not depend on the tile it lies in.
+// row's arithmetic does not depend on the tile it lies in. What is indexed in registers is written
+// out: drivers do not unroll all loops.
 //
 // How keys and values lie: kv_append.wgsl.
 
@@ -14,26 +15,22 @@ const KV_HEADS: u32 = ${KV_HEADS}u;
 const DIM: u32 = ${DIM}u;
 const ROWS: u32 = ${ROWS}u;
 const GROUP: u32 = HEADS / KV_HEADS;
-//#if F16
-const UNIT: u32 = 8u;
-//#else
-const UNIT: u32 = 4u;
-//#endif
+const UNIT: u32 = ${UNIT}u;
 const UNITS: u32 = (DIM + UNIT - 1u) / UNIT;
 // vec4s of a unit, and of a padded head.
-const QUADS: u32 = UNIT / 4u;
+const QUADS: u32 = ${HALVES}u;
 const WIDTH: u32 = UNITS * QUADS;
 // Scores: a thread has one position and SCORE_ROWS rows.
-const SCORE_ROWS: u32 = (ROWS + 1u) / 2u;
+const SCORE_ROWS: u32 = ${SCORE_ROWS}u;
 // Softmax: SHARERS threads have a row, PART positions each.
 const SHARERS: u32 = 8u;
 const PART: u32 = BLOCK / SHARERS;
 // Sums: VALUE_GROUPS groups of threads have VALUE_ROWS rows each, a thread one unit.
 const VALUE_GROUPS: u32 = min(THREADS / UNITS, ROWS);
-const VALUE_ROWS: u32 = (ROWS + VALUE_GROUPS - 1u) / VALUE_GROUPS;
+const VALUE_ROWS: u32 = ${VALUE_ROWS}u;
 const SUMS: u32 = VALUE_ROWS * QUADS;
 // Units that a thread has on their way at once.
-const BATCH: u32 = 8u;
+const BATCH: u32 = ${BATCH}u;
 // Least finite number: what is less than every score that counts.
 const LEAST: f32 = -3.4028234e38;
 
@@ -45,6 +42,8 @@ struct Sizes {
     scale: f32,
     // With SPLIT: chunks of the last query.
     chunks: u32,
+    // Positions that a query sees, its own included.
+    window: u32,
 }
 
 var<immediate> sizes: Sizes;
@@ -55,6 +54,10 @@ var<immediate> sizes: Sizes;
 // `[queries, HEADS, chunks, DIM + 2]`: weighted values, greatest score, sum of weights.
 //#endif
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+//#if SINKS
+// A score of each head that takes part without a value.
+@group(0) @binding(4) var<storage, read> sinks: array<f32>;
+//#endif
 
 var<workgroup> query: array<vec4<f32>, ROWS * WIDTH>;
 var<workgroup> weights: array<f32, ROWS * BLOCK>;
@@ -106,18 +109,22 @@ fn add_scores(
     first_row: u32,
     sums: ptr<function, array<f32, SCORE_ROWS>>,
 ) {
-    for (var half = 0u; half < QUADS; half++) {
-        let part = quad(key, half);
-        for (var r = 0u; r < SCORE_ROWS; r++) {
-            // A row past the last is computed for nothing.
-            let row = min(first_row + r, ROWS - 1u);
-            let other = query[row * WIDTH + place + half];
-            var sum = fma(part.x, other.x, (*sums)[r]);
-            sum = fma(part.y, other.y, sum);
-            sum = fma(part.z, other.z, sum);
-            (*sums)[r] = fma(part.w, other.w, sum);
-        }
-    }
+//#each J HALVES
+    let part${J} = quad(key, ${J}u);
+//#each K SCORE_ROWS
+    // A row past the last is computed for nothing.
+    let other${J}_${K} = query[min(first_row + ${K}u, ROWS - 1u) * WIDTH + place + ${J}u];
+    var sum${J}_${K} = fma(part${J}.x, other${J}_${K}.x, (*sums)[${K}]);
+    sum${J}_${K} = fma(part${J}.y, other${J}_${K}.y, sum${J}_${K});
+    sum${J}_${K} = fma(part${J}.z, other${J}_${K}.z, sum${J}_${K});
+    (*sums)[${K}] = fma(part${J}.w, other${J}_${K}.w, sum${J}_${K});
+//#end
+//#end
+}
+
+// Whether a row of the span sees a position. One behind it is farther than any window.
+fn sees(row: u32, position: u32) -> bool {
+    return sizes.start + row / GROUP - position < sizes.window;
 }
 
 // Scores of one block; those a row does not see become LEAST.
@@ -127,23 +134,22 @@ fn score(kv_head: u32, first: u32, position: u32, thread: u32) {
     var sums: array<f32, SCORE_ROWS>;
     let place = (position / BLOCK * KV_HEADS + kv_head) * UNITS * BLOCK + in_block;
     for (var begin = 0u; begin < UNITS; begin += BATCH) {
-        var loaded: array<vec4<u32>, BATCH>;
-        for (var i = 0u; i < BATCH; i++) {
-            loaded[i] = keys[place + min(begin + i, UNITS - 1u) * BLOCK];
+//#each I BATCH
+        let loaded${I} = keys[place + min(begin + ${I}u, UNITS - 1u) * BLOCK];
+//#end
+//#each I BATCH
+        if begin + ${I}u < UNITS {
+            add_scores(loaded${I}, (begin + ${I}u) * QUADS, first_row, &sums);
         }
-        for (var i = 0u; i < BATCH; i++) {
-            if begin + i < UNITS {
-                add_scores(loaded[i], (begin + i) * QUADS, first_row, &sums);
-            }
-        }
+//#end
     }
-    for (var r = 0u; r < SCORE_ROWS; r++) {
-        let row = first_row + r;
-        if row < ROWS {
-            let seen = position + in_block <= sizes.start + (first + row) / GROUP;
-            weights[row * BLOCK + in_block] = select(LEAST, sums[r] * sizes.scale, seen);
-        }
+//#each K SCORE_ROWS
+    if first_row + ${K}u < ROWS {
+        let row = first_row + ${K}u;
+        let seen = sees(first + row, position + in_block);
+        weights[row * BLOCK + in_block] = select(LEAST, sums[${K}] * sizes.scale, seen);
     }
+//#end
 }
 
 // Turns the scores of a block into weights, and says what the sums so far are to be multiplied by.
@@ -168,7 +174,7 @@ fn soften(first: u32, position: u32, thread: u32) {
         }
         var sum = 0.0;
         for (var i = 0u; i < PART; i++) {
-            let seen = position + sharer * PART + i <= sizes.start + (first + row) / GROUP;
+            let seen = sees(first + row, position + sharer * PART + i);
             let weight = select(0.0, exp_of(weights[place + i] - most), seen);
             weights[place + i] = weight;
             sum += weight;
@@ -188,6 +194,23 @@ fn soften(first: u32, position: u32, thread: u32) {
     }
 }
 
+// Adds a unit, weighted for each of a thread's rows, the first of which has its weight at `place`.
+fn add_value(
+    value: vec4<u32>,
+    place: u32,
+    sums: ptr<function, array<vec4<f32>, SUMS>>,
+) {
+//#each K VALUE_ROWS
+    let weight${K} = vec4(weights[min(place + ${K}u * BLOCK, ROWS * BLOCK - 1u)]);
+//#end
+//#each J HALVES
+    let part${J} = quad(value, ${J}u);
+//#each K VALUE_ROWS
+    (*sums)[${K}u * QUADS + ${J}u] = fma(weight${K}, part${J}, (*sums)[${K}u * QUADS + ${J}u]);
+//#end
+//#end
+}
+
 // Adds the weighted values of a block to a thread's sums.
 fn add_values(
     kv_head: u32,
@@ -197,30 +220,23 @@ fn add_values(
     sums: ptr<function, array<vec4<f32>, SUMS>>,
 ) {
     let first_row = thread / UNITS * VALUE_ROWS;
-    for (var r = 0u; r < VALUE_ROWS; r++) {
-        let factor = row_factor[min(first_row + r, ROWS - 1u)];
-        for (var half = 0u; half < QUADS; half++) {
-            (*sums)[r * QUADS + half] *= factor;
-        }
-    }
+//#each K VALUE_ROWS
+    let factor${K} = row_factor[min(first_row + ${K}u, ROWS - 1u)];
+//#each J HALVES
+    (*sums)[${K}u * QUADS + ${J}u] *= factor${K};
+//#end
+//#end
     let place = (position * KV_HEADS + kv_head) * UNITS + thread % UNITS;
     let count = min(BLOCK, seen - position);
     for (var begin = 0u; begin < count; begin += BATCH) {
-        var loaded: array<vec4<u32>, BATCH>;
-        for (var i = 0u; i < BATCH; i++) {
-            loaded[i] = values[place + min(begin + i, count - 1u) * KV_HEADS * UNITS];
+//#each I BATCH
+        let loaded${I} = values[place + min(begin + ${I}u, count - 1u) * KV_HEADS * UNITS];
+//#end
+//#each I BATCH
+        if begin + ${I}u < count {
+            add_value(loaded${I}, first_row * BLOCK + begin + ${I}u, sums);
         }
-        for (var i = 0u; i < BATCH; i++) {
-            if begin + i >= count { continue; }
-            for (var half = 0u; half < QUADS; half++) {
-                let part = quad(loaded[i], half);
-                for (var r = 0u; r < VALUE_ROWS; r++) {
-                    let row = min(first_row + r, ROWS - 1u);
-                    let at = r * QUADS + half;
-                    (*sums)[at] = fma(vec4(weights[row * BLOCK + begin + i]), part, (*sums)[at]);
-                }
-            }
-        }
+//#end
     }
 }
 
@@ -250,11 +266,18 @@ fn main(
     let last_query = min(first + ROWS - 1u, sizes.queries * GROUP - 1u) / GROUP;
     let seen = sizes.start + last_query + 1u;
     let end = (seen + BLOCK - 1u) / BLOCK;
-    // With SPLIT z counts chunks, otherwise it is 0 and all come in turn.
+    // The first chunk that the first row sees.
+    let reach = sizes.start + first / GROUP + 1u;
+    let begin = (reach - min(reach, sizes.window)) / (CHUNK_BLOCKS * BLOCK);
+    // With SPLIT z counts chunks, otherwise all come in turn.
+//#if SPLIT
     var chunk = group.z;
-    if chunk * CHUNK_BLOCKS >= end {
+    if chunk < begin || chunk * CHUNK_BLOCKS >= end {
         return;
     }
+//#else
+    var chunk = begin;
+//#endif
     load_queries(first, kv_head, thread);
     if thread < ROWS {
         row_max[thread] = LEAST;
@@ -295,43 +318,51 @@ fn main(
             join_chunk(thread);
         }
         workgroupBarrier();
-        for (var r = 0u; r < VALUE_ROWS; r++) {
-            let factors = join[min(value_row + r, ROWS - 1u)];
-            for (var half = 0u; half < QUADS; half++) {
-                let at = r * QUADS + half;
-                totals[at] = fma(totals[at], vec4(factors.x), sums[at] * factors.y);
-                sums[at] = vec4<f32>();
-            }
-        }
+//#each K VALUE_ROWS
+        let factors${K} = join[min(value_row + ${K}u, ROWS - 1u)];
+//#each J HALVES
+        totals[${K}u * QUADS + ${J}u] = fma(totals[${K}u * QUADS + ${J}u], vec4(factors${K}.x),
+            sums[${K}u * QUADS + ${J}u] * factors${K}.y);
+        sums[${K}u * QUADS + ${J}u] = vec4<f32>();
+//#end
+//#end
 //#endif
     }
     if !has_values {
         return;
     }
-    for (var r = 0u; r < VALUE_ROWS; r++) {
-        let row = first + value_row + r;
-        if value_row + r >= ROWS || row >= sizes.queries * GROUP {
-            continue;
-        }
+//#each K VALUE_ROWS
+    if value_row + ${K}u < ROWS && first + value_row + ${K}u < sizes.queries * GROUP {
+        let row = first + value_row + ${K}u;
         let head = kv_head * GROUP + row % GROUP;
 //#if SPLIT
         let place = ((row / GROUP * HEADS + head) * sizes.chunks + group.z) * (DIM + 2u);
         if unit == 0u {
-            out[place + DIM] = row_max[value_row + r];
-            out[place + DIM + 1u] = row_sum[value_row + r];
+            out[place + DIM] = row_max[value_row + ${K}u];
+            out[place + DIM + 1u] = row_sum[value_row + ${K}u];
         }
 //#else
         let place = ((sizes.first_row + row / GROUP) * HEADS + head) * DIM;
-//#endif
-        for (var j = 0u; j < UNIT; j++) {
-            if unit * UNIT + j < DIM {
-//#if SPLIT
-                out[place + unit * UNIT + j] = sums[r * QUADS + j / 4u][j % 4u];
+        var sum = total_sum[value_row + ${K}u];
+//#if SINKS
+        let own = total_max[value_row + ${K}u];
+        let most = max(own, sinks[head]);
+        let factor = exp_of(own - most);
+        sum = fma(sum, factor, exp_of(sinks[head] - most));
 //#else
-                let total = totals[r * QUADS + j / 4u][j % 4u];
-                out[place + unit * UNIT + j] = total / total_sum[value_row + r];
+        let factor = 1.0;
 //#endif
-            }
+//#endif
+//#each J UNIT
+        if unit * UNIT + ${J}u < DIM {
+//#if SPLIT
+            out[place + unit * UNIT + ${J}u] = sums[${K}u * QUADS + ${J}u / 4u][${J}u % 4u];
+//#else
+            let total = totals[${K}u * QUADS + ${J}u / 4u][${J}u % 4u];
+            out[place + unit * UNIT + ${J}u] = total * factor / sum;
+//#endif
         }
+//#end
     }
+//#end
 }

@@ -10,11 +10,15 @@ struct Sizes {
     queries: u32,
     start: u32,
     chunks: u32,
+    window: u32,
 }
 
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> partial: array<f32>;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;
+//#if SINKS
+@group(0) @binding(2) var<storage, read> sinks: array<f32>;
+//#endif
 
 const KEPT: u32 = (DIM + THREADS - 1u) / THREADS;
 
@@ -35,12 +39,14 @@ fn main(
         return;
     }
     let place = row * sizes.chunks * (DIM + 2u);
-    let chunks = (sizes.start + row / HEADS) / CHUNK_TOKENS + 1u;
+    let reach = sizes.start + row / HEADS + 1u;
+    let begin = (reach - min(reach, sizes.window)) / CHUNK_TOKENS;
+    let chunks = (reach - 1u) / CHUNK_TOKENS + 1u;
     // Less than every score.
     var before = -3.4028234e38;
     var total = 0.0;
     var sums: array<f32, KEPT>;
-    for (var first = 0u; first < chunks; first += THREADS) {
+    for (var first = begin; first < chunks; first += THREADS) {
         let count = min(THREADS, chunks - first);
         workgroupBarrier();
         if thread < count {
@@ -69,10 +75,18 @@ fn main(
             before = max(before, most[i]);
         }
     }
+//#if SINKS
+    let sink = sinks[row % HEADS];
+    let greatest = max(before, sink);
+    let factor = exp_of(before - greatest);
+    total = fma(total, factor, exp_of(sink - greatest));
+//#else
+    let factor = 1.0;
+//#endif
     for (var k = 0u; k < KEPT; k++) {
         let d = k * THREADS + thread;
         if d < DIM {
-            out[(sizes.first_row * HEADS + row) * DIM + d] = sums[k] / total;
+            out[(sizes.first_row * HEADS + row) * DIM + d] = sums[k] * factor / total;
         }
     }
 }

@@ -102,11 +102,11 @@ pub fn attention_prompt(
     q: View<'_>,
     kv: &DeviceKv,
     out: View<'_>,
-    shape: AttentionShape,
+    (shape, sinks): (AttentionShape, Option<View<'_>>),
     span: SpanRows,
 ) -> Result<(), GpuError> {
-    if !suits(r.gpu(), shape, kv.shape().kv_type) {
-        return attention::attention(r, q, kv, out, shape, span);
+    if sinks.is_some() || !suits(r.gpu(), shape, kv.shape().kv_type) {
+        return attention::attention(r, q, kv, out, (shape, sinks), span);
     }
     let Some((keys, values)) = attention::check_sizes(&q, kv, &out, shape, span)? else {
         return Ok(());

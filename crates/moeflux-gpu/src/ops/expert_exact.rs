@@ -28,6 +28,7 @@ fn params(form: &Form, is_fused: bool, has_fma: bool) -> Vec<Param> {
         ("FUSED", u32::from(is_fused)),
         ("CHUNK", chunk as u32),
         ("HAS_FMA", u32::from(has_fma)),
+        ("WIDE", u32::from(form.is_wide())),
     ]);
     params
 }

@@ -34,14 +34,14 @@ const RUN = 8u;
 const RUNS = CHUNK / RUN;
 const GROUPS = CHUNK / GROUP;
 // Sums of products of a unit: two where groups are half units.
-//#if IS_Q6K
+//#if SPLIT
 const PARTS = 2u;
 //#else
 const PARTS = 1u;
 //#endif
 const DOTS = CHUNK / 32u * PARTS * 16u;
 // What the integers as they are multiplied lie below those of the coding, less its zero.
-//#if BITS_IS_8
+//#if WIDE
 const SHIFTED = 128 - ${ZERO};
 //#else
 const SHIFTED = -${ZERO};
@@ -124,7 +124,7 @@ fn round_chunk(first: u32, cols: u32, thread: u32) {
 }
 
 fn dot_of(quads: vec4<u32>, rounded: u32) -> vec4<i32> {
-//#if BITS_IS_8
+//#if WIDE
     let w = quads ^ vec4(0x80808080u);
 //#else
     let w = quads;
@@ -147,7 +147,7 @@ fn dot_chunk(place: Place, matrix: u32, tile: u32, first: u32, cols: u32, thread
             low += dot_of(quad(words, q, j), rounded_x[unit * 8u + j]);
             high += dot_of(quad(words, q, j + 4u), rounded_x[unit * 8u + j + 4u]);
         }
-//#if IS_Q6K
+//#if SPLIT
         let at = matrix * DOTS + unit * 32u + q * 4u;
         for (var r = 0u; r < 4u; r++) {
             dots[at + r] = low[r];
@@ -171,7 +171,7 @@ fn segment_sum(
         let unit = first + group * GROUP / 32u;
         let block = block_of(place, im.cols, tile, unit);
         let maps = maps_of(place, im.cols, tile, row / 4u, block, unit);
-//#if IS_Q6K
+//#if SPLIT
         let scale = select(maps.low, maps.high, group % 2u == 1u)[row % 4u];
         var dot = dots[matrix * DOTS + group * 16u + row];
 //#else
@@ -184,7 +184,11 @@ fn segment_sum(
         dot += integers_x[group];
         sum = fused(scale * scales_x[group], f32(dot), sum);
 //#if BIASED
-        sum = fused(maps.bias[row % 4u], sums_x[group], sum);
+        var bias = maps.bias;
+//#if SPLIT_BIAS
+        if group % 2u == 1u { bias = maps.high_bias; }
+//#endif
+        sum = fused(bias[row % 4u], sums_x[group], sum);
 //#endif
     }
     return sum;

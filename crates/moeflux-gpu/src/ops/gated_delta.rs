@@ -27,24 +27,26 @@ const MAX_KEY_DIM: usize = 256;
 pub struct DeltaViews<'a> {
     /// `[q | k | v]`.
     pub qkv: View<'a>,
-    /// Decay inputs, `[value_heads]`.
+    /// Decay inputs, `[value_heads]`, or `[value_heads, key_dim]` where key elements decay by
+    /// themselves.
     pub a: View<'a>,
     /// Write strength inputs, `[value_heads]`.
     pub b: View<'a>,
     /// Logarithms of the decay, `[value_heads]` of all rows.
     pub a_log: View<'a>,
-    /// Added to `a`, `[value_heads]` of all rows.
+    /// Added to `a`, as long as that of one row.
     pub dt_bias: View<'a>,
     /// Results, `[value_heads, value_dim]`.
     pub out: View<'a>,
 }
 
 /// `lanes`: sums over neighbouring threads within a subgroup.
-fn params(shape: DeltaShape, lanes: bool) -> [Param; 12] {
+fn params(shape: DeltaShape, lanes: bool) -> [Param; 13] {
     // What a block of tokens needs fits in the workgroup's memory.
     let quads = (shape.key_dim as u32).div_ceil(4 * PARTS);
+    let is_keyed = shape.decay != Decay::Head;
     let block = match shape.key_dim {
-        0..=128 => 16,
+        0..=128 if !is_keyed => 16,
         _ => 8,
     };
     [
@@ -60,6 +62,7 @@ fn params(shape: DeltaShape, lanes: bool) -> [Param; 12] {
         ("WHOLE", u32::from(shape.key_dim.is_multiple_of(32))),
         ("FOUR", 4),
         ("LANES", u32::from(lanes)),
+        ("KEYED", u32::from(is_keyed)),
     ]
 }
 
@@ -67,15 +70,17 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
         for (key_dim, value_dim) in [(128, 128), (64, 128), (6, 10), (256, 256)] {
-            let shape = DeltaShape {
-                key_heads: 16,
-                value_heads: 32,
-                key_dim,
-                value_dim,
-                head_order,
-                decay: Decay::Head,
-            };
-            all.extend([false, true].map(|lanes| params(shape, lanes).to_vec()));
+            for decay in [Decay::Head, Decay::Key] {
+                let shape = DeltaShape {
+                    key_heads: 16,
+                    value_heads: 32,
+                    key_dim,
+                    value_dim,
+                    head_order,
+                    decay,
+                };
+                all.extend([false, true].map(|lanes| params(shape, lanes).to_vec()));
+            }
         }
     }
     (&SHADER, all)
@@ -134,12 +139,12 @@ pub fn gated_delta_by(
     check::product(OP, &[rows, width])?;
     check::holds(OP, "qkv", &v.qkv, rows * width)?;
     check::holds(OP, "out", &v.out, rows * value_heads * value_dim)?;
-    for gate in [&v.a, &v.b] {
-        check::holds(OP, "a gate", gate, rows * value_heads)?;
-    }
-    for weight in [&v.a_log, &v.dt_bias] {
-        check::holds(OP, "a weight", weight, value_heads)?;
-    }
+    let decays = value_heads * shape.head_decays();
+    check::product(OP, &[rows, decays])?;
+    check::holds(OP, "a", &v.a, rows * decays)?;
+    check::holds(OP, "b", &v.b, rows * value_heads)?;
+    check::holds(OP, "a_log", &v.a_log, value_heads)?;
+    check::holds(OP, "dt_bias", &v.dt_bias, decays)?;
     let state = check::product(OP, &[value_heads, key_dim, value_dim])? as usize;
     for copy in [current, next] {
         check::holds(OP, "a state", &copy.into(), state)?;

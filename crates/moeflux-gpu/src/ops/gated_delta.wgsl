@@ -39,7 +39,11 @@ var<workgroup> vectors: array<vec4<f32>, 2u * BLOCK * KEY_QUADS>;
 var<workgroup> lengths: array<f32, THREADS>;
 var<workgroup> inverse: array<f32, 2u * BLOCK>;
 var<workgroup> values: array<f32, BLOCK * COLUMNS>;
-// Decay and write strength.
+//#if KEYED
+// Decays of key elements of each token of a block.
+var<workgroup> decays: array<vec4<f32>, BLOCK * KEY_QUADS>;
+//#endif
+// Decay (without KEYED) and write strength.
 var<workgroup> gates: array<vec2<f32>, BLOCK>;
 // Parts of the sums of a block's results.
 var<workgroup> results: array<f32, BLOCK * THREADS>;
@@ -93,7 +97,11 @@ fn load_block(token: u32, key_head: u32, head: u32, first: u32, thread: u32) -> 
 //#end
     if thread < BLOCK {
         let at = (sizes.first_row + min(token + thread, sizes.tokens - 1u)) * VALUE_HEADS + head;
+//#if KEYED
+        loaded.gates = vec2(0.0, b[at]);
+//#else
         loaded.gates = vec2(a[at], b[at]);
+//#endif
     }
     return loaded;
 }
@@ -106,10 +114,35 @@ fn put_block(loaded: Loaded, head: u32, thread: u32) {
     values[${I}u * THREADS + thread] = loaded.value${I};
 //#end
     if thread < BLOCK {
+//#if KEYED
+        gates[thread] = vec2(0.0, sigmoid(loaded.gates.y));
+//#else
         let rate = exp_of(a_log[head]) * softplus(loaded.gates.x + dt_bias[head]);
         gates[thread] = vec2(exp_of(-rate), sigmoid(loaded.gates.y));
+//#endif
     }
 }
+
+//#if KEYED
+fn decay_of(rate: f32, x: f32) -> f32 {
+    return exp_of(-(rate * softplus(x)));
+}
+
+// Decays of the tokens of a block; tokens past the last have its.
+fn put_decays(token: u32, head: u32, thread: u32) {
+    let rate = exp_of(a_log[head]);
+    for (var i = thread; i < BLOCK * KEY_QUADS; i += THREADS) {
+        let row = sizes.first_row + min(token + i / KEY_QUADS, sizes.tokens - 1u);
+        let place = (row * VALUE_HEADS + head) * KEY_DIM;
+        var quad = vec4<f32>();
+        for (var j = 0u; j < 4u; j++) {
+            let d = i % KEY_QUADS * 4u + j;
+            if d < KEY_DIM { quad[j] = decay_of(rate, a[place + d] + dt_bias[head * KEY_DIM + d]); }
+        }
+        decays[i] = quad;
+    }
+}
+//#endif
 
 // SHARERS threads a vector.
 const SHARERS: u32 = THREADS / (2u * BLOCK);
@@ -182,6 +215,9 @@ fn main(
     for (var token = 0u; token < sizes.tokens; token += BLOCK) {
         workgroupBarrier();
         put_block(next, head, thread);
+//#if KEYED
+        put_decays(token, head, thread);
+//#endif
         next = load_block(token + BLOCK, key_head, head, first, thread);
         workgroupBarrier();
         measure(thread);
@@ -193,15 +229,28 @@ fn main(
             var sums = vec4<f32>();
 //#each I QUADS
             let key${I} = vectors[key + ${I}u * PARTS];
+//#if KEYED
+            let decay${I} = decays[t * KEY_QUADS + part + ${I}u * PARTS];
+            sums = fma(kept${I}, key${I} * decay${I}, sums);
+//#else
             sums = fma(kept${I}, key${I}, sums);
+//#endif
 //#end
             let length = inverse[2u * t + 1u];
-            let decay = gates[t].x;
             let held = sum_of_parts(sum_of_four(sums), t % 2u, thread) * length;
+//#if KEYED
+            let delta = (values[t * COLUMNS + column] - held) * gates[t].y * length;
+//#else
+            let decay = gates[t].x;
             let delta = fma(held, -decay, values[t * COLUMNS + column]) * gates[t].y * length;
+//#endif
             var result = vec4<f32>();
 //#each I QUADS
+//#if KEYED
+            kept${I} = fma(key${I}, vec4(delta), kept${I} * decay${I});
+//#else
             kept${I} = fma(key${I}, vec4(delta), kept${I} * decay);
+//#endif
             result = fma(kept${I}, vectors[query + ${I}u * PARTS], result);
 //#end
             results[t * THREADS + thread] = sum_of_four(result);

@@ -27,7 +27,8 @@ const MAX_EXPERTS: usize = 2048;
 
 fn kernel(rule: &GroupedRouting, has_bias: bool) -> (&'static Shader, [Param; 9]) {
     let (shader, is_sigmoid) = match rule.scores {
-        Scores::Sigmoid => (&SIGMOID, true),
+        // The other one is refused before.
+        Scores::Sigmoid | Scores::SqrtSoftplus => (&SIGMOID, true),
         Scores::Softmax => (&SOFTMAX, false),
     };
     let sums = is_sigmoid && rule.experts > rule.groups;
@@ -70,7 +71,7 @@ pub(super) fn kernels() -> [(&'static Shader, Vec<Vec<Param>>); 2] {
             }
         }
         let shader = match scores {
-            Scores::Sigmoid => &SIGMOID,
+            Scores::Sigmoid | Scores::SqrtSoftplus => &SIGMOID,
             Scores::Softmax => &SOFTMAX,
         };
         (shader, all)

@@ -187,12 +187,18 @@ fn put_w_item(item: u32, weights: Weights) {
 //#each I FOUR
     {
         let place = at + ${I}u * (STRIDE / 4u);
-        let bias = vec4(weights.maps.bias[${I}]);
+        var bias = vec4(weights.maps.bias[${I}]);
+//#if SPLIT_BIAS
+        let high_bias = vec4(weights.maps.high_bias[${I}]);
+//#else
+        let high_bias = bias;
+//#endif
 //#if TWO_QUADS
         let factor = weights.maps.low[${I}];
         let high = weights.maps.high[${I}];
-        put_w(place + 4u, fma(integers_of(weights.two[${I}]), vec4(high), bias));
+        put_w(place + 4u, fma(integers_of(weights.two[${I}]), vec4(high), high_bias));
 //#else
+        bias = select(bias, high_bias, j >= 4u);
         let factor = select(weights.maps.low[${I}], weights.maps.high[${I}], j >= 4u);
 //#endif
         put_w(place, fma(integers_of(weights.one[${I}]), vec4(factor), bias));
@@ -202,7 +208,11 @@ fn put_w_item(item: u32, weights: Weights) {
 //#else
 // An item of weights is SPAN elements of a row.
 const W_ITEMS: u32 = TN * TK / SPAN;
+//#if IS_F8
+struct Weights { words: vec4<u32>, scale: f32 }
+//#else
 alias Weights = vec4<u32>;
+//#endif
 
 fn fetch_w(k0: u32, column: u32, slot: u32, item: u32) -> Weights {
     let stride = (im.cols + SPAN - 1u) / SPAN;
@@ -210,11 +220,21 @@ fn fetch_w(k0: u32, column: u32, slot: u32, item: u32) -> Weights {
     let run = min(k0 / SPAN + item % (TK / SPAN), stride - 1u);
     let source = source_of(column, row / 16u, slot);
     let place = min(source.tile * 16u + row % 16u, im.rows - 1u);
-    return m[source.place.weights + place * stride + run];
+    let words = m[source.place.weights + place * stride + run];
+//#if IS_F8
+    return Weights(words, f8_scale(source.place, im.cols, place, run));
+//#else
+    return words;
+//#endif
 }
 
 fn put_w_item(item: u32, words: Weights) {
     let at = item / (TK / SPAN) * (STRIDE / 4u) + item % (TK / SPAN) * (SPAN / 4u);
+//#if IS_F8
+//#each I FOUR
+    put_w(at + ${I}u, four_f8(words.words[${I}]) * words.scale);
+//#end
+//#endif
 //#if IS_F32
     put_w(at, bitcast<vec4<f32>>(words));
 //#endif

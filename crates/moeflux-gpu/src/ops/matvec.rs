@@ -31,7 +31,8 @@ pub(super) fn params(form: &Form, tokens: u32) -> Vec<Param> {
     let mut params = form.params();
     params.push(("THREADS", threads(form)));
     params.push(("TOKENS", tokens));
-    params.push(("X_SCALAR", u32::from(!form.cols.is_multiple_of(4))));
+    let is_padded = !form.cols.is_multiple_of(form.span());
+    params.push(("X_SCALAR", u32::from(is_padded)));
     params
 }
 

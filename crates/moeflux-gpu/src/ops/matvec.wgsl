@@ -67,10 +67,16 @@ fn add_run(
     var low: array<vec4<f32>, TOKENS>;
     var high: array<vec4<f32>, TOKENS>;
     var total: array<f32, TOKENS>;
+//#if SPLIT_BIAS
+    var high_total: array<f32, TOKENS>;
+//#endif
     for (var t = 0u; t < TOKENS; t++) {
         low[t] = vec4(0.0);
         high[t] = vec4(0.0);
         total[t] = 0.0;
+//#if SPLIT_BIAS
+        high_total[t] = 0.0;
+//#endif
     }
     for (var j = 0u; j < 8u; j++) {
         let quads = quad(words, q, j);
@@ -81,17 +87,20 @@ fn add_run(
         for (var t = 0u; t < TOKENS; t++) {
             let v = x_at(rows[t], unit * 8u + j);
             var sum = low[t];
-//#if IS_Q6K
+//#if SPLIT
             if j >= 4u { sum = high[t]; }
 //#endif
             sum = vec4(
                 dot_onto(a, v, sum.x), dot_onto(b, v, sum.y),
                 dot_onto(c, v, sum.z), dot_onto(d, v, sum.w),
             );
-//#if IS_Q6K
+//#if SPLIT
             if j >= 4u { high[t] = sum; } else { low[t] = sum; }
 //#else
             low[t] = sum;
+//#endif
+//#if SPLIT_BIAS
+            if j >= 4u { high_total[t] += (v.x + v.y) + (v.z + v.w); continue; }
 //#endif
 //#if BIASED
             total[t] += (v.x + v.y) + (v.z + v.w);
@@ -100,21 +109,34 @@ fn add_run(
     }
     for (var t = 0u; t < TOKENS; t++) {
         (*sums)[t] = fma(maps.low, low[t], (*sums)[t]);
-//#if IS_Q6K
+//#if SPLIT
         (*sums)[t] = fma(maps.high, high[t], (*sums)[t]);
 //#endif
 //#if BIASED
         (*sums)[t] = fma(maps.bias, vec4(total[t]), (*sums)[t]);
 //#endif
+//#if SPLIT_BIAS
+        (*sums)[t] = fma(maps.high_bias, vec4(high_total[t]), (*sums)[t]);
+//#endif
     }
 }
 //#else
-// Elements of one row: two times four of 16 bits, or four of 32.
-fn float_row(place: Place, row: u32, run: u32) -> array<vec4<f32>, 2> {
+const QUADS = SPAN / 4u;
+
+// A run of elements of one row.
+fn float_row(place: Place, row: u32, run: u32) -> array<vec4<f32>, QUADS> {
     let stride = (im.cols + SPAN - 1u) / SPAN;
-    let words = m[place.weights + min(row, im.rows - 1u) * stride + run];
+    let own = min(row, im.rows - 1u);
+    let words = m[place.weights + own * stride + run];
+//#if IS_F8
+    let scale = f8_scale(place, im.cols, own, run);
+    return array(
+        four_f8(words.x) * scale, four_f8(words.y) * scale,
+        four_f8(words.z) * scale, four_f8(words.w) * scale,
+    );
+//#endif
 //#if IS_F32
-    return array(bitcast<vec4<f32>>(words), vec4(0.0));
+    return array<vec4<f32>, 1>(bitcast<vec4<f32>>(words));
 //#endif
 //#if IS_F16
     return array(
@@ -133,13 +155,12 @@ fn add_run(
     sums: ptr<function, array<vec4<f32>, TOKENS>>,
 ) {
     for (var r = 0u; r < 4u; r++) {
-        let w = float_row(place, tile * 16u + q * 4u + r, run);
+        var w = float_row(place, tile * 16u + q * 4u + r, run);
         for (var t = 0u; t < TOKENS; t++) {
-            var sum = dot_onto(w[0], x_at(rows[t], run * (SPAN / 4u)), (*sums)[t][r]);
-//#if IS_F32
-//#else
-            sum = dot_onto(w[1], x_at(rows[t], run * 2u + 1u), sum);
-//#endif
+            var sum = (*sums)[t][r];
+            for (var i = 0u; i < QUADS; i++) {
+                sum = dot_onto(w[i], x_at(rows[t], run * QUADS + i), sum);
+            }
             (*sums)[t][r] = sum;
         }
     }

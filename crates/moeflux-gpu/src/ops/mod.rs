@@ -13,6 +13,7 @@ mod elementwise;
 mod embed;
 mod exact_probe;
 mod expert_exact;
+mod expert_glu;
 mod expert_matvec;
 mod gated_delta;
 mod group_experts;
@@ -39,6 +40,7 @@ pub use elementwise::{add, scale_by_sigmoid, sigmoid_mul, swiglu};
 pub use embed::embed;
 pub use exact_probe::exact_probe;
 pub use expert_exact::{expert_exact, expert_exact_swiglu};
+pub use expert_glu::{ExpertExtras, Pairs};
 pub use expert_matvec::{ExpertSlots, expert_matvec, expert_swiglu};
 pub use gated_delta::{DeltaViews, gated_delta, gated_delta_by};
 pub use group_experts::{Groups, group_experts};
@@ -103,6 +105,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         rope::kernels(),
         router::kernels(),
     ];
+    all.extend(expert_glu::kernels());
     all.extend(grouped_router::kernels());
     all.extend(rows::kernels());
     all.extend(decode::all_kernels());

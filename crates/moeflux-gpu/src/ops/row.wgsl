@@ -10,10 +10,17 @@ fn four(row: u32, k4: u32) -> vec4<f32> {
     let maps = maps_of(im.place, im.cols, tile, q, block, unit);
     let scale = select(maps.low, maps.high, k4 % 8u >= 4u)[row % 4u];
     let quads = quad(words_of(block, unit), q, k4 % 8u)[row % 4u];
-    return fma(integers_of(quads), vec4(scale), vec4(maps.bias[row % 4u]));
+    var bias = maps.bias[row % 4u];
+//#if SPLIT_BIAS
+    if k4 % 8u >= 4u { bias = maps.high_bias[row % 4u]; }
+//#endif
+    return fma(integers_of(quads), vec4(scale), vec4(bias));
 //#else
     let stride = (im.cols + ${SPAN}u - 1u) / ${SPAN}u;
     let words = m[im.place.weights + row * stride + k4 * 4u / ${SPAN}u];
+//#if IS_F8
+    return four_f8(words[k4 % 4u]) * f8_scale(im.place, im.cols, row, k4 / 4u);
+//#else
 //#if IS_F32
     return bitcast<vec4<f32>>(words);
 //#else
@@ -22,6 +29,7 @@ fn four(row: u32, k4: u32) -> vec4<f32> {
     return vec4(f16_pair(two.x), f16_pair(two.y));
 //#else
     return vec4(bf16_pair(two.x), bf16_pair(two.y));
+//#endif
 //#endif
 //#endif
 //#endif

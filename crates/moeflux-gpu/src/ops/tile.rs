@@ -1,6 +1,6 @@
 //! Tiles of products: what a workgroup computes, and how.
 
-use crate::matrix::{Elements, Form};
+use crate::matrix::Form;
 use crate::{Gpu, GpuError, Param};
 
 const OP: &str = "matmul";
@@ -110,7 +110,7 @@ impl Tile {
             Some(_) if self.weights_each(2) > 0 => (2, self.weights_each(2)),
             Some(_) => (1, self.weights_each(1)),
             None => {
-                let span = if form.elements == Elements::F32 { 4 } else { 8 };
+                let span = form.span() as u32;
                 (1, self.rows * self.depth / span / self.threads())
             }
         };

@@ -1,6 +1,7 @@
 //! Random matrices of every coding.
 
 use half::{bf16, f16};
+use moeflux_gpu::exactness::file_block;
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, arrange};
 
 use super::random;
@@ -39,22 +40,7 @@ impl Random {
         };
         let mut weights: Vec<u8> = bytes(first, weights);
         // Half-precision scales of blocks must be finite and of a likely size.
-        let blocks: &[usize] = match coding {
-            Coding::Affine { .. } => &[],
-            Coding::Q4_0 | Coding::Q8_0 => &[0],
-            Coding::Q4K | Coding::Q5K => &[0, 2],
-            Coding::Q6K => &[208],
-            other => unreachable!("{other:?} has no kernel"),
-        };
-        let block_bytes = match coding {
-            Coding::Affine { .. } => 1,
-            Coding::Q4_0 => 18,
-            Coding::Q8_0 => 34,
-            Coding::Q4K => 144,
-            Coding::Q5K => 176,
-            Coding::Q6K => 210,
-            other => unreachable!("{other:?} has no kernel"),
-        };
+        let (block_bytes, blocks) = file_block(coding);
         for (index, block) in weights.chunks_exact_mut(block_bytes).enumerate() {
             for &at in blocks {
                 // Some are subnormal.
@@ -64,6 +50,9 @@ impl Random {
                     0.01 * (index % 7) as f32
                 });
                 block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+            }
+            if coding == Coding::Mxfp4 {
+                block[0] = 112 + block[0] % 16;
             }
         }
         let (mut scales, mut biases): (Vec<u16>, Vec<u16>) =
@@ -96,11 +85,20 @@ impl Random {
 pub fn codings() -> Vec<Coding> {
     let mut codings = vec![
         Coding::Q4_0,
+        Coding::Q4_1,
+        Coding::Q5_0,
+        Coding::Q5_1,
         Coding::Q8_0,
+        Coding::Q2K,
+        Coding::Q3K,
         Coding::Q4K,
         Coding::Q5K,
         Coding::Q6K,
+        Coding::Iq4Nl,
+        Coding::Iq4Xs,
+        Coding::Mxfp4,
     ];
+    codings.extend([4, 8].map(|bits| Coding::Centered { bits, group: 64 }));
     for bits in [2, 3, 4, 5, 6, 8] {
         for group in if bits == 4 {
             vec![32, 64, 128]

@@ -6,7 +6,7 @@ use moeflux::graph::StateDecl;
 use moeflux::{KvType, RemoteState, RemoteStates};
 use moeflux_gpu::ops::{self, SpanRows};
 use moeflux_gpu::state::{DeviceKv, DeviceStates};
-use moeflux_gpu::{GpuError, Recorder, View};
+use moeflux_gpu::{CpuExperts, GpuError, Recorder, View};
 use moeflux_kernels::{AttentionShape, AttentionSpan, KV_PAGE_TOKENS, KvPage, reference};
 
 use crate::common::{close, poisoned, random, upload};
@@ -18,13 +18,14 @@ type Attention = fn(
     View<'_>,
     &DeviceKv,
     View<'_>,
-    AttentionShape,
+    (AttentionShape, Option<View<'_>>),
     SpanRows,
 ) -> Result<(), GpuError>;
 
 /// A session's history, and the last of its tokens as queries.
 struct Case {
     shape: AttentionShape,
+    sinks: Option<Vec<f32>>,
     kv_type: KvType,
     positions: usize,
     k: Vec<f32>,
@@ -45,6 +46,7 @@ impl Case {
                 scale: 0.3,
                 window: None,
             },
+            sinks: None,
             kv_type: KvType::F16,
             positions,
             k: random(1, kv_len).iter().map(|v| v * 4.0).collect(),
@@ -84,7 +86,7 @@ impl Case {
             pages: &self.pages(),
             out: &mut out,
         }];
-        reference::attention(&mut span, self.shape, None).expect("sizes agree");
+        reference::attention(&mut span, self.shape, self.sinks.as_deref()).expect("sizes agree");
         out
     }
 
@@ -102,7 +104,7 @@ impl Case {
     ) -> (Vec<f32>, Vec<f32>) {
         let gpu = Arc::clone(r.gpu());
         r.forget_bindings();
-        let states = DeviceStates(gpu.clone());
+        let states = DeviceStates(gpu.clone(), CpuExperts::Off);
         let AttentionShape {
             kv_heads, head_dim, ..
         } = self.shape;
@@ -111,6 +113,8 @@ impl Case {
         let [q, k, v] = [&q, &k, &v].map(|(b, len)| view(b, *len));
         let len = self.positions * self.q_width();
         let out = poisoned(&gpu, len);
+        let sinks = self.sinks.as_ref().map(|sinks| upload(&gpu, sinks));
+        let sinks = sinks.as_ref().map(|sinks| view(sinks, self.shape.heads));
         let mut done = 0;
         for end in [&[start], ends].concat() {
             // Growing copies what was written, so that must have begun.
@@ -124,7 +128,8 @@ impl Case {
             };
             ops::kv_append(r, k, v, kv, span).expect("it runs");
             if end > start {
-                attention(r, q, kv, view(&out, len), self.shape, span).expect("it runs");
+                let shape = (self.shape, sinks);
+                attention(r, q, kv, view(&out, len), shape, span).expect("it runs");
             }
             done = end;
         }
@@ -204,7 +209,7 @@ fn keys_and_values_are_kept_as_on_the_host() {
         }
         keys.extend(values);
         same(&kept, &keys, "kept keys and values");
-        let states = DeviceStates(gpu.clone());
+        let states = DeviceStates(gpu.clone(), CpuExperts::Off);
         let decl = StateDecl::key_value(2, 10);
         let mut restored = states.make(&decl, kv_type);
         restored.set(300, Some(&kept)).expect("there is memory");
@@ -214,6 +219,32 @@ fn keys_and_values_are_kept_as_on_the_host() {
             "given back",
         );
         assert_eq!(case.kv_width() * 600, kept.len());
+    }
+}
+
+/// Windows that end within chunks and blocks, and scores without values: near the reference, and the
+/// same bits in spans of any lengths.
+#[test]
+fn windows_and_sinks_are_those_of_the_reference() {
+    let (_, mut r) = recorder();
+    for (shape, window) in [
+        ((6, 2, 64), Some(1)),
+        ((6, 2, 64), Some(7)),
+        ((4, 4, 10), Some(64)),
+        ((9, 3, 20), Some(130)),
+        ((16, 2, 256), Some(1000)),
+        ((6, 2, 64), None),
+    ] {
+        for has_sinks in [false, true] {
+            let mut case = Case::random(shape, 420);
+            case.shape.window = window;
+            case.sinks = has_sinks.then(|| random(7, shape.0).iter().map(|v| v * 9.0).collect());
+            let what = format!("{shape:?}, window {window:?}, sinks {has_sinks}");
+            let (whole, _) = case.on_device(&mut r, 300, &[420]);
+            close(&whole, &case.on_host(300), 1e-5, &what);
+            let (cut, _) = case.on_device(&mut r, 300, &[301, 310, 385, 386, 420]);
+            same(&cut, &whole, &what);
+        }
     }
 }
 

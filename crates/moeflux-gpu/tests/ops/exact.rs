@@ -18,7 +18,15 @@ fn experts_of_every_coding_have_the_processors_bits() {
         (Coding::Q4K, Coding::Q6K),
         (Coding::Q5K, Coding::Q5K),
         (Coding::Q6K, Coding::Q4K),
+        (Coding::Q2K, Coding::Q3K),
+        (Coding::Q3K, Coding::Q2K),
+        (Coding::Q4_1, Coding::Q5_1),
+        (Coding::Q5_0, Coding::Iq4Xs),
+        (Coding::Iq4Nl, Coding::Mxfp4),
+        (Coding::Mxfp4, Coding::Q4_1),
     ];
+    let centered = |bits| Coding::Centered { bits, group: 64 };
+    codings.push((centered(4), centered(8)));
     let affine = |bits, group| Coding::Affine { bits, group };
     codings.extend([2, 3, 4, 5, 6, 8].map(|bits| (affine(bits, 64), affine(bits, 32))));
     codings.push((affine(4, 128), affine(8, 128)));

@@ -53,6 +53,13 @@ fn weight(
             let codec = codec(*class);
             WeightPart::Matrix(matrix(random, codec, *rows, *cols)?)
         }
+        WeightKind::Vector {
+            shape,
+            fold: VectorFold::Numbers { count },
+        } => {
+            let numbers = (0..shape.iter().product()).map(|_| random.within(0, count - 1) as f32);
+            WeightPart::Vector(numbers.collect())
+        }
         WeightKind::Vector { shape, fold } => {
             let middle = match fold {
                 VectorFold::None | VectorFold::AddOne => 1.0,

@@ -3,6 +3,7 @@
 use moeflux::graph::Op;
 use moeflux::kernels::RopeStyle;
 
+use super::experts::activation;
 use super::{Dense, Oracle};
 use crate::HarnessError;
 
@@ -80,6 +81,7 @@ impl Oracle<'_> {
                 rows.map(|&v| f64::from(v)).collect()
             }
             Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
+            Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
             Op::RmsNormGated {
                 x,
                 gate,
@@ -94,6 +96,9 @@ impl Oracle<'_> {
             Op::Swiglu { gate, up, .. } => {
                 pairwise(self.get(*gate), self.get(*up), |g, u| silu(g) * u)
             }
+            Op::Glu { gate, up, rule, .. } => pairwise(self.get(*gate), self.get(*up), |g, u| {
+                activation(*rule, g, u)
+            }),
             Op::SigmoidMul { x, gate, .. } => {
                 pairwise(self.get(*x), self.get(*gate), |x, g| x * sigmoid(g))
             }
@@ -116,7 +121,7 @@ impl Oracle<'_> {
                 let row = |&row: &usize| &x[row * width..(row + 1) * width];
                 self.outputs.iter().flat_map(row).copied().collect()
             }
-            other => return Err(self.wrong(other)),
+            other => self.streams(other)?,
         };
         let [buffer] = op.writes()[..] else {
             return Err(self.wrong(op));
@@ -149,6 +154,10 @@ impl Oracle<'_> {
                         let (a, b) = match style {
                             RopeStyle::HalfSplit => (i, i + inv_freq.len()),
                             RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+                            RopeStyle::InterleavedTail => {
+                                let first = head_dim - 2 * inv_freq.len();
+                                (first + 2 * i, first + 2 * i + 1)
+                            }
                         };
                         let angle = (rows.start + t) as f64 * f64::from(*frequency);
                         let scale = f64::from(*attention_scale);

@@ -42,7 +42,8 @@ impl Expert {
     }
 }
 
-fn activation(glu: Glu, gate: f64, up: f64) -> f64 {
+/// The gated activation of one element.
+pub(super) fn activation(glu: Glu, gate: f64, up: f64) -> f64 {
     match glu {
         Glu::Silu => silu(gate) * up,
         Glu::Clamped {

@@ -8,6 +8,37 @@ use super::dense::sigmoid;
 use crate::HarnessError;
 
 impl Oracle<'_> {
+    /// The experts that the table has for the tokens, weighed by their scores.
+    pub(super) fn token_router(&mut self, op: &Op) -> Result<(), HarnessError> {
+        let Op::TokenRouter {
+            logits,
+            table,
+            rule,
+            ids,
+            weights,
+        } = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let table = self.vector(*table)?;
+        let (mut chosen, mut shares) = (Vec::new(), Vec::new());
+        let rows = self.get(*logits).chunks_exact(rule.experts);
+        for (logits, &token) in rows.zip(&self.tokens) {
+            let scores = scores(rule.scores, logits);
+            let row = &table[token as usize * rule.top_k..][..rule.top_k];
+            let own: Vec<f64> = row.iter().map(|&id| scores[id as usize]).collect();
+            let sum: f64 = match rule.renormalize {
+                true => own.iter().sum(),
+                false => 1.0,
+            };
+            shares.extend(own.iter().map(|score| score / sum * f64::from(rule.scale)));
+            chosen.extend(row.iter().map(|&id| id as u32));
+        }
+        self.ids.insert(ids.index(), chosen);
+        self.set(*weights, shares);
+        Ok(())
+    }
+
     pub(super) fn grouped_router(&mut self, op: &Op) -> Result<(), HarnessError> {
         let Op::GroupedRouter {
             logits,
@@ -44,6 +75,7 @@ impl Oracle<'_> {
 fn scores(kind: Scores, logits: &[f64]) -> Vec<f64> {
     match kind {
         Scores::Sigmoid => logits.iter().map(|&x| sigmoid(x)).collect(),
+        Scores::SqrtSoftplus => logits.iter().map(|&x| x.exp().ln_1p().sqrt()).collect(),
         Scores::Softmax => {
             let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let powers: Vec<f64> = logits.iter().map(|x| (x - largest).exp()).collect();
@@ -64,7 +96,7 @@ fn choice(rule: &GroupedRouting, scores: &[f64], bias: &[f64]) -> Vec<usize> {
     };
     let group_rank = |group: &[f64]| {
         let best = match rule.scores {
-            Scores::Sigmoid => 2,
+            Scores::Sigmoid | Scores::SqrtSoftplus => 2,
             Scores::Softmax => 1,
         };
         let order = by_rank(group);

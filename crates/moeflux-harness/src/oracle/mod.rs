@@ -3,10 +3,12 @@
 //! between operations, and knows neither lanes nor 8-bit activations.
 
 mod dense;
+mod entries;
 mod experts;
 mod grouped;
 mod heads;
 mod state;
+mod streams;
 
 use std::collections::BTreeMap;
 
@@ -198,10 +200,14 @@ impl<'a> Oracle<'a> {
         match op {
             Op::KvAppend { .. }
             | Op::Attention { .. }
+            | Op::Compress { .. }
+            | Op::ChooseEntries { .. }
+            | Op::SparseAttention { .. }
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),
             Op::GroupedRouter { .. } => self.grouped_router(op),
+            Op::TokenRouter { .. } => self.token_router(op),
             Op::Rearrange { .. } => self.rearrange(op),
             Op::HeadMatmul { .. } => self.head_matmul(op),
             // Nothing is computed from what they read ahead.

@@ -39,7 +39,7 @@ impl State {
     pub(super) fn values(&self, len: usize) -> Vec<f32> {
         match self {
             State::KeyValue { decl, keys, values } => {
-                let first = decl.first_needed(len) * (keys.len() / len.max(1));
+                let first = decl.first_needed(len) * (keys.len() / decl.kept(len).max(1));
                 let needed = keys[first..].iter().chain(&values[first..]);
                 needed.map(|&v| v as f32).collect()
             }
@@ -49,7 +49,7 @@ impl State {
 }
 
 /// What a session keeps of a key's or value's element.
-fn stored(value: f64, kv_type: KvType) -> f64 {
+pub(super) fn stored(value: f64, kv_type: KvType) -> f64 {
     match kv_type {
         KvType::F32 => f64::from(value as f32),
         KvType::F16 => {
@@ -60,7 +60,7 @@ fn stored(value: f64, kv_type: KvType) -> f64 {
 }
 
 /// Four partial sums: exact enough, and several times faster than one.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
     let (heads, tail) = a.as_chunks::<4>();
     let (others, other_tail) = b.as_chunks::<4>();
     let mut sums = [0.0; 4];
@@ -95,6 +95,9 @@ impl Oracle<'_> {
                     values.extend(v);
                 }
                 Op::Attention { .. } => self.attention(op, rows)?,
+                Op::Compress { .. } => self.compress(op, rows)?,
+                Op::ChooseEntries { .. } => self.choose_entries(op, rows)?,
+                Op::SparseAttention { .. } => self.sparse_attention(op, rows)?,
                 Op::Conv1dSilu { .. } => self.conv(op, rows)?,
                 _ => self.delta(op, rows)?,
             }
@@ -103,7 +106,12 @@ impl Oracle<'_> {
     }
 
     /// Puts a span's results behind those of the spans before it.
-    fn append(&mut self, op: &Op, rows: Rows, results: Vec<f64>) -> Result<(), HarnessError> {
+    pub(super) fn append(
+        &mut self,
+        op: &Op,
+        rows: Rows,
+        results: Vec<f64>,
+    ) -> Result<(), HarnessError> {
         let [out] = op.writes()[..] else {
             return Err(self.wrong(op));
         };
@@ -233,17 +241,21 @@ fn one_query(
         .clone()
         .map(|p| dot(q, &keys[at(p)..at(p) + dim]) * f64::from(shape.scale))
         .collect();
-    let all = scores.iter().copied().chain(sink);
-    let largest = all.clone().fold(f64::NEG_INFINITY, f64::max);
-    let total: f64 = all.map(|s| (s - largest).exp()).sum();
-    let shares: Vec<f64> = scores.iter().map(|s| (s - largest).exp()).collect();
     let mut out = vec![0.0; dim];
-    for (p, share) in seen.zip(&shares) {
+    for (p, share) in seen.zip(shares(&scores, sink)) {
         for (out, v) in out.iter_mut().zip(&values[at(p)..at(p) + dim]) {
-            *out += share / total * v;
+            *out += share * v;
         }
     }
     out
+}
+
+/// The softmax of scores, of which a sink takes a share.
+pub(super) fn shares(scores: &[f64], sink: Option<f64>) -> Vec<f64> {
+    let all = scores.iter().copied().chain(sink);
+    let largest = all.clone().fold(f64::NEG_INFINITY, f64::max);
+    let total: f64 = all.map(|s| (s - largest).exp()).sum();
+    scores.iter().map(|s| (s - largest).exp() / total).collect()
 }
 
 /// What remains of a memory after a step.

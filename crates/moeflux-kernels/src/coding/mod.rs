@@ -109,7 +109,7 @@ pub struct Coded<'a> {
 
 impl Coding {
     /// Bits of an integer, or of the code of a level.
-    pub(crate) fn bits(self) -> usize {
+    pub fn bits(self) -> usize {
         match self {
             Coding::Affine { bits, .. } | Coding::Centered { bits, .. } => bits as usize,
             Coding::Q2K => 2,
@@ -123,7 +123,7 @@ impl Coding {
     }
 
     /// What codes stand for, if they are not the integers themselves.
-    pub(crate) fn levels(self) -> Option<&'static [u8; 16]> {
+    pub fn levels(self) -> Option<&'static [u8; 16]> {
         match self {
             Coding::Iq4Nl | Coding::Iq4Xs => Some(&IQ4_LEVELS),
             Coding::Mxfp4 => Some(&E2M1_LEVELS),
@@ -150,7 +150,7 @@ impl Coding {
     }
 
     /// Whether weights have a bias a group.
-    pub(crate) fn has_bias(self) -> bool {
+    pub fn has_bias(self) -> bool {
         use Coding::{Affine, Q2K, Q4_1, Q4K, Q5_1, Q5K};
         matches!(self, Affine { .. } | Q4_1 | Q5_1 | Q2K | Q4K | Q5K)
     }

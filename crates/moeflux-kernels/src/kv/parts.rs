@@ -175,6 +175,20 @@ impl<E: KvElement> Parts<E> {
         }
     }
 
+    /// Takes the key of a head at a position of another page.
+    pub(super) fn copy_key(
+        &mut self,
+        in_page: usize,
+        (head, dim, from_place): (usize, usize, usize),
+        from: &Parts<E>,
+    ) {
+        let first = head * dim * KV_PAGE_TOKENS;
+        for d in 0..dim {
+            let row = first + d * KV_PAGE_TOKENS;
+            self.keys[row + in_page] = from.keys[row + from_place];
+        }
+    }
+
     pub(super) fn save(&self, kv_heads: usize, dim: usize, positions: usize, out: &mut Vec<u8>) {
         for in_page in 0..positions.min(KV_PAGE_TOKENS) {
             for head in 0..kv_heads {

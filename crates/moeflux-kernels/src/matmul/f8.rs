@@ -3,7 +3,7 @@
 use crate::lanes::Lanes;
 
 /// Rows and columns that share a scale.
-pub(crate) const F8_BLOCK: usize = 128;
+pub const F8_BLOCK: usize = 128;
 
 /// 2^120: an E4M3 number whose bits stand where those of a binary32 do is this many times too
 /// small.
@@ -44,8 +44,8 @@ impl F8Scales<'_> {
 }
 
 impl F8<'_> {
-    /// The scale of an element of a matrix of `cols` columns.
-    pub(crate) fn scale(&self, cols: usize, row: usize, col: usize) -> f32 {
+    /// The scale of an element, which must exist, of a matrix of `cols` columns.
+    pub fn scale(&self, cols: usize, row: usize, col: usize) -> f32 {
         let across = cols.div_ceil(F8_BLOCK);
         self.scales.at(row / F8_BLOCK * across + col / F8_BLOCK)
     }

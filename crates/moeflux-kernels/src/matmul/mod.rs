@@ -11,8 +11,7 @@ mod quads;
 mod scales;
 mod unpack;
 
-pub(crate) use f8::F8_BLOCK;
-pub use f8::{F8, F8Scales};
+pub use f8::{F8, F8_BLOCK, F8Scales};
 pub use heads::HeadRows;
 pub(crate) use heads::check as check_heads;
 pub(crate) use unpack::unpack;

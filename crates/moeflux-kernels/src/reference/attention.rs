@@ -2,8 +2,8 @@
 
 use super::{max, sum16};
 use crate::{
-    AttentionShape, AttentionSpan, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError, KvPage, RopeStyle,
-    attention as checks, kv, math, rope as rope_checks,
+    AttentionShape, AttentionSpan, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError, KvPage,
+    RopeStyle, attention as checks, kv, math, rope as rope_checks,
 };
 
 /// See [`Cpu::kv_append`](crate::Cpu::kv_append).
@@ -37,52 +37,107 @@ pub fn attention(
     sinks: Option<&[f32]>,
 ) -> Result<(), KernelError> {
     checks::check(spans, shape, sinks)?;
+    attend(spans, &[], shape, sinks)
+}
+
+/// See [`Cpu::sparse_attention`](crate::Cpu::sparse_attention).
+///
+/// # Errors
+/// As there.
+pub fn sparse_attention(
+    spans: &mut [AttentionSpan<'_>],
+    entries: &[Entries<'_>],
+    shape: AttentionShape,
+    sinks: Option<&[f32]>,
+) -> Result<(), KernelError> {
+    checks::check(spans, shape, sinks)?;
+    checks::check_entries(spans, entries, shape)?;
+    attend(spans, entries, shape, sinks)
+}
+
+fn attend(
+    spans: &mut [AttentionSpan<'_>],
+    entries: &[Entries<'_>],
+    shape: AttentionShape,
+    sinks: Option<&[f32]>,
+) -> Result<(), KernelError> {
     let dim = shape.head_dim;
-    for span in spans {
+    for (number, span) in spans.iter_mut().enumerate() {
         for row in 0..span.q.len() / dim {
             let (t, head) = (row / shape.heads, row % shape.heads);
             let kv_head = head / (shape.heads / shape.kv_heads);
             let q = &span.q[row * dim..][..dim];
-            let out = &mut span.out[row * dim..][..dim];
-            let pages = (span.dropped, span.pages);
             let sink = sinks.map(|sinks| sinks[head]);
-            one_query(q, span.start + t, pages, kv_head, (shape, sink), out)?;
+            let chunks = match entries.get(number) {
+                None => Vec::new(),
+                Some(entries) => {
+                    let list = entries.list(t, span.start + t);
+                    let chunks = list.chunks(KV_CHUNK_TOKENS);
+                    chunks.map(|at| (entries.pages, 0, at.to_vec())).collect()
+                }
+            };
+            let mut all = positions(span, shape, span.start + t);
+            all.extend(chunks);
+            let out = &mut span.out[row * dim..][..dim];
+            one_query(q, &all, kv_head, (shape, sink), out)?;
         }
     }
     Ok(())
 }
 
-/// The query at `position` of one head.
+/// Keys and values that are one chunk: their pages, the lanes before the first one, and where they
+/// are.
+type Places<'a> = (&'a [KvPage], usize, Vec<usize>);
+
+/// The chunks of positions that a query sees, counted from the first page that is there.
+fn positions<'a>(
+    span: &AttentionSpan<'a>,
+    shape: AttentionShape,
+    position: usize,
+) -> Vec<Places<'a>> {
+    let first_seen = shape.first_seen(position);
+    let first_chunk = first_seen - first_seen % KV_CHUNK_TOKENS;
+    let dropped = span.dropped * KV_PAGE_TOKENS;
+    let chunk = |first: usize| {
+        let end = (position + 1).min(first + KV_CHUNK_TOKENS);
+        let begin = first_seen.max(first);
+        // Lanes follow the chunk's positions, those before the window included.
+        (
+            span.pages,
+            begin - first,
+            (begin - dropped..end - dropped).collect(),
+        )
+    };
+    let chunks = (first_chunk..=position).step_by(KV_CHUNK_TOKENS);
+    chunks.map(chunk).collect()
+}
+
+/// A query of one head over chunks in order.
 fn one_query(
     q: &[f32],
-    position: usize,
-    (dropped, pages): (usize, &[KvPage]),
+    chunks: &[Places<'_>],
     kv_head: usize,
     (shape, sink): (AttentionShape, Option<f32>),
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    let (dim, first_seen) = (shape.head_dim, shape.first_seen(position));
+    let dim = shape.head_dim;
     let (mut m, mut l, mut acc) = (f32::NEG_INFINITY, 0.0, vec![0.0f32; dim]);
-    let first_chunk = first_seen - first_seen % KV_CHUNK_TOKENS;
-    for first in (first_chunk..=position).step_by(KV_CHUNK_TOKENS) {
-        let end = (position + 1).min(first + KV_CHUNK_TOKENS);
+    for (pages, hidden, places) in chunks {
         let (mut scores, mut values) = (vec![], vec![]);
-        for at in first_seen.max(first)..end {
+        for at in places {
             let (mut key, mut value) = (vec![0.0; dim], vec![0.0; dim]);
-            let page = &pages[at / KV_PAGE_TOKENS - dropped];
+            let page = &pages[at / KV_PAGE_TOKENS];
             page.read(at % KV_PAGE_TOKENS, kv_head, &mut key, &mut value)?;
             let dot = q.iter().zip(key).fold(0.0, |dot, (q, k)| q.mul_add(k, dot));
             scores.push(dot * shape.scale);
             values.push(value);
         }
         let chunk_m = scores.iter().fold(f32::NEG_INFINITY, |m, &s| max(m, s));
-        // Lanes follow the chunk's positions, those before the window included.
-        let mut p = vec![0.0; first_seen.max(first) - first];
-        let hidden = p.len();
+        let mut p = vec![0.0; *hidden];
         p.extend(scores.iter().map(|s| math::exp(s - chunk_m)));
         let chunk_l = sum16(&p);
         let mut chunk_acc = vec![0.0f32; dim];
-        for (p, value) in p[hidden..].iter().zip(&values) {
+        for (p, value) in p[*hidden..].iter().zip(&values) {
             for d in 0..dim {
                 chunk_acc[d] = p.mul_add(value[d], chunk_acc[d]);
             }
@@ -132,9 +187,11 @@ pub fn rope(
         for (i, frequency) in inv_freq.iter().enumerate() {
             let (sin, cos) = math::sin_cos(position * frequency);
             let (sin, cos) = (sin * attention_scale, cos * attention_scale);
+            let tail = head_dim - 2 * inv_freq.len();
             let (at_a, at_b) = match style {
                 RopeStyle::HalfSplit => (i, i + inv_freq.len()),
                 RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+                RopeStyle::InterleavedTail => (tail + 2 * i, tail + 2 * i + 1),
             };
             let (a, b) = (out[at_a], out[at_b]);
             out[at_a] = a.mul_add(cos, -(b * sin));

@@ -4,7 +4,7 @@ use super::{max, sum16};
 use crate::{
     GroupedRouting, KernelError, Scores,
     grouped_router::{LEAST_SUM, check},
-    math,
+    math, token_router as table_check,
 };
 
 /// See [`Cpu::route_grouped`](crate::Cpu::route_grouped).
@@ -40,7 +40,7 @@ pub fn route_grouped(
                 let mut sorted = group.to_vec();
                 sorted.sort_by(|a, b| b.total_cmp(a));
                 match rule.scores {
-                    Scores::Sigmoid if size > 1 => sorted[0] + sorted[1],
+                    Scores::Sigmoid | Scores::SqrtSoftplus if size > 1 => sorted[0] + sorted[1],
                     _ => sorted[0],
                 }
             })
@@ -50,18 +50,51 @@ pub fn route_grouped(
         for (slot, &expert) in chosen.iter().enumerate() {
             (ids[slot], weights[slot]) = (expert as u32, scores[expert]);
         }
-        let sum = weights.iter().fold(0.0, |sum, w| sum + w) + LEAST_SUM;
-        let divisor = if rule.renormalize { sum } else { 1.0 };
-        weights
-            .iter_mut()
-            .for_each(|w| *w = *w / divisor * rule.scale);
+        to_weights(rule, weights);
     }
     Ok(())
 }
 
+/// See [`Cpu::route_by_token`](crate::Cpu::route_by_token).
+///
+/// # Errors
+/// As there.
+pub fn route_by_token(
+    logits: &[f32],
+    tokens: &[u32],
+    table: &[f32],
+    rule: &GroupedRouting,
+    ids: &mut [u32],
+    weights: &mut [f32],
+) -> Result<(), KernelError> {
+    table_check::check(logits, (tokens, table), rule, ids, weights)?;
+    let (experts, top_k) = (rule.experts, rule.top_k);
+    for (t, &token) in tokens.iter().enumerate() {
+        let scores = scores(rule.scores, &logits[t * experts..][..experts]);
+        for slot in 0..top_k {
+            let expert = table[token as usize * top_k + slot] as usize;
+            (ids[t * top_k + slot], weights[t * top_k + slot]) = (expert as u32, scores[expert]);
+        }
+        to_weights(rule, &mut weights[t * top_k..][..top_k]);
+    }
+    Ok(())
+}
+
+fn to_weights(rule: &GroupedRouting, scores: &mut [f32]) {
+    let sum = scores.iter().fold(0.0, |sum, w| sum + w) + LEAST_SUM;
+    let divisor = if rule.renormalize { sum } else { 1.0 };
+    for score in scores {
+        *score = *score / divisor * rule.scale;
+    }
+}
+
 fn scores(kind: Scores, logits: &[f32]) -> Vec<f32> {
-    if kind == Scores::Sigmoid {
-        return logits.iter().map(|&x| math::sigmoid(x)).collect();
+    match kind {
+        Scores::Sigmoid => return logits.iter().map(|&x| math::sigmoid(x)).collect(),
+        Scores::SqrtSoftplus => {
+            return logits.iter().map(|&x| math::softplus(x).sqrt()).collect();
+        }
+        Scores::Softmax => {}
     }
     let m = logits.iter().fold(f32::NEG_INFINITY, |m, &x| max(m, x));
     let e: Vec<f32> = logits.iter().map(|x| math::exp(x - m)).collect();

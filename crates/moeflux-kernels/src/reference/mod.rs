@@ -3,6 +3,7 @@
 //! [`math`](crate::math). Parameters and errors are those of the [`Cpu`](crate::Cpu) methods.
 
 mod attention;
+mod compress;
 mod elementwise;
 mod grouped_router;
 mod heads;
@@ -10,17 +11,20 @@ mod matmul;
 mod norm;
 mod recurrent;
 mod router;
+mod streams;
 
-pub use attention::{attention, kv_append, rope};
+pub use attention::{attention, kv_append, rope, sparse_attention};
+pub use compress::{choose_entries, compress};
 pub use elementwise::{
     add, add_bias, add_to_rows, combine, glu, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu,
 };
-pub use grouped_router::route_grouped;
+pub use grouped_router::{route_by_token, route_grouped};
 pub use heads::{head_matmul, rearrange};
 pub use matmul::{decode_row, matmul, quantize};
-pub use norm::{rms_norm, rms_norm_gated};
+pub use norm::{rms_norm, rms_norm_gated, rms_normalize};
 pub use recurrent::{conv1d_silu, gated_delta};
 pub use router::route;
+pub use streams::{collapse_streams, spread_streams, stream_weights};
 
 /// Dot product in 16 partial sums: element k goes to lane k mod 16.
 fn dot16(a: &[f32], b: &[f32]) -> f32 {

@@ -1,7 +1,10 @@
 //! Reference of the norms.
 
 use super::dot16;
-use crate::{KernelError, math, rms_norm::check};
+use crate::{
+    KernelError, math,
+    rms_norm::{check, check_plain},
+};
 
 /// See [`Cpu::rms_norm`](crate::Cpu::rms_norm).
 ///
@@ -14,6 +17,21 @@ pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) -> Result<
         let inv = inverse_rms(x, eps);
         for i in 0..dim {
             out[i] = (x[i] * inv) * weight[i];
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::rms_normalize`](crate::Cpu::rms_normalize).
+///
+/// # Errors
+/// As there.
+pub fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]) -> Result<(), KernelError> {
+    check_plain(x, dim, out)?;
+    for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+        let inv = inverse_rms(x, eps);
+        for i in 0..dim {
+            out[i] = x[i] * inv;
         }
     }
     Ok(())

@@ -34,7 +34,7 @@ impl Model {
             .join(name);
         let dir = tempfile::tempdir().unwrap();
         let packed = PackOptions {
-            group: 32,
+            group: Some(32),
             ..PackOptions::default()
         };
         pack(&fixture, &dir.path().join("model"), &packed, &mut |_| {}).unwrap();

@@ -109,6 +109,12 @@ impl Buckets {
         Ok((self.experts[at].1, self.experts[at].2))
     }
 
+    /// The choice that an assignment is of: its place in the tokens' `ids`.
+    pub fn choice(&self, assignment: usize, top_k: usize) -> Option<usize> {
+        let &(_, token, slot) = self.assignments.get(assignment)?;
+        Some(token as usize * top_k + slot as usize)
+    }
+
     /// For each token the start of its entries, and their end after the last token.
     pub fn offsets(&self) -> &[u32] {
         &self.offsets

@@ -54,6 +54,9 @@ struct Guesses {
 /// Takes experts that have arrived: their ids and bytes.
 pub type Take<'a> = &'a mut dyn FnMut(&[(u32, &[u8])]) -> Result<(), Error>;
 
+/// Takes the result `[hidden]` of a choice, by its place among all of a step.
+pub type Put<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), Error>;
+
 impl ExpertStage {
     /// A stage over `residency`, whose records hold what `layouts` says.
     pub fn new(
@@ -227,18 +230,67 @@ impl ExpertStage {
     pub fn run<K: KernelSet>(
         &mut self,
         kernels: &K,
-        (activations, extras): (Activations, Extras<'_>),
+        with: (Activations, Extras<'_>),
         layer: usize,
         tokens: RoutedTokens<'_>,
         out: &mut [f32],
     ) -> Result<(), Error> {
+        if self.requested.take() != Some(layer) {
+            self.buckets.sort(&tokens);
+        }
+        self.residency.note(layer, tokens.ids, tokens.weights)?;
+        let hidden = self.compute(kernels, with, layer, tokens, None)?;
+        let results = &self.scratch.results[..tokens.ids.len() * hidden];
+        let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
+        Ok(kernels.combine(results, offsets, entries, hidden, out)?)
+    }
+
+    /// For a backend that computes the layer's other experts elsewhere: computes `own` (ascending,
+    /// each of which some token chose) and gives `put` the result `[hidden]` of each choice of one of
+    /// them with the choice's place in `tokens.ids`. What tokens choose is noted by the residency.
+    ///
+    /// # Errors
+    /// As [`ExpertStage::run`], or what `put` says.
+    pub fn compute_some<K: KernelSet>(
+        &mut self,
+        kernels: &K,
+        activations: Activations,
+        (layer, own): (usize, &[u32]),
+        tokens: RoutedTokens<'_>,
+        put: Put<'_>,
+    ) -> Result<(), Error> {
+        self.requested = None;
+        self.buckets.sort(&tokens);
+        let with = (activations, Extras::default());
+        let hidden = self.compute(kernels, with, layer, tokens, Some(own))?;
+        for &expert in own {
+            let (first, end) = self.buckets.range(expert)?;
+            for at in first..end {
+                if let Some(choice) = self.buckets.choice(at, tokens.top_k) {
+                    put(
+                        choice,
+                        &self.scratch.results[at * hidden..(at + 1) * hidden],
+                    )?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The results of all chosen experts, or of `own` alone, in the order of the buckets; gives their
+    /// width.
+    fn compute<K: KernelSet>(
+        &mut self,
+        kernels: &K,
+        (activations, extras): (Activations, Extras<'_>),
+        layer: usize,
+        tokens: RoutedTokens<'_>,
+        own: Option<&[u32]>,
+    ) -> Result<usize, Error> {
         let layout = self
             .layouts
             .get(&layer)
             .ok_or_else(|| Error::Internal(format!("layer {layer} has no experts")))?;
-        if self.requested.take() != Some(layer) {
-            self.buckets.sort(&tokens);
-        }
         let n = tokens.ids.len() / tokens.top_k;
         let hidden = tokens.x.len() / n;
         let scratch = &mut self.scratch;
@@ -251,26 +303,23 @@ impl ExpertStage {
             extras,
             roundings: Roundings::default(),
         };
-        self.residency.note(layer, tokens.ids, tokens.weights)?;
-        let mut lease = self.residency.lease(layer, self.buckets.ids())?;
+        let wanted = own.unwrap_or(self.buckets.ids());
+        let mut lease = self.residency.lease(layer, wanted)?;
         if activations == Activations::Int8 {
             compute.roundings = layout.roundings();
         }
         if let Some(rounding) = compute.roundings.input {
             kernels.quantize(&mut scratch.quantized_x, tokens.x, n, hidden, rounding)?;
         }
-        let mut missing = self.buckets.ids().len();
+        let mut missing = wanted.len();
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
             missing -= ready.len();
         }
-        drop(lease);
-        if missing > 0 {
-            return Err(absent(layer, missing));
+        match missing {
+            0 => Ok(hidden),
+            _ => Err(absent(layer, missing)),
         }
-        let results = &scratch.results[..tokens.ids.len() * hidden];
-        let (offsets, entries) = (self.buckets.offsets(), self.buckets.entries());
-        Ok(kernels.combine(results, offsets, entries, hidden, out)?)
     }
 }
 

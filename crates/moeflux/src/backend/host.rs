@@ -238,7 +238,11 @@ impl<K: KernelSet> HostBackend<K> {
                         x, positions, *heads, *head_dim, inv_freq, scale, *style, out,
                     )?;
                 }
+                Op::RmsNormalize { x, len, eps, .. } => {
+                    k.rms_normalize(get(x), *len, *eps, out)?;
+                }
                 Op::Swiglu { gate, up, .. } => k.swiglu(get(gate), get(up), out)?,
+                Op::Glu { gate, up, rule, .. } => k.glu(get(gate), get(up), *rule, out)?,
                 Op::SigmoidMul { x, gate, .. } => k.sigmoid_mul(get(x), get(gate), out)?,
                 Op::ScaleBySigmoid { x, gate, .. } => k.scale_by_sigmoid(get(x), get(gate), out)?,
                 Op::Add { a, b, .. } => k.add(get(a), get(b), out)?,
@@ -257,10 +261,45 @@ impl<K: KernelSet> HostBackend<K> {
                         out.copy_from_slice(&x[row as usize * width..(row as usize + 1) * width]);
                     }
                 }
-                other => return Err(wrong_op(other)),
+                other => self.streams(other, weights, buffers, out)?,
             }
             Ok(())
         })
+    }
+
+    /// Operations on the streams of a residual.
+    fn streams(
+        &self,
+        op: &Op,
+        weights: &Weights,
+        buffers: &BufferPool,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let k = &self.kernels;
+        let get = |id: &BufferId| buffers.get(*id);
+        match op {
+            Op::StreamWeights {
+                projected,
+                scale_and_base: [scale, base],
+                rule,
+                ..
+            } => {
+                let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
+                k.stream_weights(get(projected), scale, base, *rule, out)?;
+            }
+            Op::CollapseStreams {
+                x, weights, rule, ..
+            } => k.collapse_streams(get(x), get(weights), *rule, out)?,
+            Op::SpreadStreams {
+                x,
+                block,
+                weights,
+                rule,
+                ..
+            } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
+            other => return Err(wrong_op(other)),
+        }
+        Ok(())
     }
 }
 
@@ -308,7 +347,12 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
-            Op::Router { .. } | Op::GroupedRouter { .. } => self.router(op, weights, buffers),
+            Op::Compress { .. } => self.compress(op, step, weights, buffers),
+            Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
+            Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
+            Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. } => {
+                self.router(op, step.tokens, weights, buffers)
+            }
             Op::RequestExperts { .. } => self.request_experts(op, buffers, experts),
             Op::Lookahead { .. } => self.lookahead(op, weights, buffers, experts),
             Op::Experts { .. } => self.experts(op, weights, buffers, experts),

@@ -1,9 +1,9 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, ConvSpan, Cpu, DeltaShape, DeltaSpan, Glu, GroupedRouting,
-    HeadRows, KernelError, KvPage, MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding,
-    Settled, reference,
+    AttentionShape, AttentionSpan, CompressShape, CompressSpan, ConvSpan, Cpu, DeltaShape,
+    DeltaSpan, Entries, Glu, GroupedRouting, HeadRows, IndexShape, IndexSpan, KernelError, KvPage,
+    MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled, StreamRule, reference,
 };
 
 /// The plain serial kernels: the specification of every result's bits.
@@ -67,6 +67,7 @@ macro_rules! kernel_set {
 kernel_set! {
     fn decode_row(matrix: &Matrix<'_>, row: usize, out: &mut [f32]);
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+    fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]);
     fn rms_norm_gated(x: &[f32], gate: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
     fn rope(
         x: &[f32], positions: &[u32], heads: usize, head_dim: usize, inv_freq: &[f32],
@@ -92,12 +93,29 @@ kernel_set! {
     fn attention(
         spans: &mut [AttentionSpan<'_>], shape: AttentionShape, sinks: Option<&[f32]>,
     );
+    fn sparse_attention(
+        spans: &mut [AttentionSpan<'_>], entries: &[Entries<'_>], shape: AttentionShape,
+        sinks: Option<&[f32]>,
+    );
+    fn compress(spans: &mut [CompressSpan<'_>], shape: CompressShape, bias: &[f32]);
+    fn choose_entries(spans: &mut [IndexSpan<'_>], shape: IndexShape);
+    fn stream_weights(
+        projected: &[f32], scale: &[f32], base: &[f32], rule: StreamRule, out: &mut [f32],
+    );
+    fn collapse_streams(x: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32]);
+    fn spread_streams(
+        x: &[f32], block: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32],
+    );
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],
         weights: &mut [f32],
     );
     fn route_grouped(
         logits: &[f32], bias: Option<&[f32]>, rule: &GroupedRouting, ids: &mut [u32],
+        weights: &mut [f32],
+    );
+    fn route_by_token(
+        logits: &[f32], tokens: &[u32], table: &[f32], rule: &GroupedRouting, ids: &mut [u32],
         weights: &mut [f32],
     );
     fn combine(

@@ -2,6 +2,7 @@
 //! two sets of kernels: the optimized ones, or the plain reference that specifies their bits.
 
 mod buckets;
+mod entry_ops;
 mod expert_compute;
 mod experts;
 mod host;

@@ -7,10 +7,11 @@ use crate::graph::{BufferPool, Op};
 use crate::weights::Weights;
 
 impl<K: KernelSet> HostBackend<K> {
-    /// Runs [`Op::Router`] and [`Op::GroupedRouter`].
+    /// Runs [`Op::Router`], [`Op::GroupedRouter`] and [`Op::TokenRouter`].
     pub(super) fn router(
         &self,
         op: &Op,
+        tokens: &[u32],
         resident: &Weights,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
@@ -40,6 +41,16 @@ impl<K: KernelSet> HostBackend<K> {
                     let logits = buffers.get(*logits);
                     self.kernels
                         .route_grouped(logits, bias, rule, ids, weights)?;
+                }
+                Op::TokenRouter {
+                    logits,
+                    table,
+                    rule,
+                    ..
+                } => {
+                    let (logits, table) = (buffers.get(*logits), resident.vector(*table)?);
+                    self.kernels
+                        .route_by_token(logits, tokens, table, rule, ids, weights)?;
                 }
                 other => return Err(wrong_op(other)),
             }

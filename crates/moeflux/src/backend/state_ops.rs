@@ -164,21 +164,24 @@ fn wrong_state(state: StateId) -> Error {
     Error::Internal(format!("state {state:?} is of another kind"))
 }
 
-fn key_values(states: &[LayerState], state: StateId) -> Result<&KeyValueCache, Error> {
+pub(super) fn key_values(states: &[LayerState], state: StateId) -> Result<&KeyValueCache, Error> {
     match states.get(state.index()) {
         Some(LayerState::KeyValue(cache)) => Ok(cache),
         _ => Err(wrong_state(state)),
     }
 }
 
-fn key_values_mut(session: &mut Session, state: StateId) -> Result<&mut KeyValueCache, Error> {
+pub(super) fn key_values_mut(
+    session: &mut Session,
+    state: StateId,
+) -> Result<&mut KeyValueCache, Error> {
     match session.states_mut().get_mut(state.index()) {
         Some(LayerState::KeyValue(cache)) => Ok(cache),
         _ => Err(wrong_state(state)),
     }
 }
 
-fn recurrent(session: &mut Session, state: StateId) -> Result<&mut Recurrent, Error> {
+pub(super) fn recurrent(session: &mut Session, state: StateId) -> Result<&mut Recurrent, Error> {
     match session.states_mut().get_mut(state.index()) {
         Some(LayerState::Recurrent(r)) => Ok(r),
         _ => Err(wrong_state(state)),

@@ -11,6 +11,8 @@ pub struct TierStats {
     pub brought: u64,
     /// Bytes of those.
     pub brought_bytes: u64,
+    /// Experts that the processor computed instead.
+    pub beside: u64,
 }
 
 impl TierStats {
@@ -19,6 +21,7 @@ impl TierStats {
         TierStats {
             brought: self.brought - before.brought,
             brought_bytes: self.brought_bytes - before.brought_bytes,
+            beside: self.beside - before.beside,
             ..*self
         }
     }

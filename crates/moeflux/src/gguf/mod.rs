@@ -19,8 +19,8 @@ mod words;
 
 use std::path::{Path, PathBuf};
 
-use moeflux_formats::Checkpoint;
 use moeflux_formats::gguf::Metadata;
+use moeflux_formats::{Checkpoint, PackedModel};
 
 use architecture::Architecture;
 
@@ -44,21 +44,30 @@ pub(crate) struct GgufModel {
 /// A malformed file, an unknown architecture, or metadata that is missing or not supported.
 pub(crate) fn open(path: &Path) -> Result<GgufModel, Error> {
     let files = Checkpoint::open(path)?;
-    let metadata = files.gguf().ok_or_else(|| Error::NotAModel {
-        path: path.to_owned(),
+    let (config, blueprint) = describe(&files)?;
+    Ok(GgufModel {
+        config,
+        blueprint,
+        files,
+    })
+}
+
+/// Configuration and blueprint of a GGUF model, from its header alone.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn describe(header: &Checkpoint) -> Result<(Config, Blueprint), Error> {
+    let metadata = header.gguf().ok_or_else(|| Error::NotAModel {
+        path: header.place().to_owned(),
     })?;
     let architecture = Architecture::of(metadata)?;
-    let described = fields::config(&files, metadata, architecture)?;
+    let described = fields::config(header, metadata, architecture)?;
     let mut blueprint = models::blueprint(&described.config)?;
     names::adapt(&mut blueprint, architecture, described.extra_layers);
     if described.splits_latent {
         names::split_latent(&mut blueprint);
     }
-    Ok(GgufModel {
-        config: described.config,
-        blueprint,
-        files,
-    })
+    Ok((described.config, blueprint))
 }
 
 /// The key of the architecture's name.
@@ -124,7 +133,7 @@ fn file_type(number: u64) -> String {
 /// # Errors
 /// [`Error::SeveralModels`] if the directory holds more than one.
 pub fn model_path(path: &Path) -> Result<PathBuf, Error> {
-    if !path.is_dir() || path.join("config.json").exists() {
+    if !path.is_dir() || path.join("config.json").exists() || PackedModel::is_packed(path) {
         return Ok(path.to_owned());
     }
     let entries = std::fs::read_dir(path).map_err(|source| Error::File {

@@ -3,14 +3,16 @@
 //! A graph does not depend on the device nor on the number of tokens in a step: a buffer states
 //! its width, and has one row for each token (or for each position whose logits were asked for).
 
+mod forms;
 mod op;
 mod pool;
 mod recurrence;
 mod uses;
 
-use moeflux_kernels::{KvPage, KvType};
+use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
-pub use op::{ExpertForm, Op};
+pub use forms::{EntryForm, ExpertForm};
+pub use op::Op;
 pub use pool::BufferPool;
 pub use recurrence::Recurrence;
 
@@ -86,6 +88,9 @@ pub enum StateDecl {
         window: Option<usize>,
         /// Whether keys are the values too, so that they are kept once.
         is_joint: bool,
+        /// Positions that have one key and value together, there when the last of them is; 1: each
+        /// has its own.
+        stride: usize,
     },
     /// A recurrent state of fixed size, all zeros at the start.
     Recurrent {
@@ -102,6 +107,26 @@ impl StateDecl {
             head_dim,
             window: None,
             is_joint: false,
+            stride: 1,
+        }
+    }
+
+    /// Keys that are the values too, one for every `stride` positions.
+    pub fn entries(head_dim: usize, stride: usize) -> StateDecl {
+        StateDecl::KeyValue {
+            kv_heads: 1,
+            head_dim,
+            window: None,
+            is_joint: true,
+            stride,
+        }
+    }
+
+    /// Keys and values of the first `positions` positions.
+    pub fn kept(&self, positions: usize) -> usize {
+        match *self {
+            StateDecl::KeyValue { stride, .. } => positions / stride.max(1),
+            StateDecl::Recurrent { .. } => positions,
         }
     }
 
@@ -124,6 +149,15 @@ impl StateDecl {
                 ..
             }
         )
+    }
+
+    /// Bytes of keys and values of a position, in the mean; 0 for a recurrent state.
+    pub fn position_bytes(&self, kv_type: KvType) -> u64 {
+        let positions = match *self {
+            StateDecl::KeyValue { stride, .. } => stride.max(1) * KV_PAGE_TOKENS,
+            StateDecl::Recurrent { .. } => KV_PAGE_TOKENS,
+        };
+        self.page_bytes(kv_type) / positions as u64
     }
 
     /// Bytes of a page of keys and values; 0 for a recurrent state.

@@ -4,20 +4,11 @@
 use std::sync::Arc;
 
 use moeflux_kernels::{
-    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, Piece, RopeStyle,
+    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, IndexShape, Piece, RopeStyle,
+    StreamRule,
 };
 
-use super::{BufferId, StateId, WeightId};
-
-/// What routed experts compute beside the products with their matrices.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct ExpertForm {
-    /// What becomes of the results of gate and up.
-    pub glu: Glu,
-    /// Added to the results of gate, up and down: `[experts, intermediate]` twice, then
-    /// `[experts, hidden]`.
-    pub biases: Option<[WeightId; 3]>,
-}
+use super::{BufferId, EntryForm, ExpertForm, StateId, WeightId};
 
 /// One operation of a graph. Shapes are of one row (one token).
 #[derive(Clone, Debug)]
@@ -40,7 +31,18 @@ pub enum Op {
         /// As `x`.
         out: BufferId,
     },
-    /// The same, then times `silu(gate)`.
+    /// The same without a weight.
+    RmsNormalize {
+        /// `[pieces * len]`.
+        x: BufferId,
+        /// Elements of a piece.
+        len: usize,
+        /// Added to the mean square.
+        eps: f32,
+        /// As `x`.
+        out: BufferId,
+    },
+    /// Root-mean-square norm, then times `silu(gate)`.
     RmsNormGated {
         /// `[pieces * len]`.
         x: BufferId,
@@ -134,6 +136,51 @@ pub enum Op {
         /// `[heads, head_dim]`.
         out: BufferId,
     },
+    /// Pools windows of positions into entries, which are normed, rotated and kept.
+    Compress {
+        /// What entries are made of, `[width]`.
+        values: BufferId,
+        /// What that is weighted by, `[width]`.
+        gates: BufferId,
+        /// The windows under way.
+        state: StateId,
+        /// The cache of entries.
+        entries: StateId,
+        /// How they are made.
+        form: EntryForm,
+    },
+    /// The entries that each token attends to.
+    ChooseEntries {
+        /// `[heads, dim]`.
+        q: BufferId,
+        /// Weights of the heads, `[heads]`.
+        weights: BufferId,
+        /// The cache of the entries' keys.
+        entries: StateId,
+        /// How they are ranked.
+        shape: IndexShape,
+        /// `[top_k]` of u32.
+        out: BufferId,
+    },
+    /// Attention over the session's cache, mostly within a window, and over entries.
+    SparseAttention {
+        /// `[heads, head_dim]`.
+        q: BufferId,
+        /// The cache, with this step's keys and values in it.
+        state: StateId,
+        /// The cache of entries, with those that this step completes.
+        entries: StateId,
+        /// Positions that an entry stands for.
+        rate: usize,
+        /// The entries that each token attends to, `[top_k]` of u32; `None`: all.
+        chosen: Option<BufferId>,
+        /// Heads, scale and window.
+        shape: AttentionShape,
+        /// Scores that take part without a value, `[heads]`.
+        sinks: Option<WeightId>,
+        /// `[heads, head_dim]`.
+        out: BufferId,
+    },
     /// Depthwise causal convolution, then SiLU.
     Conv1dSilu {
         /// `[channels]`.
@@ -151,8 +198,7 @@ pub enum Op {
     GatedDelta {
         /// `[q | k | v]`.
         qkv: BufferId,
-        /// Decay input, `[value_heads]`, or `[value_heads, key_dim]`; see
-        /// [`moeflux_kernels::Decay`].
+        /// Decay input, `[value_heads]`, or `[value_heads, key_dim]`, as the shape's decay says.
         a: BufferId,
         /// Learning-rate input, `[value_heads]`.
         b: BufferId,
@@ -195,8 +241,20 @@ pub enum Op {
         /// Their weights, `[top_k]`.
         weights: BufferId,
     },
-    /// Asks for the experts that the tokens chose, so that they are read while other operations
-    /// run. Without it [`Op::Experts`] asks.
+    /// Experts that a table has for each token; scores as of [`Op::GroupedRouter`] weigh them.
+    TokenRouter {
+        /// `[experts]`.
+        logits: BufferId,
+        /// `[vocab, top_k]`, whole numbers.
+        table: WeightId,
+        /// What scores are made of.
+        rule: GroupedRouting,
+        /// The experts, `[top_k]` of u32.
+        ids: BufferId,
+        /// Their weights, `[top_k]`.
+        weights: BufferId,
+    },
+    /// Asks for the chosen experts, to be read meanwhile; without it [`Op::Experts`] asks.
     RequestExperts {
         /// Chosen experts, `[top_k]` of u32.
         ids: BufferId,
@@ -207,8 +265,7 @@ pub enum Op {
         /// The layer whose experts these are.
         layer: usize,
     },
-    /// Guesses which experts a layer will choose, by its router on what the layer begins with, and
-    /// has them read when nothing else is to be read. No result depends on it.
+    /// Has experts read that a layer's router would choose of its first input, when nothing else is.
     Lookahead {
         /// The residual stream at the layer's start, `[hidden]`.
         x: BufferId,
@@ -251,6 +308,17 @@ pub enum Op {
         /// `[width]`.
         out: BufferId,
     },
+    /// The gated activation of an MLP in another form.
+    Glu {
+        /// `[width]`.
+        gate: BufferId,
+        /// `[width]`.
+        up: BufferId,
+        /// The form.
+        rule: Glu,
+        /// `[width]`.
+        out: BufferId,
+    },
     /// `x * sigmoid(gate)`, element by element.
     SigmoidMul {
         /// `[width]`.
@@ -267,6 +335,41 @@ pub enum Op {
         /// `[1]`.
         gate: BufferId,
         /// `[width]`.
+        out: BufferId,
+    },
+    /// Weights that collapse, spread and mix a residual's streams.
+    StreamWeights {
+        /// Projections of the streams, `[rule.width()]`.
+        projected: BufferId,
+        /// Factors `[rule.scales()]` and offsets `[rule.width()]` of the projections.
+        scale_and_base: [WeightId; 2],
+        /// How they are made.
+        rule: StreamRule,
+        /// `[rule.width()]`.
+        out: BufferId,
+    },
+    /// A block's input: the weighted sum of the streams.
+    CollapseStreams {
+        /// `[streams, hidden]`.
+        x: BufferId,
+        /// As [`Op::StreamWeights`] makes them.
+        weights: BufferId,
+        /// By which rule.
+        rule: StreamRule,
+        /// `[hidden]`.
+        out: BufferId,
+    },
+    /// The streams behind a block: mixed, and with its result.
+    SpreadStreams {
+        /// `[streams, hidden]`.
+        x: BufferId,
+        /// The block's result, `[hidden]`.
+        block: BufferId,
+        /// As [`Op::StreamWeights`] makes them.
+        weights: BufferId,
+        /// By which rule.
+        rule: StreamRule,
+        /// `[streams, hidden]`.
         out: BufferId,
     },
     /// `x + bias`, the same bias for every token.

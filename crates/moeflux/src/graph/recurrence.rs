@@ -34,5 +34,8 @@ impl Graph {
 }
 
 fn is_recurrent(op: &Op) -> bool {
-    matches!(op, Op::Conv1dSilu { .. } | Op::GatedDelta { .. })
+    matches!(
+        op,
+        Op::Conv1dSilu { .. } | Op::GatedDelta { .. } | Op::Compress { .. }
+    )
 }

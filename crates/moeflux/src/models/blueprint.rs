@@ -35,6 +35,11 @@ pub enum VectorFold {
     Even,
     /// The second of every two values.
     Odd,
+    /// Whole numbers below `count`, of a tensor of integers.
+    Numbers {
+        /// Numbers that there are.
+        count: usize,
+    },
 }
 
 impl VectorFold {

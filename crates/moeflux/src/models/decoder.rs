@@ -35,12 +35,12 @@ impl Decoder {
         BlueprintBuilder::new(self.hidden, self.eps, norm_fold)
     }
 
-    /// The whole model. `mixer` and `mlp` emit a layer's two halves, given their normed input,
+    /// The whole model, of a type and with experts a token. `mixer` and `mlp` emit a layer's two halves, given their normed input,
     /// the layer and what the names of its weights begin with (`layers.3`).
     pub(super) fn build(
         &self,
         mut b: BlueprintBuilder,
-        (model_type, top_k): (&str, usize),
+        named: (&str, usize),
         mut mixer: impl FnMut(&mut BlueprintBuilder, BufferId, usize, &str) -> BufferId,
         mut mlp: impl FnMut(&mut BlueprintBuilder, BufferId, usize, &str) -> BufferId,
     ) -> Blueprint {
@@ -58,10 +58,20 @@ impl Decoder {
             x = b.add(x_mid, out, "hidden");
         }
         let logits = b.logits(x, self.vocab, self.tied.then_some(table));
+        self.blueprint(b, named, logits)
+    }
+
+    /// The model whose graph ends with `logits`.
+    pub(super) fn blueprint(
+        &self,
+        b: BlueprintBuilder,
+        (model_type, top_k): (&str, usize),
+        logits: BufferId,
+    ) -> Blueprint {
         let (graph, weights, experts) = b.finish(logits);
         Blueprint {
             model_type: model_type.to_owned(),
-            hidden,
+            hidden: self.hidden,
             layers: self.layers,
             vocab: self.vocab,
             context_tokens: self.context_tokens,

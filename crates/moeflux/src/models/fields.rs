@@ -229,7 +229,7 @@ pub(super) fn refuse_true(c: &Config, field: &str) -> Result<(), Error> {
 
 /// `1 / theta^(2i / rotary_dim)` for each rotated pair, in f32 steps as the reference
 /// implementation takes them.
-fn inverse_frequencies(theta: f64, rotary_dim: usize) -> Arc<[f32]> {
+pub(super) fn inverse_frequencies(theta: f64, rotary_dim: usize) -> Arc<[f32]> {
     (0..rotary_dim / 2)
         .map(|i| {
             let exponent = (2 * i) as f32 / rotary_dim as f32;

@@ -3,9 +3,11 @@
 
 mod attention;
 mod blueprint;
+mod compressed;
 mod decoder;
 mod deepseek_v2;
 mod deepseek_v3;
+mod deepseek_v4;
 mod fields;
 mod glm4_moe;
 mod gpt_oss;
@@ -23,6 +25,7 @@ mod qwen3_moe;
 mod qwen3_next;
 mod rotation;
 mod routing;
+mod streams;
 
 pub use blueprint::{
     Blueprint, BlueprintBuilder, ExpertLayer, MatrixClass, VectorFold, WeightDecl, WeightKind,
@@ -38,6 +41,7 @@ type Build = fn(&Config) -> Result<Blueprint, Error>;
 const REGISTRY: &[(&str, Build)] = &[
     ("deepseek_v2", deepseek_v2::build),
     ("deepseek_v3", deepseek_v3::build),
+    ("deepseek_v4", deepseek_v4::build),
     ("glm4_moe", glm4_moe::build),
     ("glm4_moe_lite", deepseek_v3::build),
     ("gpt_oss", gpt_oss::build),

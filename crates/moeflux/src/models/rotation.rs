@@ -7,7 +7,7 @@
 use std::f64::consts::PI;
 use std::sync::Arc;
 
-use super::fields::rope_frequencies;
+use super::fields::{inverse_frequencies, rope_frequencies};
 use crate::Error;
 use crate::config::Config;
 
@@ -35,7 +35,11 @@ impl Rotation {
             kind == Some("yarn")
         };
         match section.filter(is_yarn) {
-            Some(rope) => yarn(c, &rope, dim),
+            Some(rope) => {
+                let theta = c.positive_or("rope_theta", 10_000.0)?;
+                let theta = rope.positive_or("rope_theta", theta)?;
+                yarn(c, &rope, (dim, theta), None)
+            }
             None => Ok(Rotation {
                 inv_freq: rope_frequencies(c, dim, None)?,
                 attention_scale: 1.0,
@@ -43,14 +47,45 @@ impl Rotation {
             }),
         }
     }
+
+    /// The rotation of `dim` elements with the base `theta`, as the section `rope` stretches it;
+    /// `attention` is the factor on sine and cosine where the section does not say, in place of
+    /// the one that follows from the stretch.
+    pub(super) fn of(
+        c: &Config,
+        rope: Option<&Config>,
+        (dim, theta): (usize, f64),
+        attention: Option<f64>,
+    ) -> Result<Rotation, Error> {
+        if let Some(rope) = rope {
+            let kind = rope.text("rope_type").or_else(|| rope.text("type"));
+            match kind.unwrap_or("default") {
+                "yarn" => return yarn(c, rope, (dim, theta), attention),
+                "default" => {}
+                other => {
+                    let problem = format!("is `{other}`; only `default` and `yarn` are supported");
+                    return Err(rope.error("rope_type", problem));
+                }
+            }
+        }
+        Ok(Rotation {
+            inv_freq: inverse_frequencies(theta, dim),
+            attention_scale: 1.0,
+            score_scale: 1.0,
+        })
+    }
 }
 
-fn yarn(c: &Config, rope: &Config, dim: usize) -> Result<Rotation, Error> {
+fn yarn(
+    c: &Config,
+    rope: &Config,
+    (dim, theta): (usize, f64),
+    default_attention: Option<f64>,
+) -> Result<Rotation, Error> {
     if dim == 0 || !dim.is_multiple_of(2) {
         let problem = format!("rotates {dim} elements, not an even number");
         return Err(rope.error("rope_type", problem));
     }
-    let theta = rope.positive_or("rope_theta", c.positive_or("rope_theta", 10_000.0)?)?;
     if theta <= 1.0 {
         return Err(c.error("rope_theta", format!("is {theta}, not above 1")));
     }
@@ -85,7 +120,9 @@ fn yarn(c: &Config, rope: &Config, dim: usize) -> Result<Rotation, Error> {
     };
     Ok(Rotation {
         inv_freq: (0..dim / 2).map(frequency).collect(),
-        attention_scale: rope.positive_or("attention_factor", attention)? as f32,
+        attention_scale: rope
+            .positive_or("attention_factor", default_attention.unwrap_or(attention))?
+            as f32,
         score_scale: all.map_or(1.0, |all| stretch(factor, all).powi(2)),
     })
 }

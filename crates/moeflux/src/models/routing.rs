@@ -112,15 +112,39 @@ impl BlueprintBuilder {
         self.graph.push(Op::GroupedRouter {
             logits,
             bias,
-            rule: GroupedRouting {
-                experts: shape.experts,
-                top_k: shape.top_k,
-                groups: groups.groups,
-                kept_groups: groups.kept,
-                scores: groups.scores,
-                renormalize: shape.renormalize,
-                scale: groups.scale,
-            },
+            rule: rule(shape, groups),
+            ids: routed.ids,
+            weights: routed.weights,
+        });
+        self.request(routed, name, shape);
+        routed
+    }
+
+    /// Experts that a table `{name}.gate.tid2eid` has for each token of the vocabulary, weighed by
+    /// the router's scores.
+    pub fn route_by_token(
+        &mut self,
+        x: BufferId,
+        layer: usize,
+        name: &str,
+        (shape, groups): (RoutedShape, Groups),
+        vocab: usize,
+    ) -> Routed {
+        let [logits] = self.project(
+            x,
+            MatrixClass::Sensitive,
+            [(format!("{name}.gate"), shape.experts, "router logits")],
+        );
+        let numbers = VectorFold::Numbers {
+            count: shape.experts,
+        };
+        let table = format!("{name}.gate.tid2eid");
+        let table = self.vector(table, &[vocab, shape.top_k], numbers);
+        let routed = self.choice(x, layer, shape);
+        self.graph.push(Op::TokenRouter {
+            logits,
+            table,
+            rule: rule(shape, groups),
             ids: routed.ids,
             weights: routed.weights,
         });
@@ -216,5 +240,17 @@ impl BlueprintBuilder {
         let shared = self.mlp(routed.x, &format!("{name}.shared_experts"), intermediate);
         let experts = self.experts(routed);
         self.add(experts, shared, "moe out")
+    }
+}
+
+fn rule(shape: RoutedShape, groups: Groups) -> GroupedRouting {
+    GroupedRouting {
+        experts: shape.experts,
+        top_k: shape.top_k,
+        groups: groups.groups,
+        kept_groups: groups.kept,
+        scores: groups.scores,
+        renormalize: shape.renormalize,
+        scale: groups.scale,
     }
 }

@@ -153,7 +153,7 @@ pub(super) fn saved_page_bytes(pages: &[KvPage], first: usize, end: usize) -> u6
     (first..).zip(pages).map(bytes).sum()
 }
 
-/// Appends pages, of which the first is number `first`, as far as they hold positions before `end`.
+/// Appends pages, of which the first is number `first`, as far as they hold what is kept before `end`.
 pub(super) fn save_pages(pages: &[KvPage], first: usize, end: usize, out: &mut Vec<u8>) {
     for (index, page) in (first..).zip(pages) {
         page.save(end.saturating_sub(index * KV_PAGE_TOKENS), out);
@@ -184,8 +184,9 @@ impl KeyValueCache {
         self.restore(positions, Vec::new());
         self.reserve(0, positions);
         let mut buffer = Vec::new();
+        let kept = self.kept(positions);
         for (index, page) in (self.dropped()..).zip(self.pages_mut()) {
-            let held = positions - index * KV_PAGE_TOKENS;
+            let held = kept - index * KV_PAGE_TOKENS;
             buffer.resize(page.saved_bytes(held), 0);
             input.read_exact(&mut buffer)?;
             page.load(held, &buffer).map_err(std::io::Error::other)?;

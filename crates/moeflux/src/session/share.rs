@@ -36,9 +36,10 @@ pub struct RecurrentState {
     _counted: Counted,
 }
 
-/// The pages that hold `positions`.
-fn pages_of(positions: &Range<usize>) -> Range<usize> {
-    positions.start / KV_PAGE_TOKENS..positions.end.div_ceil(KV_PAGE_TOKENS)
+/// The pages that hold what a state keeps of `positions`.
+fn pages_of(decl: &StateDecl, positions: &Range<usize>) -> Range<usize> {
+    let (start, end) = (decl.kept(positions.start), decl.kept(positions.end));
+    start / KV_PAGE_TOKENS..end.div_ceil(KV_PAGE_TOKENS)
 }
 
 impl KeyValues {
@@ -70,24 +71,30 @@ impl KeyValues {
     pub fn part(&self, positions: Range<usize>) -> KeyValues {
         let end = positions.end.min(self.positions.end);
         let positions = positions.start.max(self.positions.start).min(end)..end;
-        let wanted = pages_of(&positions);
-        let before = wanted.start.saturating_sub(pages_of(&self.positions).start);
-        let layer = |pages: &Vec<KvPage>| -> Vec<KvPage> {
+        let layer = |(decl, pages): (&StateDecl, &Vec<KvPage>)| -> Vec<KvPage> {
+            let wanted = pages_of(decl, &positions);
+            let first = pages_of(decl, &self.positions).start;
+            let before = wanted.start.saturating_sub(first);
             let pages = pages.iter().skip(before).take(wanted.len());
             pages.cloned().collect()
         };
-        KeyValues::new(
-            &self.shape,
-            positions,
-            self.pages.iter().map(layer).collect(),
-        )
+        let pages = self.layers().map(layer).collect();
+        KeyValues::new(&self.shape, positions, pages)
+    }
+
+    /// The pages with what declares them.
+    fn layers(&self) -> impl Iterator<Item = (&StateDecl, &Vec<KvPage>)> {
+        let kept = self.shape.states.iter().filter(|decl| !forgets(decl));
+        kept.zip(&self.pages)
     }
 
     /// Bytes that [`KeyValues::write_to`] writes.
     pub fn written_bytes(&self) -> u64 {
-        let (first, end) = (pages_of(&self.positions).start, self.positions.end);
-        let bytes = |pages: &Vec<KvPage>| saved_page_bytes(pages, first, end);
-        self.pages.iter().map(bytes).sum()
+        let bytes = |(decl, pages): (&StateDecl, &Vec<KvPage>)| {
+            let first = pages_of(decl, &self.positions).start;
+            saved_page_bytes(pages, first, decl.kept(self.positions.end))
+        };
+        self.layers().map(bytes).sum()
     }
 
     /// Writes it, for [`Engine::read_key_values`](crate::Engine::read_key_values).
@@ -96,10 +103,10 @@ impl KeyValues {
     /// Those of `out`.
     pub fn write_to(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut buffer = Vec::new();
-        for pages in &self.pages {
+        for (decl, pages) in self.layers() {
             buffer.clear();
-            let first = pages_of(&self.positions).start;
-            save_pages(pages, first, self.positions.end, &mut buffer);
+            let first = pages_of(decl, &self.positions).start;
+            save_pages(pages, first, decl.kept(self.positions.end), &mut buffer);
             out.write_all(&buffer)?;
         }
         Ok(())
@@ -118,8 +125,8 @@ impl KeyValues {
                 continue;
             };
             let mut layer = Vec::new();
-            for index in pages_of(&positions) {
-                let held = positions.end - index * KV_PAGE_TOKENS;
+            for index in pages_of(decl, &positions) {
+                let held = decl.kept(positions.end) - index * KV_PAGE_TOKENS;
                 let mut page = cache.new_page();
                 buffer.resize(page.saved_bytes(held), 0);
                 input.read_exact(&mut buffer)?;
@@ -207,14 +214,14 @@ impl Session {
         let end = positions.end.min(self.len());
         let positions = positions.start.min(end)..end;
         let mut pages = Vec::new();
-        for state in &self.states {
+        for (state, decl) in self.states.iter().zip(&self.shape.states) {
             let home = match state {
                 LayerState::Remote(decl, _) if !forgets(decl) => self.at_home(state)?,
                 LayerState::KeyValue(cache) if cache.has_window() => continue,
                 _ => None,
             };
             if let LayerState::KeyValue(cache) = home.as_ref().unwrap_or(state) {
-                let held = cache.pages().get(pages_of(&positions));
+                let held = cache.pages().get(pages_of(decl, &positions));
                 let lost = || Error::Internal("a session has too few pages".to_owned());
                 pages.push(held.ok_or_else(lost)?.to_vec());
             }
@@ -271,7 +278,8 @@ impl Session {
             match state {
                 LayerState::KeyValue(cache) if !cache.has_window() => {
                     for part in parts {
-                        cache.share(part.positions.start / KV_PAGE_TOKENS, &part.pages[layer]);
+                        let first = cache.kept(part.positions.start) / KV_PAGE_TOKENS;
+                        cache.share(first, &part.pages[layer]);
                     }
                     cache.truncate(tokens.len());
                     layer += 1;

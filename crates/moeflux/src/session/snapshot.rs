@@ -3,8 +3,8 @@
 //! Layout, little-endian: magic (8 bytes), model identity (u64), bytes of an element of keys and
 //! values (u64: 2 is f16, 4 is f32), number of tokens (u64), tokens (u32 each), then for each
 //! state in the graph's order either keys and values of the used positions
-//! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too; from
-//! the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
+//! (`[positions, kv_heads, (key, value), head_dim]`, without values where keys are those too, and
+//! one for all positions that share one; from the first page on that a next token needs) or the recurrent state (f32); number of checkpoints
 //! (u64), each its position (u64) and, of that position, the recurrent states and the pages of
 //! windows; xxh3 of all before (u64).
 
@@ -40,7 +40,7 @@ pub(super) fn to_bytes(session: &Session) -> Result<Vec<u8>, Error> {
             LayerState::KeyValue(cache) => {
                 let first = cache.first_page(session.len());
                 let pages = cache.needed(session.len());
-                save_pages(pages, first, session.len(), &mut out);
+                save_pages(pages, first, cache.kept(session.len()), &mut out);
             }
             LayerState::Recurrent(r) => save_values(r.current(), &mut out),
             LayerState::Remote(..) => {}

@@ -53,7 +53,7 @@ impl LayerState {
         match self {
             LayerState::KeyValue(c) => {
                 let first = c.first_page(start).max(c.dropped);
-                let pages = end.div_ceil(KV_PAGE_TOKENS) - first;
+                let pages = c.pages_of(end) - first;
                 let kept = c.pages.iter().skip(first - c.dropped);
                 let written = c.pages.iter().skip(c.written_from(start));
                 let shared = written.filter(|page| page.is_shared()).count();
@@ -126,6 +126,16 @@ impl KeyValueCache {
         self.decl.first_needed(position) / KV_PAGE_TOKENS
     }
 
+    /// Pages that hold what is kept of the first `positions` positions.
+    fn pages_of(&self, positions: usize) -> usize {
+        self.decl.kept(positions).div_ceil(KV_PAGE_TOKENS)
+    }
+
+    /// Keys and values of the first `positions` positions.
+    pub(super) fn kept(&self, positions: usize) -> usize {
+        self.decl.kept(positions)
+    }
+
     /// The first position that a query at `position` needs.
     pub(super) fn first_needed(&self, position: usize) -> usize {
         self.decl.first_needed(position)
@@ -157,14 +167,14 @@ impl KeyValueCache {
 
     /// The first page that is written from `position` on, among those that are there.
     fn written_from(&self, position: usize) -> usize {
-        (position / KV_PAGE_TOKENS).saturating_sub(self.dropped)
+        (self.decl.kept(position) / KV_PAGE_TOKENS).saturating_sub(self.dropped)
     }
 
     /// Makes room for the positions `start .. end` to be written: what is shared there is copied.
     pub(super) fn reserve(&mut self, start: usize, end: usize) {
         let from = self.written_from(start);
         self.pages.iter_mut().skip(from).for_each(KvPage::make_own);
-        while (self.dropped + self.pages.len()) * KV_PAGE_TOKENS < end {
+        while self.dropped + self.pages.len() < self.pages_of(end) {
             self.pages.push(self.new_page());
         }
     }
@@ -187,15 +197,13 @@ impl KeyValueCache {
     }
 
     pub(super) fn truncate(&mut self, end: usize) {
-        let pages = end.div_ceil(KV_PAGE_TOKENS);
+        let pages = self.pages_of(end);
         self.pages.truncate(pages.saturating_sub(self.dropped));
     }
 
     /// The pages that a session of `position` tokens needs.
     pub(super) fn needed(&self, position: usize) -> &[KvPage] {
-        let end = position
-            .div_ceil(KV_PAGE_TOKENS)
-            .saturating_sub(self.dropped);
+        let end = self.pages_of(position).saturating_sub(self.dropped);
         let first = self.first_page(position).saturating_sub(self.dropped);
         let end = end.min(self.pages.len());
         &self.pages[first.min(end)..end]

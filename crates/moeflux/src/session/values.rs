@@ -101,8 +101,9 @@ impl LayerState {
                 cache.restore(positions, Vec::new());
                 cache.reserve(0, positions);
                 let (keys, values) = values.split_at(values.len() / 2);
-                let width = keys.len() / (positions - first).max(1);
-                for position in first..positions {
+                let kept = cache.kept(positions);
+                let width = keys.len() / (kept - first).max(1);
+                for position in first..kept {
                     let page = position / KV_PAGE_TOKENS - cache.dropped();
                     let page = &mut cache.pages_mut()[page];
                     let (kv_heads, dim) = page.shape();
@@ -122,7 +123,7 @@ impl LayerState {
 
 fn values(cache: &KeyValueCache, positions: usize) -> Vec<f32> {
     let (mut keys, mut values) = (Vec::new(), Vec::new());
-    for position in cache.first_needed(positions)..positions {
+    for position in cache.first_needed(positions)..cache.kept(positions) {
         let page = &cache.pages()[position / KV_PAGE_TOKENS - cache.dropped()];
         let (kv_heads, head_dim) = page.shape();
         for head in 0..kv_heads {

@@ -1,9 +1,10 @@
-//! Where a model's tokenizer, chat template and stop tokens are: a directory or a GGUF file.
+//! Where a model's tokenizer, chat template and stop tokens are: a directory or a GGUF file (or the
+//! header of one, in a model packed from it).
 
 use std::path::{Path, PathBuf};
 
-use moeflux_formats::Checkpoint;
 use moeflux_formats::gguf::{Metadata, is_gguf};
+use moeflux_formats::{Checkpoint, PackedModel};
 
 use super::{ChatTemplate, GenerationConfig, TextError, Tokenizer};
 use crate::{Error, gguf};
@@ -27,12 +28,14 @@ impl TextFiles {
     /// A directory with several GGUF files, or a malformed header.
     pub fn open(path: &Path) -> Result<TextFiles, Error> {
         let path = gguf::model_path(path)?;
-        let place = match is_gguf(&path) {
-            false => Place::Directory(path),
-            true => match Checkpoint::open(&path)?.gguf().cloned() {
-                Some(metadata) => Place::Gguf(Box::new(metadata)),
-                None => return Err(Error::NotAModel { path }),
-            },
+        let header = match is_gguf(&path) {
+            true => Some(Checkpoint::open(&path)?),
+            false => PackedModel::gguf_header(&path)?,
+        };
+        let place = match header.map(|header| header.gguf().cloned()) {
+            Some(Some(metadata)) => Place::Gguf(Box::new(metadata)),
+            Some(None) => return Err(Error::NotAModel { path }),
+            None => Place::Directory(path),
         };
         Ok(TextFiles { place })
     }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use moeflux_experts::{Catalog, Prepare, Record, Segment};
-use moeflux_formats::{
-    AffineCodec, Checkpoint, Codec, DType, FormatError, PackedLayer, PackedPart, TensorInfo,
-};
+use moeflux_formats::{Checkpoint, FormatError, PackedLayer, TensorInfo};
 
 use super::files::ModelFiles;
 use super::find::{check_shape, find_matrix, plain_codec};
 use super::layout::{MatrixLayout, PART_ALIGN};
 use super::mxfp4::{self, Joined};
+use super::record::record_matrix;
 use super::switched::{switched, switched_layer};
 use super::turned::{self, Turned};
 use crate::Error;
@@ -159,7 +158,7 @@ fn packed_layer(
         return Err(bad(reason).into());
     }
     let [gate, up, down] = matrices(layer).map(|(name, rows, cols)| {
-        packed_matrix(found, name, rows, cols).map_err(|reason| Error::from(bad(reason)))
+        record_matrix(&found.parts, name, rows, cols).map_err(|reason| Error::from(bad(reason)))
     });
     let file = catalog.files.len() as u32;
     catalog.files.push(found.path.clone());
@@ -174,59 +173,6 @@ fn packed_layer(
     };
     let layout = ExpertLayout::new(gate?, up?, down?);
     Ok((layout, found.records.iter().map(record).collect()))
-}
-
-fn packed_matrix(
-    layer: &PackedLayer,
-    name: &str,
-    rows: usize,
-    cols: usize,
-) -> Result<MatrixLayout, String> {
-    let part = |suffix: &str| -> Result<&PackedPart, String> {
-        let full = format!("{name}.{suffix}");
-        let found = layer.parts.iter().find(|p| p.name == full);
-        found.ok_or_else(|| format!("its records have no {full}"))
-    };
-    let start = |p: &PackedPart| p.offset as usize;
-    let expect = |p: &PackedPart, shape: [usize; 2]| {
-        if p.shape == shape {
-            return Ok(());
-        }
-        Err(format!(
-            "{} has shape {:?}, expected {shape:?}",
-            p.name, p.shape
-        ))
-    };
-    let weights = part("weight")?;
-    let codec = match weights.dtype {
-        DType::F32 => Codec::F32,
-        DType::F16 => Codec::F16,
-        DType::Bf16 => Codec::Bf16,
-        DType::U32 => {
-            let (scales, biases) = (part("scales")?, part("biases")?);
-            let words = weights.shape.get(1).copied().unwrap_or(0);
-            let groups = scales.shape.get(1).copied().unwrap_or(0);
-            let bits = words.checked_mul(32).filter(|b| b.is_multiple_of(cols));
-            let bits = bits.and_then(|b| u32::try_from(b / cols).ok());
-            let bits = bits.filter(|_| groups > 0 && cols.is_multiple_of(groups));
-            let bits = bits.ok_or_else(|| format!("{} does not fit its scales", weights.name))?;
-            let codec = AffineCodec::new(bits, cols / groups).map_err(|e| e.to_string())?;
-            expect(weights, [rows, words])?;
-            expect(scales, [rows, groups])?;
-            expect(biases, [rows, groups])?;
-            let starts = [start(weights), start(scales), start(biases)];
-            return Ok(MatrixLayout::placed(
-                Codec::Affine(codec),
-                rows,
-                cols,
-                starts,
-            ));
-        }
-        other => return Err(format!("{} has type {}", weights.name, other.name())),
-    };
-    expect(weights, [rows, cols])?;
-    let at = start(weights);
-    Ok(MatrixLayout::placed(codec, rows, cols, [at, at, at]))
 }
 
 /// Experts of an unpacked checkpoint: stacked tensors of all experts, or tensors for each.
@@ -280,14 +226,14 @@ fn plain_layer(
 }
 
 /// A tensor with a piece for every expert: one matrix, or two below each other.
-struct Stack {
-    tensor: String,
-    matrices: usize,
+pub(crate) struct Stack {
+    pub tensor: String,
+    pub matrices: usize,
 }
 
 /// The tensors with all experts of a layer, in the order gate, up, down; `None` if each expert has
 /// its own. `name` is what their names begin with.
-fn stacks(files: &Checkpoint, name: &str) -> Option<Vec<Stack>> {
+pub(crate) fn stacks(files: &Checkpoint, name: &str) -> Option<Vec<Stack>> {
     let forms: [&[(&str, usize)]; 3] = [
         &[(".gate_up_proj", 2), (".down_proj", 1)],
         &[("_gate_up_exps.weight", 2), ("_down_exps.weight", 1)],

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use moeflux_formats::gguf::Metadata;
 use moeflux_formats::{Checkpoint, PackedLayer, PackedModel};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,6 +23,8 @@ pub struct ModelFiles {
     dense: Checkpoint,
     packed: Option<BTreeMap<usize, PackedLayer>>,
     codecs: Vec<(String, String)>,
+    /// Of the GGUF model that the files were packed from.
+    header: Option<Checkpoint>,
     prefix: &'static str,
 }
 
@@ -39,19 +42,26 @@ impl ModelFiles {
             (Checkpoint::open(dir)?, None, Vec::new())
         };
         let fits = |p: &&&str| dense.get(&format!("{p}embed_tokens.weight")).is_some();
-        let prefix = blueprint
-            .prefixes
-            .iter()
-            .find(fits)
-            .copied()
-            .unwrap_or("model.");
+        let default = match blueprint.prefixes {
+            [only] => only,
+            _ => "model.",
+        };
+        let prefix = blueprint.prefixes.iter().find(fits).copied();
+        let prefix = prefix.unwrap_or(default);
         Ok(ModelFiles {
             dir: dir.to_owned(),
             dense,
             packed,
             codecs,
+            header: None,
             prefix,
         })
+    }
+
+    /// The same files, packed from the GGUF model of `header`.
+    pub(crate) fn described_by(self, header: Checkpoint) -> ModelFiles {
+        let header = Some(header);
+        ModelFiles { header, ..self }
     }
 
     /// The files of a GGUF model, already open. The blueprint has the tensors' own names.
@@ -61,6 +71,7 @@ impl ModelFiles {
             dense,
             packed: None,
             codecs: Vec::new(),
+            header: None,
             prefix: "",
         }
     }
@@ -73,6 +84,11 @@ impl ModelFiles {
     /// The files with the resident weights (and, if the model is not packed, the experts).
     pub fn dense(&self) -> &Checkpoint {
         &self.dense
+    }
+
+    /// The keys of the GGUF model that this is or was packed from.
+    pub(crate) fn metadata(&self) -> Option<&Metadata> {
+        self.header.as_ref().unwrap_or(&self.dense).gguf()
     }
 
     /// The packed layers, if the model is packed.

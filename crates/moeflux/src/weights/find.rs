@@ -1,9 +1,9 @@
 //! Which tensors make up a matrix in a checkpoint, and how it is coded.
 
-use moeflux_formats::codec::f8::ScaleType;
+use moeflux_formats::codec::f8::{self, ScaleType};
 use moeflux_formats::{
-    AffineCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec, FormatError,
-    TensorInfo,
+    AffineCodec, BlockCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec,
+    FormatError, TensorInfo,
 };
 
 use crate::Error;
@@ -17,11 +17,10 @@ pub(crate) struct MatrixTensors<'a> {
     pub names: Vec<String>,
 }
 
-/// What integers with scales of their own are called beside `name`: MLX's affine groups,
-/// compressed-tensors' packed integers, and scales of FP8.
+/// What integers with scales of their own are called beside `name`: MLX's affine groups
+/// and compressed-tensors' packed integers.
 const AFFINE: [&str; 3] = ["weight", "scales", "biases"];
 const PACKED: [&str; 2] = ["weight_packed", "weight_scale"];
-const F8_SCALES: &str = "weight_scale_inv";
 
 /// What compressed-tensors adds beside packed integers in forms that are not read, and what is.
 const UNREAD: [(&str, &str); 2] = [
@@ -58,10 +57,19 @@ fn find<'a>(
     outer: &[usize],
     cols: usize,
 ) -> Result<MatrixTensors<'a>, Error> {
-    let weight = format!("{name}.weight");
+    let mut weight = format!("{name}.weight");
+    // Some small matrices are called by their name alone.
+    if files.get(&weight).is_none() && files.get(name).is_some() {
+        weight = name.to_owned();
+    }
     let Some(info) = files.get(&weight) else {
         if files.get(&format!("{name}.{}", PACKED[0])).is_some() {
             return packed(files, name, outer, cols);
+        }
+        if let &[rows] = outer
+            && let Some(found) = blocks(files, name, rows, cols)?
+        {
+            return Ok(found);
         }
         files.require(&weight)?;
         return Err(Error::Internal(format!("{weight} is there after all")));
@@ -146,6 +154,34 @@ fn packed<'a>(
     })
 }
 
+/// Blocks under the name of their codec, as packed models have them.
+fn blocks<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    rows: usize,
+    cols: usize,
+) -> Result<Option<MatrixTensors<'a>>, Error> {
+    for block in BlockCodec::ALL {
+        let tensor = format!("{name}.{block}");
+        let Some(info) = files.get(&tensor) else {
+            continue;
+        };
+        block
+            .check_columns(cols)
+            .map_err(|problem| not_coded(&tensor, problem))?;
+        check_shape(files, &tensor, info, &[rows, block.row_bytes(cols)])?;
+        if info.dtype != DType::U8 {
+            return Err(wrong_dtype(files, &tensor, info, "U8").into());
+        }
+        return Ok(Some(MatrixTensors {
+            codec: Codec::Block(block),
+            parts: vec![info],
+            names: vec![tensor],
+        }));
+    }
+    Ok(None)
+}
+
 /// Bits of an integer and elements of a group, if 32-bit words and scales of these shapes make up
 /// rows of `cols` elements.
 fn bits_and_group(words: &TensorInfo, scales: &TensorInfo, cols: usize) -> Option<(u32, usize)> {
@@ -165,7 +201,7 @@ fn f8<'a>(
     outer: &[usize],
     cols: usize,
 ) -> Result<MatrixTensors<'a>, Error> {
-    let (weight, scale) = (format!("{name}.weight"), format!("{name}.{F8_SCALES}"));
+    let (weight, scale) = (format!("{name}.weight"), format!("{name}.{}", f8::SCALES));
     let info = files.require(&weight)?;
     let &[rows] = outer else {
         return Err(
@@ -190,7 +226,7 @@ fn f8<'a>(
 }
 
 /// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
-pub(super) fn plain_codec(
+pub(crate) fn plain_codec(
     files: &Checkpoint,
     name: &str,
     info: &TensorInfo,

@@ -8,13 +8,15 @@ mod layout;
 mod mlx;
 mod mxfp4;
 mod parts;
+mod record;
 mod resident;
 mod switched;
 mod turned;
 
 pub use experts::{ExpertLayout, ExpertTable};
+pub(crate) use experts::{Stack, stacks};
 pub use files::ModelFiles;
-pub(crate) use find::{MatrixTensors, find_matrix, find_stack};
+pub(crate) use find::{MatrixTensors, find_matrix, find_stack, plain_codec};
 pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};

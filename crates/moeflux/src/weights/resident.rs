@@ -66,7 +66,10 @@ impl Survey {
                     )
                 }
                 WeightKind::Vector { shape, fold } => {
-                    let info = files.dense().require_float(&name)?;
+                    let info = match fold {
+                        VectorFold::Numbers { .. } => files.dense().require_integers(&name)?,
+                        _ => files.dense().require_float(&name)?,
+                    };
                     check_shape(files.dense(), &name, info, shape)?;
                     let bytes = 4 * fold.elements(shape) as u64;
                     (bytes, bytes)
@@ -107,8 +110,12 @@ impl Weights {
                     Weight::Matrix(layout)
                 }
                 WeightKind::Vector { shape, fold } => {
-                    let values = files.dense().read_f32(&name, shape)?;
-                    let folded = folded(values, shape, *fold);
+                    let folded = match *fold {
+                        VectorFold::Numbers { count } => {
+                            numbers(&files.dense().read_integers(&name, shape)?, count)
+                        }
+                        fold => folded(files.dense().read_f32(&name, shape)?, shape, fold),
+                    };
                     Weight::Vector(folded.map_err(|problem| Error::Weight {
                         path: files.dense().place().to_owned(),
                         tensor: name,
@@ -257,6 +264,16 @@ fn map(bytes: usize) -> Result<HugePages, Error> {
     })
 }
 
+/// Numbers below `count`, or what is wrong with them.
+fn numbers(values: &[i64], count: usize) -> Result<Vec<f32>, &'static str> {
+    let number = |&value: &i64| match usize::try_from(value) {
+        // Numbers up to 2^24 are exact in f32.
+        Ok(number) if number < count.min(1 << 24) => Ok(number as f32),
+        _ => Err("has a number of something that is not there"),
+    };
+    values.iter().map(number).collect()
+}
+
 /// The values as the graph wants them, or what is wrong with them.
 fn folded(
     mut values: Vec<f32>,
@@ -264,7 +281,7 @@ fn folded(
     fold: VectorFold,
 ) -> Result<Vec<f32>, &'static str> {
     Ok(match fold {
-        VectorFold::None => values,
+        VectorFold::None | VectorFold::Numbers { .. } => values,
         VectorFold::AddOne => {
             values.iter_mut().for_each(|v| *v += 1.0);
             values

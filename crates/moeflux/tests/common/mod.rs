@@ -7,10 +7,11 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 22] = [
+pub const FIXTURES: [&str; 23] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "deepseek_v4",
     "glm4_moe",
     "glm4_moe_air",
     "glm4_moe_lite",
@@ -81,7 +82,7 @@ pub fn packed(name: &str, bits: u32) -> Packed {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let options = PackOptions {
         bits,
-        group: 32,
+        group: Some(32),
         ..PackOptions::default()
     };
     pack(

@@ -20,6 +20,8 @@ pub struct Tier {
     experts: usize,
     /// Share of the tokens' choices that were there.
     found: f64,
+    /// Share that the processor computed.
+    beside: f64,
     bytes_per_token: f64,
 }
 
@@ -30,7 +32,8 @@ impl Tier {
         Tier {
             stats: *stats,
             experts: info.expert_records,
-            found: (1.0 - stats.brought as f64 / choices).max(0.0),
+            found: (1.0 - (stats.brought + stats.beside) as f64 / choices).max(0.0),
+            beside: stats.beside as f64 / choices,
             bytes_per_token: stats.brought_bytes as f64 / tokens.max(1) as f64,
         }
     }
@@ -39,20 +42,22 @@ impl Tier {
     pub fn text(&self) -> String {
         format!(
             "  on the device: room for {} of {} experts ({}); {:.1} % of choices found there, \
-             {:.3} MB a token brought over",
+             {:.1} % computed by the processor, {:.3} MB a token brought over",
             self.stats.slots,
             self.experts,
             size::show(self.stats.slot_bytes),
             self.found * 100.0,
+            self.beside * 100.0,
             self.bytes_per_token * 1e-6,
         )
     }
 
     /// For programs; nothing where the processor computed.
-    pub fn fields(tier: Option<&Tier>) -> [(&'static str, Value); 3] {
+    pub fn fields(tier: Option<&Tier>) -> [(&'static str, Value); 4] {
         [
             ("device_slots", json!(tier.map(|t| t.stats.slots))),
             ("device_hit_rate", json!(tier.map(|t| t.found))),
+            ("cpu_expert_rate", json!(tier.map(|t| t.beside))),
             (
                 "device_bytes_per_token",
                 json!(tier.map(|t| t.bytes_per_token)),

@@ -6,6 +6,7 @@
 
 mod advice;
 mod report;
+mod tiers;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ use moeflux::kernels::Cpu;
 use moeflux::{Activations, Engine, EngineOptions, Isa, KvType, MemoryPlan, ModelInfo};
 
 use self::report::Report;
+use crate::device::Device;
 use crate::failure::Failure;
 use crate::floor::Machine;
 use crate::measure::{self, DiskRate};
@@ -63,6 +65,13 @@ pub struct PlanArgs {
     /// any as often as another
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Where operations run: cpu, gpu, gpu:N or auto, as for the other commands
+    #[arg(long, default_value = "cpu", value_name = "DEVICE",
+          value_parser = |name: &str| name.parse::<Device>())]
+    device: Device,
+    /// Memory of the graphics processor for experts, as for the other commands
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    gpu_memory: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -98,6 +107,10 @@ struct Speeds {
 
 /// Runs the command.
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
+    let device = match args.checked_device()? {
+        Device::Cpu => None,
+        device => Some(tiers::open(args, device)?),
+    };
     let path = model::find(&args.model)?;
     let info = moeflux::inspect(&path)?;
     let context = args
@@ -125,15 +138,13 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
         None => HitModel::Uniform,
         Some(file) => HitModel::of_trace(file, &info, args.policy)?,
     };
+    if let Some(device) = device {
+        let plans = memory_args.into_iter().zip(plans).collect();
+        let measured = (hits, context, smallest.min(here));
+        return tiers::run(args, device, &path, measured, plans);
+    }
     let count = args.threads.unwrap_or_else(cores).clamp(1, 1024);
-    let mut machine = Machine {
-        memory: measure::memory(count, Some(smallest.min(here)))?,
-        float_multiply_adds_per_second: {
-            let cpu = Cpu::new(Isa::detect(), count).map_err(moeflux::Error::from)?;
-            cpu.fused_multiply_adds_per_second()
-        },
-        kernels: Vec::new(),
-    };
+    let mut machine = machine(count, smallest.min(here))?;
     let engine = output::with_spinner("loading the model", || Engine::open(&path, &tried))?;
     machine.kernels = engine.kernel_rates()?;
     let decode = output::with_spinner("measuring", || predict::measure(&engine))?;
@@ -172,6 +183,29 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
 }
 
 impl PlanArgs {
+    /// The device, and that no flag is for another.
+    fn checked_device(&self) -> Result<Device, Failure> {
+        let device = self.device.resolved();
+        let is_cpu = device == Device::Cpu;
+        let is_f32 = self.activations != Activations::default();
+        let wrong = match is_cpu {
+            true if self.device == Device::Cpu && self.gpu_memory.is_some() => {
+                Some("--gpu-memory needs --device gpu or auto")
+            }
+            false if self.threads.is_some() => {
+                Some("--threads is for the processor; leave it out with --device gpu")
+            }
+            false if is_f32 => {
+                Some("--activations f32 is for the processor; leave it out with --device gpu")
+            }
+            _ => None,
+        };
+        match wrong {
+            Some(words) => Err(Failure::Usage(words.to_owned())),
+            None => Ok(device),
+        }
+    }
+
     fn options(&self, memory_bytes: Option<u64>) -> EngineOptions {
         EngineOptions {
             memory_bytes,
@@ -211,6 +245,16 @@ impl Outlook<'_> {
             best: rate(0.0),
         }
     }
+}
+
+/// What the machine can do, but for its kernels.
+fn machine(threads: usize, memory_bytes: u64) -> Result<Machine, Failure> {
+    let cpu = Cpu::new(Isa::detect(), threads).map_err(moeflux::Error::from)?;
+    Ok(Machine {
+        memory: measure::memory(threads, Some(memory_bytes))?,
+        float_multiply_adds_per_second: cpu.fused_multiply_adds_per_second(),
+        kernels: Vec::new(),
+    })
 }
 
 /// Seconds that the keys and values of half a context take to be read.

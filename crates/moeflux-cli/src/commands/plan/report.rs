@@ -250,7 +250,7 @@ impl Report<'_> {
 }
 
 /// Columns as wide as they need to be, to the right.
-fn table<const N: usize>(titles: [&str; N], rows: Vec<[String; N]>) -> Vec<String> {
+pub(super) fn table<const N: usize>(titles: [&str; N], rows: Vec<[String; N]>) -> Vec<String> {
     let titles = titles.map(str::to_owned);
     let widths: [usize; N] = std::array::from_fn(|column| {
         let cells = rows.iter().chain([&titles]);

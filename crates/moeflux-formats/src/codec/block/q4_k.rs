@@ -8,6 +8,9 @@
 //! | 4..16 | eight `s` and `m`, see `scales.rs` |
 //! | 16..144 | four runs of 32 bytes; run `r` byte `j`: element `64 r + j` in the low half, element `64 r + 32 + j` in the high half |
 
+use half::f16;
+
+use super::k_fit::{fit, pack_low, pack_maps};
 use super::{scale_at, scales};
 
 pub(super) const BYTES: usize = 144;
@@ -25,4 +28,14 @@ pub(super) fn decode(block: &[u8; BYTES], out: &mut [f32; 256]) {
             *out = scale * f32::from(byte >> shift & 15) - minimum;
         }
     }
+}
+
+/// Searched (`k_fit.rs`). Gives what is not finite if a scale is beyond f16.
+pub(super) fn encode(values: &[f32; 256], weights: &[f32; 256], out: &mut [u8; BYTES]) -> f16 {
+    let block = fit(values, weights, 15.0);
+    out[..2].copy_from_slice(&block.d.to_le_bytes());
+    out[2..4].copy_from_slice(&block.d_min.to_le_bytes());
+    pack_maps(&block.maps, &mut out[4..16]);
+    pack_low(&block.codes, &mut out[16..]);
+    block.d + block.d_min
 }

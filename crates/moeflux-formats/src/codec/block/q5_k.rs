@@ -9,6 +9,9 @@
 //! | 16..48 | bit 4 of `q`: byte `j` bit `i` is that of element `32 i + j` |
 //! | 48..176 | bits 0..4 of `q`, as in Q4_K |
 
+use half::f16;
+
+use super::k_fit::{fit, pack_low, pack_maps};
 use super::{scale_at, scales};
 
 pub(super) const BYTES: usize = 176;
@@ -28,4 +31,18 @@ pub(super) fn decode(block: &[u8; BYTES], out: &mut [f32; 256]) {
             *out = scale * f32::from(code) - minimum;
         }
     }
+}
+
+/// Searched (`k_fit.rs`). Gives what is not finite if a scale is beyond f16.
+pub(super) fn encode(values: &[f32; 256], weights: &[f32; 256], out: &mut [u8; BYTES]) -> f16 {
+    let block = fit(values, weights, 31.0);
+    out[..2].copy_from_slice(&block.d.to_le_bytes());
+    out[2..4].copy_from_slice(&block.d_min.to_le_bytes());
+    pack_maps(&block.maps, &mut out[4..16]);
+    for (place, byte) in out[16..48].iter_mut().enumerate() {
+        let high = |group: usize| (block.codes[group][place] as u8 >> 4) << group;
+        *byte = (0..8).map(high).sum();
+    }
+    pack_low(&block.codes, &mut out[48..]);
+    block.d + block.d_min
 }

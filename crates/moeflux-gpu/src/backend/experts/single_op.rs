@@ -2,18 +2,19 @@
 
 use moeflux::Error;
 use moeflux::backend::{ExpertStage, Step};
-use moeflux::graph::{BufferPool, ExpertForm, Op};
+use moeflux::graph::{BufferPool, Op};
+use moeflux::weights::Weights;
 
 use super::super::prompt::{self, ExpertForms, Run};
 use super::super::{GpuBackend, wrong_op};
 use super::slots::NONE;
-use super::{Chosen, DeviceExperts, Layer};
-use crate::ops::{self, CombineViews, ExpertSlots};
+use super::{Chosen, DeviceExperts, Layer, Together};
+use crate::ops::{self, CombineViews, ExpertExtras, ExpertSlots, Pairs};
 use crate::{GpuError, Recorder, View};
 
 impl Layer {
     /// Computes what the experts give that the table on the device knows.
-    fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
+    pub(super) fn compute(&self, r: &mut Recorder, v: &ExpertViews<'_>) -> Result<(), GpuError> {
         let n = v.n * v.top_k;
         let experts = ExpertSlots {
             slots: (&self.slots).into(),
@@ -30,6 +31,7 @@ impl Layer {
             gate: &self.gate,
             up: &self.up,
             down: &self.down,
+            extras: v.extras,
             count: self.slot_of.len(),
         };
         for &run in &v.prompts {
@@ -50,61 +52,55 @@ impl Layer {
         let ((gate, gate_place), (up, up_place)) = (self.gate, self.up);
         let act_bytes = (experts.n * gate.rows * 4) as u64;
         let act = r.scratch("experts: activations", act_bytes)?;
-        if gate == up {
+        let act = View::first(&act, act_bytes);
+        if v.is_rounded {
             let places = (&gate, gate_place, up_place);
-            ops::expert_swiglu(
-                r,
-                experts,
-                places,
-                (v.x, v.top_k),
-                View::first(&act, act_bytes),
-            )?;
+            ops::expert_exact_swiglu(r, experts, places, (v.x, v.top_k), act)?;
+            let down = (&self.down.0, self.down.1);
+            return ops::expert_exact(r, experts, down, (act, 1), v.results);
+        }
+        if gate == up && v.extras.is_plain() {
+            let places = (&gate, gate_place, up_place);
+            ops::expert_swiglu(r, experts, places, (v.x, v.top_k), act)?;
         } else {
             let gated = r.scratch("experts: gates", act_bytes)?;
             let upped = r.scratch("experts: ups", act_bytes)?;
+            let [gated, upped] = [&gated, &upped].map(|buffer| View::first(buffer, act_bytes));
             let x = (v.x, v.top_k);
-            ops::expert_matvec(
-                r,
-                experts,
-                (&gate, gate_place),
-                x,
-                View::first(&gated, act_bytes),
-            )?;
-            ops::expert_matvec(
-                r,
-                experts,
-                (&up, up_place),
-                x,
-                View::first(&upped, act_bytes),
-            )?;
-            ops::swiglu(
-                r,
-                View::first(&gated, act_bytes),
-                View::first(&upped, act_bytes),
-                View::first(&act, act_bytes),
-            )?;
+            ops::expert_matvec(r, experts, (&gate, gate_place), x, gated)?;
+            ops::expert_matvec(r, experts, (&up, up_place), x, upped)?;
+            v.extras
+                .activate(r, (gated, upped), v.pairs(), act, gate.rows)?;
         }
         let down = (&self.down.0, self.down.1);
-        ops::expert_matvec(
-            r,
-            experts,
-            down,
-            (View::first(&act, act_bytes), 1),
-            v.results,
-        )
+        ops::expert_matvec(r, experts, down, (act, 1), v.results)
     }
 }
 
 /// What a layer's experts work on.
-struct ExpertViews<'a> {
-    x: View<'a>,
-    ids: View<'a>,
+pub(super) struct ExpertViews<'a> {
+    pub x: View<'a>,
+    pub ids: View<'a>,
     /// `[n, top_k, hidden]`.
-    results: View<'a>,
-    n: usize,
-    top_k: usize,
+    pub results: View<'a>,
+    pub n: usize,
+    pub top_k: usize,
+    /// Whether rows that are not of prompts are rounded to 8 bits, as the processor does.
+    is_rounded: bool,
+    extras: ExpertExtras<'a>,
     /// Rows that are of prompts.
     prompts: Vec<Run>,
+}
+
+impl ExpertViews<'_> {
+    /// All pairs.
+    fn pairs(&self) -> Pairs<'_> {
+        Pairs {
+            ids: self.ids,
+            first: 0,
+            len: self.n * self.top_k,
+        }
+    }
 }
 
 impl GpuBackend {
@@ -152,7 +148,7 @@ impl GpuBackend {
         &mut self,
         op: &Op,
         step: &Step<'_>,
-        pool: &BufferPool,
+        (resident, pool): (&Weights, &BufferPool),
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
         let &Op::Experts {
@@ -167,9 +163,15 @@ impl GpuBackend {
         else {
             return Err(wrong_op(op));
         };
-        if form != ExpertForm::default() {
-            return Err(wrong_op(op));
+        let mut biases = None;
+        if let Some(ids) = form.biases {
+            for id in ids {
+                self.weights.vector(&self.gpu, resident, id)?;
+            }
+            let [gate, up, down] = ids.map(|id| self.weights.known_vector(id));
+            biases = Some([gate?, up?, down?]);
         }
+        let is_rounded = self.together.takes_part(&self.gpu, stage, (layer, &form))?;
         self.experts.open(&self.gpu, stage, (layer, top_k))?;
         let n = pool.len(ids) / top_k;
         let width = pool.len(x) / n;
@@ -181,14 +183,22 @@ impl GpuBackend {
             results: View::first(&results, result_bytes),
             n,
             top_k,
+            is_rounded,
+            extras: ExpertExtras {
+                glu: form.glu,
+                biases,
+            },
             prompts: prompt::prompt_rows(step),
         };
         let (weights, out) = (
             self.buffers.view(pool, weights)?,
             self.buffers.view(pool, out)?,
         );
-        self.experts
-            .run(&mut self.recorder, layer, &views, weights, stage)?;
+        let (r, together) = (&mut self.recorder, &mut self.together);
+        let work = (layer, &views);
+        self.experts.run(r, together, work, weights, stage)?;
+        let (r, pairs) = (&mut self.recorder, views.pairs());
+        views.extras.finish(r, views.results, pairs, width)?;
         let sums = CombineViews {
             rows: views.results,
             places: None,
@@ -204,14 +214,17 @@ impl DeviceExperts {
     fn run(
         &mut self,
         r: &mut Recorder,
-        layer: usize,
-        views: &ExpertViews<'_>,
+        together: &mut Together,
+        (layer, views): (usize, &ExpertViews<'_>),
         weights: View<'_>,
         stage: &mut ExpertStage,
     ) -> Result<(), Error> {
         let slots = self.layer(layer)?;
         if slots.is_complete() {
             return Ok(slots.compute(r, views)?);
+        }
+        if views.is_rounded && views.prompts.is_empty() {
+            return self.run_together(together, r, (layer, views), weights, stage);
         }
         let room = slots.slots();
         let chosen = match self.take_chosen(layer) {

@@ -81,6 +81,14 @@ impl Layer {
         self.owners.len()
     }
 
+    /// Those of `wanted` that have no slot, and how many slots hold nothing yet.
+    pub(super) fn missing(&self, wanted: &[u32]) -> (Vec<u32>, usize) {
+        let missing = wanted.iter().copied();
+        let missing = missing.filter(|&id| self.slot_of[id as usize] == NONE);
+        let free = self.owners.iter().filter(|(owner, _)| owner.is_none());
+        (missing.collect(), free.count())
+    }
+
     pub(super) fn tell(&mut self, r: &mut Recorder, only: Option<&[u32]>) {
         if let Some(only) = only {
             let mut table = vec![NONE; self.slot_of.len()];

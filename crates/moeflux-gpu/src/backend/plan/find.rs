@@ -2,6 +2,8 @@
 
 mod layers;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
 use moeflux::graph::{BufferId, ExpertForm, Graph, Op, WeightId};
@@ -28,6 +30,7 @@ pub(super) fn items(
     graph: &Graph,
     weights: &Weights,
     stage: &ExpertStage,
+    apart: &BTreeSet<usize>,
 ) -> Result<Vec<Item>, Error> {
     let mut f = Finder {
         uses: Uses::new(graph),
@@ -39,7 +42,9 @@ pub(super) fn items(
         match &graph.ops[at] {
             Op::Lookahead { .. } => f.put(at, TAKEN),
             Op::Experts { layer, form, .. }
-                if *form == ExpertForm::default() && readable_experts(stage, *layer)? =>
+                if *form == ExpertForm::default()
+                    && !apart.contains(layer)
+                    && readable_experts(stage, *layer)? =>
             {
                 f.experts(at)?;
             }
@@ -122,17 +127,17 @@ impl Finder<'_> {
                 continue;
             };
             let readers = self.uses.readers(*out).iter();
-            let mut sources = readers.map(|&r| (self.decided[r], &self.items[r]));
             let is_plain = |source: &Source| matches!(source, Source::Plain(x) if x == out);
-            let needs = |(decided, item): (bool, &Option<Item>)| match item {
-                _ if !decided => true,
+            let needs = |&reader: &usize| match &self.items[reader] {
+                _ if !self.decided[reader] => true,
                 Some(Item::Products(p)) => is_plain(&p.source),
                 Some(Item::Experts(e)) => is_plain(&e.source),
                 Some(_) => true,
-                // Part of a group whose first member is looked at too.
-                None => false,
+                // Part of a group whose first member is looked at too, or of another's source.
+                None => !matches!(self.uses.graph.ops[reader], Op::Matmul { .. }),
             };
-            if !self.decided[at] && !self.uses.readers(*out).is_empty() && !sources.any(needs) {
+            let mut readers = readers.peekable();
+            if !self.decided[at] && readers.peek().is_some() && !readers.any(needs) {
                 self.put(at, TAKEN);
             }
         }

@@ -9,9 +9,11 @@
 mod find;
 mod uses;
 
+use std::collections::BTreeSet;
+
 use moeflux::Error;
 use moeflux::backend::ExpertStage;
-use moeflux::graph::{BufferId, Graph, WeightId};
+use moeflux::graph::{BufferId, Graph, Op, WeightId};
 use moeflux::weights::Weights;
 
 /// A piece of a step.
@@ -19,6 +21,8 @@ use moeflux::weights::Weights;
 pub(super) enum Item {
     /// An operation by itself, by its place in the graph.
     Op(usize),
+    /// A router whose choices its experts can make themselves, by its place in the graph.
+    Choice(usize),
     Products(Products),
     Heads(Heads),
     Delta(Delta),
@@ -83,6 +87,8 @@ pub(super) struct Delta {
 #[derive(Debug)]
 pub(super) struct Experts {
     pub op: usize,
+    /// The router that chooses them, if nobody else needs to know before them.
+    pub router: Option<usize>,
     pub source: Source,
     pub shared: Option<Shared>,
     pub added: Option<BufferId>,
@@ -106,15 +112,20 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub fn new(graph: &Graph, weights: &Weights, stage: &ExpertStage) -> Result<Plan, Error> {
-        let items = find::items(graph, weights, stage)?;
+    /// `apart`: layers whose experts are operations by themselves.
+    pub fn new(
+        graph: &Graph,
+        weights: &Weights,
+        stage: &ExpertStage,
+        apart: &BTreeSet<usize>,
+    ) -> Result<Plan, Error> {
+        let items = find::items(graph, weights, stage, apart)?;
         let mut sets = Vec::new();
         for item in &items {
             match item {
-                Item::Op(op) => match &graph.ops[*op] {
+                Item::Op(op) | Item::Choice(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
-                    op @ (moeflux::graph::Op::Router { .. }
-                    | moeflux::graph::Op::GroupedRouter { .. }) => sets.push(op.writes()),
+                    op @ (Op::Router { .. } | Op::GroupedRouter { .. }) => sets.push(op.writes()),
                     op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
                 },
                 Item::Products(p) => sets.push(p.outputs.iter().map(|&(_, id)| id).collect()),
@@ -124,5 +135,23 @@ impl Plan {
             }
         }
         Ok(Plan { items, sets })
+    }
+
+    /// The items from the choice of a layer's routed experts on.
+    pub fn rest_with_experts(&self, graph: &Graph, layer: usize) -> &[Item] {
+        let chosen = graph.ops.iter().find_map(|op| match op {
+            Op::Experts {
+                layer: own, ids, ..
+            } if *own == layer => Some(*ids),
+            _ => None,
+        });
+        let chooses = |item: &Item| match item {
+            Item::Op(op) | Item::Choice(op) => {
+                chosen.is_some_and(|ids| graph.ops[*op].writes().contains(&ids))
+            }
+            _ => false,
+        };
+        let first = self.items.iter().position(chooses);
+        &self.items[first.unwrap_or(0)..]
     }
 }

@@ -15,6 +15,8 @@ static SHADER: Shader = Shader {
 };
 /// Elements of a head's values that a workgroup has.
 const COLUMNS: usize = 32;
+/// Threads of a workgroup.
+const THREADS: usize = 128;
 /// Elements of the longest key.
 const MAX_KEY_DIM: usize = 256;
 
@@ -57,6 +59,15 @@ fn params(shape: &DeltaShape, taps: usize) -> Vec<Param> {
         ("KEY_DIM", shape.key_dim as u32),
         ("VALUE_DIM", shape.value_dim as u32),
         ("TAPS", taps as u32),
+        // Counts of what is written out: inputs kept, channels of a key that a thread has, four
+        // elements of its part of a key.
+        ("HISTORY", taps as u32 - 1),
+        (
+            "PER",
+            shape.key_dim.next_multiple_of(16).div_ceil(THREADS) as u32,
+        ),
+        ("QUADS", shape.key_dim.div_ceil(16) as u32),
+        ("FOUR", 4),
         ("TILED", u32::from(shape.head_order == HeadOrder::Tiled)),
     ]
 }

@@ -1,6 +1,7 @@
 // The mixer of a recurrent layer for a few tokens: the convolution with its silu, then the gated delta
 // rule. A workgroup has COLUMNS elements of the values of one head, as in gated_delta.wgsl, and
-// convolves what it needs itself.
+// convolves what it needs itself. All that a token needs is asked for at once; what is indexed in
+// registers is written out.
 
 const THREADS: u32 = 128u;
 const KEY_HEADS: u32 = ${KEY_HEADS}u;
@@ -42,29 +43,46 @@ var<workgroup> query: array<f32, KEY_LEN>;
 var<workgroup> key: array<f32, KEY_LEN>;
 var<workgroup> value: array<f32, COLUMNS>;
 var<workgroup> squares: array<vec2<f32>, THREADS>;
+var<workgroup> square_parts: array<vec2<f32>, 16>;
 var<workgroup> sums: array<f32, THREADS>;
 var<workgroup> results: array<f32, THREADS>;
 
-// The input of a channel at time t, counted from the oldest one of the history.
-fn input(t: u32, channel: u32) -> f32 {
-    if t < HISTORY {
-        return history[t * WIDTH + channel];
-    }
-    return x[im.qkv + (im.first_row + t - HISTORY) * WIDTH + channel];
+// A channel's taps, and its inputs before the next token from the second oldest that counts on.
+struct Channel { taps: array<f32, TAPS>, past: array<f32, TAPS> }
+
+fn channel_of(channel: u32) -> Channel {
+    var opened: Channel;
+//#each I TAPS
+    opened.taps[${I}] = taps[${I}u * WIDTH + channel];
+//#end
+//#each I HISTORY
+    opened.past[${I}u + 1u] = history[${I}u * WIDTH + channel];
+//#end
+    return opened;
 }
 
-fn convolved(t: u32, channel: u32) -> f32 {
+// The channel with one more input.
+fn with_input(before: Channel, newest: f32) -> Channel {
+    var after = before;
+//#each I HISTORY
+    after.past[${I}] = before.past[${I}u + 1u];
+//#end
+    after.past[HISTORY] = newest;
+    return after;
+}
+
+fn convolved(c: Channel) -> f32 {
     var sum = 0.0;
-    for (var tap = 0u; tap < TAPS; tap++) {
-        sum = fma(taps[tap * WIDTH + channel], input(t + tap, channel), sum);
-    }
+//#each I TAPS
+    sum = fma(c.taps[${I}], c.past[${I}], sum);
+//#end
     return silu(sum);
 }
 
-fn keep_history(channel: u32) {
-    for (var t = 0u; t < HISTORY; t++) {
-        next_history[t * WIDTH + channel] = input(im.tokens + t, channel);
-    }
+fn keep_history(c: Channel, channel: u32) {
+//#each I HISTORY
+    next_history[${I}u * WIDTH + channel] = c.past[${I}u + 1u];
+//#end
 }
 
 fn sum_of_parts(at: u32) -> f32 {
@@ -85,81 +103,113 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let column = thread % COLUMNS;
     let part = thread / COLUMNS;
     let inside = first + column < VALUE_DIM;
-    let place = head * KEY_DIM * VALUE_DIM + first + column;
-    var kept: array<f32, PART>;
-    for (var i = 0u; i < PART; i++) {
-        let d = part * PART + i;
-        kept[i] = 0.0;
-        if inside && d < KEY_DIM {
-            kept[i] = state[place + d * VALUE_DIM];
-        }
-    }
+    let at_column = min(first + column, VALUE_DIM - 1u);
     let query_channel = key_head * KEY_DIM;
     let key_channel = (KEY_HEADS + key_head) * KEY_DIM;
-    let value_channel = 2u * KEY_HEADS * KEY_DIM + head * VALUE_DIM + first;
+    let value_channel = 2u * KEY_HEADS * KEY_DIM + head * VALUE_DIM + at_column;
+    let place = head * KEY_DIM * VALUE_DIM + at_column;
+//#each I PER
+    let own${I} = min(thread + ${I}u * THREADS, KEY_DIM - 1u);
+    var queries${I} = channel_of(query_channel + own${I});
+    var keys${I} = channel_of(key_channel + own${I});
+//#end
+    var values = channel_of(value_channel);
+    let decay_of = exp_of(decays[head]);
+    let added = decays[VALUE_HEADS + head];
+//#each I QUADS
+    var kept${I}: vec4<f32>;
+//#each J FOUR
+    let d${I}${J} = part * PART + ${I}u * 4u + ${J}u;
+    let from${I}${J} = state[place + min(d${I}${J}, KEY_DIM - 1u) * VALUE_DIM];
+    kept${I}[${J}] = select(0.0, from${I}${J}, d${I}${J} < KEY_DIM);
+//#end
+//#end
     for (var t = 0u; t < im.tokens; t++) {
+        let row = im.first_row + t;
+        let gate = row * VALUE_HEADS + head;
+        let inputs = im.qkv + row * WIDTH;
+        let a = x[im.a + gate];
+        let b = x[im.b + gate];
+        values = with_input(values, x[inputs + value_channel]);
+//#each I PER
+        queries${I} = with_input(queries${I}, x[inputs + query_channel + own${I}]);
+        keys${I} = with_input(keys${I}, x[inputs + key_channel + own${I}]);
+//#end
         workgroupBarrier();
         var own = vec2(0.0);
-        for (var d = thread; d < KEY_LEN; d += THREADS) {
+//#each I PER
+        if thread + ${I}u * THREADS < KEY_LEN {
             var pair = vec2(0.0);
-            if d < KEY_DIM {
-                pair = vec2(convolved(t, query_channel + d), convolved(t, key_channel + d));
+            if thread + ${I}u * THREADS < KEY_DIM {
+                pair = vec2(convolved(queries${I}), convolved(keys${I}));
             }
-            query[d] = pair.x;
-            key[d] = pair.y;
+            query[thread + ${I}u * THREADS] = pair.x;
+            key[thread + ${I}u * THREADS] = pair.y;
             own = fma(pair, pair, own);
         }
+//#end
         squares[thread] = own;
-        if thread < COLUMNS && inside {
-            value[thread] = convolved(t, value_channel + thread);
+        if thread < COLUMNS {
+            value[thread] = convolved(values);
         }
-        for (var step = THREADS / 2u; step > 0u; step /= 2u) {
-            workgroupBarrier();
-            if thread < step {
-                squares[thread] += squares[thread + step];
-            }
-        }
+        let decay = exp_of(-(decay_of * softplus(a + added)));
+        let strength = sigmoid(b);
         workgroupBarrier();
-        let inverse = 1.0 / sqrt(squares[0] + vec2(L2_EPS));
-        let gate = (im.first_row + t) * VALUE_HEADS + head;
-        let rate = exp_of(decays[head]) * softplus(x[im.a + gate] + decays[VALUE_HEADS + head]);
-        let decay = exp_of(-rate);
-        let strength = sigmoid(x[im.b + gate]);
         var sum = 0.0;
-        for (var i = 0u; i < PART; i++) {
-            sum = fma(kept[i], key[part * PART + i], sum);
-        }
+//#each I QUADS
+//#each J FOUR
+        sum = fma(kept${I}[${J}], key[part * PART + ${I}u * 4u + ${J}u], sum);
+//#end
+//#end
         sums[thread] = sum;
+        if thread < 16u {
+            var total = vec2(0.0);
+            for (var i = 0u; i < THREADS / 16u; i++) {
+                total += squares[thread * (THREADS / 16u) + i];
+            }
+            square_parts[thread] = total;
+        }
         workgroupBarrier();
+        var length = vec2(0.0);
+        for (var i = 0u; i < 16u; i++) {
+            length += square_parts[i];
+        }
+        let inverse = 1.0 / sqrt(length + vec2(L2_EPS));
         let held = sum_of_parts(column) * inverse.y;
         let delta = fma(held, -decay, value[column]) * strength * inverse.y;
         var result = 0.0;
-        for (var i = 0u; i < PART; i++) {
-            kept[i] = fma(key[part * PART + i], delta, kept[i] * decay);
-            result = fma(kept[i], query[part * PART + i], result);
-        }
+//#each I QUADS
+//#each J FOUR
+        let d${I}${J} = part * PART + ${I}u * 4u + ${J}u;
+        kept${I}[${J}] = fma(key[d${I}${J}], delta, kept${I}[${J}] * decay);
+        result = fma(kept${I}[${J}], query[d${I}${J}], result);
+//#end
+//#end
         results[thread] = result;
         workgroupBarrier();
         if thread < COLUMNS && inside {
             let total = (results[column] + results[column + COLUMNS])
                 + (results[column + 2u * COLUMNS] + results[column + 3u * COLUMNS]);
-            out[gate * VALUE_DIM + first + column] = total * (inverse.x / sqrt(f32(KEY_DIM)));
+            out[gate * VALUE_DIM + at_column] = total * (inverse.x / sqrt(f32(KEY_DIM)));
         }
     }
-    for (var i = 0u; i < PART; i++) {
-        let d = part * PART + i;
-        if inside && d < KEY_DIM {
-            next_state[place + d * VALUE_DIM] = kept[i];
-        }
+//#each I QUADS
+//#each J FOUR
+    if inside && d${I}${J} < KEY_DIM {
+        next_state[place + d${I}${J} * VALUE_DIM] = kept${I}[${J}];
     }
+//#end
+//#end
     // One workgroup keeps the history of a channel.
     if thread < COLUMNS && inside {
-        keep_history(value_channel + thread);
+        keep_history(values, value_channel);
     }
     if is_first && group.x == 0u {
-        for (var d = thread; d < KEY_DIM; d += THREADS) {
-            keep_history(query_channel + d);
-            keep_history(key_channel + d);
+//#each I PER
+        if thread + ${I}u * THREADS < KEY_DIM {
+            keep_history(queries${I}, query_channel + own${I});
+            keep_history(keys${I}, key_channel + own${I});
         }
+//#end
     }
 }

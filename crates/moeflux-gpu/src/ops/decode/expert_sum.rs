@@ -72,13 +72,18 @@ fn params(form: &Form, top_k: usize, shared: Option<(&Form, bool)>, is_added: bo
         params.extend(form.second_params());
         let staged = form.cols.next_multiple_of(32).min(STAGED);
         params.extend([("SHARED", 1), ("SHARED_GATE", u32::from(is_gated))]);
-        params.push(("BSTAGED", staged as u32));
+        let more = form.cols > staged || runs(form) > THREADS / 4;
+        params.extend([("BSTAGED", staged as u32), ("SHARED_MORE", u32::from(more))]);
     }
+    let ahead = top_k.div_ceil(THREADS / 4 / lanes).min(2);
     let added = 5 + 2 * u32::from(shared.is_some());
     params.extend([
         ("THREADS", THREADS as u32),
         ("LANES", lanes as u32),
         ("RUNS", runs(form) as u32),
+        ("MORE", u32::from(runs(form) > lanes)),
+        ("AHEAD", ahead as u32),
+        ("TWO", u32::from(ahead == 2)),
         ("TOP_K", top_k as u32),
         ("ADDED", u32::from(is_added) * added),
     ]);
@@ -87,7 +92,11 @@ fn params(form: &Form, top_k: usize, shared: Option<(&Form, bool)>, is_added: bo
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for (form, other) in all_forms(512).iter().zip(all_forms(1024).iter().rev()) {
+    let (mut forms, mut others) = (all_forms(512), all_forms(1024));
+    for forms in [&mut forms, &mut others] {
+        forms.retain(super::is_readable);
+    }
+    for (form, other) in forms.iter().zip(others.iter().rev()) {
         all.push(params(form, 8, Some((other, true)), true));
         all.push(params(form, 10, Some((form, false)), false));
         all.push(params(other, 2, None, true));

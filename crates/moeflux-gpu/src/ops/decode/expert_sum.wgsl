@@ -43,12 +43,9 @@ var<immediate> im: Immediates;
 @group(0) @binding(${ADDED}) var<storage, read> added: array<f32>;
 //#endif
 
+const RUNS = ${RUNS}u;
 const TURNS = (TOP_K + GROUPS - 1u) / GROUPS;
 
-// The token's choices in ascending expert id: which of them, its expert's slot, and its weight.
-var<workgroup> order: array<u32, TOP_K>;
-var<workgroup> slots: array<u32, TOP_K>;
-var<workgroup> shares: array<f32, TOP_K>;
 //#if SHARED
 // The shared expert's activations, as stage.wgsl lays vectors out.
 const STAGED4 = ${BSTAGED}u / 4u;
@@ -64,13 +61,20 @@ fn x_atB(place: u32) -> vec4<f32> {
     return staged[place + place / 8u];
 }
 
+fn shared_run(run: u32, tile: u32, q: u32) -> RunB {
+    return fetch_runB(im.shared_place, im.shared_cols, im.rows, tile, q, run);
+}
+
+fn shared_activation(token: u32, k4: u32) -> vec4<f32> {
+    let at = token * (im.shared_cols / 4u) + k4;
+    let g = shared_in[im.gates + at];
+    let s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
+    return g * s * shared_in[im.ups + at];
+}
+
 fn stage_shared(token: u32, first: u32, thread: u32) {
-    let start = token * (im.shared_cols / 4u) + first;
     for (var i = thread; i < min(STAGED4, im.shared_cols / 4u - first); i += THREADS) {
-        let g = shared_in[im.gates + start + i];
-        let u = shared_in[im.ups + start + i];
-        let s = vec4(sigmoid(g.x), sigmoid(g.y), sigmoid(g.z), sigmoid(g.w));
-        staged[i + i / 8u] = g * s * u;
+        staged[i + i / 8u] = shared_activation(token, first + i);
     }
 }
 //#endif
@@ -79,44 +83,96 @@ fn stage_shared(token: u32, first: u32, thread: u32) {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let tile = group.x;
     let token = im.first + group.y;
-    for (var i = thread; i < TOP_K; i += THREADS) {
-        let mine = choices[token * TOP_K + i];
-        var place = 0u;
-        for (var other = 0u; other < TOP_K; other++) {
-            let theirs = choices[token * TOP_K + other];
-            place += select(0u, 1u, theirs < mine || (theirs == mine && other < i));
-        }
-        order[place] = token * TOP_K + i;
-        slots[place] = table[mine];
-        shares[place] = bitcast<f32>(choices[im.weights + token * TOP_K + i]);
-    }
-//#if SHARED
-    stage_shared(token, 0u, thread);
-//#endif
-    workgroupBarrier();
     let q = thread % 4u;
+    // All that does not depend on the choices is asked for first, then the choices.
+    let row = tile * 16u + thread;
+//#if ADDED
+    let more = added[token * im.rows + min(row, im.rows - 1u)];
+//#endif
+//#each I TOP_K
+    let id${I} = choices[token * TOP_K + ${I}u];
+//#end
+//#if SHARED
+    let shared_runs = im.shared_cols / ${BSPAN}u;
+    let shared_first = shared_run(min(thread / 4u, shared_runs - 1u), tile, q);
+//#if SHARED_GATE
+    let gate_at = im.scales + token;
+    let shared_gate = shared_in[gate_at / 4u][gate_at % 4u];
+//#endif
+//#endif
+    // Places of the choices in ascending expert id.
+//#each I TOP_K
+    var place${I} = 0u;
+//#each J TOP_K
+    place${I} += select(0u, 1u, id${J} < id${I} || (id${J} == id${I} && ${J}u < ${I}u));
+//#end
+//#end
     let lane = thread / 4u % LANES;
     let own = thread / 4u / LANES;
     let per_run = ${SPAN}u / 4u;
-    const RUNS = ${RUNS}u;
     var sum = vec4(0.0);
-    for (var t = 0u; t < TURNS; t++) {
-        let turn = min(t * GROUPS + own, TOP_K - 1u);
-        let choice = order[turn];
-        let slot = slots[turn];
-        if t * GROUPS + own >= TOP_K || slot == 0xffffffffu { continue; }
-        let start = slot * im.slot;
-        let place =
-            Place(im.place.weights + start, im.place.scales + start, im.place.biases + start);
-        var product = vec4(0.0);
-        for (var run = lane; run < RUNS; run += LANES) {
-            let x = choice * (im.cols / 4u) + run * per_run;
-            product = add_run(place, im.cols, im.rows, tile, q, run, x, product);
+    for (var t = 0u; t < TURNS; t += ${AHEAD}u) {
+//#each K AHEAD
+        let turn${K} = (t + ${K}u) * GROUPS + own;
+        var choice${K} = 0u;
+        var id_of${K} = 0u;
+//#each I TOP_K
+        if place${I} == min(turn${K}, TOP_K - 1u) {
+            choice${K} = token * TOP_K + ${I}u;
+            id_of${K} = id${I};
         }
-        sum = fma(vec4(shares[turn]), product, sum);
+//#end
+        let found${K} = table[id_of${K}];
+        let share${K} = bitcast<f32>(choices[im.weights + choice${K}]);
+        let is_there${K} = turn${K} < TOP_K && found${K} != 0xffffffffu;
+        let start${K} = select(0u, found${K}, is_there${K}) * im.slot;
+        let at${K} = Place(im.place.weights + start${K}, im.place.scales + start${K},
+            im.place.biases + start${K});
+        let run${K} =
+            fetch_run(at${K}, im.cols, im.rows, tile, q, min(lane, RUNS - 1u));
+//#end
+//#if SHARED
+        if t == 0u { stage_shared(token, 0u, thread); }
+//#endif
+        var run = run0;
+        var slot = at0;
+        var choice = choice0;
+        var share = share0;
+        var is_there = is_there0;
+        // By turns, in one piece of code.
+        for (var turn = 0u; turn < min(im.cols, ${AHEAD}u); turn++) {
+            if is_there {
+                let x = choice * (im.cols / 4u);
+                var product = vec4(0.0);
+                if lane < RUNS {
+                    product = add_fetched(run, slot, im.cols, im.rows, tile, q, lane,
+                        x + lane * per_run, product);
+                }
+//#if MORE
+                for (var other = lane + LANES; other < RUNS; other += LANES) {
+                    product = add_run(slot, im.cols, im.rows, tile, q, other,
+                        x + other * per_run, product);
+                }
+//#endif
+                sum = fma(vec4(share), product, sum);
+            }
+//#if TWO
+            run = run1;
+            slot = at1;
+            choice = choice1;
+            share = share1;
+            is_there = is_there1;
+//#endif
+        }
     }
 //#if SHARED
+    workgroupBarrier();
     var product = vec4(0.0);
+    if thread / 4u < min(shared_runs, STAGED4 / (${BSPAN}u / 4u)) {
+        product = add_fetchedB(shared_first, im.shared_place, im.shared_cols, im.rows, tile, q,
+            thread / 4u, thread / 4u * (${BSPAN}u / 4u), product);
+    }
+//#if SHARED_MORE
     for (var first = 0u; first < im.shared_cols / 4u; first += STAGED4) {
         if first > 0u {
             workgroupBarrier();
@@ -125,25 +181,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         let per_run = ${BSPAN}u / 4u;
         let count = min(STAGED4, im.shared_cols / 4u - first);
-        for (var run = thread / 4u; run * per_run < count; run += THREADS / 4u) {
+        var run = thread / 4u;
+        if first == 0u { run += THREADS / 4u; }
+        for (; run * per_run < count; run += THREADS / 4u) {
             product = add_runB(im.shared_place, im.shared_cols, im.rows, tile, q,
                 first / per_run + run, run * per_run, product);
         }
     }
+//#endif
 //#if SHARED_GATE
-    let at = im.scales + token;
-    sum = fma(vec4(sigmoid(shared_in[at / 4u][at % 4u])), product, sum);
+    sum = fma(vec4(sigmoid(shared_gate)), product, sum);
 //#else
     sum += product;
 //#endif
 //#endif
     partial[thread] = sum;
     join(thread);
-    let row = tile * 16u + thread;
     if thread < 16u && row < im.rows {
         var result = joined(0u, thread);
 //#if ADDED
-        result = added[token * im.rows + row] + result;
+        result = more + result;
 //#endif
         out[token * im.rows + row] = result;
     }

@@ -89,19 +89,23 @@ impl Kind {
         }
     }
 
-    /// What `stage.wgsl` needs to know.
-    pub(super) fn params(self, cols: usize) -> Vec<Param> {
-        let mut params = vec![("STAGED", self.staged(cols) as u32)];
+    /// What `stage.wgsl` needs to know, for a workgroup of so many threads.
+    pub(super) fn params(self, cols: usize, threads: u32) -> Vec<Param> {
+        let staged = self.staged(cols) as u32;
+        let mut params = vec![("STAGED", staged), ("KEPT", (staged / 4).div_ceil(threads))];
         match self {
             Kind::Plain => {}
             Kind::Norm => params.extend([("SQUARES", 1), ("HAS_NORM", 1)]),
             Kind::GatedNorm(len) => {
-                params.extend([("GATED_NORM", 1), ("HAS_NORM", 1), ("HEAD", len as u32)]);
+                let parts = if len.is_multiple_of(32) { 8 } else { 1 };
+                params.extend([("GATED_NORM", 1), ("HAS_NORM", 1), ("HAS_GATE", 1)]);
+                params.extend([("HEAD", len as u32), ("HEAD_PARTS", parts)]);
             }
             Kind::SigmoidMul(pairs) => {
-                params.extend([("SIGMOID", 1), ("GATE_ALONE", 1), ("PAIRS", pairs as u32)]);
+                let pairs = ("PAIRS", pairs as u32);
+                params.extend([("SIGMOID", 1), ("HAS_GATE", 1), ("GATE_ALONE", 1), pairs]);
             }
-            Kind::Swiglu => params.extend([("SWIGLU", 1), ("GATE_ALONE", 1)]),
+            Kind::Swiglu => params.extend([("SWIGLU", 1), ("HAS_GATE", 1), ("GATE_ALONE", 1)]),
         }
         params
     }

@@ -2,7 +2,7 @@
 
 use super::super::check::{holds, product};
 use super::input::{Input, Kind};
-use super::{runs, threads};
+use super::{ahead, runs, threads};
 use crate::matrix::{Form, Place, TILE, all_forms};
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -12,10 +12,12 @@ static SHADER: Shader = Shader {
         include_str!("../common.wgsl"),
         include_str!("../form.wgsl"),
         include_str!("dot.wgsl"),
+        include_str!("ahead.wgsl"),
         "//#if SECOND",
         "//#form B m",
         include_str!("../form.wgsl"),
         include_str!("dot.wgsl"),
+        include_str!("ahead.wgsl"),
         "//#form  m",
         "//#endif",
         include_str!("stage.wgsl"),
@@ -47,25 +49,34 @@ fn params(segments: &[Segment], input: Kind, is_added: bool) -> Vec<Param> {
     let form = &segments[0].form;
     let mut params = form.params();
     let second = segments.iter().find(|s| s.form.elements != form.elements);
+    let threads = threads(
+        segments.iter().map(|s| runs(&s.form)).max().unwrap_or(1),
+        64,
+    );
+    let staged = input.staged(form.cols);
     let mut mask = 0;
     if let Some(second) = second {
         params.extend(second.form.second_params());
+        let (ahead, more) = ahead(&second.form, staged, threads);
+        params.extend([("BAHEAD", ahead), ("BMORE", more)]);
         for (at, segment) in segments.iter().enumerate() {
             mask |= u32::from(segment.form.elements != form.elements) << at;
         }
     }
-    let runs = segments.iter().map(|s| runs(&s.form)).max().unwrap_or(1);
     let tiles: usize = segments.iter().map(|s| s.form.rows.div_ceil(TILE)).sum();
-    let is_staged_once = input.staged(form.cols) >= form.cols;
+    let is_staged_once = staged >= form.cols;
     let turns = match is_staged_once && tiles >= MANY_TILES {
         true => TILES,
         false => 1,
     };
     let added = u32::from(is_added) * (3 + input.besides() as u32);
-    params.extend(input.params(form.cols));
+    params.extend(input.params(form.cols, threads));
+    let (ahead, more) = ahead(form, staged, threads);
     params.extend([
         ("SECOND", mask),
-        ("THREADS", threads(runs, 64)),
+        ("THREADS", threads),
+        ("AHEAD", ahead),
+        ("MORE", more),
         ("SEGMENTS", segments.len() as u32),
         ("TILES", turns as u32),
         ("ADDED", added),
@@ -81,7 +92,8 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
         out: 0,
     };
     let mut all = Vec::new();
-    let forms = all_forms(2048);
+    let mut forms = all_forms(2048);
+    forms.retain(super::is_readable);
     for (at, form) in forms.iter().enumerate() {
         let kind = Kind::ALL[at % Kind::ALL.len()];
         let second = &forms[(at + 5) % forms.len()];

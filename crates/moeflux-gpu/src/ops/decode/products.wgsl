@@ -41,11 +41,12 @@ var<immediate> im: Immediates;
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let token = group.y;
     let cols4 = im.cols / 4u;
-    let q = thread % 4u;
     var squares = 0.0;
     for (var turn = 0u; turn < TILES; turn++) {
-        var tile = group.x * TILES + turn;
-        if tile >= im.segments[${SEGMENTS}u - 1u].end { break; }
+        // From the last to the first: small matrices of floats, which take longest, tend to be behind.
+        let all = im.segments[${SEGMENTS}u - 1u].end;
+        if group.x * TILES + turn >= all { break; }
+        var tile = all - 1u - (group.x * TILES + turn);
         var s = 0u;
         var start = 0u;
         while tile >= im.segments[s].end {
@@ -57,30 +58,38 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var sum = vec4(0.0);
         for (var first = 0u; first < cols4; first += STAGED4) {
             let count = min(STAGED4, cols4 - first);
-            if turn == 0u || cols4 > STAGED4 {
-                workgroupBarrier();
-                squares += stage(token, cols4, first, count, im.eps, thread);
-                workgroupBarrier();
+            let is_staged = turn == 0u || cols4 > STAGED4;
+            var inputs: Inputs;
+            if is_staged {
+                inputs = read_inputs(token, cols4, first, count, thread);
             }
+            let part = first / (${SPAN}u / 4u);
+            let runs = count / (${SPAN}u / 4u);
 //#if SECOND
             if ((${SECOND}u >> s) & 1u) == 1u {
-                let per_run = ${BSPAN}u / 4u;
-                for (var run = thread / 4u; run * per_run < count; run += LANES) {
-                    let place = staged_at(run * per_run);
-                    sum = add_runB(segment.place, im.cols, segment.rows, tile, q,
-                        first / per_run + run, place, sum);
+                let partB = first / (${BSPAN}u / 4u);
+                let runsB = count / (${BSPAN}u / 4u);
+                let ahead = fetch_aheadB(
+                    segment.place, im.cols, segment.rows, tile, thread, partB, runsB);
+                if is_staged {
+                    workgroupBarrier();
+                    squares += stage(inputs, count, im.eps, thread);
+                    workgroupBarrier();
                 }
-            } else {
-//#else
-            {
-//#endif
-                let per_run = ${SPAN}u / 4u;
-                for (var run = thread / 4u; run * per_run < count; run += LANES) {
-                    let place = staged_at(run * per_run);
-                    sum = add_run(segment.place, im.cols, segment.rows, tile, q,
-                        first / per_run + run, place, sum);
-                }
+                sum = add_aheadB(ahead, segment.place, im.cols, segment.rows, tile, thread,
+                    partB, runsB, sum);
+                continue;
             }
+//#endif
+            let ahead =
+                fetch_ahead(segment.place, im.cols, segment.rows, tile, thread, part, runs);
+            if is_staged {
+                workgroupBarrier();
+                squares += stage(inputs, count, im.eps, thread);
+                workgroupBarrier();
+            }
+            sum = add_ahead(ahead, segment.place, im.cols, segment.rows, tile, thread, part,
+                runs, sum);
         }
         partial[thread] = sum;
 //#if SQUARES

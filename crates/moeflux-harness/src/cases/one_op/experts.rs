@@ -103,6 +103,40 @@ pub(super) fn grouped_router(random: &mut Random, scores: Scores) -> Case {
     case.step(n, data)
 }
 
+/// Experts that a table has for the tokens.
+pub(super) fn token_router(random: &mut Random) -> Case {
+    let (experts, vocab) = (random.within(1, 40), random.within(1, 20));
+    let top_k = random.within(1, experts.min(6));
+    let mut g = GraphBuilder::default();
+    let logits = g.buffer("logits", experts);
+    let (ids, weights) = (g.buffer("ids", top_k), g.buffer("weights", top_k));
+    let op = Op::TokenRouter {
+        logits,
+        table: WeightId::new(0),
+        rule: GroupedRouting {
+            experts,
+            top_k,
+            groups: 1,
+            kept_groups: 1,
+            scores: random.one_of(&[Scores::Sigmoid, Scores::Softmax, Scores::SqrtSoftplus]),
+            renormalize: random.within(0, 1) == 1,
+            scale: 1.5,
+        },
+        ids,
+        weights,
+    };
+    let mut case = Case::new("token_router", graph_of(g, op, weights));
+    let numbers = (0..vocab * top_k).map(|_| random.within(0, experts - 1) as f32);
+    case.weights.push(WeightPart::Vector(numbers.collect()));
+    let n = random.within(1, 30);
+    let data = inputs(random, n, &[(logits, experts, 4.0)]);
+    let mut case = case.step(n, data);
+    for token in &mut case.steps[0].spans[0].tokens {
+        *token = random.within(0, vocab - 1) as u32;
+    }
+    case
+}
+
 /// A choice that is given: distinct experts for each token, in random order.
 pub(super) fn experts(random: &mut Random, codec: Codec) -> Result<Case, HarnessError> {
     given_experts(random, codec, false)

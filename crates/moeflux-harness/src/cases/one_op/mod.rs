@@ -1,10 +1,12 @@
 //! A random case of every operation: shapes, codecs, spans and data follow from a seed.
 
 mod dense;
+mod entries;
 mod experts;
 mod heads;
 mod rowwise;
 mod state;
+mod streams;
 
 use moeflux::formats::{AffineCodec, BlockCodec, Codec};
 use moeflux::graph::{BufferId, Graph, GraphBuilder, Op};
@@ -51,6 +53,19 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         experts::experts(random, codec(2))?,
         experts::biased_experts(random, codec(3))?,
         experts::routed(random, codec(0))?,
+        // New ones last: what the others draw stays as it was.
+        rowwise::rms_normalize(random),
+        rowwise::tail_rope(random),
+        rowwise::glu(random),
+        streams::stream_weights(random),
+        streams::collapse_streams(random),
+        streams::spread_streams(random),
+        entries::compress(random),
+        entries::choose_entries(random),
+        entries::sparse_attention(random, false),
+        entries::sparse_attention(random, true),
+        experts::grouped_router(random, Scores::SqrtSoftplus),
+        experts::token_router(random),
     ];
     for case in &mut cases {
         case.name = format!("{} of seed {seed}", case.name);

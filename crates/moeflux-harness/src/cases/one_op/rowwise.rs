@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use moeflux::Want;
 use moeflux::graph::{BufferId, GraphBuilder, Op, WeightId};
-use moeflux::kernels::RopeStyle;
+use moeflux::kernels::{Glu, RopeStyle};
 use moeflux::weights::WeightPart;
 
 use super::{graph_of, inputs};
@@ -27,6 +27,17 @@ pub(super) fn rms_norm(random: &mut Random) -> Case {
     let mut case = Case::new("rms_norm", graph_of(g, op, out));
     case.weights
         .push(WeightPart::Vector(random.floats(len, 1.5)));
+    with_rows(random, case, &[(x, pieces * len, 3.0)])
+}
+
+/// Norm without a weight.
+pub(super) fn rms_normalize(random: &mut Random) -> Case {
+    let (pieces, len) = (random.within(1, 5), random.within(1, 300));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", pieces * len), g.buffer("out", pieces * len));
+    let eps = 1e-6;
+    let op = Op::RmsNormalize { x, len, eps, out };
+    let case = Case::new("rms_normalize", graph_of(g, op, out));
     with_rows(random, case, &[(x, pieces * len, 3.0)])
 }
 
@@ -75,9 +86,18 @@ pub(super) fn split_pairs(random: &mut Random) -> Case {
 
 /// Rotation of a part of each head, of either style, far from the start.
 pub(super) fn rope(random: &mut Random) -> Case {
+    let style = random.one_of(&[RopeStyle::HalfSplit, RopeStyle::Interleaved]);
+    rope_of(random, style)
+}
+
+/// The same of the last elements.
+pub(super) fn tail_rope(random: &mut Random) -> Case {
+    rope_of(random, RopeStyle::InterleavedTail)
+}
+
+fn rope_of(random: &mut Random, style: RopeStyle) -> Case {
     let (heads, head_dim) = (random.within(1, 6), 2 * random.within(1, 64));
     let pairs = random.within(1, head_dim / 2);
-    let style = random.one_of(&[RopeStyle::HalfSplit, RopeStyle::Interleaved]);
     let frequency = |i: usize| 10_000.0_f64.powf(-(i as f64) / pairs as f64) as f32;
     let inv_freq: Arc<[f32]> = (0..pairs).map(frequency).collect();
     let mut g = GraphBuilder::default();
@@ -106,6 +126,21 @@ pub(super) fn swiglu(random: &mut Random) -> Case {
     pair(random, "swiglu", |gate, up, out| Op::Swiglu {
         gate,
         up,
+        out,
+    })
+}
+
+/// The clamped unit.
+pub(super) fn glu(random: &mut Random) -> Case {
+    let rule = Glu::Clamped {
+        limit: 1.5,
+        alpha: 1.0,
+        offset: 0.0,
+    };
+    pair(random, "glu", |gate, up, out| Op::Glu {
+        gate,
+        up,
+        rule,
         out,
     })
 }

@@ -53,6 +53,7 @@ fn attention_of(
         head_dim,
         window,
         is_joint: false,
+        stride: 1,
     });
     g.push(Op::KvAppend { k, v, state });
     let shape = AttentionShape {

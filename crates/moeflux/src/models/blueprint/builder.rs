@@ -80,7 +80,12 @@ impl BlueprintBuilder {
 
     /// Token embeddings; gives the residual stream and the table.
     pub fn embed(&mut self, vocab: usize) -> (BufferId, WeightId) {
-        let weight = self.matrix("embed_tokens", vocab, self.hidden, MatrixClass::Embedding);
+        self.embed_as("embed_tokens", vocab)
+    }
+
+    /// The same by a table of another name.
+    pub fn embed_as(&mut self, name: &str, vocab: usize) -> (BufferId, WeightId) {
+        let weight = self.matrix(name, vocab, self.hidden, MatrixClass::Embedding);
         let out = self.graph.buffer("hidden", self.hidden);
         self.graph.push(Op::Embed { weight, out });
         (out, weight)
@@ -226,6 +231,7 @@ impl BlueprintBuilder {
             head_dim: shape.head_dim,
             window: shape.window,
             is_joint: k == v,
+            stride: 1,
         });
         self.graph.push(Op::KvAppend { k, v, state });
         let out = self.graph.buffer("attended", shape.heads * shape.head_dim);
@@ -271,6 +277,17 @@ impl BlueprintBuilder {
     pub fn logits(&mut self, x: BufferId, vocab: usize, tied: Option<WeightId>) -> BufferId {
         let last = self.graph.output_buffer("last hidden", self.hidden);
         self.graph.push(Op::SelectOutputs { x, out: last });
+        self.logits_of(last, vocab, tied, "lm_head")
+    }
+
+    /// The same of rows that are selected already; `head` is the projection's name.
+    pub fn logits_of(
+        &mut self,
+        last: BufferId,
+        vocab: usize,
+        tied: Option<WeightId>,
+        head: &str,
+    ) -> BufferId {
         let weight = self.vector("norm.weight", &[self.hidden], self.norm_fold);
         let normed = self.graph.output_buffer("last normed", self.hidden);
         self.graph.push(Op::RmsNorm {
@@ -279,8 +296,7 @@ impl BlueprintBuilder {
             eps: self.eps,
             out: normed,
         });
-        let head =
-            tied.unwrap_or_else(|| self.matrix("lm_head", vocab, self.hidden, MatrixClass::Head));
+        let head = tied.unwrap_or_else(|| self.matrix(head, vocab, self.hidden, MatrixClass::Head));
         let logits = self.graph.output_buffer("logits", vocab);
         self.graph.push(Op::Matmul {
             x: normed,

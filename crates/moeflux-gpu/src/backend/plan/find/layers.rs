@@ -51,7 +51,20 @@ impl Finder<'_> {
             _ => None,
         };
         let first = ids.first().and_then(vector);
-        first.is_some() && ids.iter().all(|id| vector(id) == first)
+        first.is_some_and(|x| self.is_one_product(x)) && ids.iter().all(|id| vector(id) == first)
+    }
+
+    /// Whether all products of a vector are one item.
+    fn is_one_product(&self, x: BufferId) -> bool {
+        let is_readable = |(weight, _): &(WeightId, BufferId)| {
+            self.form(*weight)
+                .is_ok_and(|form| decode::is_readable(&form))
+        };
+        let mut readers = self.uses.readers(x).iter();
+        readers.all(|&reader| match &self.uses.graph.ops[reader] {
+            Op::Matmul { outputs, .. } => outputs.iter().all(is_readable),
+            _ => true,
+        })
     }
 
     /// Splitting, norms, rotations and appending.
@@ -146,6 +159,9 @@ impl Finder<'_> {
         else {
             return Ok(None);
         };
+        if *style == moeflux_kernels::RopeStyle::InterleavedTail {
+            return Ok(None);
+        }
         let mut found = Rotated {
             from: *from,
             out: x,
@@ -180,8 +196,13 @@ impl Finder<'_> {
         };
         self.put(at, TAKEN);
         let source = self.norm_of(x)?.unwrap_or(Source::Plain(x));
+        let router = self.router_of(at);
+        if let Some(router) = router {
+            self.put(router, Some(Item::Choice(router)));
+        }
         let mut item = Experts {
             op: at,
+            router,
             source,
             shared: None,
             added: None,
@@ -201,6 +222,29 @@ impl Finder<'_> {
         }
         self.put(at, Some(Item::Experts(item)));
         Ok(())
+    }
+
+    /// The router of the experts at `at`, if only they read its choices.
+    fn router_of(&self, at: usize) -> Option<usize> {
+        let &Op::Experts { ids, weights, .. } = &self.uses.graph.ops[at] else {
+            return None;
+        };
+        let (router, _) = self.uses.writer(ids)?;
+        let &Op::Router {
+            ids: own_ids,
+            weights: own_weights,
+            ..
+        } = &self.uses.graph.ops[router]
+        else {
+            return None;
+        };
+        let is_other = |reader: &usize| {
+            let op = &self.uses.graph.ops[*reader];
+            *reader != at && !matches!(op, Op::RequestExperts { .. })
+        };
+        let mut readers = [ids, weights].into_iter();
+        let alone = readers.all(|id| !self.uses.readers(id).iter().any(is_other));
+        (alone && own_ids == ids && own_weights == weights).then_some(router)
     }
 
     /// A shared expert whose result is `out`, and the operations behind its gate and up.
