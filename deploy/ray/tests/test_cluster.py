@@ -77,8 +77,7 @@ def servers(binary):
         p
         for p in psutil.process_iter(["cmdline"])
         if (p.info["cmdline"] or [""])[0] == binary
-        or (name in (p.info["cmdline"] or [""])[0]
-        and "serve" in p.info["cmdline"])
+        or (name in (p.info["cmdline"] or [""])[0] and "serve" in p.info["cmdline"])
     ]
 
 

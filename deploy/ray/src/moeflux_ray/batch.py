@@ -11,21 +11,28 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
+import re
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from moeflux_ray.errors import SettingsError
+from moeflux_ray import require_ray
+from moeflux_ray.errors import MoefluxRayError, SettingsError
 from moeflux_ray.settings import Settings
 
 #: Requests of a part: what a killed run may have to answer again.
 PART_REQUESTS = 32
+#: Times that a part is tried where its server ends.
+ATTEMPTS = 3
 #: Where a batch's requests may go.
 URLS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 
@@ -106,18 +113,19 @@ class Parts:
         """Opens or makes the folder.
 
         Raises:
-            BatchError: it holds parts of another input or of other settings.
+            BatchError: it holds parts of another input, model or flags.
         """
         self.lines = lines
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
-        told = json.dumps([asdict(settings)["model"], [asdict(line) for line in lines]])
+        told = json.dumps([settings.model, settings.flags, [asdict(line) for line in lines]])
         identity = hashlib.blake2b(told.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
         mark = self.folder / "batch"
         if mark.exists() and mark.read_text() != identity:
             raise BatchError(
-                f"{self.folder} holds parts of another input or model; remove it to begin anew"
+                f"{self.folder} holds parts of another input, model or flags; remove it to "
+                "begin anew"
             )
         write_whole(mark, identity)
 
@@ -183,26 +191,52 @@ class Worker:
     """A server of its own, and as many requests at once as it computes together."""
 
     def __init__(self, settings: Settings) -> None:
-        from moeflux_ray.prepare import prepare
+        from moeflux_ray.prepare import PrefixFolder, prepare
         from moeflux_ray.server import Server, command, find_binary
 
         binary = find_binary(settings.binary)
-        words = command(binary, prepare(binary, settings), settings, f"batch-{os.getpid()}")
-        self._server = Server(words, settings.start_timeout_s)
+        self._folder = PrefixFolder(settings)
+        words = command(binary, prepare(binary, settings), settings, self._folder.path)
+        self._start = partial(Server, words, settings.start_timeout_s)
+        self._server = self._start()
         self._pool = ThreadPoolExecutor(settings.max_requests)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Answers a part."""
+        """Answers a part.
+
+        Raises:
+            StartError: the server ended, and does not start again.
+            OSError: the server ended each time.
+        """
         lines = [Line(**line) for line in json.loads(row["lines"])]
-        told = self._pool.map(lambda line: answer(self._server.url, line), lines)
+        for attempt in range(ATTEMPTS):
+            try:
+                told = list(self._pool.map(lambda line: answer(self._server.url, line), lines))
+                break
+            except (OSError, HTTPException):
+                self._server.kill()
+                if attempt + 1 == ATTEMPTS:
+                    raise
+                self._server = self._start()
         text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told)
         return {"part": row["part"], "text": text}
 
 
 def run(parts: Parts, settings: Settings, progress: Callable[[int, int], None]) -> None:
-    """Answers what is missing, over Ray Data, and joins the parts."""
+    """Answers what is missing, over Ray Data, and joins the parts.
+
+    Raises:
+        PlacementError: no node is large enough.
+    """
     import ray.data
 
+    from moeflux_ray.cluster import check_nodes, resources
+
+    if not ray.is_initialized():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    check_nodes(settings)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     done, missing = len(parts.lines), parts.missing()
     done -= sum(len(parts.requests(part)) for part in missing)
     progress(done, len(parts.lines))
@@ -214,12 +248,15 @@ def run(parts: Parts, settings: Settings, progress: Callable[[int, int], None]) 
         for part in missing
     ]
     if rows:
-        data = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-            cast(Any, Worker),
+        wanted = resources(settings)
+        data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
+        data = data.map(
+            Worker,
             fn_constructor_args=(settings,),
-            concurrency=min(settings.replicas, len(rows)),
-            num_cpus=settings.cpus,
-            num_gpus=settings.gpus,
+            compute=ray.data.ActorPoolStrategy(size=min(settings.replicas, len(rows))),
+            num_cpus=wanted["CPU"],
+            num_gpus=wanted["GPU"],
+            memory=wanted.get("memory"),
         )
         for row in data.iter_rows():
             part = int(row["part"])
@@ -250,18 +287,34 @@ def _pairs(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def main(words: list[str]) -> int:
-    """The command; its status."""
+    """The command; its status: 2 for what it was told wrong, 1 for what went wrong."""
 
     def progress(done: int, all_: int) -> None:
         print(f"{done} of {all_} requests", file=sys.stderr, flush=True)
 
     try:
+        require_ray()
         source, out, settings = arguments(words)
         run(Parts(out, read_lines(source), settings), settings, progress)
     except (BatchError, SettingsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (ImportError, MoefluxRayError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ConnectionError as error:
+        print(f"error: no cluster answers: {error}; see RAY_ADDRESS", file=sys.stderr)
+        return 1
+    except Exception as error:
+        print(f"error: {told(error)}; what is done is kept: start it again", file=sys.stderr)
+        return 1
     return 0
+
+
+def told(error: BaseException) -> str:
+    """What a worker raised, out of what Ray made of it."""
+    ours = re.findall(r"moeflux_ray\.errors\.\w+: (.*)", str(error))
+    return ours[-1] if ours else f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

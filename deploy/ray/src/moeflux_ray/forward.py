@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from moeflux_ray.prefix import Link
+
 
 @dataclass
 class Forward:
@@ -15,11 +17,11 @@ class Forward:
     headers: list[tuple[str, str]]
     body: bytes
     #: What it begins with; see :func:`moeflux_ray.prefix.chain`.
-    links: list[int] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
     #: Replicas that have failed with it.
     avoid: list[str] = field(default_factory=list)
-    #: Why the replica was chosen; the router writes it.
-    route: str = "queue"
+    #: Why each replica would be the one that is chosen; the router writes it.
+    routes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from moeflux_ray.errors import ServerLostError
 from moeflux_ray.events import Splitter, broken, has_content, is_comment, refused
 from moeflux_ray.forward import Forward, Head
-from moeflux_ray.prefix import chain
+from moeflux_ray.prefix import Link, chain
 
 #: Attempts at a request.
 ATTEMPTS = 3
@@ -65,7 +65,7 @@ class Ingress:
             return _refusal(target, str(error), "overloaded", 503)
 
 
-def links(body: bytes) -> list[int]:
+def links(body: bytes) -> list[Link]:
     """The chain of a request's body; none for what is no JSON object."""
     try:
         parsed = json.loads(body)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
 from ray import serve
 
-from moeflux_ray.errors import ServerLostError
+from moeflux_ray.errors import ServerLostError, node_name
 from moeflux_ray.forward import Forward, Head
 from moeflux_ray.metrics import Reporter
-from moeflux_ray.prepare import prepare, replica_name
+from moeflux_ray.prepare import PrefixFolder, prepare
 from moeflux_ray.scaling import TOKENS_A_SECOND
 from moeflux_ray.server import Server, command, find_binary
 from moeflux_ray.settings import Settings
@@ -32,6 +32,10 @@ HOP = frozenset(
     }
 )
 
+#: Parts of a reply that are passed on as they come; after them, a part has what came within so
+#: many seconds, so that many tokens a second are not as many messages.
+AT_ONCE, GATHER_S = 8, 0.01
+
 
 class Replica:
     """Starts the server and passes requests on to it."""
@@ -40,12 +44,11 @@ class Replica:
         self._settings = settings
         context = serve.get_replica_context()
         self._name = str(context.replica_id.unique_id)
-        self._node = socket.gethostname()
+        self._node = node_name()
         binary = find_binary(settings.binary)
         model = prepare(binary, settings)
-        rank = getattr(context, "rank", None)
-        kept = replica_name(getattr(rank, "rank", 0) or 0, settings)
-        words = command(binary, model, settings, kept)
+        self._folder = PrefixFolder(settings)
+        words = command(binary, model, settings, self._folder.path)
         self._server = Server(words, settings.start_timeout_s)
         self._session: aiohttp.ClientSession | None = None
         self._reporter = Reporter(self._server.url, self._name)
@@ -73,8 +76,9 @@ class Replica:
                 data=request.body or None,
             ) as reply:
                 kept = [(k, v) for k, v in reply.headers.items() if k.lower() not in HOP]
-                yield Head(reply.status, kept, self._name, self._node, request.route)
-                async for data in reply.content.iter_any():
+                route = request.routes.get(self._name, "queue")
+                yield Head(reply.status, kept, self._name, self._node, route)
+                async for data in _gathered(reply.content):
                     yield data
         except aiohttp.ClientError as error:
             raise ServerLostError(
@@ -109,3 +113,15 @@ class Replica:
         if session is not None:
             with contextlib.suppress(Exception):
                 await session.close()
+
+
+async def _gathered(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    passed, last_s = 0, 0.0
+    while True:
+        if passed >= AT_ONCE:
+            await asyncio.sleep(last_s + GATHER_S - time.monotonic())
+        data = await content.readany()
+        if not data:
+            return
+        passed, last_s = passed + 1, time.monotonic()
+        yield data

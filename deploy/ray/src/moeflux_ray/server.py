@@ -23,6 +23,9 @@ from moeflux_ray.settings import Settings
 VERSION = "0.2"
 #: The server says where it listens.
 ADDRESS = re.compile(r"http://([^/\s]+)/")
+#: Ends the process of its argument as soon as whoever holds its standard input is gone, however
+#: that went.
+WATCH = 'read -r _; kill -9 "$1"'
 #: Last lines of a server that are told when it fails.
 LINES = 20
 
@@ -55,8 +58,8 @@ def find_binary(name: str) -> str:
     return found
 
 
-def command(binary: str, model: Path, settings: Settings, replica: str) -> list[str]:
-    """The command that serves `model` for a replica."""
+def command(binary: str, model: Path, settings: Settings, prefixes: Path) -> list[str]:
+    """The command that serves `model`, with a folder for the state of prefixes."""
     flags = ["--host", "127.0.0.1", "--port", "0", "--served-name", settings.model]
     flags += ["--threads", str(max(1, int(settings.cpus)))]
     flags += ["--grace", str(int(settings.drain_s))]
@@ -64,8 +67,7 @@ def command(binary: str, model: Path, settings: Settings, replica: str) -> list[
         flags += ["--device", "gpu"]
     if settings.memory is not None:
         flags += ["--memory", settings.memory]
-    kept = settings.cache_dir / "prefix" / replica
-    flags += ["--prefix-cache-dir", str(kept)]
+    flags += ["--prefix-cache-dir", str(prefixes)]
     return [binary, "serve", "--model", str(model), *flags, *shlex.split(settings.flags)]
 
 
@@ -86,6 +88,11 @@ class Server:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            start_new_session=True,
+        )
+        self._watch = subprocess.Popen(
+            ["sh", "-c", WATCH, "watch", str(self.process.pid)],
+            stdin=subprocess.PIPE,
             start_new_session=True,
         )
         self._address: str | None = None
@@ -151,13 +158,14 @@ class Server:
         """Lets it finish or save what runs, and ends it."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self.kill()
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Ends it at once, if it has not ended yet."""
+        self._watch.kill()
+        self._watch.wait()
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait()

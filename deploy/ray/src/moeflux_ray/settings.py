@@ -7,6 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from moeflux_ray.errors import SettingsError
+from moeflux_ray.sizes import parse_size
+
+#: Values of ``routing``.
+ROUTINGS = ("prefix", "random")
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Settings:
     target_tokens_s: float | None = None
     #: Requests that a replica takes at once; more wait where they can still be sent elsewhere.
     max_requests: int = 16
+    #: Seconds for which the load has to ask for more, or for fewer, replicas.
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
     #: Processors of a replica; its server runs as many threads.
     cpus: float = 1.0
     #: Graphics processors of a replica.
@@ -34,6 +41,12 @@ class Settings:
     memory: str | None = None
     #: Requests a replica may have beyond the idlest before a prefix counts for less than that.
     imbalance: int = 4
+    #: How a replica is chosen: ``prefix``, or ``random`` to compare with.
+    routing: str = "prefix"
+    #: Whether nodes that are large enough may still come, as where Kubernetes adds them.
+    wait_for_nodes: bool = False
+    #: The port at which clients ask, unless Ray Serve runs already.
+    port: int = 8000
     #: Seconds that a server may take to start, model and all.
     start_timeout_s: float = 600.0
     #: Seconds that a replica's answers may take when it has to go.
@@ -70,6 +83,13 @@ class Settings:
         for name in ("replicas", "max_requests", "cpus", "target_requests", "start_timeout_s"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}, but must be above 0")
+        if self.routing not in ROUTINGS:
+            known = " or ".join(ROUTINGS)
+            raise SettingsError(f"routing is {self.routing!r}, but must be {known}")
+        if not 0 < self.port < 1 << 16:
+            raise SettingsError(f"port is {self.port}, but must be from 1 to 65535")
+        if self.memory is not None:
+            parse_size(self.memory)
         bounds = (self.min_replicas, self.max_replicas)
         if (bounds[0] is None) != (bounds[1] is None):
             raise SettingsError("min_replicas and max_replicas go together; give both or neither")
