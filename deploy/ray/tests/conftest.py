@@ -1,10 +1,13 @@
-"""A Ray cluster of several nodes on this machine, with the demo model."""
+"""The program, the demo model, and a Ray cluster of several nodes on this machine."""
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from local_cluster import LocalCluster
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -22,3 +25,14 @@ def binary():
 def demo():
     """The demo model's folder."""
     return str(REPOSITORY / "models/demo")
+
+
+@pytest.fixture(scope="session")
+def cluster(binary, demo):
+    """A head that runs the entrance, and three nodes with a place for a replica each."""
+    # Not in pytest's own folder, whose long path sockets cannot have.
+    home = tempfile.mkdtemp(prefix="moeflux-ray-")
+    cluster = LocalCluster(Path(home), binary, demo)
+    yield cluster
+    cluster.close()
+    shutil.rmtree(home, ignore_errors=True)

@@ -46,6 +46,7 @@ def build(args: dict[str, Any]) -> Application:
         health_check_period_s=HEALTH_PERIOD_S,
         health_check_timeout_s=HEALTH_TIMEOUT_S,
         graceful_shutdown_timeout_s=settings.drain_s,
+        max_constructor_retry_count=settings.start_attempts,
         request_router_config=RequestRouterConfig(**router),
         **_number(settings),
     )

@@ -8,14 +8,11 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray.serve.config import HTTPOptions
+from ray.serve.config import HTTPOptions, ProxyLocation
 
 from moeflux_ray.errors import PlacementError, PortError, SettingsError
 from moeflux_ray.settings import Settings
 from moeflux_ray.sizes import parse_size
-
-#: Where Serve listens unless a config says otherwise.
-HOST = "127.0.0.1"
 
 
 def resources(settings: Settings) -> dict[str, float]:
@@ -58,29 +55,33 @@ def _told(name: str, amount: float) -> str:
 
 
 def start_serve(settings: Settings, args: dict[str, Any]) -> None:
-    """Starts Ray Serve at the port, if it does not run yet.
+    """Starts Ray Serve, listening on the head, if it does not run yet.
 
     Raises:
         PortError: something else listens there.
-        SettingsError: a port is given, but Serve runs already.
+        SettingsError: an address is given, but Serve runs already.
     """
     if is_serve_running():
-        if "port" in args:
+        given = [name for name in ("host", "port") if name in args]
+        if given:
             raise SettingsError(
-                "port is given, but Ray Serve runs already; leave it out, or say it in the "
+                f"{given[0]} is given, but Ray Serve runs already; leave it out, or say it in the "
                 "config's http_options"
             )
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, settings.port))
+            probe.bind((settings.host, settings.port))
         except OSError as error:
             raise PortError(
-                f"port {settings.port} is taken: {error.strerror}",
+                f"port {settings.port} at {settings.host} cannot be had: {error.strerror}",
                 "end what listens there, or choose another one by port=PORT",
             ) from error
-    serve.start(http_options=HTTPOptions(host=HOST, port=settings.port))
+    serve.start(
+        proxy_location=ProxyLocation.HeadOnly,
+        http_options=HTTPOptions(host=settings.host, port=settings.port),
+    )
 
 
 def is_serve_running() -> bool:

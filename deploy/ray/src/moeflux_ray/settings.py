@@ -11,6 +11,15 @@ from moeflux_ray.sizes import parse_size
 
 #: Values of ``routing``.
 ROUTINGS = ("prefix", "random")
+#: Values that must be more than nothing.
+ABOVE_ZERO = (
+    "replicas",
+    "max_requests",
+    "cpus",
+    "target_requests",
+    "start_attempts",
+    "start_timeout_s",
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,11 @@ class Settings:
     routing: str = "prefix"
     #: Whether nodes that are large enough may still come, as where Kubernetes adds them.
     wait_for_nodes: bool = False
-    #: The port at which clients ask, unless Ray Serve runs already.
+    #: The address and port of Ray's head at which clients ask, unless Ray Serve runs already.
+    host: str = "127.0.0.1"
     port: int = 8000
+    #: Times that a replica is started before the application is said to have failed.
+    start_attempts: int = 3
     #: Seconds that a server may take to start, model and all.
     start_timeout_s: float = 600.0
     #: Seconds that a replica's answers may take when it has to go.
@@ -80,7 +92,7 @@ class Settings:
         return settings
 
     def _check(self, args: dict[str, Any]) -> None:
-        for name in ("replicas", "max_requests", "cpus", "target_requests", "start_timeout_s"):
+        for name in ABOVE_ZERO:
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}, but must be above 0")
         if self.routing not in ROUTINGS:
