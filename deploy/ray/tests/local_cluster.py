@@ -29,6 +29,8 @@ class Reply:
     status: int
     headers: dict
     body: bytes
+    #: Of the client that asked, where a test has several.
+    number: int = 0
 
     @property
     def json(self):

@@ -69,7 +69,9 @@ def test_parts_of_another_input_are_not_used(tmp_path):
     lines = read_lines(written(tmp_path / "in.jsonl", [request("a"), request("b")]))
     out = tmp_path / "out.jsonl"
     Parts(out, lines, SETTINGS)
-    with pytest.raises(BatchError, match="of another input or model; remove it"):
+    with pytest.raises(BatchError, match="of another input, model or flags; remove it"):
         Parts(out, lines[:1], SETTINGS)
-    with pytest.raises(BatchError, match="of another input or model"):
+    with pytest.raises(BatchError, match="of another input, model or flags"):
         Parts(out, lines, Settings.of({"model": "other"}))
+    with pytest.raises(BatchError, match="of another input, model or flags"):
+        Parts(out, lines, Settings.of({"model": "demo", "flags": "--activations f32"}))

@@ -7,13 +7,15 @@ from local_cluster import until, user
 
 #: As quick as it gets, so that a test need not wait.
 QUICK = {"min_replicas": 1, "upscale_delay_s": 0.5, "downscale_delay_s": 2}
-LONG = {"max_tokens": 6000, "temperature": 0, "ignore_eos": True}
+TOKENS = 3000
+LONG = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 
 
 class Asking:
     """Clients that ask over and over, until they need no longer."""
 
     def __init__(self, cluster, clients, **body):
+        self.replicas = set()
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(clients)
         self._clients = [self._pool.submit(self._run, cluster, n, body) for n in range(clients)]
@@ -21,13 +23,20 @@ class Asking:
     def _run(self, cluster, number, body):
         replies = []
         while not self._stop.is_set():
-            replies.append(cluster.chat(user(f"Tell me story {number} about a fox."), **body))
+            reply = cluster.chat(user(f"Tell me story {number} about a fox."), **body)
+            reply.number = number
+            replies.append(reply)
+            self.replicas.add(reply.headers.get("x-moeflux-replica"))
         return replies
 
     def stop(self):
         """All replies that there were."""
         self._stop.set()
         return [reply for client in self._clients for reply in client.result()]
+
+
+def text(reply):
+    return reply.json["choices"][0]["message"]["content"]
 
 
 def prefixes(cluster):
@@ -37,22 +46,21 @@ def prefixes(cluster):
 
 
 def test_replicas_follow_requests_and_go_without_breaking_an_answer(cluster):
-    asked = {**QUICK, "max_replicas": 2, "target_requests": 2, "cache": cluster.home / "scale"}
+    asked = {**QUICK, "max_replicas": 2, "target_requests": 5, "cache": cluster.home / "scale"}
     with cluster.running(**asked):
-        load = Asking(cluster, 6, max_tokens=200, temperature=0, ignore_eos=True)
-        until(lambda: len(cluster.servers()) == 2, "another replica comes")
-        replies = load.stop()
-        assert {reply.status for reply in replies} == {200}
-        # One client a replica asks for one replica, not two, and both are at work when one goes.
         whole = cluster.chat(user("Tell me story 0 about a fox."), **LONG)
-        load = Asking(cluster, 2, **LONG)
+        load = Asking(cluster, 8, max_tokens=200, temperature=0, ignore_eos=True)
+        until(lambda: len(cluster.servers()) == 2, "another replica comes")
+        until(lambda: len(load.replicas) == 2, "it answers")
+        assert {reply.status for reply in load.stop()} == {200}
+        # Two of these are at each replica, and ask for one: both are at work when one goes.
+        load = Asking(cluster, 4, **LONG)
         until(lambda: len(cluster.servers()) == 1, "a replica goes")
         replies = load.stop()
         assert {reply.status for reply in replies} == {200}
-        assert {reply.json["usage"]["completion_tokens"] for reply in replies} == {6000}
-        told = [reply.json["choices"][0]["message"]["content"] for reply in replies]
-        assert whole.json["choices"][0]["message"]["content"] in told
-        assert len({reply.replica for reply in replies}) == 2
+        assert {reply.json["usage"]["completion_tokens"] for reply in replies} == {TOKENS}
+        assert {text(reply) for reply in replies if reply.number == 0} == {text(whole)}
+        assert len(load.replicas) == 2
         assert prefixes(cluster), "who goes writes what it knows"
 
 

@@ -23,7 +23,7 @@ BODY_FIELDS = ("messages", "input", "prompt")
 #: Links that are remembered, at about 100 bytes each.
 MOST_LINKS = 1 << 17
 #: Items that the model wrote, by their role or type: who computed what comes before has them too.
-WRITTEN = frozenset({"assistant", "function_call", "reasoning"})
+WRITTEN = ("assistant", "function_call", "reasoning")
 
 
 class Link(NamedTuple):
@@ -59,7 +59,7 @@ def _items(content: Any) -> list[Any]:
 
 
 def _is_written(item: Any) -> bool:
-    return isinstance(item, dict) and bool({item.get("role"), item.get("type")} & WRITTEN)
+    return isinstance(item, dict) and any(item.get(key) in WRITTEN for key in ("role", "type"))
 
 
 def _stretches(item: Any) -> Iterator[str]:
