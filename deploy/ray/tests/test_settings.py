@@ -1,8 +1,11 @@
 """Arguments, sizes and events."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from moeflux_ray.errors import SettingsError
 from moeflux_ray.events import Splitter, broken, has_content, is_comment
@@ -45,6 +48,23 @@ def test_sizes_are_those_of_the_server():
     for text in ["", "GiB", "8iB", "8 apples", "-1"]:
         with pytest.raises(SettingsError, match="write it as 8GiB"):
             parse_size(text)
+
+
+def test_examples_are_understood():
+    folder = Path(__file__).parents[1] / "examples"
+    config = yaml.safe_load((folder / "serve.yaml").read_text())
+    kube = yaml.safe_load((folder / "kuberay.yaml").read_text())
+    inner = yaml.safe_load(kube["spec"]["serveConfigV2"])
+    for one in (config, inner):
+        (application,) = ServeDeploySchema.model_validate(one).applications
+        assert application.import_path == "moeflux_ray:app"
+        assert Settings.of(application.args).max_replicas
+    (group,) = kube["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    asked = Settings.of(inner["applications"][0]["args"])
+    assert float(limits["cpu"]) >= asked.cpus
+    assert parse_size(limits["memory"].replace("Gi", "GiB")) >= parse_size(asked.memory)
+    assert group["maxReplicas"] >= asked.max_replicas
 
 
 def event(data, name=None):

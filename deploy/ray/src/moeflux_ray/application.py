@@ -84,6 +84,7 @@ def _number(settings: Settings) -> dict[str, Any]:
             "max_replicas": settings.max_replicas,
             "upscale_delay_s": settings.upscale_delay_s,
             "downscale_delay_s": settings.downscale_delay_s,
+            "look_back_period_s": min(30.0, max(11.0, settings.upscale_delay_s)),
             "policy": policy,
         }
     }

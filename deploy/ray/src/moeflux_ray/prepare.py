@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import itertools
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -20,18 +21,22 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def prepare(binary: str, settings: Settings) -> Path:
-    """The model's path on this node; a repository is pulled if it is not there yet.
+    """The model's path on this node, by its path or its name under ``MOEFLUX_MODELS``; a repository
+    is pulled if it is not there yet.
 
     Raises:
         ModelError: there is no such folder and no such repository, or the download failed.
     """
     path = Path(settings.model).expanduser()
-    if path.exists():
-        return path
+    named = Path(os.environ.get("MOEFLUX_MODELS", "models")) / path
+    for there in (path, named):
+        if there.exists():
+            return there.absolute()
     if path.is_absolute() or not REPOSITORY.fullmatch(settings.model):
         raise ModelError(
             f"there is no model {settings.model}",
-            "put it at the same path on every node, or write model=OWNER/NAME to have it pulled",
+            "put it at the same path on every node or into the MOEFLUX_MODELS folder of its Ray, or "
+            "write model=OWNER/NAME to have it pulled",
         )
     name = settings.model.replace("/", "--") + ("--packed" if settings.pack else "")
     folder = settings.cache_dir / "models" / name

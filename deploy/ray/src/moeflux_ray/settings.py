@@ -26,7 +26,8 @@ ABOVE_ZERO = (
 class Settings:
     """Arguments of ``serve run moeflux_ray:app name=value ...`` and of a config file."""
 
-    #: The model: a folder or GGUF file on every node, or a repository to be pulled.
+    #: The model: a folder or GGUF file on every node, a name in the folder that ``MOEFLUX_MODELS``
+    #: names there, or a repository to be pulled.
     model: str
     #: Replicas, if their number is fixed.
     replicas: int = 1
