@@ -35,7 +35,7 @@ def prepare(binary: str, settings: Settings) -> Path:
     if path.is_absolute() or not REPOSITORY.fullmatch(settings.model):
         raise ModelError(
             f"there is no model {settings.model}",
-            "put it at the same path on every node or into the MOEFLUX_MODELS folder of its Ray, or "
+            "put it at the same path on every node or into its folder of MOEFLUX_MODELS, or "
             "write model=OWNER/NAME to have it pulled",
         )
     name = settings.model.replace("/", "--") + ("--packed" if settings.pack else "")
