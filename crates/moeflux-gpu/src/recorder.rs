@@ -94,6 +94,18 @@ pub struct Recorder {
     submitter: Option<Submitter>,
 }
 
+/// Results on their way to the host.
+pub(crate) struct Reading {
+    staging: wgpu::Buffer,
+    bytes: u64,
+}
+
+impl Reading {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Multiply-adds after which the device is given what was recorded: some devices are reset when one
 /// submission takes them seconds.
 pub(crate) const MOST_WORK: u64 = 50_000_000_000;
@@ -138,6 +150,11 @@ impl Recorder {
         };
         self.submit();
         timing.finish(&self.gpu)
+    }
+
+    /// Whether dispatches are timed.
+    pub(crate) fn is_timing(&self) -> bool {
+        self.timing.is_some()
     }
 
     /// The device has nothing to do: it is given work soon.
@@ -362,16 +379,19 @@ impl Recorder {
     /// # Errors
     /// As [`Recorder::read`]; [`GpuError::Refused`] if `out` has another length.
     pub fn read_into(&mut self, views: &[View<'_>], out: &mut [u8]) -> Result<(), GpuError> {
+        let reading = self.begin_read(views)?;
+        self.end_read(reading, out)
+    }
+
+    /// Begins to read views: what is recorded from now on need not be waited for.
+    ///
+    /// # Errors
+    /// No memory to read to.
+    pub(crate) fn begin_read(&mut self, views: &[View<'_>]) -> Result<Reading, GpuError> {
         let bytes: u64 = views.iter().map(|v| v.bytes).sum();
-        if out.len() as u64 != bytes {
-            let problem = format!("{bytes} bytes are read into {}", out.len());
-            return Err(GpuError::Refused { problem });
-        }
-        if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
-            self.staging = Some(self.gpu.staging(bytes.next_power_of_two())?);
-        }
-        let Some(staging) = self.staging.clone() else {
-            return Ok(());
+        let staging = match self.staging.take().filter(|s| s.size() >= bytes) {
+            Some(staging) => staging,
+            None => self.gpu.staging(bytes.next_power_of_two())?,
         };
         self.pass = None;
         let device = &self.gpu.device;
@@ -384,10 +404,25 @@ impl Recorder {
             encoder.copy_buffer_to_buffer(raw, view.offset, &staging, at, view.bytes);
             at += view.bytes;
         }
+        self.send();
+        Ok(Reading { staging, bytes })
+    }
+
+    /// Waits for what was begun to be read, and puts it into `out`.
+    ///
+    /// # Errors
+    /// As [`Recorder::read_into`].
+    pub(crate) fn end_read(&mut self, reading: Reading, out: &mut [u8]) -> Result<(), GpuError> {
+        let Reading { staging, bytes } = reading;
+        if out.len() as u64 != bytes {
+            let problem = format!("{bytes} bytes are read into {}", out.len());
+            return Err(GpuError::Refused { problem });
+        }
         self.submit();
         if bytes > 0 {
             self.gpu.wait_for(&staging, out)?;
         }
+        self.staging = Some(staging);
         self.gpu.check()
     }
 }

@@ -43,12 +43,15 @@ impl RemoteStates for DeviceStates {
                 },
                 capacity: 0,
                 parts: None,
+                mark: 0,
             }),
             StateDecl::Recurrent { len } => Box::new(DeviceRecurrent {
                 gpu: self.clone(),
                 len,
                 copies: None,
                 is_written: false,
+                is_ahead: false,
+                mark: 0,
             }),
         }
     }
@@ -64,6 +67,7 @@ pub struct DeviceKv {
     /// Positions that there is room for.
     capacity: usize,
     parts: Option<(DeviceBuffer, DeviceBuffer)>,
+    mark: u64,
 }
 
 impl DeviceKv {
@@ -117,7 +121,9 @@ impl RemoteState for DeviceKv {
 
     fn commit(&mut self) {}
 
-    fn undo(&mut self) {}
+    fn undo(&mut self) {
+        self.mark = 0;
+    }
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
@@ -135,6 +141,7 @@ impl RemoteState for DeviceKv {
     }
 
     fn set(&mut self, positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
+        self.mark = 0;
         self.reserve(positions)?;
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
@@ -162,6 +169,57 @@ pub struct DeviceRecurrent {
     len: usize,
     copies: Option<(Arc<DeviceBuffer>, Arc<DeviceBuffer>)>,
     is_written: bool,
+    /// Whether the step that is being recorded follows one that has not been committed yet.
+    is_ahead: bool,
+    mark: u64,
+}
+
+/// A state, as one of all that steps of an answer go on from.
+pub(crate) trait Marked {
+    /// Which step wrote it last, as far as steps say; 0 when it has been set otherwise since.
+    fn mark(&mut self) -> &mut u64;
+
+    /// Whether a step may write up to `positions` positions.
+    fn has_room(&self, positions: usize) -> bool;
+
+    /// What is recorded from now on is of the step behind the one that was recorded last and has not
+    /// been committed; or no longer.
+    fn go_ahead(&mut self, is_ahead: bool);
+
+    /// What was recorded ahead is what this step writes.
+    fn take_over(&mut self);
+}
+
+impl Marked for DeviceKv {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&self, positions: usize) -> bool {
+        positions <= self.capacity
+    }
+
+    fn go_ahead(&mut self, _: bool) {}
+
+    fn take_over(&mut self) {}
+}
+
+impl Marked for DeviceRecurrent {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&self, _: usize) -> bool {
+        true
+    }
+
+    fn go_ahead(&mut self, is_ahead: bool) {
+        self.is_ahead = is_ahead;
+    }
+
+    fn take_over(&mut self) {
+        self.is_written = true;
+    }
 }
 
 impl DeviceRecurrent {
@@ -170,6 +228,11 @@ impl DeviceRecurrent {
     /// # Errors
     /// No memory.
     pub fn step(&mut self) -> Result<(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
+        if self.is_ahead {
+            // What the step before this one reads is not needed any longer.
+            let (current, next) = self.copies()?;
+            return Ok((Arc::clone(next), Arc::clone(current)));
+        }
         self.is_written = true;
         self.copies().cloned()
     }
@@ -211,6 +274,7 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn undo(&mut self) {
+        self.mark = 0;
         self.swap();
     }
 
@@ -223,7 +287,7 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn set(&mut self, _positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
-        self.is_written = false;
+        (self.is_written, self.mark) = (false, 0);
         let Some(values) = values else {
             self.copies = None;
             return Ok(());

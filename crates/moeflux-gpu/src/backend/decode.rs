@@ -149,18 +149,21 @@ impl GpuBackend {
         if !w.step.outputs.is_empty() {
             self.inputs.outputs(&mut self.recorder, w.step)?;
         }
+        self.recorder.hasten();
         if !self.experts.is_hopeful(&mut self.recorder)? {
             return self.items(&plan.items, w, false);
         }
         self.items(&plan.items, w, true)?;
         match self.experts.first_missed(&mut self.recorder)? {
-            Some(layer) => self.items(plan.rest_with_experts(w.graph, layer), w, false),
+            Some(layer) => {
+                self.recorder.hasten();
+                self.items(plan.rest_with_experts(w.graph, layer), w, false)
+            }
             None => Ok(()),
         }
     }
 
-    fn items(&mut self, items: &[Item], w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
-        self.recorder.hasten();
+    pub(super) fn items(&mut self, items: &[Item], w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
         for item in items {
             match item {
                 Item::Op(at) => {

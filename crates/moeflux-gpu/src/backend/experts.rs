@@ -90,7 +90,7 @@ impl DeviceExperts {
     }
 
     /// Whether all experts of all layers are on the device.
-    fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         !self.layers.is_empty() && self.layers.values().all(Layer::is_complete)
     }
 

@@ -1,6 +1,7 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod ahead;
 mod budget;
 mod buffers;
 mod decode;
@@ -26,6 +27,7 @@ use moeflux::weights::Weights;
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
 use crate::{Gpu, GpuError, Recorder, View};
+use ahead::Answer;
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
 use experts::{DeviceExperts, Together};
@@ -67,6 +69,10 @@ pub struct GpuBackend {
     experts: DeviceExperts,
     together: Together,
     plan: Option<Plan>,
+    /// The answer that the step before this one was of, and the one that this step is of.
+    answers: (Option<Answer>, Option<Answer>),
+    /// Marks given to answers.
+    marks: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -84,6 +90,8 @@ impl GpuBackend {
             experts: DeviceExperts::new(options.expert_bytes),
             together: Together::new(options.cpu_experts),
             plan: None,
+            answers: (None, None),
+            marks: 0,
             buffers_seen: 0,
         }
     }
@@ -215,6 +223,16 @@ impl GpuBackend {
 }
 
 impl GpuBackend {
+    /// A step of any tokens.
+    fn any(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
+        let prompts = w.step.spans.iter().filter(|span| span.is_prompt);
+        let prompts = prompts.count();
+        match prompts == 0 || prompts == w.step.spans.len() {
+            true => self.whole(w, record),
+            false => self.mixed(w),
+        }
+    }
+
     /// A step of which either all tokens are of prompts or none.
     fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
         if w.step.spans.iter().all(|span| !span.is_prompt) {
@@ -293,25 +311,11 @@ impl Backend for GpuBackend {
             self.recorder.forget_bindings();
         }
         self.recorder.begin_times();
+        self.answers = (self.answers.1.take(), None);
     }
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
         self.buffers.fetch(&mut self.recorder, wanted, pool)
-    }
-
-    fn best(&mut self, logits: BufferId, pool: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
-        let rows = pool.rows(logits);
-        if rows == 0 || !self.buffers.is_held(logits) {
-            return Ok(None);
-        }
-        let width = pool.len(logits) / rows;
-        let out = self.recorder.scratch("best tokens", rows as u64 * 4)?;
-        let out = View::first(&out, rows as u64 * 4);
-        let logits = self.buffers.view(pool, logits)?;
-        ops::argmax(&mut self.recorder, logits, out, rows, width)?;
-        let bytes = self.recorder.read(&[out])?;
-        let best: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok((!best.contains(&ops::NOT_FINITE)).then_some(best))
     }
 
     fn end_step(&mut self) -> Result<(), Error> {
@@ -347,12 +351,24 @@ impl Backend for GpuBackend {
             pool,
             stage,
         };
-        let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
-        let prompts = prompts.count();
-        match prompts == 0 || prompts == work.step.spans.len() {
-            true => self.whole(&mut work, record),
-            false => self.mixed(&mut work),
-        }
+        self.any(&mut work, record)
+    }
+
+    fn run_best(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        self.best_step(&mut Work {
+            graph,
+            step,
+            weights,
+            pool,
+            stage,
+        })
     }
 
     fn run_recurrences(

@@ -35,6 +35,13 @@ impl BufferId {
     }
 }
 
+impl StateId {
+    /// The state at `index` of [`Graph::states`].
+    pub fn new(index: usize) -> StateId {
+        StateId(index as u32)
+    }
+}
+
 impl WeightId {
     /// The weight at `index` of a list of weights.
     pub fn new(index: usize) -> WeightId {

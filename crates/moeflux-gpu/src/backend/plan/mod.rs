@@ -137,6 +137,22 @@ impl Plan {
         Ok(Plan { items, sets })
     }
 
+    /// How many items come before a step's results are needed: all but those that make logits, if
+    /// the latter are nothing but that.
+    pub fn before_logits(&self, graph: &Graph) -> Option<usize> {
+        let selects = |item: &Item| matches!(item, Item::Op(op) if matches!(graph.ops[*op], Op::SelectOutputs { .. }));
+        let first = self.items.iter().position(selects)?;
+        let is_row_wise = |item: &Item| match item {
+            Item::Op(op) => matches!(
+                graph.ops[*op],
+                Op::SelectOutputs { .. } | Op::RmsNorm { .. } | Op::Matmul { .. }
+            ),
+            Item::Products(_) => true,
+            _ => false,
+        };
+        self.items[first..].iter().all(is_row_wise).then_some(first)
+    }
+
     /// The items from the choice of a layer's routed experts on.
     pub fn rest_with_experts(&self, graph: &Graph, layer: usize) -> &[Item] {
         let chosen = graph.ops.iter().find_map(|op| match op {
