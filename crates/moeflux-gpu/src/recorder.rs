@@ -331,7 +331,7 @@ impl Recorder {
     }
 
     /// Has the device begin soon with what was recorded.
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         self.pass = None;
         self.work = 0;
         if self.waiting > 0 {

@@ -8,6 +8,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use moeflux::backend::{Step, StepSpan};
 use moeflux::graph::StateId;
@@ -42,7 +43,9 @@ impl GpuBackend {
                 None => Ok(None),
             };
         };
-        let goes_on = before.as_ref().is_some_and(|answer| answer.goes_on(w, position));
+        let goes_on = before
+            .as_ref()
+            .is_some_and(|answer| answer.goes_on(w, position));
         let begun = before.and_then(|answer| answer.begun);
         match goes_on && begun == w.step.tokens.first().copied() {
             true => self.take_over(w)?,
@@ -58,7 +61,10 @@ impl GpuBackend {
         let answer = Answer {
             mark: self.marks,
             position: position + 1,
-            begun: best.as_ref().filter(|_| is_begun).and_then(|b| b.first().copied()),
+            begun: best
+                .as_ref()
+                .filter(|_| is_begun)
+                .and_then(|b| b.first().copied()),
         };
         let is_marked = each_state(w, |state| *state.mark() = answer.mark);
         self.answers.1 = Some(answer).filter(|_| is_marked);
@@ -161,6 +167,7 @@ impl GpuBackend {
     }
 
     fn rest(&mut self, plan: &Plan, w: &mut Work<'_, '_>) -> Result<(), Error> {
+        self.gpu.steps_ahead.fetch_add(1, Ordering::Relaxed);
         each_state(w, |state| state.take_over());
         self.buffers.place(&self.gpu, w.graph, &plan.sets, 1)?;
         let writes = w.graph.ops.iter().flat_map(|op| op.writes());
@@ -204,5 +211,7 @@ fn marked(state: &mut dyn Any) -> Option<&mut dyn Marked> {
     if state.is::<DeviceKv>() {
         return state.downcast_mut::<DeviceKv>().map(|kv| kv as _);
     }
-    state.downcast_mut::<DeviceRecurrent>().map(|state| state as _)
+    state
+        .downcast_mut::<DeviceRecurrent>()
+        .map(|state| state as _)
 }

@@ -163,7 +163,12 @@ impl GpuBackend {
         }
     }
 
-    pub(super) fn items(&mut self, items: &[Item], w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
+    pub(super) fn items(
+        &mut self,
+        items: &[Item],
+        w: &mut Work<'_, '_>,
+        hopeful: bool,
+    ) -> Result<(), Error> {
         for item in items {
             match item {
                 Item::Op(at) => {

@@ -155,6 +155,16 @@ impl DeviceExperts {
         Ok(())
     }
 
+    /// Forgets what all slots hold.
+    pub fn cool(&mut self) {
+        self.chosen = None;
+        self.has_missed = true;
+        for layer in self.layers.values_mut() {
+            (0..layer.slots()).for_each(|slot| layer.empty(slot));
+            layer.is_told = false;
+        }
+    }
+
     /// Brings the experts `wanted` (ascending, no more than the layer has slots) to the device; all
     /// of them keep their slots at least until the next call. Gives how many were not there.
     pub fn ensure(
@@ -168,11 +178,7 @@ impl DeviceExperts {
         let now = self.uses;
         let none = || Error::Internal(format!("layer {layer} has no slots"));
         let slots = self.layers.get_mut(&layer).ok_or_else(none)?;
-        for &id in wanted {
-            if let Some(owner) = slots.owners.get_mut(slots.slot_of[id as usize] as usize) {
-                owner.1 = now;
-            }
-        }
+        slots.note_uses(wanted, now);
         let (missing, _) = slots.missing(wanted);
         if missing.is_empty() {
             return Ok(0);

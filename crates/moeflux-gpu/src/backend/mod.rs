@@ -26,7 +26,7 @@ use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
-use crate::{Gpu, GpuError, Recorder, View};
+use crate::{Gpu, GpuError, Recorder};
 use ahead::Answer;
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
@@ -390,6 +390,10 @@ impl Backend for GpuBackend {
             },
             inputs,
         )
+    }
+
+    fn cool(&mut self) {
+        self.experts.cool();
     }
 
     fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {

@@ -171,6 +171,9 @@ pub trait Backend: Send {
         Ok(())
     }
 
+    /// Forgets the experts that it keeps in memory of its own.
+    fn cool(&mut self) {}
+
     /// Brings experts nearer to where they are computed, as far as there is room.
     ///
     /// # Errors

@@ -331,7 +331,9 @@ impl Engine {
         if let Some(warm_start) = &self.warm_start {
             warm_start.end();
         }
-        self.lock().stage.residency.clear();
+        let Executor { backend, stage, .. } = &mut *self.lock();
+        stage.residency.clear();
+        backend.cool();
     }
 
     /// A panic in a step may have lost buffers that it had taken; everything else that a later
