@@ -5,6 +5,7 @@ mod costs;
 mod single_op;
 mod slots;
 mod together;
+mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub(super) use single_op::choices;
 pub(super) use slots::Layer;
 use slots::NONE;
 pub(super) use together::Together;
+pub(super) use waiting::Waiting;
 
 /// The experts of all layers.
 #[derive(Default)]

@@ -30,7 +30,7 @@ use crate::{Gpu, GpuError, Recorder};
 use ahead::Answer;
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
-use experts::{DeviceExperts, Together};
+use experts::{DeviceExperts, Together, Waiting};
 use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
@@ -68,6 +68,10 @@ pub struct GpuBackend {
     pieces: PieceLists,
     experts: DeviceExperts,
     together: Together,
+    /// Choices that a step waits for.
+    waiting: Option<Waiting>,
+    /// Whether this step can record what follows choices before they are known.
+    may_wait: bool,
     plan: Option<Plan>,
     /// The answer that the step before this one was of, and the one that this step is of.
     answers: (Option<Answer>, Option<Answer>),
@@ -89,6 +93,8 @@ impl GpuBackend {
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             together: Together::new(options.cpu_experts),
+            waiting: None,
+            may_wait: false,
             plan: None,
             answers: (None, None),
             marks: 0,
@@ -223,31 +229,6 @@ impl GpuBackend {
 }
 
 impl GpuBackend {
-    /// A step of any tokens.
-    fn any(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
-        let prompts = w.step.spans.iter().filter(|span| span.is_prompt);
-        let prompts = prompts.count();
-        match prompts == 0 || prompts == w.step.spans.len() {
-            true => self.whole(w, record),
-            false => self.mixed(w),
-        }
-    }
-
-    /// A step of which either all tokens are of prompts or none.
-    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
-        if w.step.spans.iter().all(|span| !span.is_prompt) {
-            return self.decode(w, record);
-        }
-        self.make_plan(w)?;
-        for op in &w.graph.ops {
-            self.one(op, w.step, w.weights, w.pool, w.stage)?;
-        }
-        match record {
-            None => Ok(()),
-            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
-        }
-    }
-
     /// Runs one operation.
     fn one(
         &mut self,

@@ -15,7 +15,7 @@ use crate::pinned::Pinned;
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder};
 
 /// Threads that fill memory.
-const THREADS: usize = 16;
+const THREADS: usize = 12;
 /// Parts that a matrix is written in by as many threads.
 const PARTS: usize = 4;
 /// Memory for the way, at most, unless a single call needs more.

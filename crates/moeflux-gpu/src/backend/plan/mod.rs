@@ -109,6 +109,9 @@ pub(super) struct Plan {
     pub items: Vec<Item>,
     /// Buffers that the items write; those of a set lie in one piece of memory.
     pub sets: Vec<Vec<BufferId>>,
+    /// Whether what follows a layer's choices can be recorded before they are known: all of it is
+    /// commands alone.
+    pub can_wait: bool,
 }
 
 impl Plan {
@@ -134,7 +137,15 @@ impl Plan {
                 Item::Experts(e) => sets.push(vec![e.out]),
             }
         }
-        Ok(Plan { items, sets })
+        let is_commands = |item: &Item| match item {
+            Item::Op(op) => is_commands(&graph.ops[*op]),
+            _ => true,
+        };
+        Ok(Plan {
+            can_wait: items.iter().all(is_commands),
+            items,
+            sets,
+        })
     }
 
     /// How many items come before a step's results are needed: all but those that make logits, if
@@ -170,4 +181,27 @@ impl Plan {
         let first = self.items.iter().position(chooses);
         &self.items[first.unwrap_or(0)..]
     }
+}
+
+/// Whether an operation of a step of few tokens writes nothing from the host.
+fn is_commands(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Embed { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormGated { .. }
+            | Op::Matmul { .. }
+            | Op::SplitPairs { .. }
+            | Op::KvAppend { .. }
+            | Op::Attention { .. }
+            | Op::Conv1dSilu { .. }
+            | Op::GatedDelta { .. }
+            | Op::Router { .. }
+            | Op::RequestExperts { .. }
+            | Op::Swiglu { .. }
+            | Op::SigmoidMul { .. }
+            | Op::ScaleBySigmoid { .. }
+            | Op::Add { .. }
+            | Op::SelectOutputs { .. }
+    )
 }
