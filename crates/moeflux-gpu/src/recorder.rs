@@ -108,7 +108,7 @@ pub struct Recorder {
 /// submission takes them seconds.
 pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
-const TOGETHER: u32 = 128;
+const TOGETHER: u32 = 160;
 /// Those of a first submission that the device waits for.
 const FIRST: u32 = 8;
 
