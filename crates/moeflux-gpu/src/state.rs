@@ -49,6 +49,7 @@ impl RemoteStates for DeviceStates {
                 gpu: self.clone(),
                 len,
                 copies: None,
+                ahead: None,
                 is_written: false,
                 is_ahead: false,
                 mark: 0,
@@ -168,6 +169,8 @@ pub struct DeviceRecurrent {
     /// Elements, f32.
     len: usize,
     copies: Option<(Arc<DeviceBuffer>, Arc<DeviceBuffer>)>,
+    /// Where a step writes that follows one that has not been committed.
+    ahead: Option<Arc<DeviceBuffer>>,
     is_written: bool,
     /// Whether the step that is being recorded follows one that has not been committed yet.
     is_ahead: bool,
@@ -179,8 +182,8 @@ pub(crate) trait Marked {
     /// Which step wrote it last, as far as steps say; 0 when it has been set otherwise since.
     fn mark(&mut self) -> &mut u64;
 
-    /// Whether a step may write up to `positions` positions.
-    fn has_room(&self, positions: usize) -> bool;
+    /// Whether there is room for a step behind the present one, up to `positions` positions.
+    fn has_room(&mut self, positions: usize) -> bool;
 
     /// What is recorded from now on is of the step behind the one that was recorded last and has not
     /// been committed; or no longer.
@@ -195,7 +198,7 @@ impl Marked for DeviceKv {
         &mut self.mark
     }
 
-    fn has_room(&self, positions: usize) -> bool {
+    fn has_room(&mut self, positions: usize) -> bool {
         positions <= self.capacity
     }
 
@@ -209,8 +212,12 @@ impl Marked for DeviceRecurrent {
         &mut self.mark
     }
 
-    fn has_room(&self, _: usize) -> bool {
-        true
+    fn has_room(&mut self, _: usize) -> bool {
+        if self.ahead.is_none() {
+            let made = self.gpu.0.buffer("recurrent state", self.len as u64 * 4);
+            self.ahead = made.ok().map(Arc::new);
+        }
+        self.ahead.is_some()
     }
 
     fn go_ahead(&mut self, is_ahead: bool) {
@@ -218,6 +225,9 @@ impl Marked for DeviceRecurrent {
     }
 
     fn take_over(&mut self) {
+        if let (Some((_, next)), Some(ahead)) = (&mut self.copies, &mut self.ahead) {
+            std::mem::swap(next, ahead);
+        }
         self.is_written = true;
     }
 }
@@ -229,9 +239,12 @@ impl DeviceRecurrent {
     /// No memory.
     pub fn step(&mut self) -> Result<(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
         if self.is_ahead {
-            // What the step before this one reads is not needed any longer.
-            let (current, next) = self.copies()?;
-            return Ok((Arc::clone(next), Arc::clone(current)));
+            let none = || GpuError::Refused {
+                problem: "a state has no memory for a step ahead".to_owned(),
+            };
+            let ahead = self.ahead.clone().ok_or_else(none)?;
+            let (_, next) = self.copies()?;
+            return Ok((Arc::clone(next), ahead));
         }
         self.is_written = true;
         self.copies().cloned()
@@ -289,7 +302,7 @@ impl RemoteState for DeviceRecurrent {
     fn set(&mut self, _positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
         (self.is_written, self.mark) = (false, 0);
         let Some(values) = values else {
-            self.copies = None;
+            (self.copies, self.ahead) = (None, None);
             return Ok(());
         };
         check_length(self.len, values)?;

@@ -2,9 +2,9 @@
 //! while its step before is still running, before the host knows which token it is.
 //!
 //! All of the step is recorded but its logits, so those of the step before stay where they are. It
-//! reads states as the step before leaves them and writes them where that one has read them, which
-//! are the places that it would have after a commit; keys and values go behind the session's end.
-//! If the answer goes on otherwise, nothing needs to be undone: what was written counts for nothing.
+//! reads states as the step before leaves them and writes them elsewhere; keys and values go behind
+//! the session's end. If the answer goes on otherwise, or the step before fails, nothing needs to be
+//! undone: what was written counts for nothing.
 
 use std::any::Any;
 use std::sync::Arc;
