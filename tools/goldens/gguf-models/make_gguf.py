@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-sys.path.insert(0, str(HERE.parent / "models"))
+sys.path[:0] = [str(HERE.parent / "models"), str(HERE.parent / "formats")]
 
 # Directory under fixtures/, name of the GGUF file, type, more flags.
 CHECKPOINTS = [
@@ -37,6 +37,11 @@ CHECKPOINTS = [
     ("deepseek_v3", "deepseek_v3", "bf16", []),
     ("deepseek_v2_lite", "deepseek_v2_lite", "bf16", []),
     ("deepseek_v2", "deepseek_v2", "bf16", []),
+    ("kimi_k2", "kimi_k2", "bf16", []),
+    ("kimi_k25", "kimi_k25", "bf16", []),
+    ("kimi_linear", "kimi_linear", "bf16", []),
+    # Counts a layer of the multi-token prediction head, which the fixture does not have.
+    ("glm4_moe_lite", "glm4_moe_lite", "bf16", []),
 ]
 
 # Models whose fixture has layers without experts, which do not convert: the file's name, more
@@ -79,6 +84,50 @@ def make_sparse(converter, name, fields, prompt_tokens, out):
         convert(converter, made, out / f"{name}.gguf", "bf16", [])
         golden = (made / "golden.safetensors").read_bytes()
         (out / f"{name}.golden.safetensors").write_bytes(golden)
+
+
+def make_gpt_oss(converter, out):
+    """gpt-oss as it is published: experts in MXFP4, and the limit that conversions do not name."""
+    import layouts
+    import make_formats
+    import make_models
+    import reference
+    import torch
+    from specs import SPECS
+
+    spec = next(spec for spec in SPECS if spec.name == "gpt_oss")
+    config = {**spec.config, "swiglu_limit": 7.0}
+    spec = dataclasses.replace(spec, config=config, prompt_tokens=70)
+    for seed in range(9500, 9500 + make_models.SEEDS):
+        model = make_models.build(spec, seed)
+        tensors = layouts.named_tensors(model, spec, seed)
+        for name, values in list(tensors.items()):
+            if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                continue
+            # Published with a matrix's rows in order, which floats are not.
+            made = [make_formats.mxfp4(matrix.T.float()) for matrix in tensors.pop(name)]
+            for end in ("_blocks", "_scales"):
+                tensors[name + end] = torch.stack([parts[end] for parts, _ in made])
+            decoded = torch.stack([matrix.T for _, matrix in made])
+            model.get_parameter(name).data.copy_(decoded)
+        tokens = reference.prompt(spec, model.config.vocab_size, seed)
+        answers = reference.compute(model, tokens)
+        if answers.router_margin >= make_models.SMALLEST_ROUTER_MARGIN:
+            break
+    else:
+        raise RuntimeError("gpt_oss: no seed gives clear router choices")
+    make_models.check(spec, answers)
+    config = {**config, "quantization_config": {"quant_method": "mxfp4"}}
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory) / "gpt_oss"
+        made.mkdir()
+        layouts.write_checkpoint(tensors, dataclasses.replace(spec, config=config), made)
+        convert(converter, made, out / "gpt_oss.gguf", "bf16", [])
+    layouts.save(
+        out / "gpt_oss.golden.safetensors",
+        {"tokens": answers.tokens.to(torch.uint32), "logits": answers.logits},
+        {"golden": f"gpt_oss with MXFP4 experts; seed {seed}"},
+    )
 
 
 # Words with combining marks, which the rules of Qwen 2 and 3.5 cut differently.
@@ -130,7 +179,7 @@ def main():
     options = parser.parse_args()
     converter = options.llama_cpp.resolve() / "convert_hf_to_gguf.py"
     sys.path[:0] = [str(converter.parent), str(converter.parent / "gguf-py")]
-    from conversion import base, deepseek, glm, llama, minimax, olmo, qwen
+    from conversion import base, deepseek, glm, gpt_oss, kimi_linear, llama, minimax, olmo, qwen
 
     models = (
         qwen.Qwen2MoeModel,
@@ -142,6 +191,9 @@ def main():
         glm.Glm4MoeModel,
         minimax.MiniMaxM2Model,
         deepseek.DeepseekV2Model,
+        glm.Glm4MoeLiteModel,
+        gpt_oss.GptOssModel,
+        kimi_linear.KimiLinearModel,
     )
     own = [model.set_vocab for model in models]
     for model in models:
@@ -156,6 +208,8 @@ def main():
         convert(converter, source, destination, kind, flags)
     for name, fields, prompt_tokens in filter(lambda row: wanted(row[0]), SPARSE):
         make_sparse(converter, name, fields, prompt_tokens, options.out)
+    if wanted("gpt_oss"):
+        make_gpt_oss(converter, options.out)
     if options.only is not None:
         return
 

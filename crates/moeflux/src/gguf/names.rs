@@ -9,10 +9,12 @@
 //!   have them in halves: the rotation is told so, and the products of the two stay what they are;
 //! - in `deepseek2` the projection from latents to keys is transposed and apart from that to
 //!   values, both with a matrix a head (early files have one matrix, as checkpoints do);
-//! - `ssm_conv1d` is `[channels, kernel]`;
+//! - convolutions and `ssm_a` have other sizes of one among their sizes;
+//! - gate and up of `gpt-oss` are apart, their biases too, where checkpoints have rows by turns;
 //! - the gate of the shared expert is a vector;
 //! - the routed experts' matrices are stacked, `[experts, rows, cols]`.
 
+use moeflux_formats::Checkpoint;
 use moeflux_kernels::{HeadOrder, HeadRows, RopeStyle};
 
 use super::architecture::Architecture;
@@ -73,6 +75,39 @@ const LAYER: &[(&str, &str)] = &[
     ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
     ("mlp.experts", "ffn"),
     ("block_sparse_moe.experts", "ffn"),
+    // gpt-oss.
+    ("self_attn.o_proj.bias", "attn_output.bias"),
+    ("self_attn.sinks", "attn_sinks.weight"),
+    ("mlp.router", "ffn_gate_inp"),
+    ("mlp.router.bias", "ffn_gate_inp.bias"),
+    ("mlp.experts.gate_proj_bias", "ffn_gate_exps.bias"),
+    ("mlp.experts.up_proj_bias", "ffn_up_exps.bias"),
+    ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
+    // Kimi-Linear.
+    ("self_attn.q_conv1d.weight", "ssm_conv1d_q.weight"),
+    ("self_attn.k_conv1d.weight", "ssm_conv1d_k.weight"),
+    ("self_attn.v_conv1d.weight", "ssm_conv1d_v.weight"),
+    ("self_attn.f_a_proj", "ssm_f_a"),
+    ("self_attn.f_b_proj", "ssm_f_b"),
+    ("self_attn.g_a_proj", "ssm_g_a"),
+    ("self_attn.g_b_proj", "ssm_g_b"),
+    ("self_attn.b_proj", "ssm_beta"),
+    ("self_attn.A_log", "ssm_a"),
+    ("self_attn.dt_bias", "ssm_dt.bias"),
+    ("self_attn.o_norm.weight", "ssm_norm.weight"),
+    (
+        "block_sparse_moe.shared_experts.gate_proj",
+        "ffn_gate_shexp",
+    ),
+    ("block_sparse_moe.shared_experts.up_proj", "ffn_up_shexp"),
+    (
+        "block_sparse_moe.shared_experts.down_proj",
+        "ffn_down_shexp",
+    ),
+    (
+        "block_sparse_moe.gate.e_score_correction_bias",
+        "exp_probs_b.bias",
+    ),
 ];
 
 /// The projection from latents to keys and values.
@@ -107,12 +142,19 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: &Architecture, extr
     };
     for weight in &mut blueprint.weights {
         if let WeightKind::Vector { shape, fold } = &mut weight.kind {
-            *fold = match *fold {
-                VectorFold::AddOne => VectorFold::None,
-                VectorFold::TransposeConv => {
-                    shape.retain(|&size| size != 1);
-                    VectorFold::TransposeConv
+            if matches!(fold, VectorFold::Even | VectorFold::Odd) {
+                let own = if *fold == VectorFold::Even {
+                    "gate"
+                } else {
+                    "up"
+                };
+                weight.name = weight.name.replace("gate_up", own);
+                if let Some(size) = shape.last_mut() {
+                    *size /= 2;
                 }
+            }
+            *fold = match *fold {
+                VectorFold::AddOne | VectorFold::Even | VectorFold::Odd => VectorFold::None,
                 VectorFold::None if weight.name.ends_with(".A_log") => VectorFold::LogOfNegated,
                 other => other,
             };
@@ -136,6 +178,24 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: &Architecture, extr
     blueprint.skipped = extra
         .map(|layer| (format!("blk.{layer}."), "multi-token prediction head"))
         .collect();
+}
+
+/// Gives vectors the shapes that `files` have them in, where no size above one differs.
+pub(crate) fn fit_shapes(blueprint: &mut Blueprint, files: &Checkpoint) {
+    let sizes = |shape: &[usize]| -> Vec<usize> {
+        let above = shape.iter().copied().filter(|&size| size != 1);
+        above.collect()
+    };
+    for weight in &mut blueprint.weights {
+        let WeightKind::Vector { shape, .. } = &mut weight.kind else {
+            continue;
+        };
+        if let Some(info) = files.get(&weight.name)
+            && sizes(shape) == sizes(&info.shape)
+        {
+            shape.clone_from(&info.shape);
+        }
+    }
 }
 
 /// Gives each projection from latents the two weights that files split it in: `attn_k_b`,

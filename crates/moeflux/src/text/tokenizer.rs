@@ -20,7 +20,8 @@ impl Tokenizer {
         Self { inner, path }
     }
 
-    /// Opens `tokenizer.json` in a model directory, or `tiktoken.model` where there is none.
+    /// Opens `tokenizer.json` in a model directory, or `tiktoken.model` or `tokenizer.model` where
+    /// there is none.
     ///
     /// # Errors
     /// The file is missing, unreadable, or not a tokenizer.
@@ -28,6 +29,9 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let Some(text) = super::read_optional(&path)? else {
             if let Some(tokenizer) = super::tiktoken::open(dir)? {
+                return Ok(tokenizer);
+            }
+            if let Some(tokenizer) = super::sentencepiece::open(dir)? {
                 return Ok(tokenizer);
             }
             let hint = "copy tokenizer.json from the model's source, or give token ids";
