@@ -12,6 +12,7 @@ mod common;
 mod gguf;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use common::{FIXTURES, fixture, repository};
 use gguf::{MADE_FROM, WITH_ANSWERS, file};
@@ -22,7 +23,7 @@ const END: &str = "<!-- end -->";
 
 /// The table, from what `goldens.rs` and `gguf.rs` test.
 fn table() -> String {
-    let describe = |path| inspect(path).unwrap();
+    let describe = |path: &Path| inspect(path).unwrap();
     // A checkpoint's architecture, and the one that its conversion opens as: there are fewer.
     let made = MADE_FROM.map(|(name, source, _)| (describe(&file(name)), Some(source)));
     let own = WITH_ANSWERS.map(|name| (describe(&file(&format!("{name}.gguf"))), None));

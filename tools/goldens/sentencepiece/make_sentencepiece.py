@@ -59,6 +59,8 @@ CONFIG = {
     "eos_token": "</s>",
     "unk_token": "<unk>",
     "legacy": True,
+    # Conversions know such a piece by this alone.
+    "added_tokens_decoder": {"3": {"content": "<|mark|>", "special": False}},
     "chat_template": "{% for m in messages %}[INST] {{ m['content'] }} [/INST]{% endfor %}",
 }
 
