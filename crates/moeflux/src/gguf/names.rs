@@ -22,10 +22,16 @@ use crate::graph::{Op, WeightId};
 use crate::models::{Blueprint, VectorFold, WeightDecl, WeightKind};
 
 /// Names that stand outside layers.
-const GLOBAL: [(&str, &str); 3] = [
+const GLOBAL: [(&str, &str); 8] = [
     ("embed_tokens", "token_embd"),
     ("norm.weight", "output_norm.weight"),
     ("lm_head", "output"),
+    // DeepSeek-V4.
+    ("embed", "token_embd"),
+    ("head", "output"),
+    ("hc_head_fn", "output_hc_fn"),
+    ("hc_head_base", "output_hc_base.weight"),
+    ("hc_head_scale", "output_hc_scale.weight"),
 ];
 
 /// Names within a layer.
@@ -108,6 +114,46 @@ const LAYER: &[(&str, &str)] = &[
         "block_sparse_moe.gate.e_score_correction_bias",
         "exp_probs_b.bias",
     ),
+    // DeepSeek-V4.
+    ("hc_attn_fn", "hc_attn_fn"),
+    ("hc_attn_base", "hc_attn_base.weight"),
+    ("hc_attn_scale", "hc_attn_scale.weight"),
+    ("hc_ffn_fn", "hc_ffn_fn"),
+    ("hc_ffn_base", "hc_ffn_base.weight"),
+    ("hc_ffn_scale", "hc_ffn_scale.weight"),
+    ("attn_norm.weight", "attn_norm.weight"),
+    ("ffn_norm.weight", "ffn_norm.weight"),
+    ("attn.wq_a", "attn_q_a"),
+    ("attn.q_norm.weight", "attn_q_a_norm.weight"),
+    ("attn.wq_b", "attn_q_b"),
+    ("attn.wkv", "attn_kv"),
+    ("attn.kv_norm.weight", "attn_kv_a_norm.weight"),
+    ("attn.attn_sink", "attn_sinks.weight"),
+    ("attn.wo_a", "attn_output_a"),
+    ("attn.wo_b", "attn_output_b"),
+    ("attn.compressor.wkv", "attn_compressor_kv"),
+    ("attn.compressor.wgate", "attn_compressor_gate"),
+    ("attn.compressor.ape", "attn_compressor_ape.weight"),
+    ("attn.compressor.norm.weight", "attn_compressor_norm.weight"),
+    ("attn.indexer.wq_b", "indexer.attn_q_b"),
+    ("attn.indexer.weights_proj", "indexer.proj"),
+    ("attn.indexer.compressor.wkv", "indexer_compressor_kv"),
+    ("attn.indexer.compressor.wgate", "indexer_compressor_gate"),
+    (
+        "attn.indexer.compressor.ape",
+        "indexer_compressor_ape.weight",
+    ),
+    (
+        "attn.indexer.compressor.norm.weight",
+        "indexer_compressor_norm.weight",
+    ),
+    ("ffn.gate", "ffn_gate_inp"),
+    ("ffn.gate.bias", "exp_probs_b.bias"),
+    ("ffn.gate.tid2eid", "ffn_gate_tid2eid.weight"),
+    ("ffn.shared_experts.w1", "ffn_gate_shexp"),
+    ("ffn.shared_experts.w3", "ffn_up_shexp"),
+    ("ffn.shared_experts.w2", "ffn_down_shexp"),
+    ("ffn.experts", "ffn"),
 ];
 
 /// The projection from latents to keys and values.

@@ -74,7 +74,7 @@ static RULES: [Words; 11] = [
         patterns: &[GPT_2],
     },
     Words {
-        names: &["deepseek-v3"],
+        names: &["deepseek-v3", "joyai-llm"],
         nfc: false,
         ignore_merges: false,
         patterns: &[

@@ -29,7 +29,7 @@ pub const MADE_FROM: [(&str, &str, f64); 17] = [
     ("glm4_moe_lite.gguf", "glm4_moe_lite", 1e-5),
 ];
 /// Files with answers of their own: their checkpoint's form does not convert.
-pub const WITH_ANSWERS: [&str; 3] = ["qwen3_moe", "qwen2_moe", "gpt_oss"];
+pub const WITH_ANSWERS: [&str; 4] = ["qwen3_moe", "qwen2_moe", "gpt_oss", "deepseek_v4"];
 
 /// A file under `fixtures/gguf`.
 pub fn file(name: &str) -> PathBuf {

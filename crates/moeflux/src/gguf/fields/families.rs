@@ -8,6 +8,8 @@ use crate::Error;
 /// Values of `expert_gating_func`.
 pub(super) const SOFTMAX: u64 = 1;
 pub(super) const SIGMOID: u64 = 2;
+/// The root of softplus.
+pub(super) const SQRT_SOFTPLUS: u64 = 4;
 /// Softmax over the scores of the chosen experts alone.
 const SOFTMAX_OF_CHOSEN: u64 = 3;
 
@@ -91,7 +93,7 @@ pub(in super::super) fn gpt_oss(fields: &mut Fields<'_>) -> Result<(), Error> {
     }
     fields.size("sliding_window", "attention.sliding_window")?;
     // Files do not say so either.
-    latent::rotation(fields, false)?;
+    latent::rotation(fields, &[("truncate", json!(false))])?;
     fields.expert_size("intermediate_size")
 }
 

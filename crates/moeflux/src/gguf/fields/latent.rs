@@ -45,7 +45,10 @@ pub(in super::super) fn deepseek2(fields: &mut Fields<'_>) -> Result<(), Error> 
     };
     fields.model_type(model_type);
     heads(fields)?;
-    rotation(fields, true)?;
+    let experts = fields.required("expert_count")?;
+    let fast = LEFT_OUT_RAMPS.iter().find(|known| known.0 == experts);
+    let fast = fast.map(|&(_, fast)| ("beta_fast", json!(fast)));
+    rotation(fields, fast.as_slice())?;
     fields.expert_size("moe_intermediate_size")?;
     fields.size("n_shared_experts", "expert_shared_count")?;
     fields.number_if("routed_scaling_factor", "expert_weights_scale")?;
@@ -123,9 +126,12 @@ pub(super) fn heads(fields: &mut Fields<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The base of the rotation, and YaRN where a file has it; `truncates` says whether the ends of its
-/// ramp are whole numbers, which files do not.
-pub(super) fn rotation(fields: &mut Fields<'_>, truncates: bool) -> Result<(), Error> {
+/// The base of the rotation, and YaRN where a file has it; `unnamed` are fields that published
+/// models have and files may leave out.
+pub(super) fn rotation(
+    fields: &mut Fields<'_>,
+    unnamed: &[(&str, serde_json::Value)],
+) -> Result<(), Error> {
     fields.rope_base()?;
     let Some(kind) = fields.rope_scaling()? else {
         return Ok(());
@@ -136,10 +142,8 @@ pub(super) fn rotation(fields: &mut Fields<'_>, truncates: bool) -> Result<(), E
     }
     let mut section = Map::new();
     section.insert("rope_type".to_owned(), json!("yarn"));
-    section.insert("truncate".to_owned(), json!(truncates));
-    let experts = fields.required("expert_count")?;
-    if let Some((_, fast)) = LEFT_OUT_RAMPS.iter().find(|known| known.0 == experts) {
-        section.insert("beta_fast".to_owned(), json!(fast));
+    for (field, value) in unnamed {
+        section.insert((*field).to_owned(), value.clone());
     }
     for (field, name) in [
         ("factor", "factor"),

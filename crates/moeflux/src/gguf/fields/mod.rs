@@ -3,6 +3,7 @@
 //! This file reads what all architectures share; a function a family reads the rest
 //! (`families.rs`; `hybrid.rs` and `latent.rs` for those with more of it).
 
+mod compressed;
 mod families;
 mod hybrid;
 mod latent;
@@ -13,6 +14,7 @@ use moeflux_formats::Checkpoint;
 use moeflux_formats::gguf::Metadata;
 use serde_json::{Map, json};
 
+pub(super) use compressed::deepseek4;
 pub(super) use families::{glm4moe, gpt_oss, llama, minimax_m2, olmoe, qwen2moe, qwen3moe};
 pub(super) use hybrid::{kimi_linear, qwen3next, qwen35moe};
 pub(super) use latent::deepseek2;
