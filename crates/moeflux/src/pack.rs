@@ -20,11 +20,13 @@ use experts::{ExpertSources, source_of};
 pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 9] = [
+const COPIED_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tiktoken.model",
+    "tokenizer.model",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",

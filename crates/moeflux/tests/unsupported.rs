@@ -15,7 +15,6 @@ fn refused() -> Vec<(&'static str, &'static str, Value)> {
         ("olmoe", "attention_bias", json!(true)),
         ("olmoe", "hidden_act", json!("gelu")),
         ("olmoe", "num_experts_per_tok", json!(9)),
-        ("mixtral", "sliding_window", json!(64)),
         ("mixtral", "num_attention_heads", json!(5)),
         ("qwen2_moe", "use_sliding_window", json!(true)),
         ("qwen2_moe", "intermediate_size", json!(0)),
