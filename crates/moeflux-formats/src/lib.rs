@@ -29,7 +29,7 @@ pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    Begun, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, Packer,
+    Begun, CodedSource, ElementSteps, GlobalScale, MatrixSource, PackPlan, PackProgress, PackReport, Packer,
     PlannedLayer, PlannedMatrix, PlannedTensor, SourceIdentity, pack,
 };
 pub use packed::{

@@ -20,7 +20,7 @@ mod view;
 
 pub use arrange::arrange;
 pub(crate) use arrange::spread_tile;
-pub(crate) use view::CodedTile;
+pub(crate) use view::{CodedTile, half_power};
 
 use crate::{KernelError, check};
 

@@ -1,5 +1,6 @@
 //! Floats of 8 bits (E4M3) with a scale to each square of elements.
 
+use crate::coding::half_power;
 use crate::lanes::Lanes;
 
 /// Rows and columns that share a scale.
@@ -16,6 +17,8 @@ pub enum F8Scales<'a> {
     F32(&'a [f32]),
     /// bfloat16 as bits.
     Bf16(&'a [u16]),
+    /// E8M0: exponents of powers of two, 127 above; 255 stands for infinity.
+    E8M0(&'a [u8]),
 }
 
 /// E4M3 weights, row after row; the bytes that stand for no number are read as 480 and -480.
@@ -32,6 +35,7 @@ impl F8Scales<'_> {
         match self {
             F8Scales::F32(scales) => scales.len(),
             F8Scales::Bf16(scales) => scales.len(),
+            F8Scales::E8M0(scales) => scales.len(),
         }
     }
 
@@ -39,6 +43,7 @@ impl F8Scales<'_> {
         match self {
             F8Scales::F32(scales) => scales[index],
             F8Scales::Bf16(scales) => f32::from_bits(u32::from(scales[index]) << 16),
+            F8Scales::E8M0(scales) => 2.0 * half_power(scales[index]),
         }
     }
 }
