@@ -57,10 +57,22 @@ impl F8<'_> {
 
     /// The element as it is decoded.
     pub(crate) fn value(&self, cols: usize, row: usize, col: usize) -> f32 {
-        let byte = self.weights[row * cols + col];
-        let bits = u32::from(byte & 0x80) << 24 | u32::from(byte & 0x7f) << 20;
-        f32::from_bits(bits) * LIFT * self.scale(cols, row, col)
+        e4m3(self.weights[row * cols + col]) * self.scale(cols, row, col)
     }
+}
+
+/// What a byte of E4M3 stands for.
+pub(crate) fn e4m3(byte: u8) -> f32 {
+    let bits = u32::from(byte & 0x80) << 24 | u32::from(byte & 0x7f) << 20;
+    f32::from_bits(bits) * LIFT
+}
+
+/// What bytes of E4M3, each in a word, stand for.
+#[inline(always)]
+pub(super) fn e4m3_lanes<L: Lanes>(l: L, bytes: L::I) -> L::F {
+    let sign = l.shift_left::<24>(l.and_i(bytes, l.splat_i(0x80)));
+    let magnitude = l.shift_left::<20>(l.and_i(bytes, l.splat_i(0x7f)));
+    l.mul(l.bits_to_float(l.add_i(sign, magnitude)), l.splat(LIFT))
 }
 
 /// Decodes row `row` into `out`, one row long.
@@ -85,9 +97,5 @@ pub(super) fn row<L: Lanes>(l: L, f8: &F8<'_>, row: usize, out: &mut [f32]) {
 
 #[inline(always)]
 fn sixteen<L: Lanes>(l: L, bytes: &[u8; 16], scale: L::F) -> L::F {
-    let bytes = l.load_u8(bytes);
-    let sign = l.shift_left::<24>(l.and_i(bytes, l.splat_i(0x80)));
-    let magnitude = l.shift_left::<20>(l.and_i(bytes, l.splat_i(0x7f)));
-    let lifted = l.mul(l.bits_to_float(l.add_i(sign, magnitude)), l.splat(LIFT));
-    l.mul(lifted, scale)
+    l.mul(e4m3_lanes(l, l.load_u8(bytes)), scale)
 }

@@ -136,11 +136,19 @@ impl MatrixLayout {
                 };
                 MatrixData::F8(F8 { weights, scales })
             }
+            Codec::Nvfp4 => MatrixData::Coded(Coded {
+                coding: Coding::Nvfp4,
+                weights,
+                scales: &[],
+                biases: &[],
+                global: cast(part(&self.scales)?)?.first().copied().unwrap_or(f32::NAN),
+            }),
             codec => MatrixData::Coded(Coded {
                 coding: coding(codec).ok_or_else(|| no_kernel(codec))?,
                 weights,
                 scales: cast(part(&self.scales)?)?,
                 biases: cast(part(&self.biases)?)?,
+                global: 1.0,
             }),
         };
         Ok(Matrix::new(self.rows, self.cols, data)?)
@@ -168,6 +176,11 @@ impl MatrixLayout {
                 nvfp4::invert(scales);
             }
         }
+        // The scale of a whole matrix stays where it is.
+        let scales: &mut [u8] = match self.codec {
+            Codec::Nvfp4 => &mut [],
+            _ => scales,
+        };
         moeflux_kernels::arrange(coding, self.rows, self.cols, weights, scales, biases)?;
         Ok(())
     }
@@ -194,6 +207,7 @@ fn coding(codec: Codec) -> Option<Coding> {
     match codec {
         Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
         Codec::Centered(CenteredCodec { bits, group }) => Some(Coding::Centered { bits, group }),
+        Codec::Nvfp4 => Some(Coding::Nvfp4),
         Codec::Block(block) => Some(match block {
             BlockCodec::Q4_0 => Coding::Q4_0,
             BlockCodec::Q4_1 => Coding::Q4_1,
