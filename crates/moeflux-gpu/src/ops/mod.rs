@@ -29,6 +29,7 @@ mod rope;
 mod router;
 mod rows;
 mod tile;
+mod word_sums;
 
 pub use add_bias::add_bias;
 pub use argmax::{NOT_FINITE, argmax};
@@ -53,6 +54,7 @@ pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_gated};
 pub use rope::{RopeShape, rope};
 pub use router::{RouterShape, router};
 pub use rows::{select_rows, split_pairs};
+pub use word_sums::{PART_WORDS, word_sums};
 
 use crate::Shader;
 
@@ -104,6 +106,7 @@ pub fn all_kernels() -> Vec<(&'static Shader, Vec<Vec<crate::Param>>)> {
         rms_norm::kernels(),
         rope::kernels(),
         router::kernels(),
+        word_sums::kernels(),
     ];
     all.extend(expert_glu::kernels());
     all.extend(grouped_router::kernels());

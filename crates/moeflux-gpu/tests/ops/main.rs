@@ -6,6 +6,7 @@ mod common;
 mod attention;
 mod exact;
 mod latent;
+mod rates;
 mod recurrent;
 mod routing;
 mod rowwise;
