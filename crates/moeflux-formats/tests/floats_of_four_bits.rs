@@ -42,7 +42,10 @@ fn nvfp4_decodes_as_compressed_tensors() {
     let divided = fixture.read_f32("divided", &shape).unwrap();
     for (place, (ours, divided)) in ours.iter().zip(&divided).enumerate() {
         let error = (ours - divided).abs();
-        assert!(error <= 2.5e-7 * divided.abs(), "{place}: {ours} for {divided}");
+        assert!(
+            error <= 2.5e-7 * divided.abs(),
+            "{place}: {ours} for {divided}"
+        );
     }
     assert!(ours.iter().any(|value| *value != 0.0));
 }
@@ -50,7 +53,9 @@ fn nvfp4_decodes_as_compressed_tensors() {
 #[test]
 fn neighbours_in_a_byte_become_halves_of_a_block() {
     // Two blocks whose codes count up, of scales 1 and 2^3.
-    let codes: Vec<u8> = (0..32).map(|j| (2 * j) % 16 | (2 * j + 1) % 16 << 4).collect();
+    let codes: Vec<u8> = (0..32)
+        .map(|j| (2 * j) % 16 | (2 * j + 1) % 16 << 4)
+        .collect();
     let blocks = joined(&codes, &[127, 130], mxfp4::SCALES);
     let values = decode(
         Codec::Block(BlockCodec::Mxfp4),

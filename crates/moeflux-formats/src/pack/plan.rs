@@ -77,7 +77,10 @@ impl CodedSource {
     /// Names of the tensors beside that of the weights.
     fn others(&self) -> impl Iterator<Item = &String> {
         let global = self.global.iter().map(|global| &global.tensor);
-        [&self.scales, &self.biases].into_iter().flatten().chain(global)
+        [&self.scales, &self.biases]
+            .into_iter()
+            .flatten()
+            .chain(global)
     }
 
     /// Bytes of a row of `cols` columns in the tensor of the weights.

@@ -9,10 +9,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::plan::PlannedMatrix;
 use super::rows::{RowSource, Scratch};
 use super::work::Reporter;
-use crate::{Checkpoint, Codec};
 use crate::error::Result;
 use crate::io::write_all_at;
 use crate::writer::Layout;
+use crate::{Checkpoint, Codec};
 
 /// A piece of work. `tensor` is the index of the first tensor concerned in the file's list.
 pub(super) enum Unit<'a> {

@@ -70,7 +70,9 @@ pub(super) fn runs(coding: Coding) -> Vec<usize> {
 
 /// A form of each kind, of a tile's rows: for checking what kernels become.
 pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
-    use Coding::{Iq4Nl, Iq4Xs, Mxfp4, Nvfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    use Coding::{
+        Iq4Nl, Iq4Xs, Mxfp4, Nvfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
+    };
     let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
     let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
     codings.extend([4, 8].map(|bits| Coding::Centered { bits, group: 64 }));

@@ -108,7 +108,11 @@ impl MatrixLayout {
         let [weights, scales, biases] = [&self.weights, &self.scales, &self.biases];
         match self.apart {
             None => [weights.start, scales.start, biases.start],
-            Some(_) => [weights.start, weights.start + self.rows * self.cols / 2, scales.start],
+            Some(_) => [
+                weights.start,
+                weights.start + self.rows * self.cols / 2,
+                scales.start,
+            ],
         }
     }
 
@@ -141,7 +145,10 @@ impl MatrixLayout {
                 weights,
                 scales: &[],
                 biases: &[],
-                global: cast(part(&self.scales)?)?.first().copied().unwrap_or(f32::NAN),
+                global: cast(part(&self.scales)?)?
+                    .first()
+                    .copied()
+                    .unwrap_or(f32::NAN),
             }),
             codec => MatrixData::Coded(Coded {
                 coding: coding(codec).ok_or_else(|| no_kernel(codec))?,

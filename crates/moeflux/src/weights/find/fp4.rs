@@ -69,10 +69,7 @@ pub(super) fn find<'a>(
 }
 
 /// The scale of a whole matrix: its name, and whether it divides.
-fn global<'a>(
-    files: &'a Checkpoint,
-    name: &str,
-) -> Result<(String, &'a TensorInfo, bool), Error> {
+fn global<'a>(files: &'a Checkpoint, name: &str) -> Result<(String, &'a TensorInfo, bool), Error> {
     let named = GLOBALS.map(|(part, divides)| (format!("{name}.{part}"), divides));
     let there = named.iter().find(|(tensor, _)| files.get(tensor).is_some());
     let (tensor, divides) = there.unwrap_or(&named[0]);

@@ -37,7 +37,12 @@ pub(super) fn find<'a>(
     let codec = match ScaleType::of_dtype(scales.dtype) {
         Some(scales) => F8Codec { scales },
         None if scales.dtype == DType::U8 => {
-            return Err(unread(files, scale, scales, "MXFP8 (a scale to 32 elements)"));
+            return Err(unread(
+                files,
+                scale,
+                scales,
+                "MXFP8 (a scale to 32 elements)",
+            ));
         }
         None => return Err(wrong_dtype(files, &scale, scales, "F32, BF16 or F8_E8M0").into()),
     };
