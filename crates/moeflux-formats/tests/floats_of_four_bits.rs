@@ -67,8 +67,8 @@ fn neighbours_in_a_byte_become_halves_of_a_block() {
         64,
     );
     let levels = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-    let signed = levels.iter().chain(levels.map(|x: f32| -x).iter()).copied();
-    let signed: Vec<f32> = signed.collect();
+    let negative = levels.map(|x: f32| -x);
+    let signed = [levels, negative].concat();
     let expected: Vec<f32> = (0..64)
         .map(|j| signed[j % 16] * if j < 32 { 1.0 } else { 8.0 })
         .collect();

@@ -8,24 +8,15 @@
 )]
 
 mod common;
+#[path = "common/forms.rs"]
+mod forms;
 
 use std::path::{Path, PathBuf};
 
 use common::{bits, fixture, logits, open, run};
+use forms::FORMS;
 use moeflux::formats::{Checkpoint, PackedModel};
 use moeflux::{Activations, EngineOptions, Error, KvType, Logits, PackOptions, inspect, pack};
-
-/// Directories under `fixtures/formats`, the codec of their experts, and whether its kernels round
-/// activations to 8 bits where asked.
-const FORMS: [(&str, &str, bool); 7] = [
-    ("qwen3_moe_f8", "f8-e4m3, f8-e4m3-bf16", false),
-    ("qwen3_moe_int4", "centered-b4-g32", true),
-    ("qwen3_moe_mxfp4", "mxfp4", true),
-    ("qwen3_moe_nvfp4", "nvfp4", true),
-    ("qwen3_5_moe_nvfp4", "nvfp4", true),
-    ("deepseek_v4_f8", "mxfp4", true),
-    ("qwen3_5_moe_mlx", "affine-b3-g32, affine-b5-g32", true),
-];
 
 fn options() -> EngineOptions {
     EngineOptions {

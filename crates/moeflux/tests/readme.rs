@@ -8,19 +8,22 @@
 )]
 
 mod common;
+#[path = "common/forms.rs"]
+mod forms;
 #[path = "common/gguf.rs"]
 mod gguf;
 
 use std::collections::BTreeSet;
 
 use common::{FIXTURES, fixture, repository};
+use forms::FORMS;
 use gguf::{MADE_FROM, WITH_ANSWERS, file};
 use moeflux::{inspect, models};
 
 const START: &str = "<!-- architectures by format: crates/moeflux/tests/readme.rs -->\n";
 const END: &str = "<!-- end -->";
 
-/// The table, from what `goldens.rs` and `gguf.rs` test.
+/// The table, from what `goldens.rs`, `formats.rs` and `gguf.rs` test.
 fn table() -> String {
     let made = MADE_FROM.map(|(name, ..)| name.to_owned());
     let own = WITH_ANSWERS.map(|name| format!("{name}.gguf"));
@@ -29,7 +32,13 @@ fn table() -> String {
         .chain(own)
         .map(|name| inspect(&file(&name)))
         .collect();
-    let directories = FIXTURES.map(|name| (name, inspect(&fixture(name)).unwrap().model_type));
+    let plain = FIXTURES.map(|name| (name, fixture(name)));
+    let coded = FORMS.map(|(name, ..)| (name, fixture(&format!("formats/{name}"))));
+    let directories: Vec<_> = plain
+        .into_iter()
+        .chain(coded)
+        .map(|(name, path)| (name, inspect(&path).unwrap().model_type))
+        .collect();
     let mut table = "| `model_type` | safetensors | GGUF |\n|---|---|---|\n".to_owned();
     for name in models::known() {
         let fixtures: Vec<String> = directories

@@ -20,6 +20,7 @@ from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
@@ -31,7 +32,9 @@ import reference  # noqa: E402
 from specs import QWEN3_MOE, QWEN35_SMALL, SPECS, Spec  # noqa: E402
 
 SPARSE = {**QWEN3_MOE, "mlp_only_layers": [], "num_hidden_layers": 2}
-DEEPSEEK_V4 = next(spec for spec in SPECS if spec.name == "deepseek_v4")
+DEEPSEEK_V4, GPT_OSS = (
+    next(spec for spec in SPECS if spec.name == name) for name in ("deepseek_v4", "gpt_oss")
+)
 F8_BLOCK = 128
 
 
@@ -204,6 +207,19 @@ def gpt_oss_names(tensors, quantized):
     return made
 
 
+def turned_mxfp4(name, values):
+    """gpt-oss's experts: matrices of all in one tensor, which transformers holds transposed."""
+    if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+        return None
+    made = [mxfp4(matrix.T.contiguous()) for matrix in values]
+    parts = {part: torch.stack([of[part] for of, _ in made]) for part in ("_blocks", "_scales")}
+    decoded = torch.stack([matrix.T for _, matrix in made]).contiguous()
+    theirs = convert_moe_packed_tensors(parts["_blocks"], parts["_scales"], dtype=torch.float32)
+    if not torch.equal(theirs, decoded):
+        raise RuntimeError("transformers reads other numbers")
+    return parts, decoded
+
+
 def experts_only(form):
     return lambda name, values: form(values) if ".experts." in name else None
 
@@ -353,6 +369,29 @@ CASES = [
         experts_only(lambda values: nvfp4(values, divides=False)),
         None,
     ),
+    (
+        dataclasses.replace(
+            GPT_OSS,
+            name="gpt_oss_mxfp4",
+            about="as gpt-oss is published: experts in MXFP4, all other weights in bf16",
+            config={
+                **GPT_OSS.config,
+                "intermediate_size": 96,
+                "quantization_config": {
+                    "quant_method": "mxfp4",
+                    "modules_to_not_convert": [
+                        "model.layers.*.self_attn",
+                        "model.layers.*.mlp.router",
+                        "model.embed_tokens",
+                        "lm_head",
+                    ],
+                },
+            },
+            prompt_tokens=100,
+        ),
+        turned_mxfp4,
+        None,
+    ),
 ]
 
 
@@ -361,7 +400,8 @@ def quantize(tensors, form):
     stored, decoded = {}, {}
     for name, values in tensors.items():
         made = None
-        if values.dim() == 2 and name.endswith(".weight"):
+        is_matrix = values.dim() == 2 and name.endswith(".weight")
+        if is_matrix or (values.dim() == 3 and name.endswith("_proj")):
             made = form(name, values.float())
         if made is None:
             stored[name], decoded[name] = values, values.float()

@@ -16,9 +16,6 @@ use crate::Error;
 use crate::weights::layout::Apart;
 
 const SCALES: [&str; 2] = ["weight_scale", f8::SHORT_SCALES];
-/// Scales of a whole matrix, and whether those of groups are divided by it.
-const GLOBALS: [(&str, bool); 2] = [("weight_scale_2", false), ("weight_global_scale", true)];
-
 /// Finds the matrix `name` whose codes are in the tensor `codes` beside it.
 pub(super) fn find<'a>(
     files: &'a Checkpoint,
@@ -26,6 +23,7 @@ pub(super) fn find<'a>(
     codes: &str,
     (outer, cols): (&[usize], usize),
 ) -> Result<MatrixTensors<'a>, Error> {
+    let is_packed = codes != "weight";
     let codes = format!("{name}.{codes}");
     let info = files.require(&codes)?;
     let &[rows] = outer else {
@@ -60,19 +58,20 @@ pub(super) fn find<'a>(
         names: vec![codes, scale],
     };
     if codec == Codec::Nvfp4 {
-        let (global, info, divides) = global(files, name)?;
+        let (part, divides) = match is_packed {
+            false => ("weight_scale_2", false),
+            true => ("weight_global_scale", true),
+        };
+        let tensor = format!("{name}.{part}");
         found.apart = Some(Apart { divides });
-        found.parts.push(info);
-        found.names.push(global);
+        found.parts.push(one_scale(files, &tensor)?);
+        found.names.push(tensor);
     }
     Ok(found)
 }
 
-/// The scale of a whole matrix: its name, and whether it divides.
-fn global<'a>(files: &'a Checkpoint, name: &str) -> Result<(String, &'a TensorInfo, bool), Error> {
-    let named = GLOBALS.map(|(part, divides)| (format!("{name}.{part}"), divides));
-    let there = named.iter().find(|(tensor, _)| files.get(tensor).is_some());
-    let (tensor, divides) = there.unwrap_or(&named[0]);
+/// The scale of a whole matrix.
+fn one_scale<'a>(files: &'a Checkpoint, tensor: &str) -> Result<&'a TensorInfo, Error> {
     let info = files.require(tensor)?;
     if info.dtype != DType::F32 {
         return Err(wrong_dtype(files, tensor, info, "F32").into());
@@ -80,5 +79,5 @@ fn global<'a>(files: &'a Checkpoint, name: &str) -> Result<(String, &'a TensorIn
     if info.elements() != 1 {
         return Err(wrong_shape(files, tensor, info, &[], 1).into());
     }
-    Ok((tensor.clone(), info, *divides))
+    Ok(info)
 }
