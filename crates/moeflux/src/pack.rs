@@ -14,7 +14,7 @@ use moeflux_formats::{
 use crate::Error;
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
-use crate::weights::find_matrix;
+use crate::weights::{find_matrix, find_table};
 use experts::{ExpertSources, source_of};
 
 pub use shards::{ShardedSource, pack_shards};
@@ -228,6 +228,14 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
                     cols: *cols,
                     codec,
                 }));
+            }
+            WeightKind::Table { rows, cols } => {
+                let found = find_table(opened.files.dense(), &name, (*rows, *cols))?;
+                let copies = found.into_iter().map(|(name, _)| PlannedTensor::Copy {
+                    source: name.clone(),
+                    name,
+                });
+                dense.extend(copies);
             }
             WeightKind::Vector { .. } => {
                 let copy = PlannedTensor::Copy {

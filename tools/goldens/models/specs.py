@@ -31,8 +31,8 @@ class Spec:
     # constant under its square root shows in the logits.
     faint_keys: bool = False
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
-    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear", "kimi_k25" or "deepseek_v4" do, which
-    # name more in their own way.
+    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear", "kimi_k25", "deepseek_v4" or
+    # "glm5_next" do, which name more in their own way.
     moe_names: str = "mlp"
     # The model_type that the published config.json has, where transformers knows the form by another.
     published_type: str | None = None

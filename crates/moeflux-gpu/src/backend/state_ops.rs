@@ -2,6 +2,7 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -54,6 +55,9 @@ impl GpuBackend {
                 let views = (view(*x)?, weight, view(*out)?);
                 let copies = (&*copies.0, &*copies.1);
                 ops::conv1d_silu(r, views, copies, *channels, len / channels, rows)?;
+            }
+            Op::GatedDelta { shape, .. } if matches!(shape.decay, Decay::BoundedKey(_)) => {
+                return Err(wrong_op(op));
             }
             Op::GatedDelta {
                 qkv,

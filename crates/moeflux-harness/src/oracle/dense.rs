@@ -45,6 +45,30 @@ fn pairwise(a: &[f64], b: &[f64], f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
 }
 
+/// Rotates pairs of a head's elements by position times frequency; sine and cosine are scaled.
+pub(super) fn rotate(
+    head: &mut [f64],
+    position: f64,
+    (inv_freq, scale, style): (&[f32], f32, RopeStyle),
+) {
+    let pairs = inv_freq.len();
+    let tail = head.len() - 2 * pairs;
+    for (i, frequency) in inv_freq.iter().enumerate() {
+        let (a, b) = match style {
+            RopeStyle::HalfSplit => (i, i + pairs),
+            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+            RopeStyle::InterleavedTail => (tail + 2 * i, tail + 2 * i + 1),
+        };
+        let angle = position * f64::from(*frequency);
+        let (sin, cos) = (
+            angle.sin() * f64::from(scale),
+            angle.cos() * f64::from(scale),
+        );
+        let (x, y) = (head[a], head[b]);
+        (head[a], head[b]) = (x * cos - y * sin, x * sin + y * cos);
+    }
+}
+
 impl Oracle<'_> {
     pub(super) fn rowwise(&mut self, op: &Op) -> Result<(), HarnessError> {
         let out = match op {
@@ -82,6 +106,23 @@ impl Oracle<'_> {
             }
             Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
             Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
+                ..
+            } => {
+                let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);
+                let rows = self.get(*x).chunks_exact(weight.len());
+                let centered = rows.flat_map(|row| {
+                    let mean = row.iter().sum::<f64>() / row.len() as f64;
+                    row.iter().map(move |x| x - mean)
+                });
+                let rows = norm(&centered.collect::<Vec<f64>>(), &weight, *eps);
+                let rows = rows.chunks_exact(bias.len());
+                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
+                    .collect()
+            }
             Op::RmsNormGated {
                 x,
                 gate,
@@ -121,7 +162,9 @@ impl Oracle<'_> {
                 let row = |&row: &usize| &x[row * width..(row + 1) * width];
                 self.outputs.iter().flat_map(row).copied().collect()
             }
-            other => self.streams(other)?,
+            Op::NgramRows { table, rule, .. } => self.ngram_rows(*table, rule)?,
+            Op::Streams(op) => self.streams(op)?,
+            other => return Err(self.wrong(other)),
         };
         let [buffer] = op.writes()[..] else {
             return Err(self.wrong(op));
@@ -130,7 +173,7 @@ impl Oracle<'_> {
         Ok(())
     }
 
-    /// Rotates pairs of a head's first elements by position times frequency.
+    /// Rotates every head by its position.
     fn rope(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
         let Op::Rope {
             x,
@@ -150,21 +193,8 @@ impl Oracle<'_> {
                 for h in 0..*heads {
                     let head = ((rows.first + t) * heads + h) * head_dim;
                     let head = &mut out[head..head + head_dim];
-                    for (i, frequency) in inv_freq.iter().enumerate() {
-                        let (a, b) = match style {
-                            RopeStyle::HalfSplit => (i, i + inv_freq.len()),
-                            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
-                            RopeStyle::InterleavedTail => {
-                                let first = head_dim - 2 * inv_freq.len();
-                                (first + 2 * i, first + 2 * i + 1)
-                            }
-                        };
-                        let angle = (rows.start + t) as f64 * f64::from(*frequency);
-                        let scale = f64::from(*attention_scale);
-                        let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
-                        let (x, y) = (head[a], head[b]);
-                        (head[a], head[b]) = (x * cos - y * sin, x * sin + y * cos);
-                    }
+                    let position = (rows.start + t) as f64;
+                    rotate(head, position, (inv_freq, *attention_scale, *style));
                 }
             }
         }

@@ -8,8 +8,9 @@ use super::expert_compute::Extras;
 use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::lookahead::Guesser;
+use super::ngrams::ngram_rows;
 use super::{Backend, Step};
-use crate::graph::{BufferId, BufferPool, Op, WeightId};
+use crate::graph::{BufferId, BufferPool, EntryOp, Op, WeightId};
 use crate::weights::Weights;
 use crate::{Activations, Error};
 
@@ -238,6 +239,15 @@ impl<K: KernelSet> HostBackend<K> {
                         x, positions, *heads, *head_dim, inv_freq, scale, *style, out,
                     )?;
                 }
+                Op::LayerNorm {
+                    x,
+                    weight_and_bias: [weight, bias],
+                    eps,
+                    ..
+                } => {
+                    let (weight, bias) = (weights.vector(*weight)?, weights.vector(*bias)?);
+                    k.layer_norm(get(x), weight, bias, *eps, out)?;
+                }
                 Op::RmsNormalize { x, len, eps, .. } => {
                     k.rms_normalize(get(x), *len, *eps, out)?;
                 }
@@ -261,45 +271,11 @@ impl<K: KernelSet> HostBackend<K> {
                         out.copy_from_slice(&x[row as usize * width..(row as usize + 1) * width]);
                     }
                 }
-                other => self.streams(other, weights, buffers, out)?,
+                Op::Streams(op) => self.streams(op, weights, buffers, out)?,
+                other => return Err(wrong_op(other)),
             }
             Ok(())
         })
-    }
-
-    /// Operations on the streams of a residual.
-    fn streams(
-        &self,
-        op: &Op,
-        weights: &Weights,
-        buffers: &BufferPool,
-        out: &mut [f32],
-    ) -> Result<(), Error> {
-        let k = &self.kernels;
-        let get = |id: &BufferId| buffers.get(*id);
-        match op {
-            Op::StreamWeights {
-                projected,
-                scale_and_base: [scale, base],
-                rule,
-                ..
-            } => {
-                let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
-                k.stream_weights(get(projected), scale, base, *rule, out)?;
-            }
-            Op::CollapseStreams {
-                x, weights, rule, ..
-            } => k.collapse_streams(get(x), get(weights), *rule, out)?,
-            Op::SpreadStreams {
-                x,
-                block,
-                weights,
-                rule,
-                ..
-            } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
-            other => return Err(wrong_op(other)),
-        }
-        Ok(())
     }
 }
 
@@ -347,9 +323,15 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
-            Op::Compress { .. } => self.compress(op, step, weights, buffers),
-            Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
-            Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
+            Op::Entries(EntryOp::Compress { .. }) => self.compress(op, step, weights, buffers),
+            Op::Entries(EntryOp::Choose { .. }) => self.choose_entries(op, step, buffers),
+            Op::Entries(EntryOp::SparseAttention { .. }) => {
+                self.sparse_attention(op, step, weights, buffers)
+            }
+            Op::Entries(EntryOp::BlockAttention { .. }) => self.block_attention(op, step, buffers),
+            Op::NgramRows { table, rule, out } => {
+                ngram_rows(step, weights.table(*table)?, rule, buffers, *out)
+            }
             Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. } => {
                 self.router(op, step.tokens, weights, buffers)
             }

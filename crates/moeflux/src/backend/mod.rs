@@ -8,8 +8,10 @@ mod experts;
 mod host;
 mod kernel_set;
 mod lookahead;
+mod ngrams;
 mod router;
 mod state_ops;
+mod stream_ops;
 mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};
@@ -18,6 +20,7 @@ pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
 pub use tier::TierStats;
 
+use std::mem;
 use std::sync::Arc;
 
 use moeflux_kernels::Settled;
@@ -51,6 +54,25 @@ pub struct Step<'a> {
     pub positions: &'a [u32],
     /// Rows whose logits are wanted, ascending.
     pub outputs: &'a [u32],
+}
+
+impl StepSpan<'_> {
+    /// Its rows of all the step's, which have `width` elements each.
+    fn rows<'a, T>(&self, all: &'a [T], width: usize) -> &'a [T] {
+        &all[self.first_row * width..(self.first_row + self.len) * width]
+    }
+}
+
+impl Step<'_> {
+    /// Each span's rows of all the step's, which have `width` elements each.
+    fn rows_mut<'a, T>(&self, mut all: &'a mut [T], width: usize) -> Vec<&'a mut [T]> {
+        let own = |span: &StepSpan<'_>| {
+            let (own, rest) = mem::take(&mut all).split_at_mut(span.len * width);
+            all = rest;
+            own
+        };
+        self.spans.iter().map(own).collect()
+    }
 }
 
 /// Is shown what a recurrence reads, in the pool.

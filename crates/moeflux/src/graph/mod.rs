@@ -12,7 +12,7 @@ mod uses;
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 pub use forms::{EntryForm, ExpertForm};
-pub use op::Op;
+pub use op::{EntryOp, Op, StreamOp};
 pub use pool::BufferPool;
 pub use recurrence::Recurrence;
 

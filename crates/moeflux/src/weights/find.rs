@@ -57,6 +57,39 @@ pub(crate) fn find_stack<'a>(
     find(files, name, &[experts, rows], cols)
 }
 
+/// Finds the tensors of the table `name` (without `.weight`) of `[rows, cols]`: one, or several
+/// whose rows follow one another.
+pub(crate) fn find_table<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    (rows, cols): (usize, usize),
+) -> Result<Vec<(String, &'a TensorInfo)>, Error> {
+    let whole = format!("{name}.weight");
+    let shard = |part: usize| format!("{name}.shard_{part}.weight");
+    let is_sharded = files.get(&whole).is_none() && files.get(&shard(0)).is_some();
+    let (mut found, mut held) = (Vec::new(), 0);
+    while held < rows {
+        let tensor = match is_sharded {
+            true => shard(found.len()),
+            false => whole.clone(),
+        };
+        let info = files.require(&tensor)?;
+        if !matches!(info.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(wrong_dtype(files, &tensor, info, "F32, F16 or BF16").into());
+        }
+        let own = match info.shape[..] {
+            [own, width] if width == cols && (1..=rows - held).contains(&own) => own,
+            _ => return Err(wrong_shape(files, &tensor, info, &[rows - held], cols).into()),
+        };
+        if !is_sharded && own != rows {
+            return Err(wrong_shape(files, &tensor, info, &[rows], cols).into());
+        }
+        held += own;
+        found.push((tensor, info));
+    }
+    Ok(found)
+}
+
 fn find<'a>(
     files: &'a Checkpoint,
     name: &str,

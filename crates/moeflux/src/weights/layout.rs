@@ -38,7 +38,11 @@ impl MatrixLayout {
     pub fn sequential(codec: Codec, rows: usize, cols: usize, start: usize) -> MatrixLayout {
         let [weights, scales, biases] = part_bytes(codec, rows, cols);
         let place = |from: usize, len: usize| {
-            let begin = from.next_multiple_of(PART_ALIGN);
+            // What is not there must not lie behind the last byte.
+            let begin = match len {
+                0 => from,
+                _ => from.next_multiple_of(PART_ALIGN),
+            };
             begin..begin + len
         };
         let weights = place(start, weights);
