@@ -84,20 +84,24 @@ fn products_have_the_reference_bits() {
             weights: &weights,
             scales,
         };
-        let job = |out| MatmulJob {
-            weights: Matrix::new(ROWS, COLS, MatrixData::F8(f8)).unwrap(),
-            x: &x,
-            quantized: None,
-            tokens: None,
-            out,
-        };
+        let weights = Matrix::new(ROWS, COLS, MatrixData::F8(f8)).unwrap();
         let mut expected = vec![0.0; TOKENS * ROWS];
-        reference::matmul(&mut [job(&mut expected)]).unwrap();
+        reference::matmul(&mut [job(weights, &x, &mut expected)]).unwrap();
         for cpu in cpus() {
             let mut found = vec![0.0; TOKENS * ROWS];
-            cpu.matmul(&mut [job(&mut found)]).unwrap();
+            cpu.matmul(&mut [job(weights, &x, &mut found)]).unwrap();
             assert_same(&format!("{scales:?}"), &cpu, &found, &expected);
         }
+    }
+}
+
+fn job<'a>(weights: Matrix<'a>, x: &'a [f32], out: &'a mut [f32]) -> MatmulJob<'a> {
+    MatmulJob {
+        weights,
+        x,
+        quantized: None,
+        tokens: None,
+        out,
     }
 }
 

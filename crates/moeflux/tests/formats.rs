@@ -222,3 +222,15 @@ fn blocks_are_asked_for() {
         assert!(codec.starts_with(expected), "{codec}");
     }
 }
+
+/// What is published in 4 bits takes no more than the default's groups, and stays.
+#[test]
+fn floats_of_4_bits_are_not_rounded_again() {
+    for name in ["qwen3_moe_nvfp4", "deepseek_v4_f8"] {
+        let source = fixture(&format!("formats/{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        pack(&source, &target, &PackOptions::default(), &mut |_| {}).unwrap();
+        assert_eq!(experts(&target), experts(&source), "{name}");
+    }
+}
