@@ -163,6 +163,7 @@ fn products(gpu: &Arc<Gpu>, runs: u32) -> Result<()> {
             weights: &weights,
             scales: &scales,
             biases: &scales,
+            global: 1.0,
         };
         let matrix = Matrix::new(rows, cols, MatrixData::Coded(coded))?;
         let bytes = Form::of(&matrix).bytes();

@@ -86,6 +86,7 @@ fn products(gpu: &Arc<Gpu>) -> Result<f64, GpuError> {
         weights: &weights,
         scales: &scales,
         biases: &biases,
+        global: 1.0,
     };
     let matrix = Matrix::new(rows, cols, MatrixData::Coded(coded)).map_err(wrong)?;
     let matrix = DeviceMatrix::upload(gpu, &matrix)?;

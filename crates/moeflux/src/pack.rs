@@ -194,8 +194,13 @@ impl PackOptions {
 
 /// Bytes of a row of `cols` columns; the most, of a codec that does not divide it.
 fn row_bytes(codec: Codec, cols: usize) -> usize {
-    let bytes = codec.encoded_bytes(1, cols);
-    bytes.map_or(usize::MAX, moeflux_formats::codec::EncodedBytes::total)
+    codec.encoded_bytes(1, cols).map_or(usize::MAX, |bytes| {
+        match codec {
+            // Its one scale belongs to all rows.
+            Codec::Nvfp4 => bytes.weights,
+            _ => bytes.total(),
+        }
+    })
 }
 
 fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {

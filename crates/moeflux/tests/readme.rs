@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "common/forms.rs"]
+mod forms;
 #[path = "common/gguf.rs"]
 mod gguf;
 
@@ -15,20 +17,26 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use common::{FIXTURES, fixture, repository};
+use forms::FORMS;
 use gguf::{MADE_FROM, WITH_ANSWERS, file};
 use moeflux::{inspect, models};
 
 const START: &str = "<!-- architectures by format: crates/moeflux/tests/readme.rs -->\n";
 const END: &str = "<!-- end -->";
 
-/// The table, from what `goldens.rs` and `gguf.rs` test.
+/// The table, from what `goldens.rs`, `formats.rs` and `gguf.rs` test.
 fn table() -> String {
     let describe = |path: &Path| inspect(path).unwrap();
     // A checkpoint's architecture, and the one that its conversion opens as: there are fewer.
     let made = MADE_FROM.map(|(name, source, _)| (describe(&file(name)), Some(source)));
     let own = WITH_ANSWERS.map(|name| (describe(&file(&format!("{name}.gguf"))), None));
     let files: Vec<_> = made.into_iter().chain(own).collect();
-    let directories = FIXTURES.map(|name| (name, inspect(&fixture(name)).unwrap().model_type));
+    let plain = FIXTURES.map(|name| (name, fixture(name)));
+    let coded = FORMS.map(|(name, ..)| (name, fixture(&format!("formats/{name}"))));
+    let directories = plain.into_iter().chain(coded);
+    let directories: Vec<_> = directories
+        .map(|(name, path)| (name, describe(&path).model_type))
+        .collect();
     let mut table = "| `model_type` | safetensors | GGUF |\n|---|---|---|\n".to_owned();
     for name in models::known() {
         let fixtures: Vec<String> = directories

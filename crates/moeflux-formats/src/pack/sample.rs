@@ -76,7 +76,10 @@ fn is_near(codec: Codec, expected: &[f32], found: &[f32]) -> bool {
         Codec::F32 => a.to_bits() == b.to_bits(),
         Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
         Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
-        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Centered(_) => true,
+        // These are kept or have bounds of their own.
+        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Nvfp4 | Codec::Centered(_) => {
+            true
+        }
     };
     let blocks = |length: usize, bound: &dyn Fn(&[f32]) -> f64| {
         let mut blocks = expected.chunks(length).zip(found.chunks(length));

@@ -18,6 +18,7 @@ pub use experts::{ExpertLayout, ExpertTable};
 pub(crate) use experts::{Stack, stacks};
 pub use files::ModelFiles;
 pub(crate) use find::{MatrixTensors, find_matrix, find_stack, find_table, plain_codec};
+pub(crate) use layout::Apart;
 pub use layout::MatrixLayout;
 pub(crate) use mlx::adapt;
 pub use parts::{ExpertPart, MatrixPart, WeightPart};

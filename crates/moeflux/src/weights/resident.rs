@@ -115,7 +115,7 @@ impl Weights {
             weights.push(match &decl.kind {
                 WeightKind::Matrix { rows, cols, .. } => {
                     let found = find_matrix(files.dense(), &name, *rows, *cols)?;
-                    let layout = MatrixLayout::sequential(found.codec, *rows, *cols, end);
+                    let layout = MatrixLayout::of(&found, (*rows, *cols), end);
                     end = layout.end();
                     reads.push(found.parts);
                     Weight::Matrix(layout)
