@@ -39,10 +39,7 @@ fn kernel(rule: &GroupedRouting, has_bias: bool) -> (&'static Shader, [Param; 10
         ("KEPT", rule.kept_groups as u32),
         ("TOP_K", rule.top_k as u32),
         ("SIGMOID", u32::from(is_sigmoid)),
-        (
-            "SOFTPLUS",
-            u32::from(rule.scores == Scores::SqrtSoftplus),
-        ),
+        ("SOFTPLUS", u32::from(rule.scores == Scores::SqrtSoftplus)),
         ("SUM_OF_TWO", u32::from(sums)),
         ("RENORMALIZE", u32::from(rule.renormalize)),
         ("BIAS", u32::from(has_bias)),

@@ -42,10 +42,7 @@ fn params(shape: RopeShape, stepped: bool) -> [Param; 6] {
             "INTERLEAVED",
             u32::from(shape.style != RopeStyle::HalfSplit),
         ),
-        (
-            "TAIL",
-            u32::from(shape.style == RopeStyle::InterleavedTail),
-        ),
+        ("TAIL", u32::from(shape.style == RopeStyle::InterleavedTail)),
         ("STEPPED", u32::from(stepped)),
     ]
 }

@@ -29,10 +29,7 @@ fn kernel(rule: &GroupedRouting) -> (&'static Shader, [Param; 5]) {
         ("EXPERTS", rule.experts as u32),
         ("TOP_K", rule.top_k as u32),
         ("SOFTMAX", u32::from(is_softmax)),
-        (
-            "SOFTPLUS",
-            u32::from(rule.scores == Scores::SqrtSoftplus),
-        ),
+        ("SOFTPLUS", u32::from(rule.scores == Scores::SqrtSoftplus)),
         ("RENORMALIZE", u32::from(rule.renormalize)),
     ];
     (if is_softmax { &SOFTMAX } else { &SHADER }, params)
