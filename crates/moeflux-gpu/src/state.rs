@@ -65,7 +65,7 @@ pub struct DeviceKv {
     gpu: DeviceStates,
     decl: StateDecl,
     shape: KvShape,
-    /// Positions that there is room for.
+    /// Positions, or entries of as many together, that there is room for.
     capacity: usize,
     parts: Option<(DeviceBuffer, DeviceBuffer)>,
     mark: u64,
@@ -77,12 +77,17 @@ impl DeviceKv {
         self.decl.first_needed(positions).min(positions) * self.shape.width()
     }
 
+    /// Whether keys are the values too; they are kept as both.
+    pub fn is_joint(&self) -> bool {
+        matches!(self.decl, StateDecl::KeyValue { is_joint: true, .. })
+    }
+
     /// Their shape.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// Keys and values, with room for this many positions.
+    /// Keys and values, with room for this many positions (or entries, where several have one).
     ///
     /// # Errors
     /// [`GpuError::Refused`] if there is less.
@@ -104,6 +109,8 @@ impl RemoteState for DeviceKv {
     fn reserve(&mut self, end: usize) -> Result<(), Error> {
         /// The first room, and the most that is added at once.
         const STEPS: (usize, usize) = (256, 16_384);
+        // Windows under way have no entry yet, but something is bound for them.
+        let end = self.decl.kept(end).max(1);
         if end <= self.capacity {
             return Ok(());
         }
@@ -129,15 +136,16 @@ impl RemoteState for DeviceKv {
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
         let passed = self.passed(positions);
-        if let Some((keys, values)) = &self.parts {
-            let bytes = self.shape.bytes(positions.min(self.capacity));
+        let kept = self.decl.kept(positions);
+        if let Some((keys, values)) = self.parts.as_ref().filter(|_| kept > 0) {
+            let bytes = self.shape.bytes(kept.min(self.capacity));
             for (part, are_keys) in [(keys, true), (values, false)] {
                 let bytes = self.gpu.0.read(part, 0, bytes)?;
-                let all = self.shape.decode(&bytes, positions, are_keys);
+                let all = self.shape.decode(&bytes, kept, are_keys);
                 out.extend(all.into_iter().skip(passed));
             }
         }
-        out.resize(2 * (positions * self.shape.width() - passed), 0.0);
+        out.resize(2 * (kept * self.shape.width() - passed), 0.0);
         Ok(out)
     }
 
@@ -148,8 +156,11 @@ impl RemoteState for DeviceKv {
             return Ok(());
         };
         let passed = self.passed(positions);
-        let len = positions * self.shape.width() - passed;
+        let len = self.decl.kept(positions) * self.shape.width() - passed;
         check_length(2 * len, new)?;
+        if len == 0 {
+            return Ok(());
+        }
         let whole = |seen: &[f32]| [&vec![0.0; passed], seen].concat();
         let gpu = &self.gpu.0;
         gpu.write(keys, 0, &self.shape.encode(&whole(&new[..len]), true));

@@ -5,6 +5,7 @@ mod ahead;
 mod budget;
 mod buffers;
 mod decode;
+mod entry_ops;
 mod experts;
 mod latent;
 mod mixed;
@@ -12,6 +13,7 @@ mod plan;
 mod planned_experts;
 mod prompt;
 mod state_ops;
+mod stream_ops;
 mod upload;
 mod weights;
 
@@ -21,7 +23,6 @@ use moeflux::Error;
 use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
-use moeflux::kernels::RopeStyle;
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
@@ -166,10 +167,6 @@ impl GpuBackend {
                 ops::split_pairs(r, views, heads * tokens, *dim)?;
             }
             Op::Rope {
-                style: RopeStyle::InterleavedTail,
-                ..
-            } => return Err(wrong_op(op)),
-            Op::Rope {
                 x,
                 heads,
                 head_dim,
@@ -256,11 +253,18 @@ impl GpuBackend {
             Op::KvAppend { .. }
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
-            | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            | Op::GatedDelta { .. }
+            | Op::Entries(_) => self.with_state(op, step, weights, pool),
             Op::AddBias { .. }
             | Op::Rearrange { .. }
             | Op::HeadMatmul { .. }
             | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
+            Op::Streams(op) => self.streams(op, weights, pool),
+            Op::NgramRows { .. } => self.ngram_rows(op, step, weights, pool),
+            Op::TokenRouter { .. } => self.token_router(op, step, weights, pool),
+            Op::RmsNormalize { .. } | Op::LayerNorm { .. } | Op::Glu { .. } => {
+                self.norms_and_gates(op, weights, pool)
+            }
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
             Op::Experts { .. } => self.routed_experts(op, step, (weights, pool), experts),
             _ => self.rows(op, step, weights, pool),

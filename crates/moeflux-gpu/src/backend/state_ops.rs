@@ -2,7 +2,6 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
-use moeflux::kernels::Decay;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
@@ -56,9 +55,6 @@ impl GpuBackend {
                 let copies = (&*copies.0, &*copies.1);
                 ops::conv1d_silu(r, views, copies, *channels, len / channels, rows)?;
             }
-            Op::GatedDelta { shape, .. } if matches!(shape.decay, Decay::BoundedKey(_)) => {
-                return Err(wrong_op(op));
-            }
             Op::GatedDelta {
                 qkv,
                 a,
@@ -83,6 +79,7 @@ impl GpuBackend {
                 let copies = (&*copies.0, &*copies.1);
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
+            Op::Entries(op) => return self.entries(op, session, rows, weights, pool),
             other => return Err(wrong_op(other)),
         }
         Ok(())
@@ -124,6 +121,17 @@ impl GpuBackend {
         }
         Ok(())
     }
+}
+
+pub(super) fn two_states(
+    session: &mut Session,
+    ids: [StateId; 2],
+) -> Result<[&DeviceKv; 2], Error> {
+    let other = || Error::Internal(format!("states {ids:?} are of another kind or place"));
+    let [one, two] = session.remote_states(ids).ok_or_else(other)?;
+    let one = one.as_any().downcast_ref().ok_or_else(other)?;
+    let two = two.as_any().downcast_ref().ok_or_else(other)?;
+    Ok([one, two])
 }
 
 pub(super) fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {

@@ -4,6 +4,7 @@
 mod common;
 
 mod attention;
+mod entries;
 mod exact;
 mod latent;
 mod rates;

@@ -18,6 +18,7 @@ pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use ngrams::ngram_rows;
 pub use tier::TierStats;
 
 use std::mem;

@@ -7,8 +7,13 @@ use crate::Error;
 use crate::graph::{BufferId, BufferPool};
 use crate::weights::RowTable;
 
-/// Runs [`Op::NgramRows`](crate::graph::Op::NgramRows).
-pub(super) fn ngram_rows(
+/// Runs [`Op::NgramRows`](crate::graph::Op::NgramRows): the rows of `table` by n-grams of the step's
+/// tokens and those before them, into the buffer `out`.
+///
+/// # Errors
+/// [`Error::Internal`] if a session has fewer tokens than its span begins with; what reading the table
+/// says.
+pub fn ngram_rows(
     step: &Step<'_>,
     table: &RowTable,
     rule: &NgramRule,

@@ -128,7 +128,10 @@ impl Plan {
             match item {
                 Item::Op(op) | Item::Choice(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
-                    op @ (Op::Router { .. } | Op::GroupedRouter { .. }) => sets.push(op.writes()),
+                    op
+                    @ (Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. }) => {
+                        sets.push(op.writes());
+                    }
                     op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
                 },
                 Item::Products(p) => sets.push(p.outputs.iter().map(|&(_, id)| id).collect()),
