@@ -25,7 +25,8 @@ use std::path::Path;
 pub use column_weights::ColumnWeights;
 pub use identity::SourceIdentity;
 pub use plan::{
-    CodedSource, ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor,
+    CodedSource, ElementSteps, GlobalScale, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix,
+    PlannedTensor,
 };
 
 use crate::Checkpoint;

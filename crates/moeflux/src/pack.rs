@@ -15,17 +15,19 @@ use crate::Error;
 use crate::importance::{ExpertInput, Importance};
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
-use crate::weights::find_matrix;
+use crate::weights::{find_matrix, find_table};
 use experts::{ExpertSources, source_of};
 
 pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 9] = [
+const COPIED_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tiktoken.model",
+    "tokenizer.model",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -207,8 +209,13 @@ impl PackOptions {
 
 /// Bytes of a row of `cols` columns; the most, of a codec that does not divide it.
 fn row_bytes(codec: Codec, cols: usize) -> usize {
-    let bytes = codec.encoded_bytes(1, cols);
-    bytes.map_or(usize::MAX, moeflux_formats::codec::EncodedBytes::total)
+    codec.encoded_bytes(1, cols).map_or(usize::MAX, |bytes| {
+        match codec {
+            // Its one scale belongs to all rows.
+            Codec::Nvfp4 => bytes.weights,
+            _ => bytes.total(),
+        }
+    })
 }
 
 fn plan(
@@ -231,11 +238,9 @@ fn plan(
             format!("by the importance of columns in a text of {tokens} tokens"),
         );
     }
-    let mut layers = Vec::new();
-    for layer in &opened.blueprint.experts {
-        let planned = plan_layer(opened, options, layer, importance, &mut used)?;
-        layers.push(planned);
-    }
+    let experts = opened.blueprint.experts.iter();
+    let layers = experts.map(|layer| plan_layer(opened, options, layer, importance, &mut used));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
     Ok(PackPlan {
         dense,
         layers,
@@ -273,6 +278,10 @@ fn plan_dense(
     used: &mut BTreeMap<String, String>,
 ) -> Result<Vec<PlannedTensor>, Error> {
     let mut dense = Vec::new();
+    let copy = |name: String| PlannedTensor::Copy {
+        source: name.clone(),
+        name,
+    };
     for decl in &opened.blueprint.weights {
         let name = opened.files.full_name(&decl.name);
         match &decl.kind {
@@ -290,11 +299,12 @@ fn plan_dense(
                         .map_or_else(ColumnWeights::default, |found| found.dense(&decl.name)),
                 }));
             }
+            WeightKind::Table { rows, cols } => {
+                let found = find_table(opened.files.dense(), &name, (*rows, *cols))?;
+                dense.extend(found.into_iter().map(|(name, _)| copy(name)));
+            }
             WeightKind::Vector { .. } => {
-                let copy = PlannedTensor::Copy {
-                    source: name.clone(),
-                    name,
-                };
+                let copy = copy(name);
                 // Two vectors may come from one tensor.
                 if !dense.contains(&copy) {
                     dense.push(copy);

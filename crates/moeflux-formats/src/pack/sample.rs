@@ -78,7 +78,10 @@ fn is_near(codec: Codec, weights: &[f32], expected: &[f32], found: &[f32]) -> bo
         Codec::F32 => a.to_bits() == b.to_bits(),
         Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
         Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
-        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Centered(_) => true,
+        // These are kept or have bounds of their own.
+        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Nvfp4 | Codec::Centered(_) => {
+            true
+        }
     };
     let blocks = |length: usize, bound: &dyn Fn(&[f32]) -> f64| {
         let mut blocks = expected
@@ -86,7 +89,11 @@ fn is_near(codec: Codec, weights: &[f32], expected: &[f32], found: &[f32]) -> bo
             .zip(found.chunks(length))
             .enumerate();
         blocks.all(|(block, (expected, found))| {
-            let weight = |at: usize| weights.get(block * length + at).map_or(1.0, |&w| w.into());
+            let weight = |at: usize| {
+                weights
+                    .get(block * length + at)
+                    .map_or(1.0, |&w| f64::from(w))
+            };
             let pairs = expected.iter().zip(found).enumerate();
             let (mut squared, mut all) = (0.0, 0.0);
             for (at, (&a, &b)) in pairs {

@@ -79,6 +79,7 @@ impl GpuBackend {
                 let copies = (&*copies.0, &*copies.1);
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
+            Op::Entries(op) => return self.entries(op, session, rows, weights, pool),
             other => return Err(wrong_op(other)),
         }
         Ok(())
@@ -120,6 +121,17 @@ impl GpuBackend {
         }
         Ok(())
     }
+}
+
+pub(super) fn two_states(
+    session: &mut Session,
+    ids: [StateId; 2],
+) -> Result<[&DeviceKv; 2], Error> {
+    let other = || Error::Internal(format!("states {ids:?} are of another kind or place"));
+    let [one, two] = session.remote_states(ids).ok_or_else(other)?;
+    let one = one.as_any().downcast_ref().ok_or_else(other)?;
+    let two = two.as_any().downcast_ref().ok_or_else(other)?;
+    Ok([one, two])
 }
 
 pub(super) fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {

@@ -163,7 +163,7 @@ fn identity(files: &ModelFiles, blueprint: &Blueprint) -> Result<u64, Error> {
     for decl in &blueprint.weights {
         hash.update(decl.name.as_bytes());
         match &decl.kind {
-            WeightKind::Matrix { rows, cols, .. } => {
+            WeightKind::Matrix { rows, cols, .. } | WeightKind::Table { rows, cols } => {
                 for size in [rows, cols] {
                     hash.update(&(*size as u64).to_le_bytes());
                 }
