@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Serialize;
 
+use super::column_weights::ColumnWeights;
 use crate::codec::{block::mxfp4, nvfp4};
 use crate::error::{CodecError, FormatError, PlanProblem, Result};
 use crate::packed::{DENSE_NAME, JOURNAL_NAME, MANIFEST_NAME};
@@ -135,6 +136,9 @@ pub struct PlannedMatrix {
     pub cols: usize,
     /// How it is stored.
     pub codec: Codec,
+    /// How much errors weigh by column.
+    #[serde(skip_serializing_if = "ColumnWeights::are_alike")]
+    pub importance: ColumnWeights,
 }
 
 /// A tensor of `dense.safetensors`.
@@ -215,6 +219,16 @@ impl PlannedLayer {
 }
 
 impl PackPlan {
+    /// Whether some matrix is rounded by the importance of its columns.
+    #[must_use]
+    pub fn is_weighed(&self) -> bool {
+        let mut matrices = self.matrices();
+        matrices.any(|matrix| {
+            let is_rounded = matches!(matrix.codec, Codec::Affine(_) | Codec::Block(_));
+            is_rounded && !matrix.is_kept() && !matrix.importance.are_alike()
+        })
+    }
+
     /// All matrices, dense ones first.
     fn matrices(&self) -> impl Iterator<Item = &PlannedMatrix> {
         let dense = self.dense.iter().filter_map(|tensor| match tensor {
@@ -286,6 +300,7 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         .codec
         .encoded_bytes(matrix.rows, matrix.cols)
         .map_err(named)?;
+    matrix.importance.check(matrix).map_err(named)?;
     let first = matrix.source.first_element;
     // The product was checked by `encoded_bytes`.
     let own = (matrix.rows * matrix.cols) as u64;

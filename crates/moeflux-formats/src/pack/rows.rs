@@ -1,7 +1,7 @@
 //! Reading rows of a source matrix and encoding them.
 
 use super::plan::{CodedSource, ElementSteps, PlannedMatrix};
-use crate::codec::{Encoded, EncodedMut, decode, e2m1, encode_into, f8, nvfp4, to_f32};
+use crate::codec::{Encoded, EncodedMut, decode, e2m1, encode_weighted, f8, nvfp4, to_f32};
 use crate::error::{CodecError, FormatError, Result};
 use crate::{Checkpoint, Codec, TensorInfo};
 
@@ -268,7 +268,8 @@ impl<'a> RowSource<'a> {
                 biases: bias_part,
             };
             let first_value = (first_row + done) * cols;
-            encode_into(codec, values, count, cols, out)
+            let importance = self.matrix.importance.get();
+            encode_weighted(codec, values, (count, cols), importance, out)
                 .map_err(|problem| self.named(problem, first_value))?;
             advanced((count * self.row_bytes()) as u64);
             done += count;

@@ -10,6 +10,7 @@ mod kernel_set;
 mod lookahead;
 mod ngrams;
 mod router;
+mod squares;
 mod state_ops;
 mod stream_ops;
 mod tier;
@@ -19,6 +20,7 @@ pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
 pub use ngrams::ngram_rows;
+pub use squares::{ExpertSquares, LayerSquares, add_squares};
 pub use tier::TierStats;
 
 use std::mem;
