@@ -16,6 +16,7 @@ mod faults;
 pub mod kv_layout;
 pub mod matrix;
 pub mod ops;
+mod pinned;
 mod pipeline;
 mod profile;
 mod quick_hash;

@@ -149,18 +149,33 @@ impl Form {
         }
     }
 
-    /// Gives `put` the matrix in this form: parts of it, each with its first byte.
-    pub(crate) fn put(&self, matrix: &Matrix<'_>, put: &mut dyn FnMut(usize, &[u8])) {
+    /// Gives `put` the matrix in this form, or the share `part` of `parts` of it: pieces, each with its
+    /// first byte.
+    pub(crate) fn put(
+        &self,
+        matrix: &Matrix<'_>,
+        (part, parts): (usize, usize),
+        put: &mut dyn FnMut(usize, &[u8]),
+    ) {
         if let MatrixData::Coded(coded) = matrix.data()
             && self.rows.is_multiple_of(TILE)
         {
             let [weights, scales, _] = self.parts();
-            put(0, coded.weights);
+            let mut share = |start: usize, bytes: &[u8]| {
+                let each = bytes.len().div_ceil(parts.max(1)).next_multiple_of(64);
+                let first = (part * each).min(bytes.len());
+                let end = (first + each).min(bytes.len());
+                put(start + first, &bytes[first..end]);
+            };
+            share(0, coded.weights);
             match coded.coding {
-                Coding::Nvfp4 => put(weights, bytemuck::cast_slice(&self.globals(&coded))),
-                _ => put(weights, bytemuck::cast_slice(coded.scales)),
+                Coding::Nvfp4 => share(weights, bytemuck::cast_slice(&self.globals(&coded))),
+                _ => share(weights, bytemuck::cast_slice(coded.scales)),
             }
-            put(weights + scales, bytemuck::cast_slice(coded.biases));
+            share(weights + scales, bytemuck::cast_slice(coded.biases));
+            return;
+        }
+        if part > 0 {
             return;
         }
         let mut packed = Vec::with_capacity(self.bytes());

@@ -43,12 +43,16 @@ impl RemoteStates for DeviceStates {
                 },
                 capacity: 0,
                 parts: None,
+                mark: 0,
             }),
             StateDecl::Recurrent { len } => Box::new(DeviceRecurrent {
                 gpu: self.clone(),
                 len,
                 copies: None,
+                ahead: None,
                 is_written: false,
+                is_ahead: false,
+                mark: 0,
             }),
         }
     }
@@ -64,6 +68,7 @@ pub struct DeviceKv {
     /// Positions that there is room for.
     capacity: usize,
     parts: Option<(DeviceBuffer, DeviceBuffer)>,
+    mark: u64,
 }
 
 impl DeviceKv {
@@ -117,7 +122,9 @@ impl RemoteState for DeviceKv {
 
     fn commit(&mut self) {}
 
-    fn undo(&mut self) {}
+    fn undo(&mut self) {
+        self.mark = 0;
+    }
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
@@ -135,6 +142,7 @@ impl RemoteState for DeviceKv {
     }
 
     fn set(&mut self, positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
+        self.mark = 0;
         self.reserve(positions)?;
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
@@ -161,7 +169,67 @@ pub struct DeviceRecurrent {
     /// Elements, f32.
     len: usize,
     copies: Option<(Arc<DeviceBuffer>, Arc<DeviceBuffer>)>,
+    /// Where a step writes that follows one that has not been committed.
+    ahead: Option<Arc<DeviceBuffer>>,
     is_written: bool,
+    /// Whether the step that is being recorded follows one that has not been committed yet.
+    is_ahead: bool,
+    mark: u64,
+}
+
+/// A state, as one of all that steps of an answer go on from.
+pub(crate) trait Marked {
+    /// Which step wrote it last, as far as steps say; 0 when it has been set otherwise since.
+    fn mark(&mut self) -> &mut u64;
+
+    /// Whether there is room for a step behind the present one, up to `positions` positions.
+    fn has_room(&mut self, positions: usize) -> bool;
+
+    /// What is recorded from now on is of the step behind the one that was recorded last and has not
+    /// been committed; or no longer.
+    fn go_ahead(&mut self, is_ahead: bool);
+
+    /// What was recorded ahead is what this step writes.
+    fn take_over(&mut self);
+}
+
+impl Marked for DeviceKv {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&mut self, positions: usize) -> bool {
+        positions <= self.capacity
+    }
+
+    fn go_ahead(&mut self, _: bool) {}
+
+    fn take_over(&mut self) {}
+}
+
+impl Marked for DeviceRecurrent {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&mut self, _: usize) -> bool {
+        if self.ahead.is_none() {
+            let made = self.gpu.0.buffer("recurrent state", self.len as u64 * 4);
+            self.ahead = made.ok().map(Arc::new);
+        }
+        self.ahead.is_some()
+    }
+
+    fn go_ahead(&mut self, is_ahead: bool) {
+        self.is_ahead = is_ahead;
+    }
+
+    fn take_over(&mut self) {
+        if let (Some((_, next)), Some(ahead)) = (&mut self.copies, &mut self.ahead) {
+            std::mem::swap(next, ahead);
+        }
+        self.is_written = true;
+    }
 }
 
 impl DeviceRecurrent {
@@ -170,6 +238,14 @@ impl DeviceRecurrent {
     /// # Errors
     /// No memory.
     pub fn step(&mut self) -> Result<(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
+        if self.is_ahead {
+            let none = || GpuError::Refused {
+                problem: "a state has no memory for a step ahead".to_owned(),
+            };
+            let ahead = self.ahead.clone().ok_or_else(none)?;
+            let (_, next) = self.copies()?;
+            return Ok((Arc::clone(next), ahead));
+        }
         self.is_written = true;
         self.copies().cloned()
     }
@@ -211,6 +287,7 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn undo(&mut self) {
+        self.mark = 0;
         self.swap();
     }
 
@@ -223,9 +300,9 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn set(&mut self, _positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
-        self.is_written = false;
+        (self.is_written, self.mark) = (false, 0);
         let Some(values) = values else {
-            self.copies = None;
+            (self.copies, self.ahead) = (None, None);
             return Ok(());
         };
         check_length(self.len, values)?;

@@ -20,11 +20,13 @@ use experts::{ExpertSources, source_of};
 pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 9] = [
+const COPIED_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tiktoken.model",
+    "tokenizer.model",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -219,6 +221,10 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     }
     let mut used: BTreeMap<String, String> = BTreeMap::new();
     let mut dense = Vec::new();
+    let copy = |name: String| PlannedTensor::Copy {
+        source: name.clone(),
+        name,
+    };
     for decl in &opened.blueprint.weights {
         let name = opened.files.full_name(&decl.name);
         match &decl.kind {
@@ -236,17 +242,10 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
             }
             WeightKind::Table { rows, cols } => {
                 let found = find_table(opened.files.dense(), &name, (*rows, *cols))?;
-                let copies = found.into_iter().map(|(name, _)| PlannedTensor::Copy {
-                    source: name.clone(),
-                    name,
-                });
-                dense.extend(copies);
+                dense.extend(found.into_iter().map(|(name, _)| copy(name)));
             }
             WeightKind::Vector { .. } => {
-                let copy = PlannedTensor::Copy {
-                    source: name.clone(),
-                    name,
-                };
+                let copy = copy(name);
                 // Two vectors may come from one tensor.
                 if !dense.contains(&copy) {
                     dense.push(copy);
@@ -258,11 +257,9 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
         "norms and other vectors".to_owned(),
         "as in the source".to_owned(),
     );
-    let mut layers = Vec::new();
-    for layer in &opened.blueprint.experts {
-        let planned = plan_layer(opened, options, layer, &mut used)?;
-        layers.push(planned);
-    }
+    let experts = opened.blueprint.experts.iter();
+    let layers = experts.map(|layer| plan_layer(opened, options, layer, &mut used));
+    let layers = layers.collect::<Result<Vec<_>, _>>()?;
     Ok(PackPlan {
         dense,
         layers,

@@ -1,12 +1,12 @@
-//! Tables of n-grams that are read by rows: the same bits whatever reads them, and tensors that do
-//! not make up the table are named.
+//! Tables of n-grams that are read by rows: the same bits whatever reads them, a step that cannot
+//! read one does not happen, and tensors that do not make up the table are named.
 
 mod common;
 
 use std::path::Path;
 
-use common::{assert_rows, fixture, logits, open, options, packed, prompt};
-use moeflux::{Engine, EngineOptions, ReaderChoice, ReaderKind, Want};
+use common::{assert_rows, fixture, logits, open, options, packed, prompt, run};
+use moeflux::{Engine, EngineOptions, ReaderChoice, ReaderKind, Span, Want};
 use serde_json::{Value, json};
 
 /// Tables in seven tensors, and a table in one.
@@ -38,6 +38,36 @@ fn chunks_and_readers_give_the_same_bits() {
             );
         }
     }
+}
+
+#[test]
+fn a_row_that_cannot_be_read_fails_its_step_alone() {
+    let name = MODELS[0];
+    let (model, tokens) = (packed(name, 4), prompt(name));
+    let engine = open(&model.path(), &options());
+    let expected = logits(&engine, &tokens);
+    // Another engine, whose tables have no rows in memory yet but for those of the first tokens.
+    let engine = open(&model.path(), &options());
+    let mut session = engine.session();
+    run(&engine, &mut session, &tokens[..20]);
+    let file = model.path().join("dense.safetensors");
+    let bytes = std::fs::read(&file).expect("is there");
+    let cut = std::fs::File::options().write(true).open(&file);
+    cut.and_then(|cut| cut.set_len(8)).expect("is cut");
+    let mut spans = [Span {
+        session: &mut session,
+        tokens: &tokens[20..],
+        want: Want::All,
+        is_prompt: false,
+    }];
+    let error = engine.forward(&mut spans).expect_err("rows are gone");
+    let message = error.to_string();
+    assert!(message.contains("dense.safetensors"), "{message}");
+    assert_eq!(session.len(), 20, "the step did not happen");
+
+    std::fs::write(&file, bytes).expect("is written");
+    let rest = run(&engine, &mut session, &tokens[20..]);
+    assert_rows(&expected, 20, &rest, "after a step that failed");
 }
 
 /// What opening `qwen4_exp_text` says where a field has another value.

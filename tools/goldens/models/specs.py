@@ -285,4 +285,12 @@ SPECS = [
         fused_experts=True,
     ),
     *families.specs(Spec),
+    Spec(
+        name="mixtral_window",
+        about="as early conversions of Mixtral have it: every layer within a window, here of 24",
+        config={**families.softmax.MIXTRAL, "num_hidden_layers": 2, "sliding_window": 24},
+        prompt_tokens=100,
+        model_class="MixtralForCausalLM",
+        moe_names="block_sparse_moe",
+    ),
 ]

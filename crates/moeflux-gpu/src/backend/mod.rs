@@ -1,6 +1,7 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod ahead;
 mod budget;
 mod buffers;
 mod decode;
@@ -25,10 +26,11 @@ use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
-use crate::{Gpu, GpuError, Recorder, View};
+use crate::{Gpu, GpuError, Recorder};
+use ahead::Answer;
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
-use experts::{DeviceExperts, Together};
+use experts::{DeviceExperts, Together, Waiting};
 use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
@@ -66,7 +68,15 @@ pub struct GpuBackend {
     pieces: PieceLists,
     experts: DeviceExperts,
     together: Together,
+    /// Choices that a step waits for.
+    waiting: Option<Waiting>,
+    /// Whether this step can record what follows choices before they are known.
+    may_wait: bool,
     plan: Option<Plan>,
+    /// The answer that the step before this one was of, and the one that this step is of.
+    answers: (Option<Answer>, Option<Answer>),
+    /// Marks given to answers.
+    marks: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -83,7 +93,11 @@ impl GpuBackend {
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             together: Together::new(options.cpu_experts),
+            waiting: None,
+            may_wait: false,
             plan: None,
+            answers: (None, None),
+            marks: 0,
             buffers_seen: 0,
         }
     }
@@ -215,21 +229,6 @@ impl GpuBackend {
 }
 
 impl GpuBackend {
-    /// A step of which either all tokens are of prompts or none.
-    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
-        if w.step.spans.iter().all(|span| !span.is_prompt) {
-            return self.decode(w, record);
-        }
-        self.make_plan(w)?;
-        for op in &w.graph.ops {
-            self.one(op, w.step, w.weights, w.pool, w.stage)?;
-        }
-        match record {
-            None => Ok(()),
-            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
-        }
-    }
-
     /// Runs one operation.
     fn one(
         &mut self,
@@ -293,25 +292,11 @@ impl Backend for GpuBackend {
             self.recorder.forget_bindings();
         }
         self.recorder.begin_times();
+        self.answers = (self.answers.1.take(), None);
     }
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
         self.buffers.fetch(&mut self.recorder, wanted, pool)
-    }
-
-    fn best(&mut self, logits: BufferId, pool: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
-        let rows = pool.rows(logits);
-        if rows == 0 || !self.buffers.is_held(logits) {
-            return Ok(None);
-        }
-        let width = pool.len(logits) / rows;
-        let out = self.recorder.scratch("best tokens", rows as u64 * 4)?;
-        let out = View::first(&out, rows as u64 * 4);
-        let logits = self.buffers.view(pool, logits)?;
-        ops::argmax(&mut self.recorder, logits, out, rows, width)?;
-        let bytes = self.recorder.read(&[out])?;
-        let best: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok((!best.contains(&ops::NOT_FINITE)).then_some(best))
     }
 
     fn end_step(&mut self) -> Result<(), Error> {
@@ -347,12 +332,24 @@ impl Backend for GpuBackend {
             pool,
             stage,
         };
-        let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
-        let prompts = prompts.count();
-        match prompts == 0 || prompts == work.step.spans.len() {
-            true => self.whole(&mut work, record),
-            false => self.mixed(&mut work),
-        }
+        self.any(&mut work, record)
+    }
+
+    fn run_best(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        self.best_step(&mut Work {
+            graph,
+            step,
+            weights,
+            pool,
+            stage,
+        })
     }
 
     fn run_recurrences(
@@ -374,6 +371,10 @@ impl Backend for GpuBackend {
             },
             inputs,
         )
+    }
+
+    fn cool(&mut self) {
+        self.experts.cool();
     }
 
     fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {

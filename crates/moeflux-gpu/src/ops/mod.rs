@@ -50,7 +50,7 @@ pub use head_matmul::head_matmul;
 pub use kv_append::kv_append;
 pub use matvec::matvec;
 pub use rearrange::{DevicePieces, rearrange};
-pub use rms_norm::{add_rms_norm, rms_norm, rms_norm_gated};
+pub use rms_norm::{rms_norm, rms_norm_gated};
 pub use rope::{RopeShape, rope};
 pub use router::{RouterShape, router};
 pub use rows::{select_rows, split_pairs};

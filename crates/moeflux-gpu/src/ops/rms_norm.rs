@@ -1,4 +1,4 @@
-//! Root-mean-square norms: alone, of a sum that is kept, and times a gate.
+//! Root-mean-square norms: alone, and times a gate.
 
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -13,37 +13,28 @@ static SHADER: Shader = Shader {
     ],
 };
 
-/// What a norm does besides.
-#[derive(Clone, Copy)]
-enum Kind {
-    Plain,
-    Gated,
-    OfSum,
-}
-
-fn params(kind: Kind, len: usize) -> [Param; 4] {
+fn params(is_gated: bool, len: usize) -> [Param; 3] {
     let threads = (len / 4).next_power_of_two().clamp(32, 256);
     [
         ("THREADS", threads as u32),
         ("LEN", len as u32),
-        ("GATED", u32::from(matches!(kind, Kind::Gated))),
-        ("ADD", u32::from(matches!(kind, Kind::OfSum))),
+        ("GATED", u32::from(is_gated)),
     ]
 }
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for kind in [Kind::Plain, Kind::Gated, Kind::OfSum] {
+    for is_gated in [false, true] {
         for len in [8, 128, 256, 2048, 4096, 7168] {
-            all.push(params(kind, len).to_vec());
+            all.push(params(is_gated, len).to_vec());
         }
     }
     (&SHADER, all)
 }
 
+/// `views`: input, weight, output, and a gate if there is one.
 fn run(
     r: &mut Recorder,
-    kind: Kind,
     views: &[View<'_>],
     pieces: usize,
     len: usize,
@@ -60,7 +51,7 @@ fn run(
     }
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params(kind, len),
+        params: &params(views.len() > 3, len),
         views,
         immediates: &[pieces as u32, eps.to_bits()],
         groups: grid(pieces as u32),
@@ -78,7 +69,7 @@ pub fn rms_norm(
     len: usize,
     eps: f32,
 ) -> Result<(), GpuError> {
-    run(r, Kind::Plain, &[x, weight, out], pieces, len, eps)
+    run(r, &[x, weight, out], pieces, len, eps)
 }
 
 /// The same, times `silu(gate)`, `gate` shaped as `x`.
@@ -92,20 +83,5 @@ pub fn rms_norm_gated(
     len: usize,
     eps: f32,
 ) -> Result<(), GpuError> {
-    run(r, Kind::Gated, &[x, weight, out, gate], pieces, len, eps)
-}
-
-/// `sum = a + b`, and the norm of `sum`, each `[pieces, len]`.
-///
-/// # Errors
-/// As [`rms_norm`].
-pub fn add_rms_norm(
-    r: &mut Recorder,
-    (a, b, sum): (View<'_>, View<'_>, View<'_>),
-    (weight, out): (View<'_>, View<'_>),
-    pieces: usize,
-    len: usize,
-    eps: f32,
-) -> Result<(), GpuError> {
-    run(r, Kind::OfSum, &[a, weight, out, b, sum], pieces, len, eps)
+    run(r, &[x, weight, out, gate], pieces, len, eps)
 }

@@ -1,5 +1,5 @@
-// Root-mean-square norm of pieces of LEN elements, one workgroup a piece. With ADD, of the sum of
-// two inputs, which is kept; with GATED, times silu(gate).
+// Root-mean-square norm of pieces of LEN elements, one workgroup a piece; with GATED, times
+// silu(gate).
 
 const THREADS: u32 = ${THREADS}u;
 const LEN: u32 = ${LEN}u;
@@ -15,10 +15,6 @@ var<immediate> sizes: Sizes;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 //#if GATED
 @group(0) @binding(3) var<storage, read> gate: array<f32>;
-//#endif
-//#if ADD
-@group(0) @binding(3) var<storage, read> added: array<f32>;
-@group(0) @binding(4) var<storage, read_write> sum: array<f32>;
 //#endif
 
 const KEPT: u32 = (LEN + THREADS - 1u) / THREADS;
@@ -39,12 +35,7 @@ fn main(
     for (var i = 0u; i < KEPT; i++) {
         let at = i * THREADS + thread;
         if at < LEN {
-//#if ADD
-            let value = x[first + at] + added[first + at];
-            sum[first + at] = value;
-//#else
             let value = x[first + at];
-//#endif
             kept[i] = value;
             squares = fma(value, value, squares);
         }

@@ -1,6 +1,6 @@
 //! Operations on the rows of a step, without state.
 
-use moeflux::graph::Op;
+use moeflux::graph::{Op, WeightId};
 use moeflux::kernels::RopeStyle;
 
 use super::experts::activation;
@@ -86,53 +86,14 @@ impl Oracle<'_> {
                 second,
                 ..
             } => {
-                let halves = |odd: usize| -> Vec<f64> {
+                for (odd, half) in [first, second].into_iter().enumerate() {
                     let halves = self.get(*x).chunks_exact(*dim).skip(odd).step_by(2);
-                    halves.flatten().copied().collect()
-                };
-                let (even, odd) = (halves(0), halves(1));
-                self.set(*first, even);
-                self.set(*second, odd);
+                    let halves = halves.flatten().copied().collect();
+                    self.set(*half, halves);
+                }
                 return Ok(());
             }
-            Op::Embed { weight, .. } => {
-                let table = self.matrix(*weight)?;
-                let row = |&token: &u32| {
-                    let first = token as usize * table.cols;
-                    &table.values[first..first + table.cols]
-                };
-                let rows = self.tokens.iter().flat_map(row);
-                rows.map(|&v| f64::from(v)).collect()
-            }
-            Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
-            Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
-            Op::LayerNorm {
-                x,
-                weight_and_bias: [weight, bias],
-                eps,
-                ..
-            } => {
-                let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);
-                let rows = self.get(*x).chunks_exact(weight.len());
-                let centered = rows.flat_map(|row| {
-                    let mean = row.iter().sum::<f64>() / row.len() as f64;
-                    row.iter().map(move |x| x - mean)
-                });
-                let rows = norm(&centered.collect::<Vec<f64>>(), &weight, *eps);
-                let rows = rows.chunks_exact(bias.len());
-                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
-                    .collect()
-            }
-            Op::RmsNormGated {
-                x,
-                gate,
-                weight,
-                eps,
-                ..
-            } => {
-                let normed = norm(self.get(*x), &self.vector(*weight)?, *eps);
-                pairwise(&normed, self.get(*gate), |x, g| x * silu(g))
-            }
+            Op::Embed { weight, .. } => self.embed(*weight)?,
             Op::Rope { .. } => self.rope(op)?,
             Op::Swiglu { gate, up, .. } => {
                 pairwise(self.get(*gate), self.get(*up), |g, u| silu(g) * u)
@@ -164,13 +125,59 @@ impl Oracle<'_> {
             }
             Op::NgramRows { table, rule, .. } => self.ngram_rows(*table, rule)?,
             Op::Streams(op) => self.streams(op)?,
-            other => return Err(self.wrong(other)),
+            other => self.norms(other)?,
         };
         let [buffer] = op.writes()[..] else {
             return Err(self.wrong(op));
         };
         self.set(buffer, out);
         Ok(())
+    }
+
+    /// The tokens' rows of a table.
+    fn embed(&self, table: WeightId) -> Result<Vec<f64>, HarnessError> {
+        let table = self.matrix(table)?;
+        let row = |&token: &u32| {
+            let first = token as usize * table.cols;
+            &table.values[first..first + table.cols]
+        };
+        let rows = self.tokens.iter().flat_map(row);
+        Ok(rows.map(|&v| f64::from(v)).collect())
+    }
+
+    fn norms(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+        Ok(match op {
+            Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
+            Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
+                ..
+            } => {
+                let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);
+                let rows = self.get(*x).chunks_exact(weight.len());
+                let centered = rows.flat_map(|row| {
+                    let mean = row.iter().sum::<f64>() / row.len() as f64;
+                    row.iter().map(move |x| x - mean)
+                });
+                let rows = norm(&centered.collect::<Vec<f64>>(), &weight, *eps);
+                let rows = rows.chunks_exact(bias.len());
+                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
+                    .collect()
+            }
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                ..
+            } => {
+                let normed = norm(self.get(*x), &self.vector(*weight)?, *eps);
+                pairwise(&normed, self.get(*gate), |x, g| x * silu(g))
+            }
+            other => return Err(self.wrong(other)),
+        })
     }
 
     /// Rotates every head by its position.

@@ -45,27 +45,14 @@ impl Oracle<'_> {
                 let fresh = if shape.overlaps { 3 * dim } else { 0 };
                 pools[fresh..].fill(0.0);
             }
-            for series in 0..width / dim {
-                // Values for the entry under way come last.
-                let at = (width / dim - 1 - series) * dim;
-                for d in 0..dim {
-                    let gate = gates[t * width + at + d] + bias[place * width + at + d];
-                    let value = values[t * width + at + d];
-                    let pool = |which: usize| (3 * series + which) * dim + d;
-                    let greatest = match pools[pool(1)] > 0.0 {
-                        true => pools[pool(0)].max(gate),
-                        false => gate,
-                    };
-                    let old = match pools[pool(1)] > 0.0 {
-                        true => (pools[pool(0)] - greatest).exp(),
-                        false => 0.0,
-                    };
-                    let new = (gate - greatest).exp();
-                    pools[pool(0)] = greatest;
-                    pools[pool(1)] = pools[pool(1)] * old + new;
-                    pools[pool(2)] = pools[pool(2)] * old + new * value;
-                }
-            }
+            let gates = &gates[t * width..][..width];
+            let bias = &bias[place * width..][..width];
+            pool(
+                &mut pools,
+                &values[t * width..][..width],
+                (gates, bias),
+                dim,
+            );
             if place + 1 == rate {
                 let pooled = (0..dim).map(|d| pools[2 * dim + d] / pools[dim + d]);
                 let position = (rows.start + t + 1 - rate) as f64;
@@ -221,6 +208,30 @@ impl Oracle<'_> {
             }
         }
         self.append(op, rows, out)
+    }
+}
+
+/// Takes a position into the pools of its window, and of the next one where windows overlap: of
+/// each series the greatest gate, the sum of powers, and of values by these, `[3, dim]`.
+fn pool(pools: &mut [f64], values: &[f64], (gates, bias): (&[f64], &[f64]), dim: usize) {
+    // Values for the entry under way come last, its pools first.
+    let series = values.len() / dim;
+    for (number, pools) in pools.chunks_exact_mut(3 * dim).take(series).enumerate() {
+        let first = (series - 1 - number) * dim;
+        for d in 0..dim {
+            let (gate, value) = (gates[first + d] + bias[first + d], values[first + d]);
+            let (greatest, old) = match pools[dim + d] > 0.0 {
+                true => {
+                    let greatest = pools[d].max(gate);
+                    (greatest, (pools[d] - greatest).exp())
+                }
+                false => (gate, 0.0),
+            };
+            let new = (gate - greatest).exp();
+            pools[d] = greatest;
+            pools[dim + d] = pools[dim + d] * old + new;
+            pools[2 * dim + d] = pools[2 * dim + d] * old + new * value;
+        }
     }
 }
 

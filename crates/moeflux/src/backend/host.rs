@@ -84,13 +84,9 @@ impl<K: KernelSet> HostBackend<K> {
         };
         if let Some(rounding) = rounding {
             let cols = matrices[0].cols();
-            self.kernels.quantize(
-                &mut self.quantized,
-                input,
-                input.len() / cols,
-                cols,
-                rounding,
-            )?;
+            let (rows, quantized) = (input.len() / cols, &mut self.quantized);
+            self.kernels
+                .quantize(quantized, input, rows, cols, rounding)?;
         }
         // Matrices of one input normally share a codec; one of another kind gets its own turn.
         let fits = |m: &Matrix<'_>| {
@@ -212,18 +208,6 @@ impl<K: KernelSet> HostBackend<K> {
         buffers.write(out, |buffers, out| {
             let get = |id: &BufferId| buffers.get(*id);
             match op {
-                Op::RmsNorm { x, weight, eps, .. } => {
-                    k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
-                }
-                Op::RmsNormGated {
-                    x,
-                    gate,
-                    weight,
-                    eps,
-                    ..
-                } => {
-                    k.rms_norm_gated(get(x), get(gate), weights.vector(*weight)?, *eps, out)?;
-                }
                 Op::Rope {
                     x,
                     heads,
@@ -238,18 +222,6 @@ impl<K: KernelSet> HostBackend<K> {
                     k.rope(
                         x, positions, *heads, *head_dim, inv_freq, scale, *style, out,
                     )?;
-                }
-                Op::LayerNorm {
-                    x,
-                    weight_and_bias: [weight, bias],
-                    eps,
-                    ..
-                } => {
-                    let (weight, bias) = (weights.vector(*weight)?, weights.vector(*bias)?);
-                    k.layer_norm(get(x), weight, bias, *eps, out)?;
-                }
-                Op::RmsNormalize { x, len, eps, .. } => {
-                    k.rms_normalize(get(x), *len, *eps, out)?;
                 }
                 Op::Swiglu { gate, up, .. } => k.swiglu(get(gate), get(up), out)?,
                 Op::Glu { gate, up, rule, .. } => k.glu(get(gate), get(up), *rule, out)?,
@@ -272,10 +244,46 @@ impl<K: KernelSet> HostBackend<K> {
                     }
                 }
                 Op::Streams(op) => self.streams(op, weights, buffers, out)?,
-                other => return Err(wrong_op(other)),
+                other => self.norm(other, weights, buffers, out)?,
             }
             Ok(())
         })
+    }
+
+    /// Norms of rows or of their pieces.
+    fn norm(
+        &self,
+        op: &Op,
+        weights: &Weights,
+        buffers: &BufferPool,
+        out: &mut [f32],
+    ) -> Result<(), Error> {
+        let k = &self.kernels;
+        let get = |id: &BufferId| buffers.get(*id);
+        match op {
+            Op::RmsNorm { x, weight, eps, .. } => {
+                k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
+            }
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                ..
+            } => k.rms_norm_gated(get(x), get(gate), weights.vector(*weight)?, *eps, out)?,
+            Op::RmsNormalize { x, len, eps, .. } => k.rms_normalize(get(x), *len, *eps, out)?,
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
+                ..
+            } => {
+                let (weight, bias) = (weights.vector(*weight)?, weights.vector(*bias)?);
+                k.layer_norm(get(x), weight, bias, *eps, out)?;
+            }
+            other => return Err(wrong_op(other)),
+        }
+        Ok(())
     }
 }
 

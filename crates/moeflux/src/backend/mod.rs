@@ -117,21 +117,31 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// The most likely token of each row of a step's logits, the lowest one among equals, where a
-    /// backend finds it without bringing them into the pool. `None` too where one is not finite.
-    ///
-    /// # Errors
-    /// If a device is lost.
-    fn best(&mut self, _logits: BufferId, _: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
-        Ok(None)
-    }
-
     /// The step's operations are over, and its results fetched.
     ///
     /// # Errors
     /// If a device is lost.
     fn end_step(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// [`Backend::run_graph`] where only the most likely token of each row of the step's logits is
+    /// wanted, the lowest one among equals: those, where a backend finds them without bringing the
+    /// logits into the pool; `None` otherwise, also where one is not finite. A backend may begin with
+    /// the step that follows if the answer goes on with that token.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn run_best(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        self.run_graph(graph, step, weights, buffers, experts, None)?;
+        Ok(None)
     }
 
     /// Runs a step's operations. Only sessions' state and the graph's result need to be there
@@ -182,6 +192,9 @@ pub trait Backend: Send {
         }
         Ok(())
     }
+
+    /// Forgets the experts that it keeps in memory of its own.
+    fn cool(&mut self) {}
 
     /// Brings experts nearer to where they are computed, as far as there is room.
     ///

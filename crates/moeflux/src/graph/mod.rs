@@ -48,6 +48,11 @@ impl WeightId {
 }
 
 impl StateId {
+    /// The state at `index` of [`Graph::states`].
+    pub fn new(index: usize) -> StateId {
+        StateId(index as u32)
+    }
+
     /// Its place in [`Graph::states`].
     pub fn index(self) -> usize {
         self.0 as usize

@@ -256,6 +256,8 @@ pub enum Op {
         eps: f32,
         /// The router, `[experts, hidden]`.
         router: WeightId,
+        /// What is added to its scores, `[experts]`.
+        bias: Option<WeightId>,
         /// Number of experts.
         experts: usize,
         /// Experts that a token uses.

@@ -201,12 +201,8 @@ pub(super) fn gated_delta_net(
         VectorFold::None,
     );
     let gated = delta_gated(b, m.gate, (delta, z), weight);
-    let hidden = m.hidden;
-    let [out] = b.project(
-        gated,
-        MatrixClass::Dense,
-        [(format!("{name}.out_proj"), hidden, "mixer out")],
-    );
+    let out = (format!("{name}.out_proj"), m.hidden, "mixer out");
+    let [out] = b.project(gated, MatrixClass::Dense, [out]);
     out
 }
 

@@ -9,7 +9,7 @@ use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 26] = [
+pub const FIXTURES: [&str; 27] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
@@ -24,6 +24,7 @@ pub const FIXTURES: [&str; 26] = [
     "kimi_linear",
     "minimax_m2",
     "mixtral",
+    "mixtral_window",
     "olmoe",
     "qwen2_moe",
     "qwen3_5_moe",
