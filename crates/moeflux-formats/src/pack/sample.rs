@@ -89,7 +89,11 @@ fn is_near(codec: Codec, weights: &[f32], expected: &[f32], found: &[f32]) -> bo
             .zip(found.chunks(length))
             .enumerate();
         blocks.all(|(block, (expected, found))| {
-            let weight = |at: usize| weights.get(block * length + at).map_or(1.0, |&w| w.into());
+            let weight = |at: usize| {
+                weights
+                    .get(block * length + at)
+                    .map_or(1.0, |&w| f64::from(w))
+            };
             let pairs = expected.iter().zip(found).enumerate();
             let (mut squared, mut all) = (0.0, 0.0);
             for (at, (&a, &b)) in pairs {
