@@ -8,8 +8,8 @@ use moeflux_kernels::KernelError;
 
 /// The forms of matrices that are read.
 const FORMS: &str = "F32, F16, BF16, FP8 (E4M3) with a scale to each 128 x 128, MXFP4, NVFP4, \
-                     symmetric integers of 4 or 8 bits in groups (compressed-tensors), MLX's groups \
-                     and the types of GGUF";
+                     symmetric integers of 4 or 8 bits in groups (compressed-tensors), MLX's \
+                     groups and the types of GGUF";
 
 /// An engine error. The session a failed step worked on is as it was before that step.
 #[derive(Debug, thiserror::Error)]

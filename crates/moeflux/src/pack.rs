@@ -238,9 +238,11 @@ fn plan(
             format!("by the importance of columns in a text of {tokens} tokens"),
         );
     }
-    let experts = opened.blueprint.experts.iter();
-    let layers = experts.map(|layer| plan_layer(opened, options, layer, importance, &mut used));
-    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let mut layers = Vec::new();
+    for layer in &opened.blueprint.experts {
+        let planned = plan_layer(opened, options, layer, importance, &mut used)?;
+        layers.push(planned);
+    }
     Ok(PackPlan {
         dense,
         layers,

@@ -6,7 +6,7 @@ use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
 use super::GpuBackend;
-use super::state_ops::{state_of, two_states};
+use super::state_ops::{attend, state_of, two_states};
 use crate::View;
 use crate::ops::{self, CompressViews, DeviceEntries, RopeShape, SpanRows};
 use crate::state::{DeviceKv, DeviceRecurrent};
@@ -15,7 +15,7 @@ impl GpuBackend {
     pub(super) fn entries(
         &mut self,
         op: &EntryOp,
-        session: &mut Session,
+        (session, is_prompt): (&mut Session, bool),
         rows: SpanRows,
         weights: &Weights,
         pool: &BufferPool,
@@ -49,8 +49,20 @@ impl GpuBackend {
                 let view = |id| self.buffers.view(pool, id);
                 let kv = state_of::<DeviceKv>(session, *state)?;
                 let views = (view(*q)?, view(*out)?);
-                let chosen = (view(*chosen)?, pool.width(*chosen), *rate);
-                ops::block_attention(&mut self.recorder, views, kv, chosen, *shape, rows)?;
+                let (chosen, top_k) = (view(*chosen)?, pool.width(*chosen));
+                // Queries that see no more blocks than they may choose see all positions.
+                let whole = top_k.saturating_add(1).saturating_mul(*rate);
+                let whole = whole.saturating_sub(1 + rows.start).min(rows.len);
+                let first = SpanRows { len: whole, ..rows };
+                let r = &mut self.recorder;
+                attend(r, views, kv, (*shape, None), first, is_prompt)?;
+                let rest = SpanRows {
+                    first_row: rows.first_row + whole,
+                    len: rows.len - whole,
+                    start: rows.start + whole,
+                };
+                let chosen = (chosen, top_k, *rate);
+                ops::block_attention(r, views, kv, chosen, *shape, rest)?;
             }
         }
         Ok(())

@@ -38,9 +38,9 @@ var<immediate> sizes: Sizes;
 fn with_position(pool: vec3<f32>, gate: f32, value: f32) -> vec3<f32> {
     let before = select(gate, pool.x, pool.y > 0.0);
     let most = select(before, gate, gate > before);
-    let old = exp_of(before - most);
-    let new = exp_of(gate - most);
-    return vec3(most, fma(pool.y, old, new), fma(pool.z, old, new * value));
+    let older = exp_of(before - most);
+    let newer = exp_of(gate - most);
+    return vec3(most, fma(pool.y, older, newer), fma(pool.z, older, newer * value));
 }
 
 // The pool with the positions of a window that lie in the span; `at`: element of their rows.

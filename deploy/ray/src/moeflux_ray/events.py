@@ -6,7 +6,7 @@ Which one is the first that matters to a client, and how a broken answer is told
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 #: Events of Anthropic's and OpenAI's newer protocol that come before an answer has any content.
@@ -44,6 +44,21 @@ class Splitter:
 def is_comment(event: bytes) -> bool:
     """Whether it only keeps the connection alive."""
     return event.startswith(b":")
+
+
+def is_opening(data: bytes) -> bool:
+    """Whether these bytes of a stream are nothing but events that come before an answer."""
+    splitter = Splitter()
+    events = list(splitter.push(data))
+    return not any(is_comment(event) or has_content(event) for event in events)
+
+
+def is_stream(headers: Iterable[tuple[str, str]]) -> bool:
+    """Whether a reply with these headers is one of events."""
+    return any(
+        name.lower() == "content-type" and value.startswith("text/event-stream")
+        for name, value in headers
+    )
 
 
 def has_content(event: bytes) -> bool:

@@ -26,7 +26,7 @@ class Forward:
 
 @dataclass
 class Head:
-    """The beginning of a reply; bytes follow."""
+    """The beginning of a reply; more bytes may follow."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -34,3 +34,5 @@ class Head:
     replica: str
     node: str
     route: str
+    #: The reply's first bytes; of a stream up to the first part of an answer, or a sign of life.
+    first: bytes = b""

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from moeflux_ray.errors import ServerLostError
-from moeflux_ray.events import Splitter, broken, has_content, is_comment, refused
+from moeflux_ray.events import Splitter, broken, has_content, is_comment, is_stream, refused
 from moeflux_ray.forward import Forward, Head
 from moeflux_ray.prefix import Link, chain
 
@@ -54,7 +54,7 @@ class Ingress:
         try:
             head = await attempt.begin()
             headers = dict(head.headers) | attempt.told()
-            if head.status == 200 and _is_stream(headers):
+            if head.status == 200 and is_stream(head.headers):
                 return StreamingResponse(attempt.events(), head.status, headers)
             whole = await attempt.whole()
             headers = dict(attempt.head.headers) | attempt.told()
@@ -72,11 +72,6 @@ def links(body: bytes) -> list[Link]:
     except ValueError:
         return []
     return chain(parsed) if isinstance(parsed, dict) else []
-
-
-def _is_stream(headers: dict[str, str]) -> bool:
-    kinds = (value for name, value in headers.items() if name.lower() == "content-type")
-    return next(kinds, "").startswith("text/event-stream")
 
 
 def _refusal(target: str, message: str, code: str, status: int) -> Response:
@@ -134,7 +129,7 @@ class Attempts:
         """A reply that is no stream."""
         while True:
             try:
-                return b"".join([data async for data in self._stream])
+                return b"".join([data async for data in self._bytes()])
             except LOST as error:
                 self._again(error)
                 await self.begin()
@@ -148,22 +143,21 @@ class Attempts:
         began = False
         try:
             while True:
-                held: list[bytes] = []
-                splitter = Splitter()
+                held, splitter = b"", Splitter()
                 try:
-                    async for data in self._stream:
+                    async for data in self._bytes():
+                        ready = b""
                         for event in splitter.push(data):
                             began = began or has_content(event)
                             if began:
-                                for early in held:
-                                    yield early
-                                held.clear()
-                                yield event
+                                ready, held = ready + held + event, b""
                             elif is_comment(event):
-                                yield event
+                                ready += event
                             else:
-                                held.append(event)
-                    yield b"".join([*held, splitter.end()])
+                                held += event
+                        if ready:
+                            yield ready
+                    yield held + splitter.end()
                     return
                 except LOST as error:
                     if began:
@@ -177,9 +171,15 @@ class Attempts:
         finally:
             self.cancel()
 
+    async def _bytes(self) -> AsyncIterator[bytes]:
+        if self.head.first:
+            yield self.head.first
+        async for data in self._stream:
+            yield data
+
     async def _begin_stream(self) -> None:
         head = await self.begin()
-        if head.status != 200 or not _is_stream(dict(head.headers)):
+        if head.status != 200 or not is_stream(head.headers):
             text = (await self.whole()).decode(errors="replace")
             raise Lost(f"a replica was lost, and the next one refused: {text}")
 

@@ -11,6 +11,7 @@ import aiohttp
 from ray import serve
 
 from moeflux_ray.errors import ServerLostError, node_name
+from moeflux_ray.events import is_opening, is_stream
 from moeflux_ray.forward import Forward, Head
 from moeflux_ray.metrics import Reporter
 from moeflux_ray.prepare import PrefixFolder, prepare
@@ -77,7 +78,8 @@ class Replica:
             ) as reply:
                 kept = [(k, v) for k, v in reply.headers.items() if k.lower() not in HOP]
                 route = request.routes.get(self._name, "queue")
-                yield Head(reply.status, kept, self._name, self._node, route)
+                first = await _first(reply.content, is_stream(kept))
+                yield Head(reply.status, kept, self._name, self._node, route, first)
                 async for data in _gathered(reply.content):
                     yield data
         except aiohttp.ClientError as error:
@@ -113,6 +115,15 @@ class Replica:
         if session is not None:
             with contextlib.suppress(Exception):
                 await session.close()
+
+
+async def _first(content: aiohttp.StreamReader, streams: bool) -> bytes:
+    """The first bytes, so many that they are worth a message."""
+    first = data = await content.readany()
+    while streams and data and is_opening(first):
+        data = await content.readany()
+        first += data
+    return first
 
 
 async def _gathered(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:

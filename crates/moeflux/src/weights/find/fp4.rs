@@ -1,12 +1,14 @@
 //! 4-bit floats (E2M1) as checkpoints are published: codes, two a byte, and scales in tensors of
 //! their own.
 //!
-//! | codes | scales of groups | the matrix's scale | |
+//! | form, from | codes | scales of groups | the matrix's scale |
 //! |---|---|---|---|
-//! | `weight` I8 | `scale` F8_E8M0, of 32 | | MXFP4, DeepSeek-V4 |
-//! | `weight_packed` U8 | `weight_scale` U8, of 32 | | MXFP4, compressed-tensors |
-//! | `weight` U8 | `weight_scale` F8_E4M3, of 16 | `weight_scale_2` F32 | NVFP4, ModelOpt |
-//! | `weight_packed` U8 | `weight_scale` F8_E4M3, of 16 | `weight_global_scale` F32, which divides | NVFP4, compressed-tensors |
+//! | MXFP4, DeepSeek-V4 | `weight` I8 | `scale` F8_E8M0 | |
+//! | MXFP4, compressed-tensors | `weight_packed` U8 | `weight_scale` U8 | |
+//! | NVFP4, ModelOpt | `weight` U8 | `weight_scale` F8_E4M3 | `weight_scale_2` F32 |
+//! | NVFP4, compressed-tensors | `weight_packed` U8 | `weight_scale` F8_E4M3 | `weight_global_scale` F32 |
+//!
+//! Groups have 32 elements in MXFP4 and 16 in NVFP4; the last scale divides those of groups.
 
 use moeflux_formats::codec::{block::mxfp4, f8, nvfp4};
 use moeflux_formats::{BlockCodec, Checkpoint, Codec, DType, TensorInfo};
