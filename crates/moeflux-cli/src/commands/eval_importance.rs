@@ -59,8 +59,8 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     let (unseen, experts) = recorder.write(&args.output)?;
     output::note(&format!(
-        "{}: importance on {tokens} tokens; {unseen} of {experts} routed experts were not chosen and get \
-         their layer's mean",
+        "{}: importance on {tokens} tokens; {unseen} of {experts} routed experts were not chosen and \
+         get their layer's mean",
         args.output.display()
     ));
     Ok(())
