@@ -154,12 +154,15 @@ impl Expected {
 
     /// What an expert's down is multiplied with.
     fn inner(&self, layer: usize, expert: u32, x: &[f32]) -> Vec<f64> {
-        let of = |part: &str| {
-            let name = format!("model.layers.{layer}.mlp.experts.{expert}.{part}.weight");
-            let matrix = self.weights.read_f32(&name, &[INNER, HIDDEN]);
-            product(&matrix.expect("a matrix"), HIDDEN, x)
+        // Of each expert, gate and up below it.
+        let name = format!("model.layers.{layer}.mlp.experts.gate_up_proj");
+        let shape = [EXPERTS, 2 * INNER, HIDDEN];
+        let stack = self.weights.read_f32(&name, &shape).expect("the experts");
+        let of = |part: usize| {
+            let first = (expert as usize * 2 + part) * INNER * HIDDEN;
+            product(&stack[first..][..INNER * HIDDEN], HIDDEN, x)
         };
-        let pairs = of("gate_proj").into_iter().zip(of("up_proj"));
+        let pairs = of(0).into_iter().zip(of(1));
         let gated = pairs.map(|(gate, up)| gate / (1.0 + (-gate).exp()) * up);
         gated.collect()
     }
