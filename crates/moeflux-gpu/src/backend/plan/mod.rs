@@ -152,8 +152,12 @@ impl Plan {
     }
 
     /// How many items come before a step's results are needed: all but those that make logits, if
-    /// the latter are nothing but that.
+    /// the latter are nothing but that, and the host does nothing by tokens for the former.
     pub fn before_logits(&self, graph: &Graph) -> Option<usize> {
+        let by_token = |op: &Op| matches!(op, Op::NgramRows { .. } | Op::TokenRouter { .. });
+        if graph.ops.iter().any(by_token) {
+            return None;
+        }
         let selects = |item: &Item| matches!(item, Item::Op(op) if matches!(graph.ops[*op], Op::SelectOutputs { .. }));
         let first = self.items.iter().position(selects)?;
         let is_row_wise = |item: &Item| match item {
