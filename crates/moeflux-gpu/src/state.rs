@@ -286,7 +286,8 @@ impl DeviceRecurrent {
 
 impl RemoteState for DeviceRecurrent {
     fn reserve(&mut self, _end: usize) -> Result<(), Error> {
-        self.is_written = false;
+        // Whatever became of the step before.
+        (self.is_written, self.is_ahead) = (false, false);
         self.copies()?;
         Ok(())
     }
