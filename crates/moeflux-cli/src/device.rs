@@ -1,11 +1,13 @@
 //! `--device`: where operations run.
 
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use moeflux::{Activations, EngineOptions, Lookahead};
 
 use crate::args::ModelArgs;
 use crate::failure::Failure;
+use crate::floor::DeviceRates;
 use crate::output;
 
 /// Where operations run.
@@ -60,11 +62,14 @@ pub struct Limits {
     pub cpu_experts: Option<CpuExperts>,
 }
 
+/// What `auto` is, when that has been found out and told.
+static AUTOMATIC: OnceLock<Device> = OnceLock::new();
+
 impl Device {
     /// The device itself: never `auto`.
     pub fn resolved(self) -> Device {
         match self {
-            Device::Auto => automatic(),
+            Device::Auto => *AUTOMATIC.get_or_init(automatic),
             device => device,
         }
     }
@@ -122,6 +127,28 @@ fn automatic() -> Device {
     }
 }
 
+#[cfg(feature = "gpu")]
+fn open(device: Device) -> Result<std::sync::Arc<moeflux_gpu::Gpu>, Failure> {
+    use moeflux_gpu::{DeviceChoice, Gpu};
+
+    let choice = match device {
+        Device::Gpu(Some(number)) => DeviceChoice::Number(number),
+        _ => DeviceChoice::Any,
+    };
+    Ok(Gpu::open(choice).map_err(moeflux::Error::from)?)
+}
+
+/// Measures a graphics processor for about a second.
+#[cfg(feature = "gpu")]
+pub fn rates(device: Device) -> Result<DeviceRates, Failure> {
+    let rates = moeflux_gpu::rates(&open(device)?).map_err(moeflux::Error::from)?;
+    Ok(DeviceRates {
+        memory_bytes_per_second: rates.memory_bytes_per_second,
+        multiply_adds_per_second: rates.multiply_adds_per_second,
+        transfer_bytes_per_second: rates.transfer_bytes_per_second,
+    })
+}
+
 /// Has the engine run on a graphics processor; gives its name.
 #[cfg(feature = "gpu")]
 pub fn on_gpu(
@@ -129,13 +156,9 @@ pub fn on_gpu(
     device: Device,
     given: Limits,
 ) -> Result<String, Failure> {
-    use moeflux_gpu::{DeviceChoice, Gpu, GpuBackend, GpuOptions};
+    use moeflux_gpu::{GpuBackend, GpuOptions};
 
-    let choice = match device {
-        Device::Gpu(Some(number)) => DeviceChoice::Number(number),
-        _ => DeviceChoice::Any,
-    };
-    let gpu = Gpu::open(choice).map_err(moeflux::Error::from)?;
+    let gpu = open(device)?;
     let cpu_experts = match given.cpu_experts.unwrap_or(CpuExperts::Off) {
         CpuExperts::Off => moeflux_gpu::CpuExperts::Off,
         CpuExperts::Auto => moeflux_gpu::CpuExperts::Auto,
@@ -185,9 +208,18 @@ fn automatic() -> Device {
 /// The same without devices.
 #[cfg(not(feature = "gpu"))]
 pub fn on_gpu(_: &mut EngineOptions, _: Device, _: Limits) -> Result<String, Failure> {
-    Err(Failure::Usage(
-        "built without the feature `gpu`; build with it, or use --device cpu".to_owned(),
-    ))
+    Err(no_devices())
+}
+
+/// The same without devices.
+#[cfg(not(feature = "gpu"))]
+pub fn rates(_: Device) -> Result<DeviceRates, Failure> {
+    Err(no_devices())
+}
+
+#[cfg(not(feature = "gpu"))]
+fn no_devices() -> Failure {
+    Failure::Usage("built without the feature `gpu`; build with it, or use --device cpu".to_owned())
 }
 
 /// The exit code of what a device reported, as `moeflux --help` lists it; `None` of another's error.

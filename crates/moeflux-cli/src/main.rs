@@ -76,6 +76,8 @@ enum EvalCommand {
     Ppl(commands::eval_ppl::PplArgs),
     /// The divergence of a model's beliefs from another's on a text: what quantization costs
     Kl(commands::eval_kl::KlArgs),
+    /// Record on a text how much the columns of a model's matrices weigh, for pack --importance
+    Importance(commands::eval_importance::ImportanceArgs),
 }
 
 fn main() -> ExitCode {
@@ -93,6 +95,7 @@ fn main() -> ExitCode {
         Command::Eval(EvalCommand::Answers(args)) => commands::eval_answers::run(args),
         Command::Eval(EvalCommand::Ppl(args)) => commands::eval_ppl::run(args),
         Command::Eval(EvalCommand::Kl(args)) => commands::eval_kl::run(args),
+        Command::Eval(EvalCommand::Importance(args)) => commands::eval_importance::run(args),
         Command::Trace(command) => commands::trace::run(command),
         #[cfg(feature = "gpu")]
         Command::Devices(args) => commands::devices::run(args),

@@ -113,12 +113,20 @@ fn a_bench_says_of_a_device_what_is_known_of_it() {
     for row in report["results"].as_array().unwrap() {
         assert_eq!(row["backend"], "gpu", "{row}");
         assert_eq!(row["activations"], "f32", "{row}");
-        for floor in ["floor_tok_s", "floor_share", "limit", "gb_s"] {
-            assert_eq!(row[floor], Value::Null, "{row}");
+        for positive in ["tok_s", "floor_tok_s", "floor_share", "gb_s"] {
+            assert!(row[positive].as_f64().unwrap() > 0.0, "{row}");
         }
-        assert!(row["tok_s"].as_f64().unwrap() > 0.0, "{row}");
+        let limits = ["memory", "compute", "disk", "transfer"];
+        assert!(limits.contains(&row["limit"].as_str().unwrap()), "{row}");
         assert!(row["device_slots"].is_u64(), "{row}");
     }
+    let machine = &report["machine"][0];
+    for rate in ["memory_bytes_per_second", "transfer_bytes_per_second"] {
+        assert!(machine[rate].as_f64().unwrap() > 0.0, "{machine}");
+    }
+    let products = &machine["multiply_adds_per_second"];
+    assert_eq!(products.as_object().unwrap().len(), 1, "{machine}");
+    assert!(products["products"].as_f64().unwrap() > 0.0, "{machine}");
 }
 
 #[test]

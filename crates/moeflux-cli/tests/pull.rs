@@ -163,6 +163,25 @@ fn shards_are_packed_as_they_come_and_go() {
 }
 
 #[test]
+fn packing_of_gguf_is_told_to_be_a_step_of_its_own() {
+    let bytes = fs::read(fixture("gguf").join("qwen3_moe.gguf")).unwrap();
+    let files = Files::from([("model.gguf".to_owned(), (bytes, true))]);
+    let hub = Hub::start(files, Faults::default());
+    let models = tempfile::tempdir().unwrap();
+    let ran = pull(&hub, &["owner/name", "--pack"], models.path());
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    for words in [
+        "owner/name is in GGUF",
+        "without --pack",
+        "moeflux pack FILE",
+    ] {
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+    let left = fs::read_dir(models.path()).unwrap().count();
+    assert_eq!(left, 0, "nothing is left behind");
+}
+
+#[test]
 fn failures_have_their_codes_and_say_what_to_do() {
     let models = tempfile::tempdir().unwrap();
     let faults = Faults {

@@ -29,8 +29,9 @@ pub use dtype::DType;
 pub use error::{CodecError, FormatError, GgufProblem, HeaderProblem, PlanProblem, Result};
 pub use header::{Header, HeaderTensor, MAX_HEADER_BYTES, parse_header};
 pub use pack::{
-    Begun, CodedSource, ElementSteps, MatrixSource, PackPlan, PackProgress, PackReport, Packer,
-    PlannedLayer, PlannedMatrix, PlannedTensor, SourceIdentity, pack,
+    Begun, CodedSource, ColumnWeights, ElementSteps, GlobalScale, MatrixSource, PackPlan,
+    PackProgress, PackReport, Packer, PlannedLayer, PlannedMatrix, PlannedTensor, SourceIdentity,
+    pack,
 };
 pub use packed::{
     DENSE_NAME, FORMAT_VERSION, FileEntry, MANIFEST_NAME, Manifest, PackedLayer, PackedModel,

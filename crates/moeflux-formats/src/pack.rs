@@ -8,6 +8,7 @@
 //! - Checked: each file is read back from the disk and compared with what was meant to be written,
 //!   and sampled rows are decoded and compared with the source.
 
+mod column_weights;
 mod directory;
 mod file;
 mod identity;
@@ -21,9 +22,11 @@ mod work;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub use column_weights::ColumnWeights;
 pub use identity::SourceIdentity;
 pub use plan::{
-    CodedSource, ElementSteps, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix, PlannedTensor,
+    CodedSource, ElementSteps, GlobalScale, MatrixSource, PackPlan, PlannedLayer, PlannedMatrix,
+    PlannedTensor,
 };
 
 use crate::Checkpoint;

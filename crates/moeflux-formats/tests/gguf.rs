@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use moeflux_formats::codec::block::mxfp4;
+use moeflux_formats::codec::{block::mxfp4, e2m1};
 use moeflux_formats::gguf::{Array, GgufProblem, Value};
 use moeflux_formats::{
     BlockCodec, Checkpoint, Codec, CodecError, DType, Encoded, FormatError, SafetensorsWriter,
@@ -80,7 +80,7 @@ fn mxfp4_blocks_are_made_of_codes_and_exponents() {
     }
     let mut made = codes;
     made.append(&mut exponents);
-    mxfp4::join(&mut made);
+    e2m1::join(&mut made, mxfp4::SCALES);
     assert_eq!(made, blocks);
 }
 

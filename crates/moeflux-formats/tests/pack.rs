@@ -9,8 +9,9 @@ use std::path::Path;
 
 use common::{SMALL, affine, assert_same, case, contents, pack_quietly, pack_with, plan};
 use moeflux_formats::{
-    BlockCodec, Checkpoint, Codec, DType, Encoded, FormatError, MatrixSource, PackPlan,
-    PackedModel, PlannedMatrix, PlannedTensor, RECORD_ALIGN, decode, encode, write_safetensors,
+    BlockCodec, Checkpoint, Codec, ColumnWeights, DType, Encoded, FormatError, MatrixSource,
+    PackPlan, PackedModel, PlannedMatrix, PlannedTensor, RECORD_ALIGN, decode, encode,
+    write_safetensors,
 };
 
 fn bytes_at(path: &Path, offset: u64, bytes: u64) -> Vec<u8> {
@@ -168,6 +169,7 @@ fn a_tensor_of_many_blocks_is_packed_in_order() {
             rows,
             cols,
             codec,
+            importance: ColumnWeights::default(),
         }));
     }
     plan.dense.push(PlannedTensor::Copy {

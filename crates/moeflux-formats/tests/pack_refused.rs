@@ -9,8 +9,8 @@ use std::path::Path;
 
 use common::{SMALL, affine, case, pack_quietly, plan};
 use moeflux_formats::{
-    BlockCodec, Codec, CodecError, DType, FormatError, MatrixSource, PackPlan, PlanProblem,
-    PlannedMatrix, PlannedTensor, write_safetensors,
+    BlockCodec, Codec, CodecError, ColumnWeights, DType, FormatError, MatrixSource, PackPlan,
+    PlanProblem, PlannedMatrix, PlannedTensor, write_safetensors,
 };
 
 #[test]
@@ -124,6 +124,7 @@ fn a_damaged_source_value_is_named() {
         rows: 3,
         cols: 64,
         codec: affine(4, 64),
+        importance: ColumnWeights::default(),
     };
     let plan = PackPlan {
         dense: vec![PlannedTensor::Matrix(matrix)],

@@ -77,7 +77,7 @@ fn round(gpu: &Gpu, engine: &Engine, tokens: &[u32], count: usize) -> Result<(),
     let prefill = start.elapsed().as_secs_f64();
     let mut token = step(engine, &mut session, 1)?;
     let mut times = Vec::with_capacity(count);
-    let waited = gpu.waited();
+    let (waited, ahead) = (gpu.waited(), gpu.steps_ahead());
     for _ in 0..count {
         let start = Instant::now();
         token = step(engine, &mut session, token)?;
@@ -88,14 +88,15 @@ fn round(gpu: &Gpu, engine: &Engine, tokens: &[u32], count: usize) -> Result<(),
     times.sort_by(f64::total_cmp);
     println!(
         "prefill {} tokens {:.1} tok/s, decode {:.1} tok/s (fastest step {:.1}, median {:.1}), \
-         waiting {:.0} of {:.0} us a token",
+         waiting {:.0} of {:.0} us a token, {} of {count} steps begun ahead",
         tokens.len(),
         tokens.len() as f64 / prefill,
         count as f64 / all,
         1.0 / times[0],
         1.0 / times[count / 2],
         waited * 1e6 / count as f64,
-        all * 1e6 / count as f64
+        all * 1e6 / count as f64,
+        gpu.steps_ahead() - ahead
     );
     Ok(())
 }

@@ -153,6 +153,7 @@ fn dense(gpu: &Arc<Gpu>, n: usize, (rows, cols): (usize, usize), exact: bool) ->
         weights: &weights,
         scales: &scales,
         biases: &biases,
+        global: 1.0,
     };
     let matrix = Matrix::new(rows, cols, MatrixData::Coded(coded))?;
     let matrix = DeviceMatrix::upload(gpu, &matrix)?;

@@ -119,8 +119,8 @@ fn delta(gpu: &Arc<Gpu>, len: usize, runs: u32) -> Result<()> {
 }
 
 fn rows(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
-    let [x, y, out, sum] = [0; 4].map(|_| random(gpu, n * 8 * 2048));
-    let (x, y, out, sum) = (x?, y?, out?, sum?);
+    let [x, out] = [0; 2].map(|_| random(gpu, n * 8 * 2048));
+    let (x, out) = (x?, out?);
     let weight = random(gpu, 2048)?;
     time(gpu, &format!("rms_norm {n} x 2048"), RUNS, |r| {
         ops::rms_norm(
@@ -130,10 +130,6 @@ fn rows(gpu: &Arc<Gpu>, n: usize) -> Result<()> {
             2048,
             1e-6,
         )
-    })?;
-    time(gpu, &format!("add_rms_norm {n} x 2048"), RUNS, |r| {
-        let sums = ((&x).into(), (&y).into(), (&sum).into());
-        ops::add_rms_norm(r, sums, ((&weight).into(), (&out).into()), n, 2048, 1e-6)
     })?;
     let (ids, weights) = (random(gpu, n * 8)?, random(gpu, n * 8)?);
     let shape = RouterShape {
@@ -167,6 +163,7 @@ fn products(gpu: &Arc<Gpu>, runs: u32) -> Result<()> {
             weights: &weights,
             scales: &scales,
             biases: &scales,
+            global: 1.0,
         };
         let matrix = Matrix::new(rows, cols, MatrixData::Coded(coded))?;
         let bytes = Form::of(&matrix).bytes();

@@ -34,6 +34,8 @@ pub struct Gpu {
     pub(crate) tier: TierCounts,
     /// Kernels that were compiled once.
     pub(crate) pipelines: Mutex<Pipelines>,
+    /// Steps that had begun before their token was known to the host.
+    pub(crate) steps_ahead: AtomicU64,
     /// Nanoseconds of waiting for results.
     pub(crate) waited: AtomicU64,
     /// Whether its multiply-add is rounded once, when that has been found out.
@@ -130,6 +132,7 @@ impl Gpu {
             most_bytes: AtomicU64::new(u64::MAX),
             tier: TierCounts::default(),
             pipelines: Mutex::default(),
+            steps_ahead: AtomicU64::new(0),
             waited: AtomicU64::new(0),
             fma: OnceLock::new(),
             is_timing: AtomicBool::new(false),
@@ -195,6 +198,11 @@ impl Gpu {
     /// How long the host has waited for results so far.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited.load(Ordering::Relaxed))
+    }
+
+    /// Steps of answers so far that had begun before the host knew their token.
+    pub fn steps_ahead(&self) -> u64 {
+        self.steps_ahead.load(Ordering::Relaxed)
     }
 
     /// Whether the device's multiply-add is known to be rounded once.

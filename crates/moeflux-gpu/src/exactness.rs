@@ -55,6 +55,7 @@ pub fn usual_experts_agree(gpu: &Arc<Gpu>) -> Result<bool, GpuError> {
         (Coding::Q8_0, Coding::Q4_0),
         (Coding::Q4K, Coding::Q6K),
         (Coding::Mxfp4, Coding::Iq4Nl),
+        (Coding::Nvfp4, Coding::Nvfp4),
     ];
     for (gate, down) in usual {
         agree = agree && experts_agree(&mut recorder, gate, down)?;
@@ -163,6 +164,7 @@ pub fn file_block(coding: Coding) -> (usize, &'static [usize]) {
     match coding {
         Coding::Affine { .. } | Coding::Centered { .. } => (1, &[]),
         Coding::Mxfp4 => (17, &[]),
+        Coding::Nvfp4 => (18, &[]),
         Coding::Q4_0 | Coding::Iq4Nl => (18, &[0]),
         Coding::Q4_1 => (20, &[0, 2]),
         Coding::Q5_0 => (22, &[0]),
@@ -174,6 +176,14 @@ pub fn file_block(coding: Coding) -> (usize, &'static [usize]) {
         Coding::Q4K => (144, &[0, 2]),
         Coding::Q5K => (176, &[0, 2]),
         Coding::Q6K => (210, &[208]),
+    }
+}
+
+/// A likely scale of a whole matrix of a coding.
+pub fn global(coding: Coding) -> f32 {
+    match coding {
+        Coding::Nvfp4 => 3e-4,
+        _ => 1.0,
     }
 }
 
@@ -226,6 +236,7 @@ impl RandomWeights {
             weights: &self.weights,
             scales: &self.scales,
             biases: &self.biases,
+            global: global(self.coding),
         };
         Matrix::new(self.rows, self.cols, MatrixData::Coded(coded)).ok()
     }

@@ -89,7 +89,12 @@ impl Form {
             Elements::Coded(coding) => {
                 let lengths = coding.part_lengths(rows, self.cols).unwrap_or_default();
                 let [weights, scales, biases] = lengths;
-                [weights, scales * 2, biases * 2].map(|bytes| bytes.next_multiple_of(16))
+                let scales = match coding {
+                    // The matrix's own, in 16 bytes to each tile.
+                    Coding::Nvfp4 => rows / TILE * 16,
+                    _ => scales * 2,
+                };
+                [weights, scales, biases * 2].map(|bytes| bytes.next_multiple_of(16))
             }
         }
     }
@@ -144,15 +149,33 @@ impl Form {
         }
     }
 
-    /// Gives `put` the matrix in this form: parts of it, each with its first byte.
-    pub(crate) fn put(&self, matrix: &Matrix<'_>, put: &mut dyn FnMut(usize, &[u8])) {
+    /// Gives `put` the matrix in this form, or the share `part` of `parts` of it: pieces, each with its
+    /// first byte.
+    pub(crate) fn put(
+        &self,
+        matrix: &Matrix<'_>,
+        (part, parts): (usize, usize),
+        put: &mut dyn FnMut(usize, &[u8]),
+    ) {
         if let MatrixData::Coded(coded) = matrix.data()
             && self.rows.is_multiple_of(TILE)
         {
             let [weights, scales, _] = self.parts();
-            put(0, coded.weights);
-            put(weights, bytemuck::cast_slice(coded.scales));
-            put(weights + scales, bytemuck::cast_slice(coded.biases));
+            let mut share = |start: usize, bytes: &[u8]| {
+                let each = bytes.len().div_ceil(parts.max(1)).next_multiple_of(64);
+                let first = (part * each).min(bytes.len());
+                let end = (first + each).min(bytes.len());
+                put(start + first, &bytes[first..end]);
+            };
+            share(0, coded.weights);
+            match coded.coding {
+                Coding::Nvfp4 => share(weights, bytemuck::cast_slice(&self.globals(&coded))),
+                _ => share(weights, bytemuck::cast_slice(coded.scales)),
+            }
+            share(weights + scales, bytemuck::cast_slice(coded.biases));
+            return;
+        }
+        if part > 0 {
             return;
         }
         let mut packed = Vec::with_capacity(self.bytes());
@@ -179,6 +202,11 @@ impl Form {
         }
     }
 
+    /// Half of the matrix's own scale, as levels are doubled, four times over for each tile.
+    fn globals(&self, coded: &Coded<'_>) -> Vec<f32> {
+        vec![coded.global * 0.5; self.rows.div_ceil(TILE) * 4]
+    }
+
     /// Tiles as they are; in a last tile of fewer rows each run of words has a place for 16.
     fn pack_tiles(&self, coded: &Coded<'_>, out: &mut Vec<u8>) {
         let whole = self.rows / TILE * TILE;
@@ -189,6 +217,10 @@ impl Form {
         out.extend_from_slice(tiles);
         if lanes > 0 {
             widen(rest, &kind::runs(coded.coding), lanes, out);
+        }
+        if coded.coding == Coding::Nvfp4 {
+            out.extend_from_slice(bytemuck::cast_slice(&self.globals(coded)));
+            return;
         }
         for part in [scales, biases] {
             let (tiles, rest) = part.split_at(share(part.len()));

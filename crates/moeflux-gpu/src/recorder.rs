@@ -1,5 +1,8 @@
 //! Records many dispatches into one submission. Pipelines and bind groups are made once.
 
+mod held;
+mod reading;
+
 use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::atomic::Ordering;
@@ -11,7 +14,8 @@ use crate::pipeline::{bind, compile};
 use crate::profile::Timing;
 use crate::quick_hash::{Quick, QuickHash};
 use crate::shader::{Param, Shader};
-use crate::submitter::Submitter;
+use crate::submitter::{Job, Submitter};
+pub(crate) use reading::Reading;
 
 /// A part of a buffer, bound to a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +85,8 @@ pub struct Recorder {
     kernels: HashMap<u64, Kernel, Quick>,
     encoder: Option<wgpu::CommandEncoder>,
     pass: Option<wgpu::ComputePass<'static>>,
-    staging: Option<wgpu::Buffer>,
+    /// What results can be read to.
+    staging: Vec<wgpu::Buffer>,
     scratch: HashMap<&'static str, Arc<DeviceBuffer>>,
     dispatches: u64,
     /// Dispatches that are submitted together.
@@ -90,6 +95,11 @@ pub struct Recorder {
     waiting: u32,
     work: u64,
     timing: Option<Timing>,
+    /// Whether what is recorded now waits for what comes between; and whether some of it has not.
+    is_held: bool,
+    has_slipped: bool,
+    /// What has waited, where nobody else keeps it.
+    prepared: Option<wgpu::CommandBuffer>,
     /// A thread that submits; none where there are few.
     submitter: Option<Submitter>,
 }
@@ -98,7 +108,7 @@ pub struct Recorder {
 /// submission takes them seconds.
 pub(crate) const MOST_WORK: u64 = 50_000_000_000;
 /// Dispatches of a submission: the device begins with them while the next ones are recorded.
-const TOGETHER: u32 = 64;
+const TOGETHER: u32 = 160;
 /// Those of a first submission that the device waits for.
 const FIRST: u32 = 8;
 
@@ -111,7 +121,10 @@ impl Recorder {
             kernels: HashMap::default(),
             encoder: None,
             pass: None,
-            staging: None,
+            staging: Vec::new(),
+            is_held: false,
+            has_slipped: false,
+            prepared: None,
             scratch: HashMap::new(),
             dispatches: 0,
             together: TOGETHER,
@@ -138,6 +151,11 @@ impl Recorder {
         };
         self.submit();
         timing.finish(&self.gpu)
+    }
+
+    /// Whether dispatches are timed.
+    pub(crate) fn is_timing(&self) -> bool {
+        self.timing.is_some()
     }
 
     /// The device has nothing to do: it is given work soon.
@@ -208,7 +226,7 @@ impl Recorder {
         pass.dispatch_workgroups(x, y, z);
         self.dispatches += 1;
         self.waiting += 1;
-        if self.waiting >= self.together {
+        if self.waiting >= self.together && !self.is_held {
             self.send();
         }
         Ok(())
@@ -314,7 +332,7 @@ impl Recorder {
     }
 
     /// Has the device begin soon with what was recorded.
-    fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         self.pass = None;
         self.work = 0;
         if self.waiting > 0 {
@@ -325,8 +343,9 @@ impl Recorder {
         let Some(encoder) = self.encoder.take() else {
             return;
         };
+        self.has_slipped |= self.is_held;
         match &mut self.submitter {
-            Some(submitter) => submitter.send(encoder),
+            Some(submitter) => submitter.send(Job::Submit(encoder)),
             None => {
                 self.gpu.queue.submit([encoder.finish()]);
             }
@@ -345,49 +364,5 @@ impl Recorder {
     pub fn write(&mut self, buffer: &DeviceBuffer, offset: u64, bytes: &[u8]) {
         self.submit();
         self.gpu.write(buffer, offset, bytes);
-    }
-
-    /// Waits for what was recorded and gives the contents of the views, one after another.
-    ///
-    /// # Errors
-    /// Whatever the device reported since the last read.
-    pub fn read(&mut self, views: &[View<'_>]) -> Result<Vec<u8>, GpuError> {
-        let mut out = vec![0; views.iter().map(|v| v.bytes as usize).sum()];
-        self.read_into(views, &mut out)?;
-        Ok(out)
-    }
-
-    /// The same into memory of their bytes.
-    ///
-    /// # Errors
-    /// As [`Recorder::read`]; [`GpuError::Refused`] if `out` has another length.
-    pub fn read_into(&mut self, views: &[View<'_>], out: &mut [u8]) -> Result<(), GpuError> {
-        let bytes: u64 = views.iter().map(|v| v.bytes).sum();
-        if out.len() as u64 != bytes {
-            let problem = format!("{bytes} bytes are read into {}", out.len());
-            return Err(GpuError::Refused { problem });
-        }
-        if self.staging.as_ref().is_none_or(|s| s.size() < bytes) {
-            self.staging = Some(self.gpu.staging(bytes.next_power_of_two())?);
-        }
-        let Some(staging) = self.staging.clone() else {
-            return Ok(());
-        };
-        self.pass = None;
-        let device = &self.gpu.device;
-        let encoder = self
-            .encoder
-            .get_or_insert_with(|| device.create_command_encoder(&Default::default()));
-        let mut at = 0;
-        for view in views {
-            let raw = &view.buffer.raw;
-            encoder.copy_buffer_to_buffer(raw, view.offset, &staging, at, view.bytes);
-            at += view.bytes;
-        }
-        self.submit();
-        if bytes > 0 {
-            self.gpu.wait_for(&staging, out)?;
-        }
-        self.gpu.check()
     }
 }

@@ -43,12 +43,16 @@ impl RemoteStates for DeviceStates {
                 },
                 capacity: 0,
                 parts: None,
+                mark: 0,
             }),
             StateDecl::Recurrent { len } => Box::new(DeviceRecurrent {
                 gpu: self.clone(),
                 len,
                 copies: None,
+                ahead: None,
                 is_written: false,
+                is_ahead: false,
+                mark: 0,
             }),
         }
     }
@@ -61,9 +65,10 @@ pub struct DeviceKv {
     gpu: DeviceStates,
     decl: StateDecl,
     shape: KvShape,
-    /// Positions that there is room for.
+    /// Positions, or entries of as many together, that there is room for.
     capacity: usize,
     parts: Option<(DeviceBuffer, DeviceBuffer)>,
+    mark: u64,
 }
 
 impl DeviceKv {
@@ -72,12 +77,17 @@ impl DeviceKv {
         self.decl.first_needed(positions).min(positions) * self.shape.width()
     }
 
+    /// Whether keys are the values too; they are kept as both.
+    pub fn is_joint(&self) -> bool {
+        matches!(self.decl, StateDecl::KeyValue { is_joint: true, .. })
+    }
+
     /// Their shape.
     pub fn shape(&self) -> KvShape {
         self.shape
     }
 
-    /// Keys and values, with room for this many positions.
+    /// Keys and values, with room for this many positions (or entries, where several have one).
     ///
     /// # Errors
     /// [`GpuError::Refused`] if there is less.
@@ -99,6 +109,8 @@ impl RemoteState for DeviceKv {
     fn reserve(&mut self, end: usize) -> Result<(), Error> {
         /// The first room, and the most that is added at once.
         const STEPS: (usize, usize) = (256, 16_384);
+        // Windows under way have no entry yet, but something is bound for them.
+        let end = self.decl.kept(end).max(1);
         if end <= self.capacity {
             return Ok(());
         }
@@ -117,31 +129,38 @@ impl RemoteState for DeviceKv {
 
     fn commit(&mut self) {}
 
-    fn undo(&mut self) {}
+    fn undo(&mut self) {
+        self.mark = 0;
+    }
 
     fn values(&self, positions: usize) -> Result<Vec<f32>, Error> {
         let mut out = Vec::new();
         let passed = self.passed(positions);
-        if let Some((keys, values)) = &self.parts {
-            let bytes = self.shape.bytes(positions.min(self.capacity));
+        let kept = self.decl.kept(positions);
+        if let Some((keys, values)) = self.parts.as_ref().filter(|_| kept > 0) {
+            let bytes = self.shape.bytes(kept.min(self.capacity));
             for (part, are_keys) in [(keys, true), (values, false)] {
                 let bytes = self.gpu.0.read(part, 0, bytes)?;
-                let all = self.shape.decode(&bytes, positions, are_keys);
+                let all = self.shape.decode(&bytes, kept, are_keys);
                 out.extend(all.into_iter().skip(passed));
             }
         }
-        out.resize(2 * (positions * self.shape.width() - passed), 0.0);
+        out.resize(2 * (kept * self.shape.width() - passed), 0.0);
         Ok(out)
     }
 
     fn set(&mut self, positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
+        self.mark = 0;
         self.reserve(positions)?;
         let (Some(new), Some((keys, values))) = (values, &self.parts) else {
             return Ok(());
         };
         let passed = self.passed(positions);
-        let len = positions * self.shape.width() - passed;
+        let len = self.decl.kept(positions) * self.shape.width() - passed;
         check_length(2 * len, new)?;
+        if len == 0 {
+            return Ok(());
+        }
         let whole = |seen: &[f32]| [&vec![0.0; passed], seen].concat();
         let gpu = &self.gpu.0;
         gpu.write(keys, 0, &self.shape.encode(&whole(&new[..len]), true));
@@ -161,7 +180,67 @@ pub struct DeviceRecurrent {
     /// Elements, f32.
     len: usize,
     copies: Option<(Arc<DeviceBuffer>, Arc<DeviceBuffer>)>,
+    /// Where a step writes that follows one that has not been committed.
+    ahead: Option<Arc<DeviceBuffer>>,
     is_written: bool,
+    /// Whether the step that is being recorded follows one that has not been committed yet.
+    is_ahead: bool,
+    mark: u64,
+}
+
+/// A state, as one of all that steps of an answer go on from.
+pub(crate) trait Marked {
+    /// Which step wrote it last, as far as steps say; 0 when it has been set otherwise since.
+    fn mark(&mut self) -> &mut u64;
+
+    /// Whether there is room for a step behind the present one, up to `positions` positions.
+    fn has_room(&mut self, positions: usize) -> bool;
+
+    /// What is recorded from now on is of the step behind the one that was recorded last and has not
+    /// been committed; or no longer.
+    fn go_ahead(&mut self, is_ahead: bool);
+
+    /// What was recorded ahead is what this step writes.
+    fn take_over(&mut self);
+}
+
+impl Marked for DeviceKv {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&mut self, positions: usize) -> bool {
+        self.decl.kept(positions) <= self.capacity
+    }
+
+    fn go_ahead(&mut self, _: bool) {}
+
+    fn take_over(&mut self) {}
+}
+
+impl Marked for DeviceRecurrent {
+    fn mark(&mut self) -> &mut u64 {
+        &mut self.mark
+    }
+
+    fn has_room(&mut self, _: usize) -> bool {
+        if self.ahead.is_none() {
+            let made = self.gpu.0.buffer("recurrent state", self.len as u64 * 4);
+            self.ahead = made.ok().map(Arc::new);
+        }
+        self.ahead.is_some()
+    }
+
+    fn go_ahead(&mut self, is_ahead: bool) {
+        self.is_ahead = is_ahead;
+    }
+
+    fn take_over(&mut self) {
+        if let (Some((_, next)), Some(ahead)) = (&mut self.copies, &mut self.ahead) {
+            std::mem::swap(next, ahead);
+        }
+        self.is_written = true;
+    }
 }
 
 impl DeviceRecurrent {
@@ -170,6 +249,14 @@ impl DeviceRecurrent {
     /// # Errors
     /// No memory.
     pub fn step(&mut self) -> Result<(Arc<DeviceBuffer>, Arc<DeviceBuffer>), GpuError> {
+        if self.is_ahead {
+            let none = || GpuError::Refused {
+                problem: "a state has no memory for a step ahead".to_owned(),
+            };
+            let ahead = self.ahead.clone().ok_or_else(none)?;
+            let (_, next) = self.copies()?;
+            return Ok((Arc::clone(next), ahead));
+        }
         self.is_written = true;
         self.copies().cloned()
     }
@@ -211,6 +298,7 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn undo(&mut self) {
+        self.mark = 0;
         self.swap();
     }
 
@@ -223,9 +311,9 @@ impl RemoteState for DeviceRecurrent {
     }
 
     fn set(&mut self, _positions: usize, values: Option<&[f32]>) -> Result<(), Error> {
-        self.is_written = false;
+        (self.is_written, self.mark) = (false, 0);
         let Some(values) = values else {
-            self.copies = None;
+            (self.copies, self.ahead) = (None, None);
             return Ok(());
         };
         check_length(self.len, values)?;

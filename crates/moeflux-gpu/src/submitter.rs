@@ -15,10 +15,22 @@ const LEAST_THREADS: usize = 4;
 /// How long the thread looks for work before it sleeps: waking up takes as long as a tenth of a step.
 const SPIN: Duration = Duration::from_millis(1);
 
+/// What the thread is told.
+pub(crate) enum Job {
+    /// To submit commands.
+    Submit(wgpu::CommandEncoder),
+    /// To make commands ready.
+    Prepare(wgpu::CommandEncoder),
+    /// To submit what it has made ready.
+    Go,
+    /// To forget that.
+    Forget,
+}
+
 /// A thread that submits in the order in which it is told to.
 pub(crate) struct Submitter {
     gpu: Arc<Gpu>,
-    work: Option<Sender<wgpu::CommandEncoder>>,
+    work: Option<Sender<Job>>,
     sent: u64,
     done: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
@@ -51,16 +63,16 @@ impl Submitter {
         })
     }
 
-    /// Submits soon, after what was sent before.
-    pub fn send(&mut self, encoder: wgpu::CommandEncoder) {
+    /// Does that soon, after what was sent before.
+    pub fn send(&mut self, job: Job) {
         let Some(work) = &self.work else { return };
-        match work.send(encoder) {
+        match work.send(job) {
             Ok(()) => self.sent += 1,
             Err(_) => self.gpu.give_up(),
         }
     }
 
-    /// Waits until all that was sent has been submitted. If the thread has panicked, so that it never
+    /// Waits until all that was sent has been done. If the thread has panicked, so that it never
     /// will be, the device is lost.
     pub fn wait(&self) {
         while self.done.load(Ordering::Acquire) < self.sent {
@@ -82,19 +94,29 @@ impl Drop for Submitter {
     }
 }
 
-fn submit_all(gpu: &Gpu, given: &Receiver<wgpu::CommandEncoder>, done: &AtomicU64) {
-    while let Some(encoder) = next(given) {
-        gpu.queue.submit([encoder.finish()]);
+fn submit_all(gpu: &Gpu, given: &Receiver<Job>, done: &AtomicU64) {
+    let mut ready = None;
+    while let Some(job) = next(given) {
+        match job {
+            Job::Submit(encoder) => {
+                gpu.queue.submit([encoder.finish()]);
+            }
+            Job::Prepare(encoder) => ready = Some(encoder.finish()),
+            Job::Go => {
+                gpu.queue.submit(ready.take());
+            }
+            Job::Forget => ready = None,
+        }
         done.fetch_add(1, Ordering::Release);
     }
 }
 
 /// The next one; `None` when there will be none.
-fn next(given: &Receiver<wgpu::CommandEncoder>) -> Option<wgpu::CommandEncoder> {
+fn next(given: &Receiver<Job>) -> Option<Job> {
     let start = Instant::now();
     while start.elapsed() < SPIN {
         match given.try_recv() {
-            Ok(encoder) => return Some(encoder),
+            Ok(job) => return Some(job),
             Err(TryRecvError::Disconnected) => return None,
             Err(TryRecvError::Empty) => hint::spin_loop(),
         }

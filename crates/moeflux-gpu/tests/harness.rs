@@ -57,36 +57,11 @@ fn same_in_any_company(case: &Case, expected: &Trace) {
     }
 }
 
-/// Operations that have no kernel yet: a model that needs one is refused by the operation's name.
-const WITHOUT_KERNEL: [&str; 11] = [
-    "choose_entries",
-    "collapse_streams",
-    "compress",
-    "glu",
-    "rms_normalize",
-    "softplus_router",
-    "sparse_attention",
-    "spread_streams",
-    "stream_weights",
-    "tail_rope",
-    "token_router",
-];
-
 #[test]
 fn random_operations_are_near_the_reference() {
     for case in one_op::cases(3).expect("cases can be made") {
-        let mut ops = case.graph.ops.iter().map(|op| op.name());
-        if let Some(op) = ops.find(|op| WITHOUT_KERNEL.contains(op)) {
-            let refused = run(&case, device()).err().map(|error| error.to_string());
-            let refused =
-                refused.unwrap_or_else(|| panic!("{op} has a kernel: take it off the list"));
-            assert!(
-                refused.contains(op) && refused.contains("--device cpu"),
-                "{refused}"
-            );
-            continue;
-        }
-        let found = near_reference(&case, TOLERANCE);
+        // Some allow more: an entry may be rounded to binary16 the other way.
+        let found = near_reference(&case, TOLERANCE.max(case.tolerance.f32));
         same_in_any_company(&case, &found);
     }
 }
@@ -113,12 +88,14 @@ fn whole_model(name: &str, experts: Codec, codec: &dyn Fn(MatrixClass) -> Codec)
 }
 
 /// One of each architecture, and of each variant of one.
-const ARCHITECTURES: [&str; 13] = [
+const ARCHITECTURES: [&str; 17] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
+    "deepseek_v4",
     "glm4_moe",
     "glm4_moe_air",
+    "glm5_next",
     "gpt_oss",
     "kimi_linear",
     "minimax_m2",
@@ -127,6 +104,8 @@ const ARCHITECTURES: [&str; 13] = [
     "qwen2_moe",
     "qwen3_5_moe",
     "qwen3_next",
+    "qwen4_exp",
+    "qwen4_exp_text",
 ];
 
 #[test]

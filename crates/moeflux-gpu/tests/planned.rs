@@ -133,6 +133,13 @@ fn floats_of_8_bits() {
 #[test]
 fn floats_of_4_bits() {
     is_right("formats/qwen3_moe_mxfp4");
+    is_right("formats/gpt_oss_mxfp4");
+}
+
+#[test]
+fn floats_of_4_bits_with_scales_of_scales() {
+    is_right("formats/qwen3_moe_nvfp4");
+    is_right("formats/qwen3_5_moe_nvfp4");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What a run leaves behind: every result of every operation, and the state at the end.
 
-use moeflux::graph::{BufferId, Graph, Op, Rows};
+use moeflux::graph::{BufferId, EntryOp, Graph, Op, Rows};
 
 use crate::case::CaseStep;
 
@@ -85,7 +85,8 @@ pub(crate) fn id_buffers(graph: &Graph) -> Vec<BufferId> {
         Op::Router { ids, .. }
         | Op::GroupedRouter { ids, .. }
         | Op::TokenRouter { ids, .. }
-        | Op::ChooseEntries { out: ids, .. }
+        | Op::Entries(EntryOp::Choose { out: ids, .. })
+        | Op::Entries(EntryOp::BlockAttention { chosen: ids, .. })
         | Op::RequestExperts { ids, .. }
         | Op::Experts { ids, .. } => Some(*ids),
         _ => None,

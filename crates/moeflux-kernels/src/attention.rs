@@ -5,6 +5,7 @@
 //! Positions that a window hides count as nothing: they are left out wherever all queries of a unit
 //! are past them, and weigh zero elsewhere.
 
+mod blocks;
 mod chunk;
 mod entries;
 mod merge;
@@ -13,6 +14,8 @@ mod sizes;
 use std::{cell::RefCell, mem, ops::Range};
 
 use crate::{Cpu, KV_PAGE_TOKENS, KernelError, KvPage, KvType, disjoint::Disjoint, lines::Lines};
+pub use blocks::Blocks;
+pub(crate) use blocks::check as check_blocks;
 use chunk::{Chunk, PARTIAL_EXTRA};
 pub use entries::Entries;
 use entries::Gathered;

@@ -18,22 +18,31 @@ pub enum HeadOrder {
 }
 
 /// By what the state of a gated delta layer decays, with x = a + dt_bias.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum Decay {
     /// One factor a value head: exp(-exp(a_log) * softplus(x)).
     #[default]
     Head,
     /// One a key element of each head, of the same form.
     Key,
+    /// One a key element of each head whose logarithm is bounded by the number, which is negative:
+    /// exp(bound * sigmoid(exp(a_log) * x)).
+    BoundedKey(f32),
 }
 
-/// The factor for `x` where `rate` is exp(a_log).
-pub(crate) fn factor(rate: f32, x: f32) -> f32 {
-    math::exp(0.0 - rate * math::softplus(x))
+impl Decay {
+    /// The factor for `x` where `rate` is exp(a_log).
+    #[inline(always)]
+    pub(crate) fn factor(self, rate: f32, x: f32) -> f32 {
+        match self {
+            Decay::Head | Decay::Key => math::exp(0.0 - rate * math::softplus(x)),
+            Decay::BoundedKey(bound) => math::exp(bound * math::sigmoid(rate * x)),
+        }
+    }
 }
 
 /// Shape of a gated delta layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeltaShape {
     /// Heads of queries and keys.
     pub key_heads: usize,
@@ -62,7 +71,7 @@ impl DeltaShape {
     pub fn head_decays(&self) -> usize {
         match self.decay {
             Decay::Head => 1,
-            Decay::Key => self.key_dim,
+            Decay::Key | Decay::BoundedKey(_) => self.key_dim,
         }
     }
 
@@ -138,8 +147,9 @@ impl Cpu {
     /// [`DeltaShape::head_order`] gives it, q and k are scaled to unit length (q also by
     /// 1 / sqrt(key_dim)), g = exp(-exp(a_log) * softplus(a + dt_bias)), beta = sigmoid(b), and a
     /// token does: mem = S' k; delta = (v - g mem) * beta; S = (S g) + k delta'; out = S' q, all
-    /// sums by fused multiply-adds over the key elements in order. Where each key element j has a
-    /// factor g_j of its own: mem = S' (k g), delta = (v - mem) * beta, and row j of S times g_j.
+    /// sums by fused multiply-adds over the key elements in order; g may also be bounded, as
+    /// [`Decay::BoundedKey`] says. Where each key element j has a factor g_j of its own:
+    /// mem = S' (k g), delta = (v - mem) * beta, and row j of S times g_j.
     ///
     /// # Errors
     /// If sizes do not fit or a span is empty.

@@ -197,24 +197,28 @@ impl KvPage {
         Ok(())
     }
 
-    /// Takes the key of one head from another page of the same type, as it is kept there.
+    /// Takes the keys and the values of one head at some positions from another page of the same
+    /// type, as they are kept there.
     ///
     /// # Errors
     /// If there is no such position or head, or the pages differ in type or shape.
-    pub(crate) fn copy_key(
+    pub(crate) fn copy_from(
         &mut self,
         in_page: usize,
         head: usize,
         (from, from_place): (&KvPage, usize),
+        count: usize,
     ) -> Result<(), KernelError> {
         const OP: &str = "key-value page";
-        check::index(OP, "position", in_page.max(from_place), KV_PAGE_TOKENS)?;
+        let end = in_page.max(from_place).saturating_add(count);
+        check::index(OP, "position", end.saturating_sub(1), KV_PAGE_TOKENS)?;
         check::index(OP, "head", head, self.kv_heads.min(from.kv_heads))?;
         check::size(OP, "head_dim", self.head_dim, from.head_dim)?;
-        let key = (head, self.head_dim, from_place);
+        check::size(OP, "parts", self.is_joint.into(), from.is_joint.into())?;
+        let place = (head, self.head_dim, from_place, count);
         match (self.data_mut(), from.data()) {
-            (KvData::F16(own), KvData::F16(other)) => own.copy_key(in_page, key, other),
-            (KvData::F32(own), KvData::F32(other)) => own.copy_key(in_page, key, other),
+            (KvData::F16(own), KvData::F16(other)) => own.copy_from(in_page, place, other),
+            (KvData::F32(own), KvData::F32(other)) => own.copy_from(in_page, place, other),
             (_, _) => check::size(OP, "element", 0, 1)?,
         }
         Ok(())

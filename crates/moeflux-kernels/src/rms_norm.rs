@@ -33,6 +33,20 @@ pub(crate) fn check_plain(x: &[f32], dim: usize, out: &[f32]) -> Result<usize, K
     Ok(rows)
 }
 
+/// Checks a norm of pieces with weights of their own; gives the number of rows.
+pub(crate) fn check_pieces(
+    x: &[f32],
+    weight: &[f32],
+    dim: usize,
+    out: &[f32],
+) -> Result<usize, KernelError> {
+    const OP: &str = "rms_norm_pieces";
+    check::rows(OP, "weight", weight.len(), dim)?;
+    let rows = check::rows(OP, "x", x.len(), weight.len())?;
+    check::size(OP, "out", x.len(), out.len())?;
+    Ok(rows)
+}
+
 impl Cpu {
     /// RMS norm of rows of `weight.len()`: (x * inv) * weight with
     /// inv = 1 / sqrt(dot(x, x) / dim + eps).
@@ -73,6 +87,38 @@ impl Cpu {
                 // SAFETY: ranges of rows are disjoint between tasks.
                 out: unsafe { out.part(at, len) },
             });
+        });
+        Ok(())
+    }
+
+    /// RMS norm of each piece of `dim` by itself, where the pieces of a row have weights of their
+    /// own: as [`Cpu::rms_norm`], with `weight: [pieces, dim]`.
+    ///
+    /// # Errors
+    /// If `weight` is not whole pieces, `x` is not whole rows or `out` has another length.
+    pub fn rms_norm_pieces(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        dim: usize,
+        eps: f32,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let rows = check_pieces(x, weight, dim, out)?;
+        let width = weight.len();
+        let out = Disjoint::new(out);
+        self.split(rows, GRAIN / width, &|first, end| {
+            for at in (first * width..end * width).step_by(dim) {
+                let place = at % width;
+                self.backend.run(Norm {
+                    x: &x[at..at + dim],
+                    gate: None,
+                    weight: &weight[place..place + dim],
+                    eps,
+                    // SAFETY: ranges of rows are disjoint between tasks.
+                    out: unsafe { out.part(at, dim) },
+                });
+            }
         });
         Ok(())
     }

@@ -72,6 +72,20 @@ pub(crate) fn check_collapse(
     Ok((n, dim))
 }
 
+/// Checks a mean; gives the number of tokens.
+pub(crate) fn check_mean(
+    x: &[f32],
+    streams: usize,
+    dim: usize,
+    out: &[f32],
+) -> Result<usize, KernelError> {
+    const OP: &str = "mean_streams";
+    check::positive(OP, "streams", streams)?;
+    let n = check::rows(OP, "out", out.len(), dim)?;
+    check::size(OP, "x", check::product(&[out.len(), streams]), x.len())?;
+    Ok(n)
+}
+
 /// Checks a spread; gives the number of tokens and the elements of a stream.
 pub(crate) fn check_spread(
     x: &[f32],
@@ -148,6 +162,32 @@ impl Cpu {
                 self.backend.run(Collapse {
                     x: &x[t * streams * dim..][..streams * dim],
                     weights: &weights[t * width..][..streams],
+                    // SAFETY: each token has one task.
+                    out: unsafe { out.part(t * dim, dim) },
+                });
+            }
+        });
+        Ok(())
+    }
+
+    /// The mean of a token's streams: `x: [n, streams, dim]` to `[n, dim]`. They are added up in
+    /// ascending order, from zero on, and the sum is divided by their number.
+    ///
+    /// # Errors
+    /// If sizes do not fit.
+    pub fn mean_streams(
+        &self,
+        x: &[f32],
+        streams: usize,
+        dim: usize,
+        out: &mut [f32],
+    ) -> Result<(), KernelError> {
+        let n = check_mean(x, streams, dim, out)?;
+        let out = Disjoint::new(out);
+        self.split(n, GRAIN / (dim * streams).max(1), &|first, end| {
+            for t in first..end {
+                self.backend.run(Mean {
+                    x: &x[t * streams * dim..][..streams * dim],
                     // SAFETY: each token has one task.
                     out: unsafe { out.part(t * dim, dim) },
                 });
@@ -250,6 +290,31 @@ impl Kernel for Collapse<'_> {
                 sum = l.fma(l.splat(*weight), l.load_at(x, i), sum);
             }
             l.store_at(sum, self.out, i);
+            i += 16;
+        }
+    }
+}
+
+/// The streams of one token.
+struct Mean<'a> {
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl Kernel for Mean<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let dim = self.out.len();
+        let streams = l.splat((self.x.len() / dim) as f32);
+        let mut i = 0;
+        while i < dim {
+            let mut sum = l.zero();
+            for x in self.x.chunks_exact(dim) {
+                sum = l.add(sum, l.load_at(x, i));
+            }
+            l.store_at(l.div(sum, streams), self.out, i);
             i += 16;
         }
     }

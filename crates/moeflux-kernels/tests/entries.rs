@@ -7,7 +7,7 @@ mod common;
 
 use common::{Random, assert_same, cpus, kind};
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, CompressShape, CompressSpan, Cpu, Entries, IndexShape,
+    AttentionShape, AttentionSpan, Blocks, CompressShape, CompressSpan, Cpu, Entries, IndexShape,
     IndexSpan, KV_PAGE_TOKENS, KernelError, KvPage, KvType, reference,
 };
 use proptest::prelude::*;
@@ -138,6 +138,52 @@ proptest! {
         prop_assert!(expected.iter().all(|x| x.is_finite()));
         for cpu in cpus() {
             assert_same("sparse_attention", &cpu, &run(Some(&cpu)), &expected);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Queries that see everything and such that do not, at once and one by one.
+    #[test]
+    fn attending_to_blocks_of_latents(
+        seed: u64, heads in 1usize..40, head_dim in 1usize..80, rate in 1usize..9,
+        top_k in 1usize..120, start in 0usize..1500, n in 1usize..20, half: bool,
+    ) {
+        let random = &mut Random(seed);
+        let shape = AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.2, window: None };
+        let width = heads * head_dim;
+        let q = random.floats(n * width);
+        let positions = pages(half, head_dim, &random.floats((start + n) * head_dim));
+        // The last of every few blocks.
+        let chosen: Vec<u32> = (0..n)
+            .flat_map(|t| {
+                let complete = (start + t + 1) / rate;
+                let step = (complete / top_k).max(1);
+                (0..top_k).map(move |i| (i * step + step - 1) as u32)
+            })
+            .collect();
+        let run = |cpu: Option<&Cpu>, queries: std::ops::Range<usize>| {
+            let q = &q[queries.start * width..queries.end * width];
+            let mut out = vec![5.0; q.len()];
+            let (start, pages) = (start + queries.start, &positions[..]);
+            let span = AttentionSpan { q, start, dropped: 0, pages, out: &mut out };
+            let chosen = &chosen[queries.start * top_k..queries.end * top_k];
+            let blocks = [Blocks { rate, chosen, top_k }];
+            let spans = &mut [span];
+            match cpu {
+                Some(cpu) => cpu.block_attention(spans, &blocks, shape).unwrap(),
+                None => reference::block_attention(spans, &blocks, shape).unwrap(),
+            }
+            out
+        };
+        let expected = run(None, 0..n);
+        prop_assert!(expected.iter().all(|x| x.is_finite()));
+        for cpu in cpus() {
+            assert_same("block_attention", &cpu, &run(Some(&cpu), 0..n), &expected);
+            let each: Vec<f32> = (0..n).flat_map(|t| run(Some(&cpu), t..t + 1)).collect();
+            assert_same("one by one", &cpu, &each, &expected);
         }
     }
 }

@@ -54,13 +54,13 @@ proptest! {
     #[test]
     fn delta_rule(
         seed: u64, key_heads in 1usize..4, times in 1usize..4, key_dim in 1usize..70,
-        value_dim in 1usize..150, keyed: bool,
+        value_dim in 1usize..150, decay in 0usize..3,
         lengths in proptest::collection::vec(1usize..70, 0..3),
         x_kind in 0usize..14, tiled: bool,
     ) {
         let head_order = if tiled { HeadOrder::Tiled } else { HeadOrder::Grouped };
         let value_heads = key_heads * times;
-        let decay = if keyed { Decay::Key } else { Decay::Head };
+        let decay = [Decay::Head, Decay::Key, Decay::BoundedKey(-5.0)][decay];
         let shape = DeltaShape { key_heads, value_heads, key_dim, value_dim, head_order, decay };
         compare("gated_delta", &lengths, &|cpu, lengths| {
             let (outputs, states) = run_delta(cpu, &mut Random(seed), shape, lengths, kind(x_kind));

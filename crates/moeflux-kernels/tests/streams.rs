@@ -52,6 +52,34 @@ proptest! {
     }
 
     #[test]
+    fn means_and_layer_norms(
+        seed: u64, n in 0usize..20, streams in 1usize..6, dim in 1usize..300, x_kind in 0usize..14,
+    ) {
+        let random = &mut Random(seed);
+        let x = random.values(kind(x_kind), n * streams * dim);
+        let (weight, bias) = (random.floats(dim), random.floats(dim));
+        let run = |cpu: Option<&Cpu>| {
+            let (mut mean, mut normed) = (vec![5.0; n * dim], vec![5.0; x.len()]);
+            let out = (&mut mean, &mut normed);
+            match cpu {
+                Some(cpu) => {
+                    cpu.mean_streams(&x, streams, dim, out.0).unwrap();
+                    cpu.layer_norm(&x, &weight, &bias, 1e-6, out.1).unwrap();
+                }
+                None => {
+                    reference::mean_streams(&x, streams, dim, out.0).unwrap();
+                    reference::layer_norm(&x, &weight, &bias, 1e-6, out.1).unwrap();
+                }
+            }
+            [mean, normed].concat()
+        };
+        let expected = run(None);
+        for cpu in cpus() {
+            assert_same("mean and layer norm", &cpu, &run(Some(&cpu)), &expected);
+        }
+    }
+
+    #[test]
     fn norms_and_rotations(
         seed: u64, n in 1usize..9, heads in 1usize..5, half in 1usize..40, plain in 0usize..60,
         x_kind in 0usize..14,

@@ -169,6 +169,7 @@ fn wrong_sizes_are_errors() {
             weights: &bytes,
             scales,
             biases: &maps,
+            global: 1.0,
         })
     };
     assert!(Matrix::new(2, 64, affine(4, 32, &maps)).is_ok());

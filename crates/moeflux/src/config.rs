@@ -131,6 +131,11 @@ impl Config {
         self.value(field).is_some()
     }
 
+    /// Whether `field` is there and null, where that says something else than a missing one.
+    pub fn is_null(&self, field: &str) -> bool {
+        self.fields.get(field).is_some_and(Value::is_null)
+    }
+
     /// A required size: an integer from 1 to 2^20.
     ///
     /// # Errors

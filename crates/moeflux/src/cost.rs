@@ -11,10 +11,13 @@ use std::collections::BTreeMap;
 use moeflux_formats::Codec;
 use moeflux_kernels::KvType;
 
-use crate::graph::{BufferId, Op, Rows, StateDecl, StateId};
+use crate::graph::{BufferId, EntryOp, Op, Rows, StateDecl, StateId, StreamOp};
 use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::weights::{ExpertLayout, Weights};
 use names::{joined, without_layer};
+
+/// Bytes of an element of a table of rows, as they are published: binary16 or bfloat16.
+const TABLE_ELEMENT_BYTES: u64 = 2;
 
 /// The shape of one step of one session.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -195,7 +198,7 @@ impl Model<'_> {
             Op::Embed { weight, .. } => {
                 let rows = match self.blueprint.weights[weight.index()].kind {
                     WeightKind::Matrix { rows, .. } => rows as u64,
-                    WeightKind::Vector { .. } => 1,
+                    WeightKind::Vector { .. } | WeightKind::Table { .. } => 1,
                 };
                 cost.row_bytes = cost.weight_bytes / rows.max(1);
                 cost.weight_bytes = 0;
@@ -209,11 +212,29 @@ impl Model<'_> {
                 cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
             }
             Op::KvAppend { state, .. } => cost.row_bytes = self.position_bytes(*state),
-            Op::Compress { .. } | Op::ChooseEntries { .. } | Op::SparseAttention { .. } => {
+            Op::Entries(EntryOp::Compress { .. })
+            | Op::Entries(EntryOp::Choose { .. })
+            | Op::Entries(EntryOp::SparseAttention { .. }) => {
                 self.of_entries(op, &mut cost);
             }
-            Op::CollapseStreams { x, .. } => cost.token_floats = self.width(*x),
-            Op::SpreadStreams { x, rule, .. } => {
+            Op::NgramRows { out, .. } => cost.row_bytes = TABLE_ELEMENT_BYTES * self.width(*out),
+            Op::Entries(EntryOp::BlockAttention {
+                state,
+                chosen,
+                rate,
+                shape,
+                ..
+            }) => {
+                cost.position_bytes = self.position_bytes(*state);
+                cost.window = Some((self.width(*chosen) as usize * rate).max(1));
+                cost.pair_floats = (2 * shape.heads * shape.head_dim) as u64;
+            }
+            Op::Streams(StreamOp::Collapse { x, .. })
+            | Op::Streams(StreamOp::Mean { x, .. })
+            | Op::Streams(StreamOp::Mix { x, .. })
+            | Op::Streams(StreamOp::Inject { x, .. }) => cost.token_floats = self.width(*x),
+            Op::Streams(StreamOp::Gate { keys, .. }) => cost.token_floats = 2 * self.width(*keys),
+            Op::Streams(StreamOp::Spread { x, rule, .. }) => {
                 cost.token_floats = self.width(*x) * (rule.streams as u64 + 1);
             }
             Op::Conv1dSilu { state, .. } => cost.state_bytes = self.recurrent_bytes(*state),
@@ -238,25 +259,25 @@ impl Model<'_> {
             floats: 0,
         };
         match op {
-            Op::Compress { state, entries, .. } => {
+            Op::Entries(EntryOp::Compress { state, entries, .. }) => {
                 cost.state_bytes = self.recurrent_bytes(*state);
                 cost.row_bytes = self.position_bytes(*entries);
             }
-            Op::ChooseEntries { entries, shape, .. } => {
+            Op::Entries(EntryOp::Choose { entries, shape, .. }) => {
                 cost.entries = Some(EntryCost {
                     least: shape.top_k,
                     floats: (shape.heads * shape.dim) as u64,
                     ..entry(*entries, shape.rate)
                 });
             }
-            Op::SparseAttention {
+            Op::Entries(EntryOp::SparseAttention {
                 state,
                 entries,
                 rate,
                 chosen,
                 shape,
                 ..
-            } => {
+            }) => {
                 let floats = (2 * shape.heads * shape.head_dim) as u64;
                 cost.position_bytes = self.position_bytes(*state);
                 (cost.window, cost.pair_floats) = (shape.window, floats);

@@ -6,6 +6,11 @@ use moeflux_experts::ExpertError;
 use moeflux_formats::FormatError;
 use moeflux_kernels::KernelError;
 
+/// The forms of matrices that are read.
+const FORMS: &str = "F32, F16, BF16, FP8 (E4M3) with a scale to each 128 x 128, MXFP4, NVFP4, \
+                     symmetric integers of 4 or 8 bits in groups (compressed-tensors), MLX's \
+                     groups and the types of GGUF";
+
 /// An engine error. The session a failed step worked on is as it was before that step.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +89,19 @@ pub enum Error {
         tensor: String,
         /// What is wrong with it.
         problem: &'static str,
+    },
+    /// A matrix is coded in a form that is not read.
+    #[error(
+        "{}: tensor {tensor} holds {form}, which is not supported; supported are {FORMS}; use a \
+         version of the model in one of these", path.display()
+    )]
+    Form {
+        /// The file or directory.
+        path: PathBuf,
+        /// The tensor that tells.
+        tensor: String,
+        /// The form, for reading by a person.
+        form: &'static str,
     },
     /// The memory budget does not hold the model's resident part.
     #[error(
@@ -179,6 +197,14 @@ pub enum Error {
         /// The option, spelled as the command's flag.
         flag: &'static str,
         /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A file of importances is not one, or damaged.
+    #[error("{}: {problem}; make it again with moeflux eval importance", path.display())]
+    Importance {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
         problem: String,
     },
     /// What runs the operations failed: a graphics processor, its driver or its memory.

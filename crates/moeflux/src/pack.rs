@@ -4,27 +4,30 @@ mod experts;
 mod shards;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use moeflux_formats::{
-    AffineCodec, BlockCodec, Codec, PackPlan, PackProgress, PackReport, PlannedLayer,
-    PlannedMatrix, PlannedTensor,
+    AffineCodec, BlockCodec, Codec, ColumnWeights, PackPlan, PackProgress, PackReport,
+    PlannedLayer, PlannedMatrix, PlannedTensor,
 };
 
 use crate::Error;
+use crate::importance::{ExpertInput, Importance};
 use crate::info::{Opened, class_name};
 use crate::models::{ExpertLayer, MatrixClass, WeightKind};
-use crate::weights::find_matrix;
+use crate::weights::{find_matrix, find_table};
 use experts::{ExpertSources, source_of};
 
 pub use shards::{ShardedSource, pack_shards};
 
 /// Files beside the weights that go along as they are.
-const COPIED_FILES: [&str; 9] = [
+const COPIED_FILES: [&str; 11] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tiktoken.model",
+    "tokenizer.model",
+    "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
@@ -58,6 +61,8 @@ pub struct PackOptions {
     pub head_bits: Option<u32>,
     /// Threads; default one per core.
     pub threads: Option<usize>,
+    /// A file that [`ImportanceRecorder`](crate::ImportanceRecorder) wrote: errors weigh by it.
+    pub importance: Option<PathBuf>,
 }
 
 impl Default for PackOptions {
@@ -68,6 +73,7 @@ impl Default for PackOptions {
             dense_bits: None,
             head_bits: None,
             threads: None,
+            importance: None,
         }
     }
 }
@@ -91,7 +97,18 @@ pub fn pack(
             problem,
         });
     }
-    let plan = plan(&opened, options)?;
+    let importance = match &options.importance {
+        Some(file) => Some(Importance::open(file, &opened)?),
+        None => None,
+    };
+    let plan = plan(&opened, options, importance.as_ref())?;
+    if importance.is_some() && !plan.is_weighed() {
+        return Err(Error::Option {
+            flag: "--importance",
+            problem: "nothing is rounded with these bits; leave it out".to_owned(),
+        });
+    }
+    drop(importance);
     let threads = options
         .threads
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -192,52 +209,38 @@ impl PackOptions {
 
 /// Bytes of a row of `cols` columns; the most, of a codec that does not divide it.
 fn row_bytes(codec: Codec, cols: usize) -> usize {
-    let bytes = codec.encoded_bytes(1, cols);
-    bytes.map_or(usize::MAX, moeflux_formats::codec::EncodedBytes::total)
+    codec.encoded_bytes(1, cols).map_or(usize::MAX, |bytes| {
+        match codec {
+            // Its one scale belongs to all rows.
+            Codec::Nvfp4 => bytes.weights,
+            _ => bytes.total(),
+        }
+    })
 }
 
-fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
-    // Checked before any file is looked at, so that the flag is what the message names.
-    AffineCodec::new(4, options.group.unwrap_or(GROUP)).map_err(|e| Error::Option {
-        flag: "--group",
-        problem: e.to_string(),
-    })?;
+fn plan(
+    opened: &Opened,
+    options: &PackOptions,
+    importance: Option<&Importance>,
+) -> Result<PackPlan, Error> {
+    // Before any file is looked at, so that the flag is what the message names.
+    check_group(options)?;
     let mut used: BTreeMap<String, String> = BTreeMap::new();
-    let mut dense = Vec::new();
-    for decl in &opened.blueprint.weights {
-        let name = opened.files.full_name(&decl.name);
-        match &decl.kind {
-            WeightKind::Matrix { rows, cols, class } => {
-                let found = find_matrix(opened.files.dense(), &name, *rows, *cols)?;
-                let codec = options.codec(Some(*class), *cols, found.codec)?;
-                note_codec(&mut used, Some(*class), codec);
-                dense.push(PlannedTensor::Matrix(PlannedMatrix {
-                    name,
-                    source: source_of(found, 0),
-                    rows: *rows,
-                    cols: *cols,
-                    codec,
-                }));
-            }
-            WeightKind::Vector { .. } => {
-                let copy = PlannedTensor::Copy {
-                    source: name.clone(),
-                    name,
-                };
-                // Two vectors may come from one tensor.
-                if !dense.contains(&copy) {
-                    dense.push(copy);
-                }
-            }
-        }
-    }
+    let dense = plan_dense(opened, options, importance, &mut used)?;
     used.insert(
         "norms and other vectors".to_owned(),
         "as in the source".to_owned(),
     );
+    if let Some(importance) = importance {
+        let tokens = importance.tokens();
+        used.insert(
+            "rounding".to_owned(),
+            format!("by the importance of columns in a text of {tokens} tokens"),
+        );
+    }
     let mut layers = Vec::new();
     for layer in &opened.blueprint.experts {
-        let planned = plan_layer(opened, options, layer, &mut used)?;
+        let planned = plan_layer(opened, options, layer, importance, &mut used)?;
         layers.push(planned);
     }
     Ok(PackPlan {
@@ -253,10 +256,72 @@ fn plan(opened: &Opened, options: &PackOptions) -> Result<PackPlan, Error> {
     })
 }
 
+fn check_group(options: &PackOptions) -> Result<(), Error> {
+    let wrong = |problem| Error::Option {
+        flag: "--group",
+        problem,
+    };
+    match (options.group, options.bits) {
+        (Some(PackOptions::BLOCKS), 4 | 5) => Ok(()),
+        (Some(PackOptions::BLOCKS), bits) => {
+            Err(wrong(format!("256 is for 4 and 5 bits, not {bits}")))
+        }
+        (group, _) => {
+            let checked = AffineCodec::new(4, group.unwrap_or(GROUP));
+            checked.map(|_| ()).map_err(|e| wrong(e.to_string()))
+        }
+    }
+}
+
+fn plan_dense(
+    opened: &Opened,
+    options: &PackOptions,
+    importance: Option<&Importance>,
+    used: &mut BTreeMap<String, String>,
+) -> Result<Vec<PlannedTensor>, Error> {
+    let mut dense = Vec::new();
+    let copy = |name: String| PlannedTensor::Copy {
+        source: name.clone(),
+        name,
+    };
+    for decl in &opened.blueprint.weights {
+        let name = opened.files.full_name(&decl.name);
+        match &decl.kind {
+            WeightKind::Matrix { rows, cols, class } => {
+                let found = find_matrix(opened.files.dense(), &name, *rows, *cols)?;
+                let codec = options.codec(Some(*class), *cols, found.codec)?;
+                note_codec(used, Some(*class), codec);
+                dense.push(PlannedTensor::Matrix(PlannedMatrix {
+                    name,
+                    source: source_of(found, 0),
+                    rows: *rows,
+                    cols: *cols,
+                    codec,
+                    importance: importance
+                        .map_or_else(ColumnWeights::default, |found| found.dense(&decl.name)),
+                }));
+            }
+            WeightKind::Table { rows, cols } => {
+                let found = find_table(opened.files.dense(), &name, (*rows, *cols))?;
+                dense.extend(found.into_iter().map(|(name, _)| copy(name)));
+            }
+            WeightKind::Vector { .. } => {
+                let copy = copy(name);
+                // Two vectors may come from one tensor.
+                if !dense.contains(&copy) {
+                    dense.push(copy);
+                }
+            }
+        }
+    }
+    Ok(dense)
+}
+
 fn plan_layer(
     opened: &Opened,
     options: &PackOptions,
     layer: &ExpertLayer,
+    importance: Option<&Importance>,
     used: &mut BTreeMap<String, String>,
 ) -> Result<PlannedLayer, Error> {
     let (hidden, intermediate) = (layer.hidden, layer.intermediate);
@@ -269,6 +334,11 @@ fn plan_layer(
     let mut experts = Vec::with_capacity(layer.experts);
     for expert in 0..layer.experts {
         let mut planned = Vec::with_capacity(3);
+        let weights = |input| {
+            let found = importance.map(|found| found.expert(layer.layer, expert, input));
+            found.unwrap_or_default()
+        };
+        let [hidden, inner] = [ExpertInput::Hidden, ExpertInput::Inner].map(weights);
         for (index, (matrix, rows, cols)) in matrices.into_iter().enumerate() {
             let (codec, source) = sources.matrix(expert, index, (rows, cols))?;
             let codec = options.codec(None, cols, codec)?;
@@ -279,6 +349,7 @@ fn plan_layer(
                 rows,
                 cols,
                 codec,
+                importance: if index < 2 { &hidden } else { &inner }.clone(),
             });
         }
         experts.push(planned);

@@ -13,10 +13,11 @@ use moeflux::{
 };
 
 /// One of each architecture; 4 bits exercise the integer kernels, 16 the float ones.
-const MODELS: [(&str, u32); 15] = [
+const MODELS: [(&str, u32); 17] = [
     ("deepseek_v3", 4),
     ("deepseek_v4", 4),
     ("glm4_moe_air", 4),
+    ("glm5_next", 4),
     ("gpt_oss", 4),
     ("kimi_k2", 4),
     ("kimi_linear", 4),
@@ -29,6 +30,7 @@ const MODELS: [(&str, u32); 15] = [
     ("qwen3_moe_new_style", 5),
     ("qwen2_moe", 8),
     ("qwen3_next", 4),
+    ("qwen4_exp_text", 4),
 ];
 
 #[test]

@@ -8,21 +8,15 @@
 )]
 
 mod common;
+#[path = "common/forms.rs"]
+mod forms;
 
 use std::path::{Path, PathBuf};
 
 use common::{bits, fixture, logits, open, run};
+use forms::FORMS;
 use moeflux::formats::{Checkpoint, PackedModel};
 use moeflux::{Activations, EngineOptions, Error, KvType, Logits, PackOptions, inspect, pack};
-
-/// Directories under `fixtures/formats`, the codec of their experts, and whether its kernels round
-/// activations to 8 bits where asked.
-const FORMS: [(&str, &str, bool); 4] = [
-    ("qwen3_moe_f8", "f8-e4m3, f8-e4m3-bf16", false),
-    ("qwen3_moe_int4", "centered-b4-g32", true),
-    ("qwen3_moe_mxfp4", "mxfp4", true),
-    ("qwen3_5_moe_mlx", "affine-b3-g32, affine-b5-g32", true),
-];
 
 fn options() -> EngineOptions {
     EngineOptions {
@@ -209,4 +203,34 @@ fn median_distance(ours: &Logits, reference: &[f32]) -> f64 {
         .collect();
     found.sort_by(f64::total_cmp);
     found[found.len() / 2]
+}
+
+/// Blocks are asked for, and divide these columns only as IQ4_NL.
+#[test]
+fn blocks_are_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    for (group, expected) in [(None, "affine-b4-g"), (Some(PackOptions::BLOCKS), "iq4_nl")] {
+        let target = dir.path().join(expected);
+        let options = PackOptions {
+            group,
+            ..PackOptions::default()
+        };
+        let source = common::fixture("qwen3_5_moe_text");
+        moeflux::pack(&source, &target, &options, &mut |_| {}).unwrap();
+        let info = open(&target, &common::options()).info().clone();
+        let (_, codec) = &info.codecs[0];
+        assert!(codec.starts_with(expected), "{codec}");
+    }
+}
+
+/// What is published in 4 bits takes no more than the default's groups, and stays.
+#[test]
+fn floats_of_4_bits_are_not_rounded_again() {
+    for name in ["qwen3_moe_nvfp4", "deepseek_v4_f8"] {
+        let source = fixture(&format!("formats/{name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("model");
+        pack(&source, &target, &PackOptions::default(), &mut |_| {}).unwrap();
+        assert_eq!(experts(&target), experts(&source), "{name}");
+    }
 }

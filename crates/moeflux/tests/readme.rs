@@ -8,28 +8,35 @@
 )]
 
 mod common;
+#[path = "common/forms.rs"]
+mod forms;
 #[path = "common/gguf.rs"]
 mod gguf;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use common::{FIXTURES, fixture, repository};
+use forms::FORMS;
 use gguf::{MADE_FROM, WITH_ANSWERS, file};
 use moeflux::{inspect, models};
 
 const START: &str = "<!-- architectures by format: crates/moeflux/tests/readme.rs -->\n";
 const END: &str = "<!-- end -->";
 
-/// The table, from what `goldens.rs` and `gguf.rs` test.
+/// The table, from what `goldens.rs`, `formats.rs` and `gguf.rs` test.
 fn table() -> String {
-    let made = MADE_FROM.map(|(name, ..)| name.to_owned());
-    let own = WITH_ANSWERS.map(|name| format!("{name}.gguf"));
-    let files: Vec<_> = made
-        .into_iter()
-        .chain(own)
-        .map(|name| inspect(&file(&name)))
+    let describe = |path: &Path| inspect(path).unwrap();
+    // A checkpoint's architecture, and the one that its conversion opens as: there are fewer.
+    let made = MADE_FROM.map(|(name, source, _)| (describe(&file(name)), Some(source)));
+    let own = WITH_ANSWERS.map(|name| (describe(&file(&format!("{name}.gguf"))), None));
+    let files: Vec<_> = made.into_iter().chain(own).collect();
+    let plain = FIXTURES.map(|name| (name, fixture(name)));
+    let coded = FORMS.map(|(name, ..)| (name, fixture(&format!("formats/{name}"))));
+    let directories = plain.into_iter().chain(coded);
+    let directories: Vec<_> = directories
+        .map(|(name, path)| (name, describe(&path).model_type))
         .collect();
-    let directories = FIXTURES.map(|name| (name, inspect(&fixture(name)).unwrap().model_type));
     let mut table = "| `model_type` | safetensors | GGUF |\n|---|---|---|\n".to_owned();
     for name in models::known() {
         let fixtures: Vec<String> = directories
@@ -39,9 +46,11 @@ fn table() -> String {
             .collect();
         let archs: BTreeSet<String> = files
             .iter()
-            .map(|info| info.as_ref().unwrap())
-            .filter(|info| info.model_type == name)
-            .map(|info| format!("`{}`", info.gguf.as_ref().unwrap().architecture))
+            .filter(|(info, source)| {
+                let source = source.map(|source| describe(&fixture(source)).model_type);
+                info.model_type == name || source.as_deref() == Some(name)
+            })
+            .map(|(info, _)| format!("`{}`", info.gguf.as_ref().unwrap().architecture))
             .collect();
         let cell = |items: Vec<String>| match items.is_empty() {
             true => "-".to_owned(),

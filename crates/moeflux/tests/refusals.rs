@@ -194,6 +194,14 @@ fn pack_refuses_what_it_cannot_do() {
     );
     refuse(
         PackOptions {
+            bits: 8,
+            group: Some(PackOptions::BLOCKS),
+            ..PackOptions::default()
+        },
+        "--group",
+    );
+    refuse(
+        PackOptions {
             head_bits: Some(1),
             ..PackOptions::default()
         },

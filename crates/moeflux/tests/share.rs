@@ -21,7 +21,9 @@ fn a_session_goes_on_from_parts_with_the_same_bits() {
         ("qwen3_moe", 4),
         ("deepseek_v3", 4),
         ("deepseek_v4", 4),
+        ("glm5_next", 4),
         ("gpt_oss", 4),
+        ("qwen4_exp_text", 4),
     ] {
         let model = packed(name, pack_bits);
         let engine = open(&model.path(), &options());
@@ -65,7 +67,14 @@ fn without_recurrent_state_a_part_serves_every_position_within_it() {
 
 #[test]
 fn parts_survive_as_bytes() {
-    for name in ["qwen3_5_moe_text", "qwen3_moe", "deepseek_v4", "gpt_oss"] {
+    for name in [
+        "qwen3_5_moe_text",
+        "qwen3_moe",
+        "deepseek_v4",
+        "glm5_next",
+        "gpt_oss",
+        "qwen4_exp_text",
+    ] {
         let model = packed(name, 4);
         let engine = open(&model.path(), &options());
         let tokens = prompt(name);

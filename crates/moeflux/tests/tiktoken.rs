@@ -1,11 +1,12 @@
-//! A tokenizer from `tiktoken.model` gives the ids that tiktoken gives. The fixture is made by
-//! `tools/goldens/tiktoken/make_tiktoken.py`.
+//! A tokenizer from `tiktoken.model`, and from what conversions to GGUF make of it, gives the ids
+//! that tiktoken gives. The fixtures are made by `tools/goldens/tiktoken/make_tiktoken.py` and
+//! `tools/goldens/gguf-models/make_gguf.py`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::{Path, PathBuf};
 
-use moeflux::text::{TextError, Tokenizer};
+use moeflux::text::{TextError, TextFiles, Tokenizer};
 use serde_json::Value;
 
 fn fixture() -> PathBuf {
@@ -25,7 +26,15 @@ fn changed(file: &str, change: impl Fn(String) -> String) -> tempfile::TempDir {
 
 #[test]
 fn ids_are_those_of_tiktoken() {
-    let tokenizer = Tokenizer::open(&fixture()).unwrap();
+    let gguf = "../../fixtures/gguf/kimi_vocabulary.gguf";
+    let gguf = Path::new(env!("CARGO_MANIFEST_DIR")).join(gguf);
+    let gguf = TextFiles::open(&gguf).unwrap().tokenizer().unwrap();
+    for tokenizer in [Tokenizer::open(&fixture()).unwrap(), gguf] {
+        ids_are_those_of(&tokenizer);
+    }
+}
+
+fn ids_are_those_of(tokenizer: &Tokenizer) {
     let golden = std::fs::read(fixture().join("golden.json")).unwrap();
     let golden: Value = serde_json::from_slice(&golden).unwrap();
     let cases = golden["cases"].as_array().unwrap();

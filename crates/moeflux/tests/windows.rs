@@ -3,8 +3,9 @@
 
 mod common;
 
+use common::back::{in_chunks, take_back};
 use common::{assert_rows, fixture, logits, open, options, prompt, run};
-use moeflux::{Engine, EngineOptions, Want};
+use moeflux::Engine;
 
 /// Two layers see 40 positions, two see all; a page of a layer has 64.
 const MODEL: &str = "gpt_oss";
@@ -70,20 +71,10 @@ fn a_session_is_rewound_as_far_as_the_window_or_a_checkpoint_reaches() {
 
 #[test]
 fn prompts_in_chunks_and_saved_sessions_give_the_same_bits() {
+    in_chunks(MODEL, &[1, 7, 64, 100]);
+    let (engine, other) = (engine(), engine());
     let tokens = prompt(MODEL);
-    let expected = logits(&engine(), &tokens);
-    for chunk in [1, 7, 64, 100] {
-        let options = EngineOptions {
-            chunk_tokens: Some(chunk),
-            ..options()
-        };
-        let engine = open(&fixture(MODEL), &options);
-        let all = engine
-            .prefill(&mut engine.session(), &tokens, Want::All)
-            .expect("runs");
-        assert_rows(&expected, 0, &all, &format!("chunks of {chunk}"));
-    }
-    let (engine, other) = (self::engine(), self::engine());
+    let expected = logits(&engine, &tokens);
     for at in [103, 104, 128, 167, 168, 200] {
         let mut session = engine.session();
         for token in &tokens[..at] {
@@ -98,17 +89,5 @@ fn prompts_in_chunks_and_saved_sessions_give_the_same_bits() {
 
 #[test]
 fn tokens_on_trial_are_taken_back_across_the_window() {
-    let engine = engine();
-    let tokens = prompt(MODEL);
-    let expected = logits(&engine, &tokens);
-    for at in [60, 100, 104, 170] {
-        let mut session = engine.session();
-        run(&engine, &mut session, &tokens[..at]);
-        let mut wrong = tokens[at..at + 6].to_vec();
-        wrong[3..].reverse();
-        engine.forward_trial(&mut session, &wrong).expect("runs");
-        engine.retract(&mut session, at + 3).expect("on trial");
-        let rest = run(&engine, &mut session, &tokens[at + 3..]);
-        assert_rows(&expected, at + 3, &rest, &format!("taken back at {at}"));
-    }
+    take_back(MODEL, &[60, 100, 104, 170]);
 }

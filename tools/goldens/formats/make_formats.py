@@ -4,16 +4,23 @@ usage: make_formats.py [--out DIR] [--only NAME]
 
 Each is a tiny random checkpoint whose matrices are quantized here, by a few lines of torch written
 from the formats' descriptions, and the answers of transformers to the very numbers that the
-quantized matrices stand for. Same versions as for ../models (requirements.txt). Takes seconds.
+quantized matrices stand for, which transformers or compressed-tensors decodes to the same where
+they know the form. Versions: requirements.txt. Takes minutes.
 """
 
 import argparse
 import dataclasses
+import re
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+from compressed_tensors.quantization import QuantizationArgs
+from compressed_tensors.quantization.lifecycle.forward import dequantize
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
@@ -22,27 +29,46 @@ sys.path.insert(0, str(HERE.parent / "models"))
 import layouts  # noqa: E402
 import make_models  # noqa: E402
 import reference  # noqa: E402
-from specs import QWEN3_MOE, QWEN35_SMALL, Spec  # noqa: E402
+from specs import QWEN3_MOE, QWEN35_SMALL, SPECS, Spec  # noqa: E402
 
 SPARSE = {**QWEN3_MOE, "mlp_only_layers": [], "num_hidden_layers": 2}
+DEEPSEEK_V4, GPT_OSS = (
+    next(spec for spec in SPECS if spec.name == name) for name in ("deepseek_v4", "gpt_oss")
+)
 F8_BLOCK = 128
 
 
-def f8(name, values):
-    """FP8 with a scale to each square of 128 x 128, f32 or (of the second layer) bf16."""
+def squares(values):
+    """The largest magnitude of each square of 128 x 128."""
     rows, cols = values.shape
     down, across = -(-rows // F8_BLOCK), -(-cols // F8_BLOCK)
     padded = torch.zeros(down * F8_BLOCK, across * F8_BLOCK)
     padded[:rows, :cols] = values
-    squares = padded.view(down, F8_BLOCK, across, F8_BLOCK)
-    scales = squares.abs().amax(dim=(1, 3)) / 448
-    if ".layers.1." in name:
-        scales = scales.to(torch.bfloat16).float()
+    return padded.view(down, F8_BLOCK, across, F8_BLOCK).abs().amax(dim=(1, 3))
+
+
+def f8_by(values, scales):
+    """E4M3 of values over the scale of their square, and the numbers that this stands for."""
+    rows, cols = values.shape
     spread = scales.repeat_interleave(F8_BLOCK, 0).repeat_interleave(F8_BLOCK, 1)[:rows, :cols]
     stored = (values / spread).clamp(-448, 448).to(torch.float8_e4m3fn)
+    return stored, stored.float() * spread
+
+
+def f8(name, values):
+    """FP8 with a scale to each square of 128 x 128, f32 or (of the second layer) bf16."""
     kind = torch.bfloat16 if ".layers.1." in name else torch.float32
-    parts = {".weight": stored, ".weight_scale_inv": scales.to(kind)}
-    return parts, stored.float() * spread
+    scales = (squares(values) / 448).to(kind)
+    stored, decoded = f8_by(values, scales.float())
+    return {".weight": stored, ".weight_scale_inv": scales}, decoded
+
+
+def f8_of_powers(values):
+    """FP8 with a power of two to each square."""
+    scales = (squares(values) / 448).log2().ceil().exp2()
+    stored, decoded = f8_by(values, scales)
+    parts = {".weight": stored, ".scale": scales.to(torch.float8_e8m0fnu)}
+    return check_with_transformers(parts, decoded), decoded
 
 
 def pack(integers, bits):
@@ -99,6 +125,65 @@ def mxfp4(values):
     return parts, decoded.view(values.shape)
 
 
+def check_with_transformers(parts, decoded):
+    """The parts, if transformers takes them for the same numbers (it wants whole squares)."""
+    stored, scale = parts[".weight"], parts[".scale"]
+    if all(size % F8_BLOCK == 0 or size < F8_BLOCK for size in stored.shape):
+        theirs = Fp8Dequantize(None)._dequantize_one(stored, scale, torch.float32)
+        if not torch.equal(theirs, decoded):
+            raise RuntimeError("transformers reads other numbers")
+    return parts
+
+
+def deepseek_v4_form(name, values):
+    """DeepSeek-V4's numbers: experts in 4 bits, most other matrices in 8, some as they are."""
+    if ".experts." in name:
+        parts, decoded = mxfp4(values)
+        codes, exponents = parts["_blocks"].flatten(1), parts["_scales"]
+        parts = {
+            ".weight": codes.view(torch.int8),
+            ".scale": exponents.view(torch.float8_e8m0fnu),
+        }
+        return check_with_transformers(parts, decoded), decoded
+    in_8_bits = re.search(r"\.attn\.(wq_a|wq_b|wkv|wo_a|wo_b|indexer\.wq_b)\.|shared_experts", name)
+    return f8_of_powers(values) if in_8_bits else None
+
+
+def nvfp4(values, divides):
+    """4-bit floats with a scale (E4M3) to 16 of them and one to all: as ModelOpt writes them, or as
+    compressed-tensors does, whose scale of all divides."""
+    groups = values.view(values.shape[0], -1, 16)
+    peaks = groups.abs().amax(-1)
+    most = peaks.amax() / (6 * 448)
+    scales = (peaks / 6 / most).clamp(min=2**-9).to(torch.float8_e4m3fn)
+    whole = 1 / most if divides else most
+    wide = (scales.float() / whole if divides else scales.float() * whole)[..., None]
+    codes = ((groups / wide).abs()[..., None] - E2M1).abs().argmin(-1)
+    decoded = (E2M1[codes] * groups.sign() * wide).view(values.shape)
+    codes = (codes + 8 * (groups < 0)).to(torch.uint8).view(values.shape)
+    codes = codes[:, 0::2] | codes[:, 1::2] << 4
+    if divides:
+        unpacked = unpack_fp4_from_uint8(codes, *values.shape, dtype=torch.float32)
+        form = QuantizationArgs(
+            num_bits=4, type="float", strategy="tensor_group", group_size=16, symmetric=True
+        )
+        theirs = dequantize(unpacked, scales.float(), args=form, global_scale=whole)
+        if not torch.equal(theirs, decoded):
+            raise RuntimeError("compressed-tensors reads other numbers")
+        return {
+            ".weight_packed": codes,
+            ".weight_scale": scales,
+            ".weight_global_scale": whole.view(1),
+            ".input_global_scale": torch.tensor([448.0]),
+        }, decoded
+    return {
+        ".weight": codes,
+        ".weight_scale": scales,
+        ".weight_scale_2": whole,
+        ".input_scale": torch.tensor(1 / 448),
+    }, decoded
+
+
 def gpt_oss_names(tensors, quantized):
     """A layer's experts as gpt-oss publishes them: stacked, rows of gate and up by turns."""
     made, stacks = {}, {}
@@ -120,6 +205,19 @@ def gpt_oss_names(tensors, quantized):
             made[f"{start}.experts.gate_up_proj_{kind}"] = torch.stack(both)
             made[f"{start}.experts.down_proj_{kind}"] = torch.stack(each("down_proj"))
     return made
+
+
+def turned_mxfp4(name, values):
+    """gpt-oss's experts: matrices of all in one tensor, which transformers holds transposed."""
+    if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+        return None
+    made = [mxfp4(matrix.T.contiguous()) for matrix in values]
+    parts = {part: torch.stack([of[part] for of, _ in made]) for part in ("_blocks", "_scales")}
+    decoded = torch.stack([matrix.T for _, matrix in made]).contiguous()
+    theirs = convert_moe_packed_tensors(parts["_blocks"], parts["_scales"], dtype=torch.float32)
+    if not torch.equal(theirs, decoded):
+        raise RuntimeError("transformers reads other numbers")
+    return parts, decoded
 
 
 def experts_only(form):
@@ -211,6 +309,89 @@ CASES = [
         experts_only(mxfp4),
         gpt_oss_names,
     ),
+    (
+        dataclasses.replace(
+            DEEPSEEK_V4,
+            name="deepseek_v4_f8",
+            about="as DeepSeek-V4 is published: FP8 and 4-bit experts, scales in powers of two",
+            config={
+                **DEEPSEEK_V4.config,
+                "hidden_size": 160,
+                "moe_intermediate_size": 64,
+                "q_lora_rank": 144,
+                "expert_dtype": "fp4",
+                "quantization_config": {
+                    "activation_scheme": "dynamic",
+                    "fmt": "e4m3",
+                    "quant_method": "fp8",
+                    "scale_fmt": "ue8m0",
+                    "weight_block_size": [F8_BLOCK, F8_BLOCK],
+                },
+            },
+            prompt_tokens=100,
+        ),
+        deepseek_v4_form,
+        None,
+    ),
+    (
+        Spec(
+            name="qwen3_moe_nvfp4",
+            about="NVFP4 as compressed-tensors writes it: projections and experts",
+            config={
+                **SPARSE,
+                "quantization_config": {
+                    "quant_method": "compressed-tensors",
+                    "format": "nvfp4-pack-quantized",
+                    "ignore": ["lm_head", "re:.*mlp.gate$"],
+                },
+            },
+            prompt_tokens=70,
+            model_class="Qwen3MoeForCausalLM",
+        ),
+        lambda name, values: nvfp4(values, divides=True) if "_proj" in name else None,
+        None,
+    ),
+    (
+        Spec(
+            name="qwen3_5_moe_nvfp4",
+            about="NVFP4 as ModelOpt writes it: experts",
+            config={
+                **QWEN35_SMALL,
+                "quantization_config": {
+                    "quant_method": "modelopt",
+                    "quant_algo": "NVFP4",
+                    "group_size": 16,
+                    "exclude_modules": ["lm_head", "*self_attn*", "*linear_attn*"],
+                },
+            },
+            prompt_tokens=70,
+        ),
+        experts_only(lambda values: nvfp4(values, divides=False)),
+        None,
+    ),
+    (
+        dataclasses.replace(
+            GPT_OSS,
+            name="gpt_oss_mxfp4",
+            about="as gpt-oss is published: experts in MXFP4, all other weights in bf16",
+            config={
+                **GPT_OSS.config,
+                "intermediate_size": 96,
+                "quantization_config": {
+                    "quant_method": "mxfp4",
+                    "modules_to_not_convert": [
+                        "model.layers.*.self_attn",
+                        "model.layers.*.mlp.router",
+                        "model.embed_tokens",
+                        "lm_head",
+                    ],
+                },
+            },
+            prompt_tokens=100,
+        ),
+        turned_mxfp4,
+        None,
+    ),
 ]
 
 
@@ -219,7 +400,8 @@ def quantize(tensors, form):
     stored, decoded = {}, {}
     for name, values in tensors.items():
         made = None
-        if values.dim() == 2 and name.endswith(".weight"):
+        is_matrix = values.dim() == 2 and name.endswith(".weight")
+        if is_matrix or (values.dim() == 3 and name.endswith("_proj")):
             made = form(name, values.float())
         if made is None:
             stored[name], decoded[name] = values, values.float()
@@ -240,7 +422,7 @@ def make(spec, form, rename, first_seed, out):
             model = reference.load(Path(directory), plain)
             vocab_size = model.config.get_text_config().vocab_size
             answers = reference.compute(model, reference.prompt(spec, vocab_size, seed))
-        if answers.router_margin >= make_models.SMALLEST_ROUTER_MARGIN:
+        if make_models.is_clear(answers):
             break
     else:
         raise RuntimeError(f"{spec.name}: no seed gives clear router choices")

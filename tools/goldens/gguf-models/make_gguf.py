@@ -8,6 +8,7 @@ checkpoint (tools/demo-model). Takes seconds. See README.md.
 
 import argparse
 import dataclasses
+import json
 import runpy
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]
-sys.path.insert(0, str(HERE.parent / "models"))
+sys.path[:0] = [str(HERE.parent / "models"), str(HERE.parent / "formats")]
 
 # Directory under fixtures/, name of the GGUF file, type, more flags.
 CHECKPOINTS = [
@@ -37,6 +38,11 @@ CHECKPOINTS = [
     ("deepseek_v3", "deepseek_v3", "bf16", []),
     ("deepseek_v2_lite", "deepseek_v2_lite", "bf16", []),
     ("deepseek_v2", "deepseek_v2", "bf16", []),
+    ("kimi_k2", "kimi_k2", "bf16", []),
+    ("kimi_k25", "kimi_k25", "bf16", []),
+    ("kimi_linear", "kimi_linear", "bf16", []),
+    # Counts a layer of the multi-token prediction head, which the fixture does not have.
+    ("glm4_moe_lite", "glm4_moe_lite", "bf16", []),
 ]
 
 # Models whose fixture has layers without experts, which do not convert: the file's name, more
@@ -81,6 +87,87 @@ def make_sparse(converter, name, fields, prompt_tokens, out):
         (out / f"{name}.golden.safetensors").write_bytes(golden)
 
 
+def find_mxfp4(spec, first_seed, turned):
+    """A model whose experts have numbers that MXFP4 can say, and its answers; `turned` says whether
+    transformers holds their matrices transposed."""
+    import make_formats
+    import make_models
+    import reference
+
+    for seed in range(first_seed, first_seed + make_models.SEEDS):
+        model = make_models.build(spec, seed)
+        for name, parameter in model.named_parameters():
+            if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                for matrix in parameter.data:
+                    rows = matrix.T if turned else matrix
+                    rows.copy_(make_formats.mxfp4(rows.float())[1])
+        answers = reference.compute(model, reference.prompt(spec, model.config.vocab_size, seed))
+        clear = (
+            answers.router_margin >= make_models.SMALLEST_ROUTER_MARGIN
+            and answers.index_margin >= make_models.SMALLEST_INDEX_MARGIN
+        )
+        if clear:
+            make_models.check(spec, answers)
+            return seed, model, answers
+    raise RuntimeError(f"{spec.name}: no seed gives clear router choices")
+
+
+def convert_mxfp4(converter, spec, config, tensors, found, out):
+    """Converts a checkpoint of `tensors`, and writes the answers beside it."""
+    import layouts
+    import torch
+
+    seed, _, answers = found
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory) / spec.name
+        made.mkdir()
+        layouts.write_checkpoint(tensors, dataclasses.replace(spec, config=config), made)
+        convert(converter, made, out / f"{spec.name}.gguf", "bf16", [])
+    layouts.save(
+        out / f"{spec.name}.golden.safetensors",
+        {"tokens": answers.tokens.to(torch.uint32), "logits": answers.logits},
+        {"golden": f"{spec.name} with MXFP4 experts; seed {seed}"},
+    )
+
+
+def make_gpt_oss(converter, out):
+    """gpt-oss as it is published: experts in MXFP4, and the limit that conversions do not name."""
+    import layouts
+    import make_formats
+    import torch
+    from specs import SPECS
+
+    spec = next(spec for spec in SPECS if spec.name == "gpt_oss")
+    config = {**spec.config, "swiglu_limit": 7.0}
+    spec = dataclasses.replace(spec, config=config, prompt_tokens=70)
+    found = find_mxfp4(spec, 9500, turned=True)
+    tensors = layouts.named_tensors(found[1], spec, found[0])
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        made = [make_formats.mxfp4(matrix.T.float())[0] for matrix in tensors.pop(name)]
+        for end in ("_blocks", "_scales"):
+            tensors[name + end] = torch.stack([parts[end] for parts in made])
+    config = {**config, "quantization_config": {"quant_method": "mxfp4"}}
+    convert_mxfp4(converter, spec, config, tensors, found, out)
+
+
+def make_deepseek_v4(converter, out):
+    """DeepSeek-V4 with experts as published; entries stand for 128 positions, as files mean it."""
+    import layouts
+    import make_formats
+    from specs import SPECS
+
+    spec = next(spec for spec in SPECS if spec.name == "deepseek_v4")
+    config = {name: value for name, value in spec.config.items() if name != "compress_rates"}
+    spec = dataclasses.replace(spec, config=config, prompt_tokens=270)
+    found = find_mxfp4(spec, 9700, turned=False)
+    tensors = layouts.named_tensors(found[1], spec, found[0])
+    for name in [name for name in tensors if ".ffn.experts." in name]:
+        parts = make_formats.mxfp4(tensors[name].float())[0]
+        tensors[name] = parts["_blocks"].flatten(-2)
+        tensors[name.removesuffix("weight") + "scale"] = parts["_scales"]
+    convert_mxfp4(converter, spec, config, tensors, found, out)
+
+
 # Words with combining marks, which the rules of Qwen 2 and 3.5 cut differently.
 MARKED_TEXTS = [
     "हिन्दी में लिखा हुआ वाक्य और दूसरी पंक्ति",
@@ -121,6 +208,40 @@ def make_marked(converter, demo, out):
         (out / "marked_tokenizer.json").write_bytes((made / "tokenizer.json").read_bytes())
 
 
+def make_kimi_vocabulary(out):
+    """tiktoken's fixture as the converter writes Kimi's vocabulary, whose code it would run."""
+    import base64
+
+    import gguf
+    from conversion.qwen import QwenModel
+
+    source = REPOSITORY / "crates/moeflux/tests/fixtures/tiktoken"
+    lines = (source / "tiktoken.model").read_text().split("\n")
+    pairs = [line.split() for line in lines if line]
+    ranks = {base64.b64decode(token): int(rank) for token, rank in pairs}
+    merges = []
+    for token, rank in ranks.items():
+        halves = QwenModel.bpe(ranks, token, max_rank=rank) if len(token) > 1 else []
+        if len(halves) == 2:
+            merges.append(" ".join(map(QwenModel.token_bytes_to_string, halves)))
+    tokens = {rank: QwenModel.token_bytes_to_string(token) for token, rank in ranks.items()}
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    special = {int(id): token["content"] for id, token in config["added_tokens_decoder"].items()}
+    every = {**tokens, **special}
+    ids = range(max(every) + 1)
+    kinds = gguf.TokenType
+    kind = lambda id: kinds.CONTROL if id in special else kinds.NORMAL
+    writer = gguf.GGUFWriter(out / "kimi_vocabulary.gguf", "deepseek2")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("kimi-k2")
+    writer.add_token_list([every.get(id, f"[PAD{id}]") for id in ids])
+    writer.add_token_types([kind(id) if id in every else kinds.UNUSED for id in ids])
+    writer.add_token_merges(merges)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--llama-cpp", type=Path, required=True)
@@ -130,7 +251,7 @@ def main():
     options = parser.parse_args()
     converter = options.llama_cpp.resolve() / "convert_hf_to_gguf.py"
     sys.path[:0] = [str(converter.parent), str(converter.parent / "gguf-py")]
-    from conversion import base, deepseek, glm, llama, minimax, olmo, qwen
+    from conversion import base, deepseek, glm, gpt_oss, kimi_linear, llama, minimax, olmo, qwen
 
     models = (
         qwen.Qwen2MoeModel,
@@ -142,6 +263,10 @@ def main():
         glm.Glm4MoeModel,
         minimax.MiniMaxM2Model,
         deepseek.DeepseekV2Model,
+        deepseek.DeepseekV4Model,
+        glm.Glm4MoeLiteModel,
+        gpt_oss.GptOssModel,
+        kimi_linear.KimiLinearModel,
     )
     own = [model.set_vocab for model in models]
     for model in models:
@@ -156,6 +281,12 @@ def main():
         convert(converter, source, destination, kind, flags)
     for name, fields, prompt_tokens in filter(lambda row: wanted(row[0]), SPARSE):
         make_sparse(converter, name, fields, prompt_tokens, options.out)
+    if wanted("tiktoken"):
+        make_kimi_vocabulary(options.out)
+    if wanted("gpt_oss"):
+        make_gpt_oss(converter, options.out)
+    if wanted("deepseek_v4"):
+        make_deepseek_v4(converter, options.out)
     if options.only is not None:
         return
 

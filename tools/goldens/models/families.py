@@ -156,4 +156,44 @@ def specs(Spec):
                 "e_score_correction_bias",
             ),
         ),
+        Spec(
+            name="qwen4_exp_text",
+            about="text form of Qwen4-Exp, in bf16: gated streams, an index of blocks of 4 "
+            "positions (the best 8), n-grams in two layers by tables of several tensors, sigmoid gates",
+            config=streams.QWEN4_EXP_TEXT,
+            prompt_tokens=170,
+            model_class="Qwen4ExpForCausalLM",
+        ),
+        Spec(
+            name="qwen4_exp",
+            about="as Qwen4-Exp is published: nested text_config, fused experts, 2 shards, blocks "
+            "of 8 (the best 3), n-grams of up to 4 tokens, vision and mtp tensors to skip",
+            config=streams.QWEN4_EXP,
+            prompt_tokens=110,
+            model_class="Qwen4ExpForConditionalGeneration",
+            fused_experts=True,
+            shards=2,
+            f32_suffixes=("linear_attn.A_log", "linear_attn.norm.weight"),
+            mtp=True,
+            reserved_tokens=frozenset({250, 251, 252, 253}),
+        ),
+        Spec(
+            name="glm5_next",
+            about="as GLM-5.3-Flash is published, in bf16: residual streams, delta attention with "
+            "a bounded decay, latent attention to the 8 windows of 4 positions that an index ranks "
+            "best, which two layers share; nested text_config, vision tensors to skip",
+            config=streams.GLM5_NEXT,
+            prompt_tokens=170,
+            model_class="Glm5NextForConditionalGeneration",
+            moe_names="glm5_next",
+            f32_suffixes=(
+                "_hc.base",
+                "_hc.scale",
+                "conv1d.weight",
+                "A_log",
+                "dt_bias",
+                "e_score_correction_bias",
+            ),
+            reserved_tokens=frozenset({248, 249, 250, 251, 252, 253, 254}),
+        ),
     ]

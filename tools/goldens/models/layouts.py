@@ -26,6 +26,8 @@ def named_tensors(model, spec, seed):
         fused = FUSED_EXPERTS.match(name)
         if fused and not spec.fused_experts:
             tensors.update(split_experts(fused.group(1), fused.group(2), stored))
+        elif name.endswith(".ngram_embedding.weight"):
+            tensors.update(split_table(name, stored, model.config.get_text_config()))
         else:
             tensors[name] = stored
     if spec.moe_names == "block_sparse_moe":
@@ -34,6 +36,8 @@ def named_tensors(model, spec, seed):
         tensors = {kimi_k25_name(name): values for name, values in tensors.items()}
     if spec.moe_names == "kimi_linear":
         tensors = dict(pair for item in tensors.items() for pair in kimi_linear_tensors(*item))
+    if spec.moe_names == "glm5_next":
+        tensors = dict(pair for item in tensors.items() for pair in glm5_next_tensors(*item))
     if spec.moe_names == "deepseek_v4":
         tensors = {deepseek_v4_name(name): values for name, values in tensors.items()}
     if spec.mtp:
@@ -52,6 +56,14 @@ def split_experts(prefix, which, fused):
             split[f"{prefix}.{expert}.gate_proj.weight"] = gate.clone()
             split[f"{prefix}.{expert}.up_proj.weight"] = up.clone()
     return split
+
+
+def split_table(name, table, config):
+    """Tensors of equal size and a smaller last one, if there are to be several."""
+    if config.split_ngram_parts == 1:
+        return {name: table}
+    parts = enumerate(table.chunk(config.split_ngram_parts))
+    return {name.replace(".weight", f".shard_{at}.weight"): part.clone() for at, part in parts}
 
 
 BLOCK_SPARSE_MATRICES = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
@@ -105,15 +117,24 @@ def deepseek_v4_name(name):
     return name
 
 
-def kimi_linear_tensors(name, values):
-    """The tensors that Kimi-Linear publishes for what transformers calls `name`."""
+def delta_tensors(name, values):
+    """The tensors that Kimi's delta attention is published as for what transformers calls `name`."""
     if name.endswith(".conv1d.weight"):
         parts = zip("qkv", values.chunk(3, dim=0))
         return [(name.replace(".conv1d", f".{which}_conv1d"), part.clone()) for which, part in parts]
-    name = name.replace(".forget_gate.", ".")
+    return [(name.replace(".forget_gate.", "."), values)]
+
+
+def glm5_next_tensors(name, values):
+    """The tensors that GLM-5.3-Flash publishes for what transformers calls `name`."""
+    return delta_tensors(re.sub(r"\.(attn|ffn)_hc\.", r".hc_\1_", name), values)
+
+
+def kimi_linear_tensors(name, values):
+    """The tensors that Kimi-Linear publishes for what transformers calls `name`."""
     if re.search(r"\.mlp\.(experts|gate|shared_experts)\.", name):
         name = block_sparse_name(name)
-    return [(name, values)]
+    return delta_tensors(name, values)
 
 
 def write_checkpoint(tensors, spec, directory):

@@ -64,11 +64,16 @@ def compute(model, tokens):
     ]
     indexes = []
     hooks_of_indexes = [
-        module.scorer.register_forward_hook(
-            lambda scorer, args, out, index=module: indexes.append(index_margin(index, out[0]))
+        watch_index(module, indexes)
+        for module in model.modules()
+        if any(hasattr(module, field) for field in ("scorer", "index_kpool"))
+    ]
+    hooks_of_indexes += [
+        module.register_forward_hook(
+            lambda index, args, out: indexes.append(block_margin(index, *args[:2]))
         )
         for module in model.modules()
-        if type(module).__name__.endswith("Indexer")
+        if type(module).__name__.endswith("QSAIndexer")
     ]
     logits = forward(model, tokens)
     sequence, chosen, margins = tokens, [], []
@@ -117,17 +122,73 @@ def rankings(router, args, logits, top_k):
     return [(best, router.topk_group), (masked, top_k)]
 
 
-def index_margin(index, scores):
+def watch_index(index, margins):
+    """A hook that adds the `index_margin` of each call of an index."""
+    if hasattr(index, "scorer"):
+        sizes = (index.compress_rate, index.index_topk)
+        return index.scorer.register_forward_hook(
+            lambda scorer, args, out: margins.append(index_margin(out[0], *sizes))
+        )
+    sizes = (index.index_kpool, index.index_topk // index.index_kpool)
+    return index.register_forward_hook(
+        lambda index, args, kwargs, out: margins.append(
+            index_margin(pool_scores(index, kwargs["hidden_states"], kwargs["q_resid"]), *sizes)
+        ),
+        with_kwargs=True,
+    )
+
+
+def pool_scores(index, hidden, q_resid):
+    """What GLM-5.3-Flash ranks windows of positions by, `[n, windows]`, for one whole sequence."""
+    n = hidden.shape[1]
+    keys = index.k_norm(index.wk(hidden))
+    gates = hidden @ index.index_kpool_compress_gate.T
+    packed = torch.cat([keys, gates, torch.ones(1, n, 1)], dim=-1)
+    pools = index.get_pooled_states(packed_states=packed)[0][0]
+    queries = index.wq_b(q_resid)[0].view(n, -1, index.head_dim)
+    return torch.einsum("nhp,nh->np", (queries @ pools.T).relu(), index.weights_proj(hidden)[0])
+
+
+def index_margin(scores, rate, top_k):
     """The smallest distance between the last entry that an index keeps and the first that it leaves
     out, over the queries that see more than it keeps, in standard deviations of the scores."""
     margins = []
     for position, row in enumerate(scores):
-        seen = row[: (position + 1) // index.compress_rate]
-        if len(seen) > index.index_topk:
+        seen = row[: (position + 1) // rate]
+        if len(seen) > top_k:
             ordered = seen.sort(descending=True).values
-            margin = ordered[index.index_topk - 1] - ordered[index.index_topk]
+            margins.append(((ordered[top_k - 1] - ordered[top_k]) / seen.std()).item())
+    return min(margins)
+
+
+def block_margin(index, hidden, embeddings):
+    """The same of an index whose blocks have the mean of their positions' keys."""
+    cos, sin = embeddings[0][0], embeddings[1][0]
+    heads, dim, rate = index.index_n_heads, index.index_head_dim, index.compress_ratio
+    projected = index.index_qk_proj(hidden[0])
+    queries, keys = projected.split([heads * dim, dim], dim=-1)
+    queries = index.q_layernorm(queries.view(-1, heads, dim))
+    blocks = len(keys) // rate
+    keys = index.k_layernorm(keys[: blocks * rate].view(blocks, rate, dim).mean(dim=1))
+    queries = turned(queries, cos[:, None], sin[:, None])
+    keys = turned(keys, cos[: blocks * rate : rate], sin[: blocks * rate : rate])
+    scores = torch.relu(queries @ keys.T).sum(dim=1)
+    margins = [1.0]
+    for position, row in enumerate(scores):
+        seen = row[: (position + 1) // rate]
+        if len(seen) > index.block_topk:
+            ordered = seen.sort(descending=True).values
+            margin = ordered[index.block_topk - 1] - ordered[index.block_topk]
             margins.append((margin / seen.std()).item())
     return min(margins)
+
+
+def turned(x, cos, sin):
+    """Rotates the first elements of `x`, in halves."""
+    width = cos.shape[-1]
+    first, second = x[..., : width // 2], x[..., width // 2 : width]
+    across = torch.cat([-second, first], dim=-1)
+    return torch.cat([x[..., :width] * cos + across * sin, x[..., width:]], dim=-1)
 
 
 def boundary_margin(values, count):

@@ -31,8 +31,8 @@ class Spec:
     # constant under its square root shows in the logits.
     faint_keys: bool = False
     # How the published files name their layers' experts: "mlp" (gate_proj, up_proj, down_proj) or
-    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear", "kimi_k25" or "deepseek_v4" do, which
-    # name more in their own way.
+    # "block_sparse_moe" (w1, w3, w2), or as "kimi_linear", "kimi_k25", "deepseek_v4" or
+    # "glm5_next" do, which name more in their own way.
     moe_names: str = "mlp"
     # The model_type that the published config.json has, where transformers knows the form by another.
     published_type: str | None = None
@@ -285,4 +285,12 @@ SPECS = [
         fused_experts=True,
     ),
     *families.specs(Spec),
+    Spec(
+        name="mixtral_window",
+        about="as early conversions of Mixtral have it: every layer within a window, here of 24",
+        config={**families.softmax.MIXTRAL, "num_hidden_layers": 2, "sliding_window": 24},
+        prompt_tokens=100,
+        model_class="MixtralForCausalLM",
+        moe_names="block_sparse_moe",
+    ),
 ]

@@ -40,12 +40,15 @@ def random_tensor(name, shape, zero_centered_norms, tied, turned, generator):
         return normal(0.2)
     if name.endswith("e_score_correction_bias"):
         return normal(0.15)
-    if name.endswith(("_proj.bias", "_proj_bias", "_hc.base", "hc_base", "position_bias")):
+    offsets = ("_proj.bias", "_proj_bias", "k_norm.bias", "_hc.base", "hc_base", "position_bias")
+    if name.endswith((*offsets, "compress_ape")):
         return normal(0.5)
     if turned and ".experts." in name:
         return normal(1.0 / math.sqrt(shape[-2]))
     if len(shape) == 1:
         return norm_weight(name, normal, zero_centered_norms)
+    if name.endswith("ngram_embedding.weight"):
+        return normal(1.0)
     if name.endswith("embed_tokens.weight"):
         # A tied embedding is the output projection too: logits of unit-sized states come out near 3.
         return normal(3.0 / math.sqrt(shape[-1]) if tied else 1.0)
@@ -63,7 +66,7 @@ def norm_weight(name, normal, zero_centered_norms):
 def randomize(model, spec, seed):
     """Overwrites all parameters with random values already rounded to their stored dtype."""
     generator = torch.Generator().manual_seed(seed)
-    zero_centered = spec.model_class.startswith(("Qwen3_5", "Qwen3Next"))
+    zero_centered = spec.model_class.startswith(("Qwen3_5", "Qwen3Next", "Qwen4Exp"))
     tied = bool(model.config.tie_word_embeddings)
     with torch.no_grad():
         biases = [b for b in model.named_buffers() if b[0].endswith("e_score_correction_bias")]

@@ -141,6 +141,9 @@ impl Planner<'_> {
                     let matrix = self.matrix(&name, Some(*class), layer, (*rows, *cols))?;
                     tensors.extend(matrix);
                 }
+                WeightKind::Table { .. } => {
+                    bail!("{name}: tables that are read by rows are not made")
+                }
                 WeightKind::Vector { shape, fold } => {
                     let elements = shape.iter().product();
                     tensors.push(Tensor {

@@ -140,7 +140,7 @@ impl Law {
             let centred = 2.0 * unit - 1.0;
             match fold {
                 // Four taps of that spread keep the size of what they add up.
-                VectorFold::TransposeConv => 0.87 * centred,
+                VectorFold::TransposeConv | VectorFold::DilateConv { .. } => 0.87 * centred,
                 // Biases, and weights of norms less one.
                 VectorFold::AddOne | VectorFold::Even | VectorFold::Odd => 0.1 * centred,
                 // Decays as the architecture is initialized: rates of 1 to 16, steps of 0.001 to

@@ -6,7 +6,7 @@ use clap::Args;
 use moeflux::evaluate::{best, divergence};
 use serde_json::json;
 
-use super::eval_text::{TextArgs, each_belief};
+use super::eval_text::{TextArgs, beliefs, each_belief};
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -39,8 +39,8 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(problem.to_owned()));
     }
     let dirs = [model::find(&args.reference)?, model::find(&args.other)?];
-    let tokens = args.text.tokens(&dirs[0])?;
-    if args.text.tokens(&dirs[1])? != tokens {
+    let windows = args.text.windows(&dirs[0])?;
+    if args.text.windows(&dirs[1])? != windows {
         let problem = "their tokenizers cut this text differently, so they cannot be compared";
         return Err(Failure::Input {
             path: args.text.path().to_owned(),
@@ -56,11 +56,10 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
         return Err(Failure::Input { path, problem });
     }
     let guard = interrupt::listen();
-    let bar = output::count_bar(2 * tokens.len() as u64, "tokens");
+    let bar = output::count_bar(2 * beliefs(&windows), "tokens");
     let mut file = BufWriter::new(tempfile::tempfile().map_err(temporary)?);
-    let window = args.text.window();
     let engine = model::open_engine(&dirs[0], &args.model)?;
-    each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {
+    each_belief(&engine, &windows, &guard, &mut |_, logits| {
         bar.inc(1);
         logits
             .iter()
@@ -74,7 +73,7 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
     let engine = model::open_engine(&dirs[1], &args.model)?;
     let mut figures = Figures::default();
     let mut row = vec![0; vocab * 4];
-    each_belief(&engine, &tokens, window, &guard, &mut |_, logits| {
+    each_belief(&engine, &windows, &guard, &mut |_, logits| {
         bar.inc(1);
         file.read_exact(&mut row).map_err(temporary)?;
         let reference = row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
@@ -82,7 +81,7 @@ pub fn run(args: &KlArgs) -> Result<(), Failure> {
         Ok(())
     })?;
     bar.finish_and_clear();
-    figures.print(args.json, window)
+    figures.print(args.json, args.text.window())
 }
 
 fn temporary(source: std::io::Error) -> Failure {

@@ -4,7 +4,7 @@ use clap::Args;
 use moeflux::evaluate::surprise;
 use serde_json::json;
 
-use super::eval_text::{TextArgs, each_belief};
+use super::eval_text::{TextArgs, beliefs, each_belief};
 use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -26,13 +26,13 @@ pub struct PplArgs {
 /// Runs the command.
 pub fn run(args: &PplArgs) -> Result<(), Failure> {
     let dir = model::find(&args.model.model)?;
-    let tokens = args.text.tokens(&dir)?;
+    let windows = args.text.windows(&dir)?;
     let engine = model::open_engine(&dir, &args.model)?;
     let (guard, window) = (interrupt::listen(), args.text.window());
-    let bar = output::count_bar(tokens.len() as u64, "tokens");
+    let bar = output::count_bar(beliefs(&windows), "tokens");
     let (mut nats, mut count) = (0.0, 0u64);
-    each_belief(&engine, &tokens, window, &guard, &mut |place, logits| {
-        nats += surprise(logits, tokens[place + 1]);
+    each_belief(&engine, &windows, &guard, &mut |token, logits| {
+        nats += surprise(logits, token);
         count += 1;
         bar.inc(1);
         Ok(())

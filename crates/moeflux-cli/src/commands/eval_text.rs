@@ -9,10 +9,13 @@ use moeflux::{Engine, Want};
 use crate::failure::Failure;
 use crate::interrupt::Guard;
 
+/// What divides a text into documents.
+const DOCUMENT_END: char = '\u{c}';
+
 /// The text, and how it is cut.
 #[derive(Debug, Clone, Args)]
 pub struct TextArgs {
-    /// The text, UTF-8
+    /// The text, UTF-8; form feeds divide it into documents, each in windows of its own
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
     /// Tokens of a window: each begins without what came before
@@ -25,25 +28,31 @@ pub struct TextArgs {
 }
 
 impl TextArgs {
-    /// The text's tokens by the tokenizer of the model at `dir`, at least two.
-    pub fn tokens(&self, dir: &Path) -> Result<Vec<u32>, Failure> {
+    /// The tokens of the text's windows by the tokenizer of the model at `dir`, two or more each.
+    pub fn windows(&self, dir: &Path) -> Result<Vec<Vec<u32>>, Failure> {
         let text = std::fs::read_to_string(&self.text).map_err(|source| Failure::File {
             action: "read",
             path: self.text.clone(),
             source,
         })?;
-        let mut tokens = TextFiles::open(dir)?.tokenizer()?.encode(&text)?;
-        tokens.truncate(self.tokens.unwrap_or(usize::MAX));
-        if tokens.len() < 2 {
+        let tokenizer = TextFiles::open(dir)?.tokenizer()?;
+        let mut left = self.tokens.unwrap_or(usize::MAX);
+        let mut windows = Vec::new();
+        for document in text.split(DOCUMENT_END) {
+            let mut tokens = tokenizer.encode(document)?;
+            tokens.truncate(left);
+            left -= tokens.len();
+            // One alone has nothing that its belief could be compared with.
+            let parts = tokens.chunks(self.window()).filter(|part| part.len() > 1);
+            windows.extend(parts.map(<[u32]>::to_vec));
+        }
+        if windows.is_empty() {
             return Err(Failure::Input {
                 path: self.text.clone(),
-                problem: format!(
-                    "has {} tokens; an evaluation needs two or more",
-                    tokens.len()
-                ),
+                problem: "has no two tokens in a row; an evaluation needs two or more".to_owned(),
             });
         }
-        Ok(tokens)
+        Ok(windows)
     }
 
     /// Tokens of a window.
@@ -57,30 +66,30 @@ impl TextArgs {
     }
 }
 
-/// Takes a token's place and its logits.
-type OnRow<'a> = &'a mut dyn FnMut(usize, &[f32]) -> Result<(), Failure>;
+/// How many tokens are believed something of.
+pub fn beliefs(windows: &[Vec<u32>]) -> u64 {
+    windows.iter().map(|window| window.len() as u64 - 1).sum()
+}
 
-/// Calls `row(place, logits)` for each token of `tokens` but the windows' last ones, with what the
-/// engine believes of the next one.
+/// Takes a token and what the engine believed of it, as logits.
+type OnRow<'a> = &'a mut dyn FnMut(u32, &[f32]) -> Result<(), Failure>;
+
+/// Calls `row` for each token but the windows' first ones.
 pub fn each_belief(
     engine: &Engine,
-    tokens: &[u32],
-    window: usize,
+    windows: &[Vec<u32>],
     guard: &Guard,
     row: OnRow<'_>,
 ) -> Result<(), Failure> {
     let piece = engine.stats().memory.chunk_outputs.max(1);
-    for (index, window_tokens) in tokens.chunks(window).enumerate() {
+    for window in windows {
         let mut session = engine.session();
-        let (first, last) = (index * window, window_tokens.len() - 1);
-        let mut at = 0;
-        // The last token's belief has nothing to be compared with.
-        for part in window_tokens[..last].chunks(piece) {
+        let mut next = window[1..].iter();
+        for part in window[..window.len() - 1].chunks(piece) {
             let logits = engine.prefill(&mut session, part, Want::All)?;
-            for place in 0..logits.rows {
-                row(first + at + place, logits.row(place))?;
+            for (place, token) in (0..logits.rows).zip(next.by_ref()) {
+                row(*token, logits.row(place))?;
             }
-            at += part.len();
             if guard.stopped() {
                 return Err(Failure::Interrupted);
             }

@@ -6,6 +6,7 @@ pub mod completions;
 #[cfg(feature = "gpu")]
 pub mod devices;
 pub mod eval_answers;
+pub mod eval_importance;
 pub mod eval_kl;
 pub mod eval_logits;
 pub mod eval_ppl;

@@ -33,6 +33,10 @@ pub struct PackArgs {
     output: PathBuf,
     #[command(flatten)]
     how: HowToPack,
+    /// Round by how much each column of a matrix weighs, from a file that moeflux eval importance
+    /// wrote for this model
+    #[arg(long, value_name = "FILE")]
+    importance: Option<PathBuf>,
     /// Threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -79,6 +83,7 @@ impl HowToPack {
             dense_bits: self.dense_bits,
             head_bits: self.head_bits,
             threads: threads.map(usize::from),
+            ..default
         }
     }
 }
@@ -95,7 +100,10 @@ fn bits(text: &str) -> Result<u32, String> {
 
 /// Runs the command.
 pub fn run(args: &PackArgs) -> Result<(), Failure> {
-    let options = args.how.options(args.threads);
+    let options = PackOptions {
+        importance: args.importance.clone(),
+        ..args.how.options(args.threads)
+    };
     let start = Instant::now();
     let bar = output::bytes_bar(0);
     let report = moeflux::pack(&args.source, &args.output, &options, &mut |progress| {

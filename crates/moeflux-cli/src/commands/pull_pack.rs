@@ -21,19 +21,18 @@ const COMMIT_NAME: &str = "commit";
 pub fn run(pull: &PullOptions, pack: &PackOptions, destination: &Path) -> Result<(), Failure> {
     let start = Instant::now();
     let stage = with_ending(destination, ".pull");
-    let remote = open(pull, &stage)?;
-    let (shards, small): (Vec<Entry>, Vec<Entry>) = remote
-        .files()
-        .iter()
-        .cloned()
-        .partition(|entry| entry.path.ends_with(".safetensors"));
-    if shards.is_empty() {
+    let remote = RemoteModel::open(pull, &stage)?;
+    if !remote.files().iter().any(is_shard) {
         let problem = format!(
-            "--pack: {} is in GGUF, which opens as it is; fetch it without --pack",
+            "--pack: {} is in GGUF, which is not packed as it comes; fetch it without --pack: it \
+             opens as it is, and `moeflux pack FILE -o DIR` packs it",
             pull.repo
         );
         return Err(Failure::Usage(problem));
     }
+    let remote = staged(pull, remote, &stage)?;
+    let (shards, small): (Vec<Entry>, Vec<Entry>) =
+        remote.files().iter().cloned().partition(is_shard);
     remote.fetch(&small, &mut |_| {})?;
     for shard in &shards {
         fetch_header(&remote, shard, &stage)?;
@@ -77,10 +76,17 @@ pub fn run(pull: &PullOptions, pack: &PackOptions, destination: &Path) -> Result
     Ok(())
 }
 
-/// Asks the hub about the model; what is left of another commit goes.
-fn open<'a>(pull: &'a PullOptions, stage: &Path) -> Result<RemoteModel<'a>, Failure> {
+fn is_shard(entry: &Entry) -> bool {
+    entry.path.ends_with(".safetensors")
+}
+
+/// Makes the place for what is fetched; what is left there of another commit goes.
+fn staged<'a>(
+    pull: &'a PullOptions,
+    mut remote: RemoteModel<'a>,
+    stage: &Path,
+) -> Result<RemoteModel<'a>, Failure> {
     let marker = stage.join(COMMIT_NAME);
-    let mut remote = RemoteModel::open(pull, stage)?;
     let left = fs::read_to_string(&marker);
     if left.is_ok_and(|commit| commit != remote.commit()) {
         fs::remove_dir_all(stage).map_err(|source| file_failure("remove", stage, source))?;

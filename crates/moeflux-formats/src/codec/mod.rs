@@ -7,13 +7,13 @@ pub mod affine;
 pub mod bf16;
 pub mod block;
 pub mod centered;
+pub mod e2m1;
 pub mod f16;
 pub mod f32;
 pub mod f8;
 mod fit;
-
-use std::fmt;
-use std::str::FromStr;
+mod name;
+pub mod nvfp4;
 
 pub use affine::AffineCodec;
 pub use block::BlockCodec;
@@ -35,6 +35,8 @@ pub enum Codec {
     Bf16,
     /// Floats of 8 bits with a scale to each square of elements.
     F8(F8Codec),
+    /// 4-bit floats in groups of 16 with a scale each, and one for the whole matrix.
+    Nvfp4,
     /// Integers in groups with a scale each.
     Centered(CenteredCodec),
     /// Integers in groups with a scale and a bias each.
@@ -48,8 +50,8 @@ pub enum Codec {
 pub struct Encoded {
     /// The values, integers or blocks, row after row.
     pub weights: Vec<u8>,
-    /// Scales of codecs that have them apart: one bf16 a group, `[rows, cols / group]`, or those of
-    /// [`f8`].
+    /// Scales of codecs that have them apart: one bf16 a group, `[rows, cols / group]`, those of
+    /// [`f8`], or the one of [`nvfp4`].
     pub scales: Vec<u8>,
     /// One bf16 a group (affine only), `[rows, cols / group]`.
     pub biases: Vec<u8>,
@@ -137,6 +139,14 @@ impl Codec {
                 scales: f8.scale_bytes(rows, cols),
                 biases: 0,
             },
+            Self::Nvfp4 => {
+                nvfp4::check_columns(cols)?;
+                EncodedBytes {
+                    weights: rows * nvfp4::row_bytes(cols),
+                    scales: 4,
+                    biases: 0,
+                }
+            }
             Self::Centered(centered) => {
                 centered.check_columns(cols)?;
                 EncodedBytes {
@@ -173,6 +183,10 @@ impl Codec {
             Self::F8(f8) => vec![
                 part("weight", DType::F8E4M3, [rows, cols]),
                 part(f8::SCALES, f8.scales.dtype(), f8.scale_shape(rows, cols)),
+            ],
+            Self::Nvfp4 => vec![
+                part(nvfp4::BLOCKS, DType::U8, [rows, nvfp4::row_bytes(cols)]),
+                part(nvfp4::SCALE, DType::F32, [1, 1]),
             ],
             Self::Centered(centered) => {
                 let words = [rows, centered.row_bytes(cols) / 4];
@@ -218,45 +232,9 @@ impl Codec {
         match self {
             Self::Block(block) if !block.has_encoder() => Err(CodecError::NoEncoder(block.name())),
             Self::F8(_) => Err(CodecError::NoEncoder("f8-e4m3")),
+            Self::Nvfp4 => Err(CodecError::NoEncoder(nvfp4::BLOCKS)),
             Self::Centered(_) => Err(CodecError::NoEncoder("centered")),
             _ => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::F32 => formatter.write_str("f32"),
-            Self::F16 => formatter.write_str("f16"),
-            Self::Bf16 => formatter.write_str("bf16"),
-            Self::F8(f8) => f8.fmt(formatter),
-            Self::Centered(centered) => centered.fmt(formatter),
-            Self::Affine(affine) => affine.fmt(formatter),
-            Self::Block(block) => block.fmt(formatter),
-        }
-    }
-}
-
-impl serde::Serialize for Codec {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl FromStr for Codec {
-    type Err = CodecError;
-
-    fn from_str(name: &str) -> Result<Self, CodecError> {
-        match name {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            "bf16" => Ok(Self::Bf16),
-            _ => BlockCodec::from_name(name)
-                .map(Self::Block)
-                .or_else(|| F8Codec::from_name(name).map(Self::F8))
-                .or_else(|| CenteredCodec::from_name(name).map(Self::Centered))
-                .map_or_else(|| name.parse().map(Self::Affine), Ok),
         }
     }
 }
@@ -321,7 +299,7 @@ pub fn encode_weighted(
         Codec::F32 => f32::encode(values, out.weights),
         Codec::F16 => f16::encode(values, out.weights)?,
         Codec::Bf16 => bf16::encode(values, out.weights)?,
-        Codec::F8(_) | Codec::Centered(_) => codec.check_encoder()?,
+        Codec::F8(_) | Codec::Nvfp4 | Codec::Centered(_) => codec.check_encoder()?,
         Codec::Affine(affine) => affine.encode(values, importance, out)?,
         Codec::Block(block) => block.encode(values, importance, out.weights)?,
     }
@@ -355,6 +333,7 @@ pub fn decode(codec: Codec, encoded: &Encoded, rows: usize, cols: usize) -> Resu
         Codec::F16 => f16::decode(&encoded.weights, &mut out),
         Codec::Bf16 => bf16::decode(&encoded.weights, &mut out),
         Codec::F8(f8) => f8.decode(encoded, cols, &mut out),
+        Codec::Nvfp4 => nvfp4::decode(encoded, &mut out),
         Codec::Centered(centered) => centered.decode(encoded, &mut out),
         Codec::Affine(affine) => affine.decode(encoded, &mut out),
         Codec::Block(block) => block.decode(&encoded.weights, &mut out),

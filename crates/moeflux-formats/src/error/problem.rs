@@ -135,6 +135,12 @@ pub enum CodecError {
         /// Length given.
         found: usize,
     },
+    /// An importance that errors cannot be weighed by.
+    #[error("{weight} is no importance of a column; give finite numbers above zero")]
+    Importance {
+        /// The number.
+        weight: f32,
+    },
     /// The shape's size is beyond the address space.
     #[error("a matrix of {rows} x {cols} is too large")]
     TooLarge {

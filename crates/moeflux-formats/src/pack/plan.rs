@@ -5,6 +5,8 @@ use std::path::{Component, Path};
 
 use serde::Serialize;
 
+use super::column_weights::ColumnWeights;
+use crate::codec::{block::mxfp4, nvfp4};
 use crate::error::{CodecError, FormatError, PlanProblem, Result};
 use crate::packed::{DENSE_NAME, JOURNAL_NAME, MANIFEST_NAME};
 use crate::{BlockCodec, Checkpoint, Codec};
@@ -28,14 +30,26 @@ pub struct MatrixSource {
 pub struct CodedSource {
     /// The codec.
     pub codec: Codec,
-    /// Name of the tensor with the scales, if they are apart; of MXFP4, with the exponents, and the
-    /// tensor of the weights then has the codes alone.
+    /// Name of the tensor with the scales, if they are apart; of MXFP4 and NVFP4, with the groups'
+    /// scales, and the tensor of the weights then has the codes alone.
     pub scales: Option<String>,
     /// Name of the tensor with the biases, if there are any.
     pub biases: Option<String>,
+    /// The scale of a whole matrix, of NVFP4 only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<GlobalScale>,
     /// Rows of the source from one of the matrix to the next; more than 1 only of MXFP4 with
     /// exponents apart.
     pub row_step: usize,
+}
+
+/// The scale of a whole matrix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GlobalScale {
+    /// Name of its tensor, one f32.
+    pub tensor: String,
+    /// Whether the groups' scales are divided by it, instead of multiplied.
+    pub divides: bool,
 }
 
 impl CodedSource {
@@ -46,19 +60,34 @@ impl CodedSource {
             codec,
             scales: None,
             biases: None,
+            global: None,
             row_step: 1,
         }
     }
 
-    /// Whether it is MXFP4 with codes and exponents apart.
-    pub(super) fn is_apart(&self) -> bool {
-        self.codec == Codec::Block(BlockCodec::Mxfp4) && self.scales.is_some()
+    /// Bytes of a block's scales, if it is MXFP4 or NVFP4 with codes and scales apart.
+    pub(super) fn apart(&self) -> Option<usize> {
+        self.scales.as_ref()?;
+        match self.codec {
+            Codec::Block(BlockCodec::Mxfp4) => Some(mxfp4::SCALES),
+            Codec::Nvfp4 => Some(nvfp4::SCALES),
+            _ => None,
+        }
+    }
+
+    /// Names of the tensors beside that of the weights.
+    fn others(&self) -> impl Iterator<Item = &String> {
+        let global = self.global.iter().map(|global| &global.tensor);
+        [&self.scales, &self.biases]
+            .into_iter()
+            .flatten()
+            .chain(global)
     }
 
     /// Bytes of a row of `cols` columns in the tensor of the weights.
     pub(super) fn row_bytes(&self, cols: usize) -> Result<usize, CodecError> {
         let row = self.codec.encoded_bytes(1, cols)?.weights;
-        Ok(if self.is_apart() { cols / 2 } else { row })
+        Ok(self.apart().map_or(row, |_| cols / 2))
     }
 }
 
@@ -107,6 +136,9 @@ pub struct PlannedMatrix {
     pub cols: usize,
     /// How it is stored.
     pub codec: Codec,
+    /// How much errors weigh by column.
+    #[serde(skip_serializing_if = "ColumnWeights::are_alike")]
+    pub importance: ColumnWeights,
 }
 
 /// A tensor of `dense.safetensors`.
@@ -160,7 +192,7 @@ impl MatrixSource {
     /// The names of all tensors that hold it.
     pub fn tensors(&self) -> impl Iterator<Item = &str> {
         let coded = self.coded.iter();
-        let maps = coded.flat_map(|coded| [&coded.scales, &coded.biases].into_iter().flatten());
+        let maps = coded.flat_map(CodedSource::others);
         std::iter::once(&self.tensor)
             .chain(maps)
             .map(String::as_str)
@@ -187,6 +219,16 @@ impl PlannedLayer {
 }
 
 impl PackPlan {
+    /// Whether some matrix is rounded by the importance of its columns.
+    #[must_use]
+    pub fn is_weighed(&self) -> bool {
+        let mut matrices = self.matrices();
+        matrices.any(|matrix| {
+            let is_rounded = matches!(matrix.codec, Codec::Affine(_) | Codec::Block(_));
+            is_rounded && !matrix.is_kept() && !matrix.importance.are_alike()
+        })
+    }
+
     /// All matrices, dense ones first.
     fn matrices(&self) -> impl Iterator<Item = &PlannedMatrix> {
         let dense = self.dense.iter().filter_map(|tensor| match tensor {
@@ -258,6 +300,7 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
         .codec
         .encoded_bytes(matrix.rows, matrix.cols)
         .map_err(named)?;
+    matrix.importance.check(matrix).map_err(named)?;
     let first = matrix.source.first_element;
     // The product was checked by `encoded_bytes`.
     let own = (matrix.rows * matrix.cols) as u64;
@@ -273,7 +316,7 @@ fn check_matrix(source: &Checkpoint, matrix: &PlannedMatrix) -> Result<()> {
     let elements = match &matrix.source.coded {
         None => source.require_float(tensor)?.elements(),
         Some(coded) => {
-            for name in [&coded.scales, &coded.biases].into_iter().flatten() {
+            for name in coded.others() {
                 source.require(name)?;
             }
             let row = coded.row_bytes(matrix.cols).map_err(named)?;

@@ -1,8 +1,7 @@
 //! Reading rows of a source matrix and encoding them.
 
 use super::plan::{CodedSource, ElementSteps, PlannedMatrix};
-use crate::codec::block::mxfp4;
-use crate::codec::{Encoded, EncodedMut, decode, encode_into, f8, to_f32};
+use crate::codec::{Encoded, EncodedMut, decode, e2m1, encode_weighted, f8, nvfp4, to_f32};
 use crate::error::{CodecError, FormatError, Result};
 use crate::{Checkpoint, Codec, TensorInfo};
 
@@ -77,8 +76,8 @@ impl<'a> RowSource<'a> {
         let (codec, cols) = (coded.form.codec, self.matrix.cols);
         let place = self.matrix.source.first_element as usize / cols;
         let place = place + first_row * coded.form.row_step;
-        if coded.form.is_apart() {
-            let encoded = self.read_apart(coded, place, rows)?;
+        if let Some(scales) = coded.form.apart() {
+            let encoded = self.read_apart(coded, scales, place, rows)?;
             return Ok(Raw { encoded, before: 0 });
         }
         let end = place + rows;
@@ -111,23 +110,40 @@ impl<'a> RowSource<'a> {
         Ok(out)
     }
 
-    /// Blocks of MXFP4 from codes and exponents that are apart.
-    fn read_apart(&self, coded: &Coded<'_>, place: usize, rows: usize) -> Result<Encoded> {
+    /// Blocks from codes and scales that are apart, `scales` bytes a block, and the matrix's scale.
+    fn read_apart(
+        &self,
+        coded: &Coded<'_>,
+        scales: usize,
+        place: usize,
+        rows: usize,
+    ) -> Result<Encoded> {
         let (cols, step) = (self.matrix.cols, coded.form.row_step.max(1));
-        let blocks = cols / mxfp4::ELEMENTS;
         let span = rows.saturating_sub(1) * step + usize::from(rows > 0);
-        let row_codes = cols / 2;
+        let (row_codes, row_scales) = (cols / 2, cols / e2m1::BLOCK * scales);
         let codes = self.part(Some(self.info), place * row_codes, span * row_codes)?;
-        let exponents = self.part(coded.maps[0], place * blocks, span * blocks)?;
-        let mut weights = Vec::with_capacity(rows * blocks * mxfp4::BYTES);
+        let maps = self.part(coded.maps[0], place * row_scales, span * row_scales)?;
+        let mut weights = Vec::with_capacity(rows * (row_codes + row_scales));
         for row in (0..span).step_by(step) {
             let start = weights.len();
             weights.extend_from_slice(&codes[row * row_codes..][..row_codes]);
-            weights.extend_from_slice(&exponents[row * blocks..][..blocks]);
-            mxfp4::join(&mut weights[start..]);
+            weights.extend_from_slice(&maps[row * row_scales..][..row_scales]);
+            e2m1::join(&mut weights[start..], scales);
         }
+        let global = match &coded.form.global {
+            Some(global) => {
+                let info = self.source.require(&global.tensor)?;
+                let mut bytes = self.part(Some(info), 0, 4)?;
+                if global.divides {
+                    nvfp4::invert(&mut bytes);
+                }
+                bytes
+            }
+            None => Vec::new(),
+        };
         Ok(Encoded {
             weights,
+            scales: global,
             ..Encoded::default()
         })
     }
@@ -252,7 +268,8 @@ impl<'a> RowSource<'a> {
                 biases: bias_part,
             };
             let first_value = (first_row + done) * cols;
-            encode_into(codec, values, count, cols, out)
+            let importance = self.matrix.importance.get();
+            encode_weighted(codec, values, (count, cols), importance, out)
                 .map_err(|problem| self.named(problem, first_value))?;
             advanced((count * self.row_bytes()) as u64);
             done += count;

@@ -32,7 +32,8 @@ pub(super) fn check_samples(
                 None => {
                     rows.read(row, &mut bytes, &mut expected)?;
                     let found = read_row(file, path, placed, row)?;
-                    is_near(matrix.codec, &expected, &found)
+                    let weights = matrix.importance.get();
+                    is_near(matrix.codec, weights, &expected, &found)
                 }
             };
             if !is_right {
@@ -69,21 +70,37 @@ fn read_part(file: &File, path: &Path, start: u64, row: usize, bytes: usize) -> 
     Ok(out)
 }
 
-/// Whether a decoded row is as near as the codec must come.
-fn is_near(codec: Codec, expected: &[f32], found: &[f32]) -> bool {
+/// Whether a decoded row is as near as the codec must come, errors weighing as they did when it was
+/// rounded: by the `weights` of columns, or alike if there are none.
+fn is_near(codec: Codec, weights: &[f32], expected: &[f32], found: &[f32]) -> bool {
     let same = |a: f32, b: f32| a == b || (a.is_nan() && b.is_nan());
     let near = |(&a, &b): (&f32, &f32)| match codec {
         Codec::F32 => a.to_bits() == b.to_bits(),
         Codec::F16 => same(half::f16::from_f32(a).to_f32(), b),
         Codec::Bf16 => same(bf16::widen(bf16::round(a)), b),
-        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Centered(_) => true,
+        // These are kept or have bounds of their own.
+        Codec::Affine(_) | Codec::Block(_) | Codec::F8(_) | Codec::Nvfp4 | Codec::Centered(_) => {
+            true
+        }
     };
     let blocks = |length: usize, bound: &dyn Fn(&[f32]) -> f64| {
-        let mut blocks = expected.chunks(length).zip(found.chunks(length));
-        blocks.all(|(expected, found)| {
-            let error = |(&a, &b): (&f32, &f32)| (f64::from(a) - f64::from(b)).powi(2);
-            let squared: f64 = expected.iter().zip(found).map(error).sum();
-            squared <= bound(expected).powi(2) * expected.len() as f64
+        let mut blocks = expected
+            .chunks(length)
+            .zip(found.chunks(length))
+            .enumerate();
+        blocks.all(|(block, (expected, found))| {
+            let weight = |at: usize| {
+                weights
+                    .get(block * length + at)
+                    .map_or(1.0, |&w| f64::from(w))
+            };
+            let pairs = expected.iter().zip(found).enumerate();
+            let (mut squared, mut all) = (0.0, 0.0);
+            for (at, (&a, &b)) in pairs {
+                squared += weight(at) * (f64::from(a) - f64::from(b)).powi(2);
+                all += weight(at);
+            }
+            squared <= bound(expected).powi(2) * all
         })
     };
     let most = |values: &[f32]| values.iter().fold(0.0_f32, |most, x| most.max(x.abs()));

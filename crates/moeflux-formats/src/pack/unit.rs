@@ -9,10 +9,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::plan::PlannedMatrix;
 use super::rows::{RowSource, Scratch};
 use super::work::Reporter;
-use crate::Checkpoint;
 use crate::error::Result;
 use crate::io::write_all_at;
 use crate::writer::Layout;
+use crate::{Checkpoint, Codec};
 
 /// A piece of work. `tensor` is the index of the first tensor concerned in the file's list.
 pub(super) enum Unit<'a> {
@@ -157,8 +157,13 @@ impl Output<'_> {
         row_source.encode(first_row, rows, sizes.split(output), buffers, advanced)?;
         let parts = sizes.split(output);
         let mut pieces = vec![self.write(parts.weights, placed.weights + before.weights as u64)?];
-        if sizes.scales > 0 {
-            pieces.push(self.write(parts.scales, placed.scales + before.scales as u64)?);
+        let scales_before = match matrix.codec {
+            // The matrix's one scale comes with its first rows.
+            Codec::Nvfp4 => (first_row == 0).then_some(0),
+            _ => (sizes.scales > 0).then_some(before.scales),
+        };
+        if let Some(before) = scales_before {
+            pieces.push(self.write(parts.scales, placed.scales + before as u64)?);
         }
         if sizes.biases > 0 {
             pieces.push(self.write(parts.biases, placed.biases + before.biases as u64)?);

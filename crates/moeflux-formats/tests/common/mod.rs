@@ -8,8 +8,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use moeflux_formats::{
-    AffineCodec, Checkpoint, Codec, DType, MatrixSource, PackPlan, PackProgress, PackReport,
-    PlannedLayer, PlannedMatrix, PlannedTensor, Result, SafetensorsWriter, TensorSpec, pack,
+    AffineCodec, Checkpoint, Codec, ColumnWeights, DType, MatrixSource, PackPlan, PackProgress,
+    PackReport, PlannedLayer, PlannedMatrix, PlannedTensor, Result, SafetensorsWriter, TensorSpec,
+    pack,
 };
 
 /// Sizes of a synthetic model with fused bf16 experts.
@@ -108,6 +109,7 @@ pub fn plan(sizes: Sizes, expert_codec: Codec) -> PackPlan {
         rows,
         cols,
         codec,
+        importance: ColumnWeights::default(),
     };
     let expert = |layer: usize, expert: usize| {
         let gate_up = format!("layers.{layer}.experts.gate_up");

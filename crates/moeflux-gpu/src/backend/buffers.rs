@@ -76,6 +76,11 @@ impl DeviceBuffers {
         Ok(())
     }
 
+    /// A step before this one has written these buffers for it.
+    pub fn take_over(&mut self, ids: impl Iterator<Item = BufferId>) {
+        ids.for_each(|id| self.hold(id));
+    }
+
     fn hold(&mut self, id: BufferId) {
         let at = id.index();
         if self.held.len() <= at {
@@ -186,6 +191,8 @@ pub(super) struct StepInputs {
     tokens: List,
     positions: List,
     outputs: List,
+    /// The tokens of a step that has begun before they are known here.
+    chosen: Option<Arc<DeviceBuffer>>,
     /// Rotary frequencies, with what keeps their address theirs.
     freqs: Vec<(Arc<[f32]>, DeviceBuffer)>,
 }
@@ -193,6 +200,8 @@ pub(super) struct StepInputs {
 #[derive(Default)]
 struct List {
     buffer: Option<DeviceBuffer>,
+    /// What it holds.
+    values: Vec<u32>,
     is_there: bool,
 }
 
@@ -204,13 +213,17 @@ impl List {
             Some(buffer) => buffer,
             None => {
                 let room = bytes.next_power_of_two();
+                self.is_there = false;
+                self.values.clear();
                 recorder.gpu().buffer("lists of a step", room)?
             }
         };
-        if !self.is_there {
+        // Writing waits for all that was recorded to be submitted.
+        if !self.is_there && self.values != values {
             recorder.write(&buffer, 0, bytemuck::cast_slice(values));
-            self.is_there = true;
+            self.values = values.to_vec();
         }
+        self.is_there = true;
         Ok(View::first(self.buffer.insert(buffer), bytes))
     }
 
@@ -230,9 +243,18 @@ impl StepInputs {
         }
     }
 
+    /// From now on tokens are found in a buffer, and positions are other ones; or no longer.
+    pub fn go_ahead(&mut self, chosen: Option<Arc<DeviceBuffer>>) {
+        self.chosen = chosen;
+        self.positions.is_there = false;
+    }
+
     /// Token of each row.
     pub fn tokens(&mut self, r: &mut Recorder, step: &Step<'_>) -> Result<View<'_>, GpuError> {
-        self.tokens.get(r, step.tokens)
+        match &self.chosen {
+            Some(chosen) => Ok(View::first(chosen, (step.tokens.len() as u64 * 4).max(4))),
+            None => self.tokens.get(r, step.tokens),
+        }
     }
 
     /// Rows whose logits are wanted.

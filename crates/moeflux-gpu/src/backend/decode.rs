@@ -149,24 +149,52 @@ impl GpuBackend {
         if !w.step.outputs.is_empty() {
             self.inputs.outputs(&mut self.recorder, w.step)?;
         }
+        self.recorder.hasten();
         if !self.experts.is_hopeful(&mut self.recorder)? {
-            return self.items(&plan.items, w, false);
+            return self.careful(plan, &plan.items, w);
         }
         self.items(&plan.items, w, true)?;
         match self.experts.first_missed(&mut self.recorder)? {
-            Some(layer) => self.items(plan.rest_with_experts(w.graph, layer), w, false),
+            Some(layer) => {
+                self.recorder.hasten();
+                self.careful(plan, plan.rest_with_experts(w.graph, layer), w)
+            }
             None => Ok(()),
         }
     }
 
-    fn items(&mut self, items: &[Item], w: &mut Work<'_, '_>, hopeful: bool) -> Result<(), Error> {
-        self.recorder.hasten();
+    /// Finds out layer by layer which experts are missing.
+    fn careful(&mut self, plan: &Plan, items: &[Item], w: &mut Work<'_, '_>) -> Result<(), Error> {
+        self.may_wait = plan.can_wait;
+        let mut result = self.items(items, w, false);
+        self.may_wait = false;
+        if result.is_ok() {
+            result = self.end_choices(w);
+        }
+        if result.is_err() {
+            self.forget_choices();
+        }
+        result
+    }
+
+    pub(super) fn items(
+        &mut self,
+        items: &[Item],
+        w: &mut Work<'_, '_>,
+        hopeful: bool,
+    ) -> Result<(), Error> {
         for item in items {
             match item {
                 Item::Op(at) => {
                     let op = &w.graph.ops[*at];
                     match op {
                         Op::RequestExperts { .. } if hopeful => {}
+                        Op::RequestExperts { .. } if self.may_wait => {
+                            if !self.begin_choices(op, w)? {
+                                self.end_choices(w)?;
+                                self.one(op, w.step, w.weights, w.pool, w.stage)?;
+                            }
+                        }
                         Op::Router { .. } => self.choice(op, w.pool, true)?,
                         _ => self.one(op, w.step, w.weights, w.pool, w.stage)?,
                     }

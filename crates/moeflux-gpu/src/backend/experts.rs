@@ -5,6 +5,7 @@ mod costs;
 mod single_op;
 mod slots;
 mod together;
+mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub(super) use single_op::choices;
 pub(super) use slots::Layer;
 use slots::NONE;
 pub(super) use together::Together;
+pub(super) use waiting::Waiting;
 
 /// The experts of all layers.
 #[derive(Default)]
@@ -90,7 +92,7 @@ impl DeviceExperts {
     }
 
     /// Whether all experts of all layers are on the device.
-    fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         !self.layers.is_empty() && self.layers.values().all(Layer::is_complete)
     }
 
@@ -155,6 +157,16 @@ impl DeviceExperts {
         Ok(())
     }
 
+    /// Forgets what all slots hold.
+    pub fn cool(&mut self) {
+        self.chosen = None;
+        self.has_missed = true;
+        for layer in self.layers.values_mut() {
+            (0..layer.slots()).for_each(|slot| layer.empty(slot));
+            layer.is_told = false;
+        }
+    }
+
     /// Brings the experts `wanted` (ascending, no more than the layer has slots) to the device; all
     /// of them keep their slots at least until the next call. Gives how many were not there.
     pub fn ensure(
@@ -168,11 +180,7 @@ impl DeviceExperts {
         let now = self.uses;
         let none = || Error::Internal(format!("layer {layer} has no slots"));
         let slots = self.layers.get_mut(&layer).ok_or_else(none)?;
-        for &id in wanted {
-            if let Some(owner) = slots.owners.get_mut(slots.slot_of[id as usize] as usize) {
-                owner.1 = now;
-            }
-        }
+        slots.note_uses(wanted, now);
         let (missing, _) = slots.missing(wanted);
         if missing.is_empty() {
             return Ok(0);

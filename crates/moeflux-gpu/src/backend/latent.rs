@@ -5,7 +5,7 @@ use std::sync::Arc;
 use moeflux::Error;
 use moeflux::graph::{BufferPool, Op};
 use moeflux::weights::Weights;
-use moeflux_kernels::{Piece, Scores};
+use moeflux_kernels::Piece;
 
 use super::{GpuBackend, wrong_op};
 use crate::ops::{self, DevicePieces};
@@ -50,9 +50,6 @@ impl GpuBackend {
         let held = &mut self.weights;
         let view = |id| buffers.view(pool, id);
         match op {
-            Op::GroupedRouter { rule, .. } if rule.scores == Scores::SqrtSoftplus => {
-                return Err(wrong_op(op));
-            }
             Op::AddBias { x, bias, out } => {
                 let (bias, width) = held.vector(gpu, weights, *bias)?;
                 let n = pool.len(*x) / width.max(1);

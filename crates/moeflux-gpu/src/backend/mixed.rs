@@ -1,8 +1,8 @@
-//! Steps with tokens of prompts beside others: two steps one after the other, so that neither's bits
-//! depend on the other's being there.
+//! Steps of prompts, of other tokens, and of both beside each other: those are two steps one after the
+//! other, so that neither's bits depend on the other's being there.
 
 use moeflux::Error;
-use moeflux::backend::{Step, StepSpan};
+use moeflux::backend::{Record, Step, StepSpan};
 
 use super::GpuBackend;
 use super::decode::Work;
@@ -39,7 +39,36 @@ impl Half {
 }
 
 impl GpuBackend {
-    pub(super) fn mixed(&mut self, w: &mut Work<'_, '_>) -> Result<(), Error> {
+    /// A step of any tokens.
+    pub(super) fn any(
+        &mut self,
+        w: &mut Work<'_, '_>,
+        record: Option<Record<'_>>,
+    ) -> Result<(), Error> {
+        let prompts = w.step.spans.iter().filter(|span| span.is_prompt);
+        let prompts = prompts.count();
+        match prompts == 0 || prompts == w.step.spans.len() {
+            true => self.whole(w, record),
+            false => self.mixed(w),
+        }
+    }
+
+    /// A step of which either all tokens are of prompts or none.
+    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
+        if w.step.spans.iter().all(|span| !span.is_prompt) {
+            return self.decode(w, record);
+        }
+        self.make_plan(w)?;
+        for op in &w.graph.ops {
+            self.one(op, w.step, w.weights, w.pool, w.stage)?;
+        }
+        match record {
+            None => Ok(()),
+            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
+        }
+    }
+
+    fn mixed(&mut self, w: &mut Work<'_, '_>) -> Result<(), Error> {
         let (rows, outputs) = (w.step.tokens.len(), w.step.outputs.len());
         let logits = w.graph.logits;
         let width = w.graph.buffers[logits.index()].width;

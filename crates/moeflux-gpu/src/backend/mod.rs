@@ -1,9 +1,11 @@
 //! The device as a backend: looks up each operation's buffers, weights and state on it, and records
 //! its kernels. Results stay on the device until somebody fetches them.
 
+mod ahead;
 mod budget;
 mod buffers;
 mod decode;
+mod entry_ops;
 mod experts;
 mod latent;
 mod mixed;
@@ -11,6 +13,7 @@ mod plan;
 mod planned_experts;
 mod prompt;
 mod state_ops;
+mod stream_ops;
 mod upload;
 mod weights;
 
@@ -20,15 +23,15 @@ use moeflux::Error;
 use moeflux::RemoteStates;
 use moeflux::backend::{Backend, ExpertStage, Inputs, Record, Step, TierStats};
 use moeflux::graph::{BufferId, BufferPool, Graph, Op};
-use moeflux::kernels::RopeStyle;
 use moeflux::weights::Weights;
 
 use crate::ops::{self, RopeShape, RouterShape};
 use crate::state::DeviceStates;
-use crate::{Gpu, GpuError, Recorder, View};
+use crate::{Gpu, GpuError, Recorder};
+use ahead::Answer;
 use buffers::{DeviceBuffers, StepInputs};
 use decode::Work;
-use experts::{DeviceExperts, Together};
+use experts::{DeviceExperts, Together, Waiting};
 use latent::PieceLists;
 use plan::Plan;
 use weights::DeviceWeights;
@@ -66,7 +69,15 @@ pub struct GpuBackend {
     pieces: PieceLists,
     experts: DeviceExperts,
     together: Together,
+    /// Choices that a step waits for.
+    waiting: Option<Waiting>,
+    /// Whether this step can record what follows choices before they are known.
+    may_wait: bool,
     plan: Option<Plan>,
+    /// The answer that the step before this one was of, and the one that this step is of.
+    answers: (Option<Answer>, Option<Answer>),
+    /// Marks given to answers.
+    marks: u64,
     /// Buffers made so far when bindings were last forgotten.
     buffers_seen: u64,
 }
@@ -83,7 +94,11 @@ impl GpuBackend {
             pieces: PieceLists::default(),
             experts: DeviceExperts::new(options.expert_bytes),
             together: Together::new(options.cpu_experts),
+            waiting: None,
+            may_wait: false,
             plan: None,
+            answers: (None, None),
+            marks: 0,
             buffers_seen: 0,
         }
     }
@@ -152,10 +167,6 @@ impl GpuBackend {
                 ops::split_pairs(r, views, heads * tokens, *dim)?;
             }
             Op::Rope {
-                style: RopeStyle::InterleavedTail,
-                ..
-            } => return Err(wrong_op(op)),
-            Op::Rope {
                 x,
                 heads,
                 head_dim,
@@ -215,21 +226,6 @@ impl GpuBackend {
 }
 
 impl GpuBackend {
-    /// A step of which either all tokens are of prompts or none.
-    fn whole(&mut self, w: &mut Work<'_, '_>, record: Option<Record<'_>>) -> Result<(), Error> {
-        if w.step.spans.iter().all(|span| !span.is_prompt) {
-            return self.decode(w, record);
-        }
-        self.make_plan(w)?;
-        for op in &w.graph.ops {
-            self.one(op, w.step, w.weights, w.pool, w.stage)?;
-        }
-        match record {
-            None => Ok(()),
-            Some(_) => Err(Error::Internal("a prompt is not recorded".to_owned())),
-        }
-    }
-
     /// Runs one operation.
     fn one(
         &mut self,
@@ -257,11 +253,18 @@ impl GpuBackend {
             Op::KvAppend { .. }
             | Op::Attention { .. }
             | Op::Conv1dSilu { .. }
-            | Op::GatedDelta { .. } => self.with_state(op, step, weights, pool),
+            | Op::GatedDelta { .. }
+            | Op::Entries(_) => self.with_state(op, step, weights, pool),
             Op::AddBias { .. }
             | Op::Rearrange { .. }
             | Op::HeadMatmul { .. }
             | Op::GroupedRouter { .. } => self.latent(op, step.tokens.len(), weights, pool),
+            Op::Streams(op) => self.streams(op, weights, pool),
+            Op::NgramRows { .. } => self.ngram_rows(op, step, weights, pool),
+            Op::TokenRouter { .. } => self.token_router(op, step, weights, pool),
+            Op::RmsNormalize { .. } | Op::LayerNorm { .. } | Op::Glu { .. } => {
+                self.norms_and_gates(op, weights, pool)
+            }
             Op::RequestExperts { .. } => self.request_experts(op, pool, experts),
             Op::Experts { .. } => self.routed_experts(op, step, (weights, pool), experts),
             _ => self.rows(op, step, weights, pool),
@@ -293,25 +296,11 @@ impl Backend for GpuBackend {
             self.recorder.forget_bindings();
         }
         self.recorder.begin_times();
+        self.answers = (self.answers.1.take(), None);
     }
 
     fn fetch(&mut self, wanted: &[BufferId], pool: &mut BufferPool) -> Result<(), Error> {
         self.buffers.fetch(&mut self.recorder, wanted, pool)
-    }
-
-    fn best(&mut self, logits: BufferId, pool: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
-        let rows = pool.rows(logits);
-        if rows == 0 || !self.buffers.is_held(logits) {
-            return Ok(None);
-        }
-        let width = pool.len(logits) / rows;
-        let out = self.recorder.scratch("best tokens", rows as u64 * 4)?;
-        let out = View::first(&out, rows as u64 * 4);
-        let logits = self.buffers.view(pool, logits)?;
-        ops::argmax(&mut self.recorder, logits, out, rows, width)?;
-        let bytes = self.recorder.read(&[out])?;
-        let best: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
-        Ok((!best.contains(&ops::NOT_FINITE)).then_some(best))
     }
 
     fn end_step(&mut self) -> Result<(), Error> {
@@ -347,12 +336,24 @@ impl Backend for GpuBackend {
             pool,
             stage,
         };
-        let prompts = work.step.spans.iter().filter(|span| span.is_prompt);
-        let prompts = prompts.count();
-        match prompts == 0 || prompts == work.step.spans.len() {
-            true => self.whole(&mut work, record),
-            false => self.mixed(&mut work),
-        }
+        self.any(&mut work, record)
+    }
+
+    fn run_best(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        pool: &mut BufferPool,
+        stage: &mut ExpertStage,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        self.best_step(&mut Work {
+            graph,
+            step,
+            weights,
+            pool,
+            stage,
+        })
     }
 
     fn run_recurrences(
@@ -374,6 +375,10 @@ impl Backend for GpuBackend {
             },
             inputs,
         )
+    }
+
+    fn cool(&mut self) {
+        self.experts.cool();
     }
 
     fn warm(&mut self, stage: &mut ExpertStage) -> Result<(), Error> {

@@ -43,7 +43,9 @@ impl GpuBackend {
         }
         let slots = self.experts.open(&self.gpu, w.stage, (layer, top_k))?;
         let (room, is_complete) = (slots.slots(), slots.is_complete());
-        if hopeful || is_complete {
+        // What waits for choices begins when they have slots.
+        let is_known = self.waiting.as_ref().is_some_and(|w| w.layer == layer);
+        if hopeful || is_complete || is_known {
             let chooser = item.router.filter(|_| hopeful);
             return self.turn(item, w, 0..tokens, (hopeful && !is_complete, chooser));
         }

@@ -2,12 +2,14 @@
 
 use moeflux::backend::Step;
 use moeflux::graph::{BufferPool, Op, StateId};
+use moeflux::kernels::AttentionShape;
 use moeflux::weights::Weights;
 use moeflux::{Error, Session};
 
 use super::{GpuBackend, prompt, wrong_op};
 use crate::ops::{self, DeltaViews, SpanRows};
 use crate::state::{DeviceKv, DeviceRecurrent};
+use crate::{GpuError, Recorder, View};
 
 impl GpuBackend {
     pub(super) fn with_state(
@@ -79,6 +81,9 @@ impl GpuBackend {
                 let copies = (&*copies.0, &*copies.1);
                 ops::gated_delta(r, &views, copies, *shape, rows)?;
             }
+            Op::Entries(op) => {
+                return self.entries(op, (session, is_prompt), rows, weights, pool);
+            }
             other => return Err(wrong_op(other)),
         }
         Ok(())
@@ -108,18 +113,42 @@ impl GpuBackend {
             None => None,
         };
         let kv = state_of::<DeviceKv>(session, *state)?;
-        let (q, out) = (self.buffers.view(pool, *q)?, self.buffers.view(pool, *out)?);
-        if !is_prompt {
-            return Ok(ops::attention(r, q, kv, out, (*shape, sinks), rows)?);
-        }
-        for (number, part) in prompt::parts(rows, shape.heads * shape.head_dim).enumerate() {
-            if number > 0 {
-                r.submit();
-            }
-            ops::attention_prompt(r, q, kv, out, (*shape, sinks), part)?;
-        }
-        Ok(())
+        let views = (self.buffers.view(pool, *q)?, self.buffers.view(pool, *out)?);
+        Ok(attend(r, views, kv, (*shape, sinks), rows, is_prompt)?)
     }
+}
+
+/// Attention of a span, in submissions that are not too long.
+pub(super) fn attend(
+    r: &mut Recorder,
+    (q, out): (View<'_>, View<'_>),
+    kv: &DeviceKv,
+    shape: (AttentionShape, Option<View<'_>>),
+    rows: SpanRows,
+    is_prompt: bool,
+) -> Result<(), GpuError> {
+    if !is_prompt {
+        return ops::attention(r, q, kv, out, shape, rows);
+    }
+    let width = shape.0.heads * shape.0.head_dim;
+    for (number, part) in prompt::parts(rows, width).enumerate() {
+        if number > 0 {
+            r.submit();
+        }
+        ops::attention_prompt(r, q, kv, out, shape, part)?;
+    }
+    Ok(())
+}
+
+pub(super) fn two_states(
+    session: &mut Session,
+    ids: [StateId; 2],
+) -> Result<[&DeviceKv; 2], Error> {
+    let other = || Error::Internal(format!("states {ids:?} are of another kind or place"));
+    let [one, two] = session.remote_states(ids).ok_or_else(other)?;
+    let one = one.as_any().downcast_ref().ok_or_else(other)?;
+    let two = two.as_any().downcast_ref().ok_or_else(other)?;
+    Ok([one, two])
 }
 
 pub(super) fn state_of<S: 'static>(session: &mut Session, id: StateId) -> Result<&mut S, Error> {

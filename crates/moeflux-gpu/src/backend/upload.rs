@@ -1,5 +1,5 @@
-//! Brings experts to the device: through mapped memory that is used again and again, filled by
-//! several threads and copied to its place by the device.
+//! Brings experts to the device: through memory that is used again and again, filled by several
+//! threads and copied to its place by the device.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,11 +11,14 @@ use moeflux_kernels::{Matrix, ThreadPool};
 use wgpu::BufferViewMut;
 
 use crate::matrix::Form;
-use crate::{DeviceBuffer, GpuError, Recorder};
+use crate::pinned::Pinned;
+use crate::{DeviceBuffer, Gpu, GpuError, Recorder};
 
-/// Threads that fill mapped memory: more do not make it faster.
-const THREADS: usize = 8;
-/// Mapped memory, at most, unless a single call needs more.
+/// Threads that fill memory.
+const THREADS: usize = 12;
+/// Parts that a matrix is written in by as many threads.
+const PARTS: usize = 4;
+/// Memory for the way, at most, unless a single call needs more.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// Where an expert's matrices lie in its slot: form and first byte.
@@ -27,24 +30,47 @@ pub(super) struct SlotForm {
 /// Memory on its way to the device.
 pub(super) struct Uploads {
     pool: ThreadPool,
-    /// Mapped: to be filled.
-    free: Vec<wgpu::Buffer>,
-    /// Unmapped, with copies of them recorded.
-    recorded: Vec<wgpu::Buffer>,
-    /// To be mapped again when the device has copied them.
-    away: Vec<(wgpu::Buffer, Arc<AtomicU8>)>,
+    /// To be filled.
+    free: Vec<Carrier>,
+    /// With copies of them recorded.
+    recorded: Vec<Carrier>,
+    /// To be filled again when the device has copied them.
+    away: Vec<(Carrier, Arc<AtomicU8>)>,
     bytes: u64,
 }
 
-/// States of a buffer that is away.
-const WAITING: u8 = 0;
-const MAPPED: u8 = 1;
+/// A piece of memory that the device copies from.
+enum Carrier {
+    /// The host's.
+    Pinned(Pinned),
+    /// As wgpu maps it: mapped while it is free.
+    Mapped(wgpu::Buffer),
+}
 
-/// A matrix on its way.
-struct Job<'a> {
-    view: BufferViewMut,
-    form: Form,
-    matrix: Matrix<'a>,
+/// States of a carrier that is away.
+const WAITING: u8 = 0;
+const BACK: u8 = 1;
+
+/// A matrix on its way, or a part of one.
+enum Job<'a> {
+    Mapped(Mutex<BufferViewMut>, Form, Matrix<'a>),
+    Pinned(&'a Pinned, usize, usize, Form, Matrix<'a>),
+}
+
+impl Carrier {
+    fn new(gpu: &Gpu, bytes: u64) -> Result<Carrier, GpuError> {
+        Ok(match Pinned::new(&gpu.device, bytes) {
+            Some(pinned) => Carrier::Pinned(pinned),
+            None => Carrier::Mapped(gpu.mapped(bytes)?),
+        })
+    }
+
+    fn buffer(&self) -> &wgpu::Buffer {
+        match self {
+            Carrier::Pinned(pinned) => pinned.buffer(),
+            Carrier::Mapped(buffer) => buffer,
+        }
+    }
 }
 
 impl Uploads {
@@ -68,29 +94,44 @@ impl Uploads {
         experts: &[(usize, &[u8])],
     ) -> Result<(), Error> {
         self.reclaim(r);
-        let (mut jobs, mut buffers) = (Vec::new(), Vec::new());
-        for &(_, bytes) in experts {
-            let buffer = self.mapped(r, form.bytes as u64)?;
-            let matrices = [&layout.gate, &layout.up, &layout.down];
-            for ((form, start), matrix) in form.matrices.iter().zip(matrices) {
-                let (start, matrix) = (*start as u64, matrix.view(bytes)?);
-                let part = buffer.slice(start..start + form.bytes() as u64);
-                let view = part.get_mapped_range_mut().map_err(refused)?;
-                let form = *form;
-                jobs.push(Mutex::new(Job { view, form, matrix }));
+        for &(slot, bytes) in experts {
+            let carrier = self.carrier(r, form.bytes as u64)?;
+            self.fill(&carrier, form, layout, bytes)?;
+            let place = (slot * form.bytes) as u64;
+            self.send(r, carrier, (slots, place), form.bytes as u64);
+            // The device copies this one while the next is filled.
+            r.send();
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        carrier: &Carrier,
+        form: &SlotForm,
+        layout: &ExpertLayout,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        let mut jobs = Vec::new();
+        let matrices = [&layout.gate, &layout.up, &layout.down];
+        for (&(form, start), matrix) in form.matrices.iter().zip(matrices) {
+            let matrix = matrix.view(bytes)?;
+            match carrier {
+                Carrier::Pinned(pinned) => jobs
+                    .extend((0..PARTS).map(|part| Job::Pinned(pinned, start, part, form, matrix))),
+                Carrier::Mapped(buffer) => {
+                    let start = start as u64;
+                    let part = buffer.slice(start..start + form.bytes() as u64);
+                    let view = part.get_mapped_range_mut().map_err(refused)?;
+                    jobs.push(Job::Mapped(Mutex::new(view), form, matrix));
+                }
             }
-            buffers.push(buffer);
         }
         self.pool.run(jobs.len(), &|at| {
             if let Some(job) = jobs.get(at) {
-                job.lock().unwrap_or_else(PoisonError::into_inner).run();
+                job.run();
             }
         });
-        drop(jobs);
-        for (buffer, &(slot, _)) in buffers.into_iter().zip(experts) {
-            let place = (slot * form.bytes) as u64;
-            self.send(r, buffer, (slots, place), form.bytes as u64);
-        }
         Ok(())
     }
 
@@ -101,67 +142,82 @@ impl Uploads {
         to: &DeviceBuffer,
         bytes: &[u8],
     ) -> Result<(), GpuError> {
-        let buffer = self.mapped(r, bytes.len() as u64)?;
-        let part = buffer.slice(..bytes.len() as u64);
-        part.get_mapped_range_mut()
-            .map_err(refused)?
-            .copy_from_slice(bytes);
-        self.send(r, buffer, (to, 0), bytes.len() as u64);
+        let carrier = self.carrier(r, bytes.len() as u64)?;
+        match &carrier {
+            // SAFETY: the carrier was free, and this is the only call for it.
+            Carrier::Pinned(pinned) => unsafe { pinned.put(0, bytes) },
+            Carrier::Mapped(buffer) => {
+                let part = buffer.slice(..bytes.len() as u64);
+                let mut view = part.get_mapped_range_mut().map_err(refused)?;
+                view.copy_from_slice(bytes);
+            }
+        }
+        self.send(r, carrier, (to, 0), bytes.len() as u64);
         Ok(())
     }
 
     fn send(
         &mut self,
         r: &mut Recorder,
-        buffer: wgpu::Buffer,
+        carrier: Carrier,
         (to, place): (&DeviceBuffer, u64),
         bytes: u64,
     ) {
-        buffer.unmap();
-        r.copy_host(&buffer, bytes, to, place);
-        self.recorded.push(buffer);
+        if let Carrier::Mapped(buffer) = &carrier {
+            buffer.unmap();
+        }
+        r.copy_host(carrier.buffer(), bytes, to, place);
+        self.recorded.push(carrier);
     }
 
-    /// Has what was sent mapped again when the device is done with it.
+    /// Has what was sent come back when the device is done with it.
     fn reclaim(&mut self, r: &mut Recorder) {
         if self.recorded.is_empty() {
             return;
         }
         r.submit();
-        for buffer in self.recorded.drain(..) {
+        let done = Arc::new(AtomicU8::new(WAITING));
+        let tell = Arc::clone(&done);
+        let queue = &r.gpu().queue;
+        queue.on_submitted_work_done(move || tell.store(BACK, Ordering::Release));
+        for carrier in self.recorded.drain(..) {
+            let Carrier::Mapped(buffer) = &carrier else {
+                self.away.push((carrier, Arc::clone(&done)));
+                continue;
+            };
             let state = Arc::new(AtomicU8::new(WAITING));
             let tell = Arc::clone(&state);
             buffer
                 .slice(..)
                 .map_async(wgpu::MapMode::Write, move |result| {
-                    tell.store(MAPPED + u8::from(result.is_err()), Ordering::Release);
+                    tell.store(BACK + u8::from(result.is_err()), Ordering::Release);
                 });
-            self.away.push((buffer, state));
+            self.away.push((carrier, state));
         }
     }
 
-    /// Takes back what has been mapped.
+    /// Takes back what the device is done with.
     fn collect(&mut self) {
         let mut at = 0;
         while let Some((_, state)) = self.away.get(at) {
             match state.load(Ordering::Acquire) {
                 WAITING => at += 1,
                 state => {
-                    let (buffer, _) = self.away.swap_remove(at);
+                    let (carrier, _) = self.away.swap_remove(at);
                     match state {
-                        MAPPED => self.free.push(buffer),
-                        _ => self.bytes -= buffer.size(),
+                        BACK => self.free.push(carrier),
+                        _ => self.bytes -= carrier.buffer().size(),
                     }
                 }
             }
         }
     }
 
-    /// Mapped memory of at least `bytes`.
-    fn mapped(&mut self, r: &mut Recorder, bytes: u64) -> Result<wgpu::Buffer, GpuError> {
+    /// A carrier of at least `bytes`.
+    fn carrier(&mut self, r: &mut Recorder, bytes: u64) -> Result<Carrier, GpuError> {
         self.collect();
         let size = bytes.max(16).next_multiple_of(16);
-        let is_wanted = |b: &wgpu::Buffer| (size..=2 * size).contains(&b.size());
+        let is_wanted = |c: &Carrier| (size..=2 * size).contains(&c.buffer().size());
         let mut found = self.free.iter().position(is_wanted);
         if found.is_none() && self.bytes + size > MOST_BYTES && !self.away.is_empty() {
             // Whatever was submitted before is done then, and told so.
@@ -172,18 +228,28 @@ impl Uploads {
         if let Some(at) = found {
             return Ok(self.free.swap_remove(at));
         }
-        let made = r.gpu().mapped(size)?;
+        let made = Carrier::new(r.gpu(), size)?;
         self.bytes += size;
         Ok(made)
     }
 }
 
 impl Job<'_> {
-    fn run(&mut self) {
-        let view = &mut self.view;
-        self.form.put(&self.matrix, &mut |at, bytes| {
-            view.slice(at..at + bytes.len()).copy_from_slice(bytes);
-        });
+    fn run(&self) {
+        match self {
+            Job::Mapped(view, form, matrix) => {
+                let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+                form.put(matrix, (0, 1), &mut |at, bytes| {
+                    view.slice(at..at + bytes.len()).copy_from_slice(bytes);
+                });
+            }
+            Job::Pinned(pinned, start, part, form, matrix) => {
+                form.put(matrix, (*part, PARTS), &mut |at, bytes| {
+                    // SAFETY: the carrier was free, and no two jobs have the same part of a matrix.
+                    unsafe { pinned.put(start + at, bytes) };
+                });
+            }
+        }
     }
 }
 

@@ -51,6 +51,7 @@ fn kind_of(coding: Coding) -> Kind {
         Coding::Q4_1 => kind("IS_PAIR", 4, TWO, levels),
         Coding::Q5_1 => kind("IS_PAIR", 5, TWO, levels),
         Coding::Mxfp4 => kind("IS_POWER", 4, (1, &[1]), levels),
+        Coding::Nvfp4 => kind("IS_NESTED", 4, (1, &[1, 1]), levels),
         Coding::Q2K => kind("IS_Q2K", 2, (8, &[4, 4, 4, 4, 2, 2]), levels),
         Coding::Q3K => kind("IS_Q3K", 3, (8, &[4, 4, 4, 2]), levels),
         Coding::Q4K => kind("IS_K", 4, K, levels),
@@ -69,12 +70,14 @@ pub(super) fn runs(coding: Coding) -> Vec<usize> {
 
 /// A form of each kind, of a tile's rows: for checking what kernels become.
 pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
-    use Coding::{Iq4Nl, Iq4Xs, Mxfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
+    use Coding::{
+        Iq4Nl, Iq4Xs, Mxfp4, Nvfp4, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0,
+    };
     let affine = |bits| [32, 64, 128].map(|group| Coding::Affine { bits, group });
     let mut codings: Vec<Coding> = [2, 3, 4, 5, 6, 8].into_iter().flat_map(affine).collect();
     codings.extend([4, 8].map(|bits| Coding::Centered { bits, group: 64 }));
     codings.extend([Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K]);
-    codings.extend([Iq4Nl, Iq4Xs, Mxfp4]);
+    codings.extend([Iq4Nl, Iq4Xs, Mxfp4, Nvfp4]);
     let floats = [Elements::F32, Elements::F16, Elements::Bf16, Elements::F8];
     let elements = codings.into_iter().map(Elements::Coded).chain(floats);
     let form = |elements| Form {
@@ -86,7 +89,7 @@ pub(crate) fn all_forms(cols: usize) -> Vec<Form> {
 }
 
 /// Names of a form's parameters, and of a second form's.
-const SECOND_NAMES: [(&str, &str); 41] = [
+const SECOND_NAMES: [(&str, &str); 43] = [
     ("PLANES", "BPLANES"),
     ("EIGHT", "BEIGHT"),
     ("NIBBLES", "BNIBBLES"),
@@ -100,6 +103,8 @@ const SECOND_NAMES: [(&str, &str); 41] = [
     ("IS_SIMPLE", "BIS_SIMPLE"),
     ("IS_PAIR", "BIS_PAIR"),
     ("IS_POWER", "BIS_POWER"),
+    ("IS_NESTED", "BIS_NESTED"),
+    ("HAS_E4M3", "BHAS_E4M3"),
     ("IS_K", "BIS_K"),
     ("IS_Q2K", "BIS_Q2K"),
     ("IS_Q3K", "BIS_Q3K"),
@@ -146,7 +151,7 @@ impl Form {
             Elements::F32 => vec![("IS_F32", 1), ("SPAN", 4), ("FOUR", 4)],
             Elements::F16 => vec![("IS_F16", 1), ("SPAN", 8), ("FOUR", 4)],
             Elements::Bf16 => vec![("IS_BF16", 1), ("SPAN", 8), ("FOUR", 4)],
-            Elements::F8 => vec![("IS_F8", 1), ("SPAN", 16)],
+            Elements::F8 => vec![("IS_F8", 1), ("HAS_E4M3", 1), ("SPAN", 16)],
             Elements::Coded(coding) => coded_params(coding),
         }
     }
@@ -193,6 +198,7 @@ fn coded_params(coding: Coding) -> Vec<Param> {
         ("BIASED", u32::from(coding.has_bias())),
         ("SPLIT", u32::from(is_split)),
         ("SPLIT_BIAS", u32::from(is_split && coding.has_bias())),
+        ("HAS_E4M3", u32::from(coding == Coding::Nvfp4)),
     ];
     if let Some(levels) = kind.levels {
         params.push(("LEVELS", 1));

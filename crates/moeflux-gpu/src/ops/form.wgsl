@@ -23,14 +23,20 @@ fn f16_pair(word: u32) -> vec2<f32> {
 }
 //#endif
 
-//#if IS_F8
-// Four E4M3 numbers, one a byte. Those below the smallest normal one are counted in its steps.
-fn four_f8${F}(word: u32) -> vec4<f32> {
-    let bytes = (vec4(word) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu);
+//#if HAS_E4M3
+// E4M3 numbers. Those below the smallest normal one are counted in its steps.
+fn e4m3${F}(bytes: vec4<u32>) -> vec4<f32> {
     let sizes = bytes & vec4(0x7fu);
     let normal = bitcast<vec4<f32>>((sizes << vec4(20u)) + vec4(120u << 23u));
     let values = select(normal, vec4<f32>(sizes) * 0.001953125, sizes < vec4(8u));
     return select(values, -values, bytes > vec4(0x7fu));
+}
+//#endif
+
+//#if IS_F8
+// Four E4M3 numbers, one a byte.
+fn four_f8${F}(word: u32) -> vec4<f32> {
+    return e4m3${F}((vec4(word) >> vec4(0u, 8u, 16u, 24u)) & vec4(0xffu));
 }
 
 // The scale of a run of 16 elements of a row.
@@ -178,6 +184,11 @@ fn maps_of${F}(place: Place, cols: u32, tile: u32, q: u32, block: u32, unit: u32
 //#endif
 //#if IS_POWER
     maps.low = half_powers${F}(four_bytes${F}(block, q));
+//#endif
+//#if IS_NESTED
+    let half_global = bitcast<f32>(${M}[place.scales + tile].x);
+    maps.low = e4m3${F}(four_bytes${F}(block, q)) * half_global;
+    maps.high = e4m3${F}(four_bytes${F}(block + 1u, q)) * half_global;
 //#endif
 //#if IS_IQ4XS
     let j = unit % 8u;

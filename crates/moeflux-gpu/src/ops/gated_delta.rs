@@ -41,7 +41,7 @@ pub struct DeltaViews<'a> {
 }
 
 /// `lanes`: sums over neighbouring threads within a subgroup.
-fn params(shape: DeltaShape, lanes: bool) -> [Param; 13] {
+fn params(shape: DeltaShape, lanes: bool) -> [Param; 14] {
     // What a block of tokens needs fits in the workgroup's memory.
     let quads = (shape.key_dim as u32).div_ceil(4 * PARTS);
     let is_keyed = shape.decay != Decay::Head;
@@ -63,6 +63,10 @@ fn params(shape: DeltaShape, lanes: bool) -> [Param; 13] {
         ("FOUR", 4),
         ("LANES", u32::from(lanes)),
         ("KEYED", u32::from(is_keyed)),
+        (
+            "BOUNDED",
+            u32::from(matches!(shape.decay, Decay::BoundedKey(_))),
+        ),
     ]
 }
 
@@ -70,7 +74,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
     for head_order in [HeadOrder::Grouped, HeadOrder::Tiled] {
         for (key_dim, value_dim) in [(128, 128), (64, 128), (6, 10), (256, 256)] {
-            for decay in [Decay::Head, Decay::Key] {
+            for decay in [Decay::Head, Decay::Key, Decay::BoundedKey(-5.0)] {
                 let shape = DeltaShape {
                     key_heads: 16,
                     value_heads: 32,
@@ -149,6 +153,10 @@ pub fn gated_delta_by(
     for copy in [current, next] {
         check::holds(OP, "a state", &copy.into(), state)?;
     }
+    let mut immediates = vec![span.first_row as u32, span.len as u32];
+    if let Decay::BoundedKey(bound) = shape.decay {
+        immediates.push(bound.to_bits());
+    }
     let states = [current.into(), next.into()];
     r.dispatch(&Dispatch {
         shader: &SHADER,
@@ -156,7 +164,7 @@ pub fn gated_delta_by(
         views: &[
             v.qkv, v.a, v.b, v.a_log, v.dt_bias, states[0], states[1], v.out,
         ],
-        immediates: &[span.first_row as u32, span.len as u32],
+        immediates: &immediates,
         groups: [value_dim.div_ceil(COLUMNS) as u32, value_heads as u32, 1],
     })
 }

@@ -21,6 +21,9 @@ const L2_EPS: f32 = 1e-6;
 struct Sizes {
     first_row: u32,
     tokens: u32,
+//#if BOUNDED
+    bound: f32,
+//#endif
 }
 
 var<immediate> sizes: Sizes;
@@ -125,7 +128,11 @@ fn put_block(loaded: Loaded, head: u32, thread: u32) {
 
 //#if KEYED
 fn decay_of(rate: f32, x: f32) -> f32 {
+//#if BOUNDED
+    return exp_of(sizes.bound * sigmoid(rate * x));
+//#else
     return exp_of(-(rate * softplus(x)));
+//#endif
 }
 
 // Decays of the tokens of a block; tokens past the last have its.

@@ -25,9 +25,8 @@ static SOFTMAX: Shader = Shader {
 /// The most experts that a workgroup's memory takes.
 const MAX_EXPERTS: usize = 2048;
 
-fn kernel(rule: &GroupedRouting, has_bias: bool) -> (&'static Shader, [Param; 9]) {
+fn kernel(rule: &GroupedRouting, has_bias: bool) -> (&'static Shader, [Param; 10]) {
     let (shader, is_sigmoid) = match rule.scores {
-        // The other one is refused before.
         Scores::Sigmoid | Scores::SqrtSoftplus => (&SIGMOID, true),
         Scores::Softmax => (&SOFTMAX, false),
     };
@@ -40,6 +39,7 @@ fn kernel(rule: &GroupedRouting, has_bias: bool) -> (&'static Shader, [Param; 9]
         ("KEPT", rule.kept_groups as u32),
         ("TOP_K", rule.top_k as u32),
         ("SIGMOID", u32::from(is_sigmoid)),
+        ("SOFTPLUS", u32::from(rule.scores == Scores::SqrtSoftplus)),
         ("SUM_OF_TWO", u32::from(sums)),
         ("RENORMALIZE", u32::from(rule.renormalize)),
         ("BIAS", u32::from(has_bias)),
@@ -54,10 +54,14 @@ pub(super) fn kernels() -> [(&'static Shader, Vec<Vec<Param>>); 2] {
         (2048, 16, 64, 8),
         (6, 3, 6, 4),
     ];
-    [Scores::Sigmoid, Scores::Softmax].map(|scores| {
+    let one_by_one = &[Scores::Sigmoid, Scores::SqrtSoftplus][..];
+    [(&SIGMOID, one_by_one), (&SOFTMAX, &[Scores::Softmax][..])].map(|(shader, kinds)| {
         let mut all = Vec::new();
         for (experts, top_k, groups, kept_groups) in sizes {
-            for both in [false, true] {
+            for (both, &scores) in [false, true]
+                .into_iter()
+                .flat_map(|both| kinds.iter().map(move |kind| (both, kind)))
+            {
                 let rule = GroupedRouting {
                     experts,
                     top_k,
@@ -70,10 +74,6 @@ pub(super) fn kernels() -> [(&'static Shader, Vec<Vec<Param>>); 2] {
                 all.push(kernel(&rule, both).1.to_vec());
             }
         }
-        let shader = match scores {
-            Scores::Sigmoid | Scores::SqrtSoftplus => &SIGMOID,
-            Scores::Softmax => &SOFTMAX,
-        };
         (shader, all)
     })
 }

@@ -33,6 +33,9 @@ var<workgroup> chosen: array<f32, TOP_K>;
 
 // 1 of a number, 2 of what cannot be ranked, 0 of what vanishes beside a number.
 fn kind_of(bits: u32) -> u32 {
+//#if SOFTPLUS
+    return select(1u, 2u, bits == 0x7f800000u || (bits & 0x7fffffffu) > 0x7f800000u);
+//#else
 //#if SIGMOID
     return select(1u, 2u, (bits & 0x7fffffffu) > 0x7f800000u);
 //#else
@@ -40,6 +43,7 @@ fn kind_of(bits: u32) -> u32 {
         return 0u;
     }
     return select(1u, 2u, (bits & 0x7fffffffu) >= 0x7f800000u);
+//#endif
 //#endif
 }
 
@@ -70,8 +74,13 @@ fn score_all(first: u32, thread: u32) {
 //#if SIGMOID
     for (var id = thread; id < EXPERTS; id += THREADS) {
         // Beyond these it is 0 or 1; an infinity would be lost on its way.
+//#if SOFTPLUS
+        let x = max(bitcast<f32>(logits[first + id]), -120.0);
+        scores[id] = sqrt(softplus(x));
+//#else
         let x = clamp(bitcast<f32>(logits[first + id]), -120.0, 120.0);
         scores[id] = sigmoid(x);
+//#endif
     }
 //#else
     let greatest = most[0];

@@ -1,4 +1,5 @@
-//! Root-mean-square norms: alone, of a sum that is kept, and times a gate.
+//! Root-mean-square norms: alone, and times a gate; with one weight for all pieces, one for each, or
+//! none.
 
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -13,55 +14,65 @@ static SHADER: Shader = Shader {
     ],
 };
 
-/// What a norm does besides.
-#[derive(Clone, Copy)]
-enum Kind {
-    Plain,
-    Gated,
-    OfSum,
-}
+/// The name in errors.
+const OP: &str = "rms_norm";
 
-fn params(kind: Kind, len: usize) -> [Param; 4] {
+/// Longer pieces are read twice.
+const MOST_KEPT: usize = 8192;
+
+/// `pieces`: how many have weights of their own.
+fn params(is_gated: bool, len: usize, pieces: usize) -> [Param; 5] {
     let threads = (len / 4).next_power_of_two().clamp(32, 256);
     [
         ("THREADS", threads as u32),
         ("LEN", len as u32),
-        ("GATED", u32::from(matches!(kind, Kind::Gated))),
-        ("ADD", u32::from(matches!(kind, Kind::OfSum))),
+        ("PIECES", pieces as u32),
+        ("IN_REGISTERS", u32::from(len <= MOST_KEPT)),
+        ("GATED", u32::from(is_gated)),
     ]
 }
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for kind in [Kind::Plain, Kind::Gated, Kind::OfSum] {
+    for is_gated in [false, true] {
         for len in [8, 128, 256, 2048, 4096, 7168] {
-            all.push(params(kind, len).to_vec());
+            all.push(params(is_gated, len, 1).to_vec());
         }
+    }
+    for (len, pieces) in [(512, 0), (28_672, 0), (28_672, 1), (2048, 4)] {
+        all.push(params(false, len, pieces).to_vec());
     }
     (&SHADER, all)
 }
 
+/// `weight` has the weights of so many pieces.
+type Weight<'a> = Option<(View<'a>, usize)>;
+
 fn run(
     r: &mut Recorder,
-    kind: Kind,
-    views: &[View<'_>],
-    pieces: usize,
-    len: usize,
+    weight: Weight<'_>,
+    (x, out, gate): (View<'_>, View<'_>, Option<View<'_>>),
+    (pieces, len): (usize, usize),
     eps: f32,
 ) -> Result<(), GpuError> {
-    const OP: &str = "rms_norm";
     check::positive(OP, "the length", len)?;
     check::product(OP, &[pieces, len])?;
-    check::holds(OP, "the weight", &views[1], len)?;
-    for (at, view) in views.iter().enumerate() {
-        if at != 1 {
-            check::holds(OP, "an input or output", view, pieces * len)?;
-        }
+    let mut views = vec![x, out];
+    for view in views.iter().chain(&gate) {
+        check::holds(OP, "an input or output", view, pieces * len)?;
     }
+    let mut weights = 0;
+    if let Some((weight, own)) = weight {
+        let all = check::product(OP, &[own, len])? as usize;
+        check::holds(OP, "the weight", &weight, all)?;
+        views.push(weight);
+        weights = own;
+    }
+    views.extend(gate);
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params(kind, len),
-        views,
+        params: &params(gate.is_some(), len, weights),
+        views: &views,
         immediates: &[pieces as u32, eps.to_bits()],
         groups: grid(pieces as u32),
     })
@@ -78,10 +89,41 @@ pub fn rms_norm(
     len: usize,
     eps: f32,
 ) -> Result<(), GpuError> {
-    run(r, Kind::Plain, &[x, weight, out], pieces, len, eps)
+    let weight = Some((weight, 1));
+    run(r, weight, (x, out, None), (pieces, len), eps)
 }
 
-/// The same, times `silu(gate)`, `gate` shaped as `x`.
+/// The same without a weight.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_normalize(
+    r: &mut Recorder,
+    (x, out): (View<'_>, View<'_>),
+    pieces: usize,
+    len: usize,
+    eps: f32,
+) -> Result<(), GpuError> {
+    run(r, None, (x, out, None), (pieces, len), eps)
+}
+
+/// The same with weights of their own for `own` pieces in turn, `weight` `[own, len]`.
+///
+/// # Errors
+/// As [`rms_norm`].
+pub fn rms_norm_pieces(
+    r: &mut Recorder,
+    (x, weight, out): (View<'_>, View<'_>, View<'_>),
+    (pieces, own): (usize, usize),
+    len: usize,
+    eps: f32,
+) -> Result<(), GpuError> {
+    check::positive(OP, "the number of weights", own)?;
+    let weight = Some((weight, own));
+    run(r, weight, (x, out, None), (pieces, len), eps)
+}
+
+/// [`rms_norm`], times `silu(gate)`, `gate` shaped as `x`.
 ///
 /// # Errors
 /// As [`rms_norm`].
@@ -92,20 +134,6 @@ pub fn rms_norm_gated(
     len: usize,
     eps: f32,
 ) -> Result<(), GpuError> {
-    run(r, Kind::Gated, &[x, weight, out, gate], pieces, len, eps)
-}
-
-/// `sum = a + b`, and the norm of `sum`, each `[pieces, len]`.
-///
-/// # Errors
-/// As [`rms_norm`].
-pub fn add_rms_norm(
-    r: &mut Recorder,
-    (a, b, sum): (View<'_>, View<'_>, View<'_>),
-    (weight, out): (View<'_>, View<'_>),
-    pieces: usize,
-    len: usize,
-    eps: f32,
-) -> Result<(), GpuError> {
-    run(r, Kind::OfSum, &[a, weight, out, b, sum], pieces, len, eps)
+    let views = (x, out, Some(gate));
+    run(r, Some((weight, 1)), views, (pieces, len), eps)
 }

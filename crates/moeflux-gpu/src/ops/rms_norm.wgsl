@@ -1,8 +1,9 @@
-// Root-mean-square norm of pieces of LEN elements, one workgroup a piece. With ADD, of the sum of
-// two inputs, which is kept; with GATED, times silu(gate).
+// Root-mean-square norm of pieces of LEN elements, one workgroup a piece; with GATED, times
+// silu(gate). PIECES pieces in turn have weights of their own; 0: none has any.
 
 const THREADS: u32 = ${THREADS}u;
 const LEN: u32 = ${LEN}u;
+const PIECES: u32 = ${PIECES}u;
 
 struct Sizes {
     pieces: u32,
@@ -11,14 +12,12 @@ struct Sizes {
 
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+//#if PIECES
+@group(0) @binding(2) var<storage, read> weight: array<f32>;
+//#endif
 //#if GATED
 @group(0) @binding(3) var<storage, read> gate: array<f32>;
-//#endif
-//#if ADD
-@group(0) @binding(3) var<storage, read> added: array<f32>;
-@group(0) @binding(4) var<storage, read_write> sum: array<f32>;
 //#endif
 
 const KEPT: u32 = (LEN + THREADS - 1u) / THREADS;
@@ -34,18 +33,17 @@ fn main(
         return;
     }
     let first = piece * LEN;
+//#if IN_REGISTERS
     var kept: array<f32, KEPT>;
+//#endif
     var squares = 0.0;
     for (var i = 0u; i < KEPT; i++) {
         let at = i * THREADS + thread;
         if at < LEN {
-//#if ADD
-            let value = x[first + at] + added[first + at];
-            sum[first + at] = value;
-//#else
             let value = x[first + at];
-//#endif
+//#if IN_REGISTERS
             kept[i] = value;
+//#endif
             squares = fma(value, value, squares);
         }
     }
@@ -53,7 +51,16 @@ fn main(
     for (var i = 0u; i < KEPT; i++) {
         let at = i * THREADS + thread;
         if at < LEN {
-            let value = (kept[i] * inverse) * weight[at];
+//#if IN_REGISTERS
+            let own = kept[i];
+//#else
+            let own = x[first + at];
+//#endif
+//#if PIECES
+            let value = (own * inverse) * weight[piece % PIECES * LEN + at];
+//#else
+            let value = own * inverse;
+//#endif
 //#if GATED
             out[first + at] = value * silu(gate[first + at]);
 //#else

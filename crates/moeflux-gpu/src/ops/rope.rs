@@ -6,8 +6,9 @@ use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
 use super::{check, grid};
 
+const OP: &str = "rope";
 static SHADER: Shader = Shader {
-    name: "rope",
+    name: OP,
     parts: &[
         include_str!("common.wgsl"),
         include_str!("turn.wgsl"),
@@ -32,21 +33,27 @@ pub struct RopeShape {
     pub attention_scale: f32,
 }
 
-fn params(shape: RopeShape) -> [Param; 4] {
+fn params(shape: RopeShape, stepped: bool) -> [Param; 6] {
     [
         ("HEADS", shape.heads as u32),
         ("DIM", shape.head_dim as u32),
         ("PAIRS", shape.pairs as u32),
         (
             "INTERLEAVED",
-            u32::from(shape.style == RopeStyle::Interleaved),
+            u32::from(shape.style != RopeStyle::HalfSplit),
         ),
+        ("TAIL", u32::from(shape.style == RopeStyle::InterleavedTail)),
+        ("STEPPED", u32::from(stepped)),
     ]
 }
 
 pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
     let mut all = Vec::new();
-    for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
+    for style in [
+        RopeStyle::HalfSplit,
+        RopeStyle::Interleaved,
+        RopeStyle::InterleavedTail,
+    ] {
         for (heads, head_dim, pairs) in [(16, 256, 32), (2, 256, 32), (32, 128, 64), (3, 8, 4)] {
             let attention_scale = 1.0;
             let shape = RopeShape {
@@ -56,7 +63,7 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
                 style,
                 attention_scale,
             };
-            all.push(params(shape).to_vec());
+            all.extend([false, true].map(|stepped| params(shape, stepped).to_vec()));
         }
     }
     (&SHADER, all)
@@ -73,7 +80,37 @@ pub fn rope(
     shape: RopeShape,
     tokens: usize,
 ) -> Result<(), GpuError> {
-    const OP: &str = "rope";
+    check::holds(OP, "positions", &positions, tokens)?;
+    let sizes = [tokens as u32, shape.attention_scale.to_bits()];
+    let views = [x, inv_freq, out, positions];
+    run(r, &views, shape, tokens, &sizes)
+}
+
+/// [`rope`] where row t is at position `start + t * step`.
+///
+/// # Errors
+/// As there.
+pub fn rope_stepped(
+    r: &mut Recorder,
+    (x, inv_freq, out): (View<'_>, View<'_>, View<'_>),
+    shape: RopeShape,
+    tokens: usize,
+    (start, step): (usize, usize),
+) -> Result<(), GpuError> {
+    check::product(OP, &[start.saturating_add(tokens.saturating_mul(step))])?;
+    let [tokens_of, start, step] = [tokens, start, step].map(|n| n as u32);
+    let sizes = [tokens_of, shape.attention_scale.to_bits(), start, step];
+    run(r, &[x, inv_freq, out], shape, tokens, &sizes)
+}
+
+/// `views`: x, inv_freq and out, and positions where they do not go by steps.
+fn run(
+    r: &mut Recorder,
+    views: &[View<'_>],
+    shape: RopeShape,
+    tokens: usize,
+    sizes: &[u32],
+) -> Result<(), GpuError> {
     let RopeShape {
         heads,
         head_dim,
@@ -85,16 +122,15 @@ pub fn rope(
         return Err(GpuError::Unsupported { op: OP, problem });
     }
     let len = check::product(OP, &[tokens, heads, head_dim])? as usize;
-    check::holds(OP, "x", &x, len)?;
-    check::holds(OP, "out", &out, len)?;
-    check::holds(OP, "positions", &positions, tokens)?;
-    check::holds(OP, "inv_freq", &inv_freq, pairs)?;
+    check::holds(OP, "x", &views[0], len)?;
+    check::holds(OP, "inv_freq", &views[1], pairs)?;
+    check::holds(OP, "out", &views[2], len)?;
     let units = (tokens * heads * (head_dim - pairs)) as u32;
     r.dispatch(&Dispatch {
         shader: &SHADER,
-        params: &params(shape),
-        views: &[x, positions, inv_freq, out],
-        immediates: &[tokens as u32, shape.attention_scale.to_bits()],
+        params: &params(shape, views.len() == 3),
+        views,
+        immediates: sizes,
         groups: grid(units.div_ceil(THREADS)),
     })
 }

@@ -1,4 +1,5 @@
-// Rotary positions: a thread rotates one pair, or copies one of the elements that stay.
+// Rotary positions: a thread rotates one pair, or copies one of the elements that stay. With STEPPED
+// rows have positions in equal steps, otherwise a list says them.
 
 const THREADS: u32 = 64u;
 const HEADS: u32 = ${HEADS}u;
@@ -10,13 +11,21 @@ const UNITS: u32 = DIM - PAIRS;
 struct Sizes {
     tokens: u32,
     scale: f32,
+//#if STEPPED
+    // Position of the first row, and from one to the next.
+    start: u32,
+    step: u32,
+//#endif
 }
 
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> positions: array<u32>;
-@group(0) @binding(2) var<storage, read> inv_freq: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read> inv_freq: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+//#if STEPPED
+//#else
+@group(0) @binding(3) var<storage, read> positions: array<u32>;
+//#endif
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -32,12 +41,26 @@ fn main(
     let unit = at % UNITS;
     let first = row * DIM;
     if unit >= PAIRS {
-        out[first + PAIRS + unit] = x[first + PAIRS + unit];
+//#if TAIL
+        let stays = first + unit - PAIRS;
+//#else
+        let stays = first + PAIRS + unit;
+//#endif
+        out[stays] = x[stays];
         return;
     }
-    let turned = sin_cos(f32(positions[row / HEADS]) * inv_freq[unit]) * sizes.scale;
+//#if STEPPED
+    let position = sizes.start + row / HEADS * sizes.step;
+//#else
+    let position = positions[row / HEADS];
+//#endif
+    let turned = sin_cos(f32(position) * inv_freq[unit]) * sizes.scale;
 //#if INTERLEAVED
+//#if TAIL
+    let at_a = first + DIM - 2u * PAIRS + 2u * unit;
+//#else
     let at_a = first + 2u * unit;
+//#endif
     let at_b = at_a + 1u;
 //#else
     let at_a = first + unit;

@@ -38,6 +38,17 @@ pub fn poisoned(gpu: &Gpu, len: usize) -> DeviceBuffer {
     upload(gpu, &vec![f32::NAN; len])
 }
 
+/// The relative L2 error.
+pub fn error(found: &[f32], expected: &[f32]) -> f64 {
+    let square = |v: f64| v * v;
+    let norm: f64 = expected.iter().map(|&v| square(f64::from(v))).sum();
+    let pairs = found.iter().zip(expected);
+    let off: f64 = pairs
+        .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
+        .sum();
+    (off / norm).sqrt()
+}
+
 /// Requires finite results that are not all zero, a relative L2 error of at most `tolerance`, and
 /// no element farther off than ten times the mean error allowed.
 pub fn close(found: &[f32], expected: &[f32], tolerance: f64, what: &str) {

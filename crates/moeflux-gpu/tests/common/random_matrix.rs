@@ -1,7 +1,7 @@
 //! Random matrices of every coding.
 
 use half::{bf16, f16};
-use moeflux_gpu::exactness::file_block;
+use moeflux_gpu::exactness::{file_block, global};
 use moeflux_kernels::{Coded, Coding, Matrix, MatrixData, arrange};
 
 use super::random;
@@ -76,6 +76,7 @@ impl Random {
             weights: &self.weights,
             scales: &self.scales,
             biases: &self.biases,
+            global: global(self.coding),
         };
         Matrix::new(self.rows, self.cols, MatrixData::Coded(coded)).expect("it fits")
     }
@@ -97,6 +98,7 @@ pub fn codings() -> Vec<Coding> {
         Coding::Iq4Nl,
         Coding::Iq4Xs,
         Coding::Mxfp4,
+        Coding::Nvfp4,
     ];
     codings.extend([4, 8].map(|bits| Coding::Centered { bits, group: 64 }));
     for bits in [2, 3, 4, 5, 6, 8] {

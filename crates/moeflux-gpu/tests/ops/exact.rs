@@ -24,6 +24,8 @@ fn experts_of_every_coding_have_the_processors_bits() {
         (Coding::Q5_0, Coding::Iq4Xs),
         (Coding::Iq4Nl, Coding::Mxfp4),
         (Coding::Mxfp4, Coding::Q4_1),
+        (Coding::Nvfp4, Coding::Mxfp4),
+        (Coding::Q8_0, Coding::Nvfp4),
     ];
     let centered = |bits| Coding::Centered { bits, group: 64 };
     codings.push((centered(4), centered(8)));

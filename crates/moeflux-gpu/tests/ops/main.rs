@@ -4,8 +4,10 @@
 mod common;
 
 mod attention;
+mod entries;
 mod exact;
 mod latent;
+mod rates;
 mod recurrent;
 mod routing;
 mod rowwise;

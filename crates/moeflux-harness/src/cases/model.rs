@@ -53,6 +53,10 @@ fn weight(
             let codec = codec(*class);
             WeightPart::Matrix(matrix(random, codec, *rows, *cols)?)
         }
+        WeightKind::Table { rows, cols } => WeightPart::Table {
+            cols: *cols,
+            values: random.floats(rows * cols, 1.0),
+        },
         WeightKind::Vector {
             shape,
             fold: VectorFold::Numbers { count },

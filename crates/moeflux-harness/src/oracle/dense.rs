@@ -1,6 +1,6 @@
 //! Operations on the rows of a step, without state.
 
-use moeflux::graph::Op;
+use moeflux::graph::{Op, WeightId};
 use moeflux::kernels::RopeStyle;
 
 use super::experts::activation;
@@ -45,6 +45,30 @@ fn pairwise(a: &[f64], b: &[f64], f: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
 }
 
+/// Rotates pairs of a head's elements by position times frequency; sine and cosine are scaled.
+pub(super) fn rotate(
+    head: &mut [f64],
+    position: f64,
+    (inv_freq, scale, style): (&[f32], f32, RopeStyle),
+) {
+    let pairs = inv_freq.len();
+    let tail = head.len() - 2 * pairs;
+    for (i, frequency) in inv_freq.iter().enumerate() {
+        let (a, b) = match style {
+            RopeStyle::HalfSplit => (i, i + pairs),
+            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
+            RopeStyle::InterleavedTail => (tail + 2 * i, tail + 2 * i + 1),
+        };
+        let angle = position * f64::from(*frequency);
+        let (sin, cos) = (
+            angle.sin() * f64::from(scale),
+            angle.cos() * f64::from(scale),
+        );
+        let (x, y) = (head[a], head[b]);
+        (head[a], head[b]) = (x * cos - y * sin, x * sin + y * cos);
+    }
+}
+
 impl Oracle<'_> {
     pub(super) fn rowwise(&mut self, op: &Op) -> Result<(), HarnessError> {
         let out = match op {
@@ -62,36 +86,14 @@ impl Oracle<'_> {
                 second,
                 ..
             } => {
-                let halves = |odd: usize| -> Vec<f64> {
+                for (odd, half) in [first, second].into_iter().enumerate() {
                     let halves = self.get(*x).chunks_exact(*dim).skip(odd).step_by(2);
-                    halves.flatten().copied().collect()
-                };
-                let (even, odd) = (halves(0), halves(1));
-                self.set(*first, even);
-                self.set(*second, odd);
+                    let halves = halves.flatten().copied().collect();
+                    self.set(*half, halves);
+                }
                 return Ok(());
             }
-            Op::Embed { weight, .. } => {
-                let table = self.matrix(*weight)?;
-                let row = |&token: &u32| {
-                    let first = token as usize * table.cols;
-                    &table.values[first..first + table.cols]
-                };
-                let rows = self.tokens.iter().flat_map(row);
-                rows.map(|&v| f64::from(v)).collect()
-            }
-            Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
-            Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
-            Op::RmsNormGated {
-                x,
-                gate,
-                weight,
-                eps,
-                ..
-            } => {
-                let normed = norm(self.get(*x), &self.vector(*weight)?, *eps);
-                pairwise(&normed, self.get(*gate), |x, g| x * silu(g))
-            }
+            Op::Embed { weight, .. } => self.embed(*weight)?,
             Op::Rope { .. } => self.rope(op)?,
             Op::Swiglu { gate, up, .. } => {
                 pairwise(self.get(*gate), self.get(*up), |g, u| silu(g) * u)
@@ -121,7 +123,9 @@ impl Oracle<'_> {
                 let row = |&row: &usize| &x[row * width..(row + 1) * width];
                 self.outputs.iter().flat_map(row).copied().collect()
             }
-            other => self.streams(other)?,
+            Op::NgramRows { table, rule, .. } => self.ngram_rows(*table, rule)?,
+            Op::Streams(op) => self.streams(op)?,
+            other => self.norms(other)?,
         };
         let [buffer] = op.writes()[..] else {
             return Err(self.wrong(op));
@@ -130,7 +134,53 @@ impl Oracle<'_> {
         Ok(())
     }
 
-    /// Rotates pairs of a head's first elements by position times frequency.
+    /// The tokens' rows of a table.
+    fn embed(&self, table: WeightId) -> Result<Vec<f64>, HarnessError> {
+        let table = self.matrix(table)?;
+        let row = |&token: &u32| {
+            let first = token as usize * table.cols;
+            &table.values[first..first + table.cols]
+        };
+        let rows = self.tokens.iter().flat_map(row);
+        Ok(rows.map(|&v| f64::from(v)).collect())
+    }
+
+    fn norms(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+        Ok(match op {
+            Op::RmsNorm { x, weight, eps, .. } => norm(self.get(*x), &self.vector(*weight)?, *eps),
+            Op::RmsNormalize { x, len, eps, .. } => norm(self.get(*x), &vec![1.0; *len], *eps),
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
+                ..
+            } => {
+                let (weight, bias) = (self.vector(*weight)?, self.vector(*bias)?);
+                let rows = self.get(*x).chunks_exact(weight.len());
+                let centered = rows.flat_map(|row| {
+                    let mean = row.iter().sum::<f64>() / row.len() as f64;
+                    row.iter().map(move |x| x - mean)
+                });
+                let rows = norm(&centered.collect::<Vec<f64>>(), &weight, *eps);
+                let rows = rows.chunks_exact(bias.len());
+                rows.flat_map(|row| pairwise(row, &bias, |x, b| x + b))
+                    .collect()
+            }
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                ..
+            } => {
+                let normed = norm(self.get(*x), &self.vector(*weight)?, *eps);
+                pairwise(&normed, self.get(*gate), |x, g| x * silu(g))
+            }
+            other => return Err(self.wrong(other)),
+        })
+    }
+
+    /// Rotates every head by its position.
     fn rope(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
         let Op::Rope {
             x,
@@ -150,21 +200,8 @@ impl Oracle<'_> {
                 for h in 0..*heads {
                     let head = ((rows.first + t) * heads + h) * head_dim;
                     let head = &mut out[head..head + head_dim];
-                    for (i, frequency) in inv_freq.iter().enumerate() {
-                        let (a, b) = match style {
-                            RopeStyle::HalfSplit => (i, i + inv_freq.len()),
-                            RopeStyle::Interleaved => (2 * i, 2 * i + 1),
-                            RopeStyle::InterleavedTail => {
-                                let first = head_dim - 2 * inv_freq.len();
-                                (first + 2 * i, first + 2 * i + 1)
-                            }
-                        };
-                        let angle = (rows.start + t) as f64 * f64::from(*frequency);
-                        let scale = f64::from(*attention_scale);
-                        let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
-                        let (x, y) = (head[a], head[b]);
-                        (head[a], head[b]) = (x * cos - y * sin, x * sin + y * cos);
-                    }
+                    let position = (rows.start + t) as f64;
+                    rotate(head, position, (inv_freq, *attention_scale, *style));
                 }
             }
         }

@@ -1,33 +1,36 @@
 //! Entries that stand for windows of positions: how they are made, chosen and attended to.
 
-use moeflux::graph::Op;
-use moeflux::kernels::AttentionShape;
-
-use super::state::{dot, shares, stored};
+use super::dense::rotate;
+use super::state::{dot, mean, stored, window};
 use super::{Oracle, Rows, State};
 use crate::HarnessError;
+use moeflux::graph::{EntryForm, EntryOp, Op};
 
 impl Oracle<'_> {
     /// Softmax of gates over a window (and the one before, of which positions have values of their
     /// own for that), the mean of values by that, a norm, a rotation.
     pub(super) fn compress(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::Compress {
+        let Op::Entries(EntryOp::Compress {
             values,
             gates,
             state,
             entries,
             form,
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
         let shape = form.shape;
         let (rate, dim, width) = (shape.rate, shape.dim, shape.width());
-        let (bias, norm) = (self.vector(form.bias)?, self.vector(form.norm)?);
+        let bias = form.bias.map(|bias| self.vector(bias)).transpose()?;
+        let bias = bias.unwrap_or_else(|| vec![0.0; rate * width]);
+        let norm = form.norm.map(|norm| self.vector(norm)).transpose()?;
         let own = |all: &[f64]| -> Vec<f64> {
             all[rows.first * width..(rows.first + rows.len) * width].to_vec()
         };
-        let (values, gates) = (own(self.get(*values)), own(self.get(*gates)));
+        let values = own(self.get(*values));
+        let gates = gates.map(|gates| own(self.get(gates)));
+        let gates = gates.unwrap_or_else(|| vec![0.0; values.len()]);
         let states = &mut self.states[rows.session];
         let State::Recurrent(pools) = &mut states[state.index()] else {
             return Err(self.wrong(op));
@@ -42,48 +45,18 @@ impl Oracle<'_> {
                 let fresh = if shape.overlaps { 3 * dim } else { 0 };
                 pools[fresh..].fill(0.0);
             }
-            for series in 0..width / dim {
-                // Values for the entry under way come last.
-                let at = (width / dim - 1 - series) * dim;
-                for d in 0..dim {
-                    let gate = gates[t * width + at + d] + bias[place * width + at + d];
-                    let value = values[t * width + at + d];
-                    let pool = |which: usize| (3 * series + which) * dim + d;
-                    let greatest = match pools[pool(1)] > 0.0 {
-                        true => pools[pool(0)].max(gate),
-                        false => gate,
-                    };
-                    let old = match pools[pool(1)] > 0.0 {
-                        true => (pools[pool(0)] - greatest).exp(),
-                        false => 0.0,
-                    };
-                    let new = (gate - greatest).exp();
-                    pools[pool(0)] = greatest;
-                    pools[pool(1)] = pools[pool(1)] * old + new;
-                    pools[pool(2)] = pools[pool(2)] * old + new * value;
-                }
-            }
+            let gates = &gates[t * width..][..width];
+            let bias = &bias[place * width..][..width];
+            pool(
+                &mut pools,
+                &values[t * width..][..width],
+                (gates, bias),
+                dim,
+            );
             if place + 1 == rate {
-                let pooled: Vec<f64> = (0..dim)
-                    .map(|d| pools[2 * dim + d] / pools[dim + d])
-                    .collect();
-                let mean = dot(&pooled, &pooled) / dim as f64;
-                let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
-                let mut entry: Vec<f64> = pooled
-                    .iter()
-                    .zip(&norm)
-                    .map(|(x, w)| x * inverse * w)
-                    .collect();
-                let first = dim - 2 * form.inv_freq.len();
+                let pooled = (0..dim).map(|d| pools[2 * dim + d] / pools[dim + d]);
                 let position = (rows.start + t + 1 - rate) as f64;
-                for (pair, frequency) in form.inv_freq.iter().enumerate() {
-                    let angle = position * f64::from(*frequency);
-                    let scale = f64::from(form.attention_scale);
-                    let (sin, cos) = (angle.sin() * scale, angle.cos() * scale);
-                    let at = first + 2 * pair;
-                    let (x, y) = (entry[at], entry[at + 1]);
-                    (entry[at], entry[at + 1]) = (x * cos - y * sin, x * sin + y * cos);
-                }
+                let entry = entry(pooled.collect(), form, norm.as_deref(), position);
                 made.extend(entry.into_iter().map(|x| stored(x, self.case.kv_type)));
             }
         }
@@ -98,13 +71,13 @@ impl Oracle<'_> {
 
     /// The entries with the best sums of positive scores, in ascending order.
     pub(super) fn choose_entries(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::ChooseEntries {
+        let Op::Entries(EntryOp::Choose {
             q,
             weights,
             entries,
             shape,
             out,
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -118,7 +91,8 @@ impl Oracle<'_> {
                 let key = &keys[entry * shape.dim..][..shape.dim];
                 let head = |h: usize| {
                     let q = &self.get(*q)[(t * shape.heads + h) * shape.dim..][..shape.dim];
-                    dot(q, key).max(0.0) * self.get(*weights)[t * shape.heads + h]
+                    let weight = weights.map_or(1.0, |w| self.get(w)[t * shape.heads + h]);
+                    dot(q, key).max(0.0) * weight
                 };
                 (0..shape.heads).map(head).sum()
             };
@@ -140,7 +114,7 @@ impl Oracle<'_> {
 
     /// Attention to the positions of a window and to entries.
     pub(super) fn sparse_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
-        let Op::SparseAttention {
+        let Op::Entries(EntryOp::SparseAttention {
             q,
             state,
             entries,
@@ -149,7 +123,7 @@ impl Oracle<'_> {
             shape,
             sinks,
             ..
-        } = op
+        }) = op
         else {
             return Err(self.wrong(op));
         };
@@ -192,27 +166,85 @@ impl Oracle<'_> {
         }
         self.append(op, rows, out)
     }
+
+    /// Attention to chosen blocks of positions, and to those behind the last whole block.
+    pub(super) fn block_attention(&mut self, op: &Op, rows: Rows) -> Result<(), HarnessError> {
+        let Op::Entries(EntryOp::BlockAttention {
+            q,
+            state,
+            chosen,
+            rate,
+            shape,
+            ..
+        }) = op
+        else {
+            return Err(self.wrong(op));
+        };
+        let State::KeyValue { keys, values, .. } = &self.states[rows.session][state.index()] else {
+            return Err(self.wrong(op));
+        };
+        let chosen = self.ids.get(&chosen.index()).cloned().unwrap_or_default();
+        let top_k = chosen.len() / self.tokens.len().max(1);
+        let dim = shape.head_dim;
+        let mut out = Vec::with_capacity(rows.len * shape.heads * dim);
+        for t in 0..rows.len {
+            let seen = rows.start + t + 1;
+            let complete = seen / rate;
+            let ids = &chosen[(rows.first + t) * top_k..][..top_k];
+            let is_seen = |position: &usize| {
+                let block = position / rate;
+                complete <= top_k || block == complete || ids.contains(&(block as u32))
+            };
+            for head in 0..shape.heads {
+                let place = (rows.first + t) * shape.heads + head;
+                let q = &self.get(*q)[place * dim..][..dim];
+                let kv_head = head / (shape.heads / shape.kv_heads);
+                let at = |position: usize| (position * shape.kv_heads + kv_head) * dim;
+                let pairs: Vec<(&[f64], &[f64])> = (0..seen)
+                    .filter(is_seen)
+                    .map(|p| (&keys[at(p)..][..dim], &values[at(p)..][..dim]))
+                    .collect();
+                out.extend(mean(q, &pairs, (*shape, None)));
+            }
+        }
+        self.append(op, rows, out)
+    }
 }
 
-/// The positions that a query sees.
-fn window(position: usize, shape: AttentionShape) -> std::ops::RangeInclusive<usize> {
-    let window = shape.window.unwrap_or(usize::MAX);
-    (position + 1).saturating_sub(window)..=position
-}
-
-/// The mean of values by a softmax of scores.
-fn mean(
-    q: &[f64],
-    pairs: &[(&[f64], &[f64])],
-    (shape, sink): (AttentionShape, Option<f64>),
-) -> Vec<f64> {
-    let scale = f64::from(shape.scale);
-    let scores: Vec<f64> = pairs.iter().map(|(key, _)| dot(q, key) * scale).collect();
-    let mut out = vec![0.0; shape.head_dim];
-    for ((_, value), share) in pairs.iter().zip(shares(&scores, sink)) {
-        for (out, v) in out.iter_mut().zip(*value) {
-            *out += share * v;
+/// Takes a position into the pools of its window, and of the next one where windows overlap: of
+/// each series the greatest gate, the sum of powers, and of values by these, `[3, dim]`.
+fn pool(pools: &mut [f64], values: &[f64], (gates, bias): (&[f64], &[f64]), dim: usize) {
+    // Values for the entry under way come last, its pools first.
+    let series = values.len() / dim;
+    for (number, pools) in pools.chunks_exact_mut(3 * dim).take(series).enumerate() {
+        let first = (series - 1 - number) * dim;
+        for d in 0..dim {
+            let (gate, value) = (gates[first + d] + bias[first + d], values[first + d]);
+            let (greatest, old) = match pools[dim + d] > 0.0 {
+                true => {
+                    let greatest = pools[d].max(gate);
+                    (greatest, (pools[d] - greatest).exp())
+                }
+                false => (gate, 0.0),
+            };
+            let new = (gate - greatest).exp();
+            pools[d] = greatest;
+            pools[dim + d] = pools[dim + d] * old + new;
+            pools[2 * dim + d] = pools[2 * dim + d] * old + new * value;
         }
     }
-    out
+}
+
+/// A pooled window as it is kept: normed and rotated, if its form says so.
+fn entry(pooled: Vec<f64>, form: &EntryForm, norm: Option<&[f64]>, position: f64) -> Vec<f64> {
+    let mut entry = pooled;
+    if let Some(norm) = norm {
+        let mean = dot(&entry, &entry) / entry.len() as f64;
+        let inverse = 1.0 / (mean + f64::from(form.eps)).sqrt();
+        let scaled = entry.iter().zip(norm).map(|(x, w)| x * inverse * w);
+        entry = scaled.collect();
+    }
+    let rotation = (&form.inv_freq[..], form.attention_scale, form.style);
+    rotate(&mut entry, position, rotation);
+    entry
 }

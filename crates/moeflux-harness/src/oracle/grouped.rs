@@ -1,6 +1,6 @@
 //! The choice by corrected scores and groups.
 
-use moeflux::graph::Op;
+use moeflux::graph::{BufferId, Op};
 use moeflux::kernels::{GroupedRouting, Scores};
 
 use super::Oracle;
@@ -20,22 +20,12 @@ impl Oracle<'_> {
         else {
             return Err(self.wrong(op));
         };
-        let table = self.vector(*table)?;
-        let (mut chosen, mut shares) = (Vec::new(), Vec::new());
-        let rows = self.get(*logits).chunks_exact(rule.experts);
-        for (logits, &token) in rows.zip(&self.tokens) {
-            let scores = scores(rule.scores, logits);
-            let row = &table[token as usize * rule.top_k..][..rule.top_k];
-            let own: Vec<f64> = row.iter().map(|&id| scores[id as usize]).collect();
-            let sum: f64 = match rule.renormalize {
-                true => own.iter().sum(),
-                false => 1.0,
-            };
-            shares.extend(own.iter().map(|score| score / sum * f64::from(rule.scale)));
-            chosen.extend(row.iter().map(|&id| id as u32));
-        }
-        self.ids.insert(ids.index(), chosen);
-        self.set(*weights, shares);
+        let (table, tokens) = (self.vector(*table)?, self.tokens.to_vec());
+        self.weighed(*logits, rule, (*ids, *weights), |row, _| {
+            let first = tokens[row] as usize * rule.top_k;
+            let own = table[first..first + rule.top_k].iter();
+            own.map(|&id| id as usize).collect()
+        });
         Ok(())
     }
 
@@ -54,10 +44,25 @@ impl Oracle<'_> {
             Some(bias) => self.vector(*bias)?,
             None => vec![0.0; rule.experts],
         };
+        self.weighed(*logits, rule, (*ids, *weights), |_, scores| {
+            choice(rule, scores, &bias)
+        });
+        Ok(())
+    }
+
+    /// The experts that `choose` picks for each row by its scores, weighed by these.
+    fn weighed(
+        &mut self,
+        logits: BufferId,
+        rule: &GroupedRouting,
+        (ids, weights): (BufferId, BufferId),
+        choose: impl Fn(usize, &[f64]) -> Vec<usize>,
+    ) {
         let (mut chosen, mut shares) = (Vec::new(), Vec::new());
-        for logits in self.get(*logits).chunks_exact(rule.experts) {
+        let rows = self.get(logits).chunks_exact(rule.experts);
+        for (row, logits) in rows.enumerate() {
             let scores = scores(rule.scores, logits);
-            let order = choice(rule, &scores, &bias);
+            let order = choose(row, &scores);
             let sum: f64 = match rule.renormalize {
                 true => order.iter().map(|&id| scores[id]).sum(),
                 false => 1.0,
@@ -67,8 +72,7 @@ impl Oracle<'_> {
             chosen.extend(order.iter().map(|&id| id as u32));
         }
         self.ids.insert(ids.index(), chosen);
-        self.set(*weights, shares);
-        Ok(())
+        self.set(weights, shares);
     }
 }
 

@@ -5,6 +5,7 @@
 mod dense;
 mod entries;
 mod experts;
+mod gated;
 mod grouped;
 mod heads;
 mod state;
@@ -40,6 +41,7 @@ pub fn run(case: &Case) -> Result<Trace, HarnessError> {
         }
         for span in &step.spans {
             oracle.lengths[span.session] += span.tokens.len();
+            oracle.history[span.session].extend(&span.tokens);
         }
     }
     let sessions = trace.sessions.iter_mut().zip(&oracle.states);
@@ -81,8 +83,9 @@ struct Oracle<'a> {
     ids: BTreeMap<usize, Vec<u32>>,
     /// By session, then by state.
     states: Vec<Vec<State>>,
-    /// Tokens in each session.
+    /// Tokens in each session: how many, and which.
     lengths: Vec<usize>,
+    history: Vec<Vec<u32>>,
     rows: Vec<Rows>,
     tokens: Vec<u32>,
     outputs: Vec<usize>,
@@ -103,6 +106,10 @@ impl<'a> Oracle<'a> {
             Ok(match part {
                 WeightPart::Matrix(matrix) => Weight::Matrix(Dense::of(matrix)?),
                 WeightPart::Vector(values) => Weight::Vector(values.clone()),
+                WeightPart::Table { cols, values } => Weight::Matrix(Dense {
+                    cols: *cols,
+                    values: values.clone(),
+                }),
             })
         };
         let mut experts = BTreeMap::new();
@@ -124,6 +131,7 @@ impl<'a> Oracle<'a> {
             ids: BTreeMap::new(),
             states: vec![states; sessions],
             lengths: vec![0; sessions],
+            history: vec![Vec::new(); sessions],
             rows: Vec::new(),
             tokens: Vec::new(),
             outputs: Vec::new(),
@@ -200,9 +208,7 @@ impl<'a> Oracle<'a> {
         match op {
             Op::KvAppend { .. }
             | Op::Attention { .. }
-            | Op::Compress { .. }
-            | Op::ChooseEntries { .. }
-            | Op::SparseAttention { .. }
+            | Op::Entries(_)
             | Op::Conv1dSilu { .. }
             | Op::GatedDelta { .. } => self.stateful(op),
             Op::Router { .. } => self.router(op),
@@ -218,6 +224,10 @@ impl<'a> Oracle<'a> {
     }
 
     fn wrong(&self, op: &Op) -> HarnessError {
-        self.problem(format!("the oracle does not know {}", op.name()))
+        self.unknown(op.name())
+    }
+
+    fn unknown(&self, op: &str) -> HarnessError {
+        self.problem(format!("the oracle does not know {op}"))
     }
 }

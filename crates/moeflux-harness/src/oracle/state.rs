@@ -1,8 +1,8 @@
 //! Operations on sessions' state: keys and values, causal convolution, the gated delta rule.
 
 use half::f16;
-use moeflux::graph::{Op, StateDecl};
-use moeflux::kernels::{AttentionShape, DeltaShape, HeadOrder, KvType};
+use moeflux::graph::{EntryOp, Op, StateDecl};
+use moeflux::kernels::{AttentionShape, Decay, DeltaShape, HeadOrder, KvType};
 
 use super::dense::{sigmoid, silu};
 use super::{Oracle, Rows};
@@ -95,9 +95,10 @@ impl Oracle<'_> {
                     values.extend(v);
                 }
                 Op::Attention { .. } => self.attention(op, rows)?,
-                Op::Compress { .. } => self.compress(op, rows)?,
-                Op::ChooseEntries { .. } => self.choose_entries(op, rows)?,
-                Op::SparseAttention { .. } => self.sparse_attention(op, rows)?,
+                Op::Entries(EntryOp::Compress { .. }) => self.compress(op, rows)?,
+                Op::Entries(EntryOp::Choose { .. }) => self.choose_entries(op, rows)?,
+                Op::Entries(EntryOp::SparseAttention { .. }) => self.sparse_attention(op, rows)?,
+                Op::Entries(EntryOp::BlockAttention { .. }) => self.block_attention(op, rows)?,
                 Op::Conv1dSilu { .. } => self.conv(op, rows)?,
                 _ => self.delta(op, rows)?,
             }
@@ -138,15 +139,19 @@ impl Oracle<'_> {
         let State::KeyValue { keys, values, .. } = &self.states[rows.session][state.index()] else {
             return Err(self.wrong(op));
         };
-        let width = shape.heads * shape.head_dim;
-        let mut out = Vec::with_capacity(rows.len * width);
+        let dim = shape.head_dim;
+        let mut out = Vec::with_capacity(rows.len * shape.heads * dim);
         for t in 0..rows.len {
-            let q = &self.get(*q)[(rows.first + t) * width..][..width];
             for head in 0..shape.heads {
-                let q = &q[head * shape.head_dim..][..shape.head_dim];
+                let place = (rows.first + t) * shape.heads + head;
+                let q = &self.get(*q)[place * dim..][..dim];
+                let kv_head = head / (shape.heads / shape.kv_heads);
+                let at = |position: usize| (position * shape.kv_heads + kv_head) * dim;
+                let pairs: Vec<(&[f64], &[f64])> = window(rows.start + t, *shape)
+                    .map(|p| (&keys[at(p)..][..dim], &values[at(p)..][..dim]))
+                    .collect();
                 let sink = sinks.as_ref().map(|sinks| sinks[head]);
-                let place = (head, rows.start + t, sink);
-                out.extend(one_query(q, keys, values, place, *shape));
+                out.extend(mean(q, &pairs, (*shape, sink)));
             }
         }
         self.append(op, rows, out)
@@ -210,7 +215,7 @@ impl Oracle<'_> {
                 let factor = |i: usize| {
                     let at = h * decays + i;
                     let x = self.get(*a)[t * heads * decays + at] + dt_bias[at];
-                    factor(a_log[h].exp(), x)
+                    factor(shape.decay, a_log[h].exp(), x)
                 };
                 let decay: Vec<f64> = (0..decays).map(factor).collect();
                 let beta = sigmoid(self.get(*b)[t * heads + h]);
@@ -223,27 +228,23 @@ impl Oracle<'_> {
     }
 }
 
-/// Softmax of one query's scores over the positions that it sees, times the values. A sink is a
-/// score without a value.
-fn one_query(
-    q: &[f64],
-    keys: &[f64],
-    values: &[f64],
-    (head, position, sink): (usize, usize, Option<f64>),
-    shape: AttentionShape,
-) -> Vec<f64> {
-    let kv_head = head / (shape.heads / shape.kv_heads);
-    let at = |position: usize| (position * shape.kv_heads + kv_head) * shape.head_dim;
-    let dim = shape.head_dim;
+/// The positions that a query sees.
+pub(super) fn window(position: usize, shape: AttentionShape) -> std::ops::RangeInclusive<usize> {
     let window = shape.window.unwrap_or(usize::MAX);
-    let seen = (0..=position).filter(|p| position - p < window);
-    let scores: Vec<f64> = seen
-        .clone()
-        .map(|p| dot(q, &keys[at(p)..at(p) + dim]) * f64::from(shape.scale))
-        .collect();
-    let mut out = vec![0.0; dim];
-    for (p, share) in seen.zip(shares(&scores, sink)) {
-        for (out, v) in out.iter_mut().zip(&values[at(p)..at(p) + dim]) {
+    (position + 1).saturating_sub(window)..=position
+}
+
+/// The mean of values by a softmax of a query's scores. A sink is a score without a value.
+pub(super) fn mean(
+    q: &[f64],
+    pairs: &[(&[f64], &[f64])],
+    (shape, sink): (AttentionShape, Option<f64>),
+) -> Vec<f64> {
+    let scale = f64::from(shape.scale);
+    let scores: Vec<f64> = pairs.iter().map(|(key, _)| dot(q, key) * scale).collect();
+    let mut out = vec![0.0; shape.head_dim];
+    for ((_, value), share) in pairs.iter().zip(shares(&scores, sink)) {
+        for (out, v) in out.iter_mut().zip(*value) {
             *out += share * v;
         }
     }
@@ -251,7 +252,7 @@ fn one_query(
 }
 
 /// The softmax of scores, of which a sink takes a share.
-pub(super) fn shares(scores: &[f64], sink: Option<f64>) -> Vec<f64> {
+fn shares(scores: &[f64], sink: Option<f64>) -> Vec<f64> {
     let all = scores.iter().copied().chain(sink);
     let largest = all.clone().fold(f64::NEG_INFINITY, f64::max);
     let total: f64 = all.map(|s| (s - largest).exp()).sum();
@@ -259,8 +260,11 @@ pub(super) fn shares(scores: &[f64], sink: Option<f64>) -> Vec<f64> {
 }
 
 /// What remains of a memory after a step.
-fn factor(rate: f64, x: f64) -> f64 {
-    (-rate * x.exp().ln_1p()).exp()
+fn factor(decay: Decay, rate: f64, x: f64) -> f64 {
+    match decay {
+        Decay::Head | Decay::Key => (-rate * x.exp().ln_1p()).exp(),
+        Decay::BoundedKey(bound) => (f64::from(bound) * sigmoid(rate * x)).exp(),
+    }
 }
 
 /// One token of one head: the memory decays, is asked for the key's value, corrected by what it

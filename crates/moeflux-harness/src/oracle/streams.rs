@@ -1,6 +1,6 @@
 //! A residual of several streams.
 
-use moeflux::graph::Op;
+use moeflux::graph::StreamOp;
 use moeflux::kernels::StreamRule;
 
 use super::Oracle;
@@ -8,9 +8,9 @@ use super::dense::sigmoid;
 use crate::HarnessError;
 
 impl Oracle<'_> {
-    pub(super) fn streams(&self, op: &Op) -> Result<Vec<f64>, HarnessError> {
+    pub(super) fn streams(&self, op: &StreamOp) -> Result<Vec<f64>, HarnessError> {
         Ok(match op {
-            Op::StreamWeights {
+            StreamOp::Weights {
                 projected,
                 scale_and_base: [scale, base],
                 rule,
@@ -21,7 +21,7 @@ impl Oracle<'_> {
                 rows.flat_map(|row| weights(row, &scale, &base, *rule))
                     .collect()
             }
-            Op::CollapseStreams {
+            StreamOp::Collapse {
                 x, weights, rule, ..
             } => {
                 let (x, weights) = (self.get(*x), self.get(*weights));
@@ -36,7 +36,20 @@ impl Oracle<'_> {
                 };
                 (0..tokens * dim).map(element).collect()
             }
-            Op::SpreadStreams {
+            StreamOp::Mean {
+                x, streams, hidden, ..
+            } => {
+                let x = self.get(*x);
+                let element = |at: usize| {
+                    let (t, i) = (at / hidden, at % hidden);
+                    let sum: f64 = (0..*streams)
+                        .map(|j| x[(t * streams + j) * hidden + i])
+                        .sum();
+                    sum / *streams as f64
+                };
+                (0..x.len() / streams).map(element).collect()
+            }
+            StreamOp::Spread {
                 x,
                 block,
                 weights,
@@ -54,7 +67,7 @@ impl Oracle<'_> {
                 };
                 (0..x.len()).map(element).collect()
             }
-            other => return Err(self.wrong(other)),
+            other => self.gated(other)?,
         })
     }
 }

@@ -14,8 +14,8 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 use memmap2::MmapMut;
 use moeflux_kernels::{
-    Coded, Coding, Cpu, Isa, KV_PAGE_TOKENS, KvPage, KvType, Matrix, MatrixData, Quantized,
-    memory_rate,
+    Coded, Coding, Cpu, F8, F8_BLOCK, F8Scales, Isa, KV_PAGE_TOKENS, KvPage, KvType, Matrix,
+    MatrixData, Quantized, memory_rate,
 };
 
 /// Far more than caches hold; operands are taken from it in turn.
@@ -150,11 +150,15 @@ pub enum Codec {
     F32,
     F16,
     Bf16,
+    /// E4M3 with f32 scales.
+    F8,
+    /// E4M3 with powers of two.
+    F8OfPowers,
     Coded(Coding),
 }
 
 /// Every codec and its name.
-pub const CODECS: [(&str, Codec); 23] = [
+pub const CODECS: [(&str, Codec); 26] = [
     ("affine-b4", affine(4)),
     ("affine-b8", affine(8)),
     ("affine-b2", affine(2)),
@@ -174,10 +178,13 @@ pub const CODECS: [(&str, Codec); 23] = [
     ("iq4_nl", Codec::Coded(Coding::Iq4Nl)),
     ("iq4_xs", Codec::Coded(Coding::Iq4Xs)),
     ("mxfp4", Codec::Coded(Coding::Mxfp4)),
+    ("nvfp4", Codec::Coded(Coding::Nvfp4)),
     (
         "centered-b4",
         Codec::Coded(Coding::Centered { bits: 4, group: 32 }),
     ),
+    ("f8-e4m3", Codec::F8),
+    ("f8-e4m3-e8m0", Codec::F8OfPowers),
     ("bf16", Codec::Bf16),
     ("f16", Codec::F16),
     ("f32", Codec::F32),
@@ -187,12 +194,19 @@ const fn affine(bits: u32) -> Codec {
     Codec::Coded(Coding::Affine { bits, group: 64 })
 }
 
+/// Squares of FP8 that share a scale.
+fn squares(rows: usize, cols: usize) -> usize {
+    rows.div_ceil(F8_BLOCK) * cols.div_ceil(F8_BLOCK)
+}
+
 impl Codec {
     /// Bytes of the weights, of the scales and of the biases of a `[rows, cols]` matrix.
     fn part_bytes(self, rows: usize, cols: usize) -> [usize; 3] {
         match self {
             Codec::F32 => [4 * rows * cols, 0, 0],
             Codec::F16 | Codec::Bf16 => [2 * rows * cols, 0, 0],
+            Codec::F8 => [rows * cols, 4 * squares(rows, cols), 0],
+            Codec::F8OfPowers => [rows * cols, squares(rows, cols), 0],
             Codec::Coded(coding) => {
                 let [weights, scales, biases] = coding.part_lengths(rows, cols).unwrap();
                 [weights, 2 * scales, 2 * biases]
@@ -214,6 +228,14 @@ impl Codec {
             Codec::F32 => MatrixData::F32(bytemuck::cast_slice(bytes)),
             Codec::F16 => MatrixData::F16(bytemuck::cast_slice(bytes)),
             Codec::Bf16 => MatrixData::Bf16(bytemuck::cast_slice(bytes)),
+            Codec::F8 | Codec::F8OfPowers => {
+                let (weights, scales) = bytes.split_at(weights);
+                let scales = match self {
+                    Codec::F8 => F8Scales::F32(bytemuck::cast_slice(scales)),
+                    _ => F8Scales::E8M0(scales),
+                };
+                MatrixData::F8(F8 { weights, scales })
+            }
             Codec::Coded(coding) => {
                 let (weights, rest) = bytes.split_at(weights);
                 let (scales, biases) = rest.split_at(scales);
@@ -222,6 +244,7 @@ impl Codec {
                     weights,
                     scales: bytemuck::cast_slice(scales),
                     biases: bytemuck::cast_slice(biases),
+                    global: 1.0,
                 })
             }
         };

@@ -95,8 +95,8 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Pages with the listed entries of one head, one after another.
-    fn gather(
+    /// Pages with the listed entries (or positions) of one head, one after another.
+    pub(super) fn gather(
         &mut self,
         from: &[KvPage],
         kv_head: usize,
@@ -107,17 +107,32 @@ impl Gathered {
             return Ok(&[]);
         };
         let ((kv_heads, dim), kv_type) = (like.shape(), like.kv_type());
-        let fits = |page: &KvPage| page.shape() == like.shape() && page.kv_type() == kv_type;
+        let is_joint = like.is_joint();
+        let fits = |page: &KvPage| {
+            let same = page.kv_type() == kv_type && page.is_joint() == is_joint;
+            same && page.shape() == like.shape()
+        };
         if !self.pages.iter().all(fits) {
             self.pages.clear();
         }
         while self.pages.len() < count {
-            self.pages.push(KvPage::joint(kv_type, kv_heads, dim));
+            self.pages.push(match is_joint {
+                true => KvPage::joint(kv_type, kv_heads, dim),
+                false => KvPage::new(kv_type, kv_heads, dim),
+            });
         }
-        for (place, &id) in ids.iter().enumerate() {
+        let mut place = 0;
+        while let Some(&id) = ids.get(place) {
             let (page, in_page) = (id as usize / KV_PAGE_TOKENS, id as usize % KV_PAGE_TOKENS);
-            let into = &mut self.pages[place / KV_PAGE_TOKENS];
-            into.copy_key(place % KV_PAGE_TOKENS, kv_head, (&from[page], in_page))?;
+            let into = place % KV_PAGE_TOKENS;
+            // As many as follow each other within one page, here and there.
+            let most = KV_PAGE_TOKENS - in_page.max(into);
+            let rest = ids[place..].iter().take(most);
+            let follows = |(at, &next): (u32, &u32)| (next == id + at).then_some(());
+            let count = (0..).zip(rest).map_while(follows).count();
+            let page = (&from[page], in_page);
+            self.pages[place / KV_PAGE_TOKENS].copy_from(into, kv_head, page, count)?;
+            place += count;
         }
         Ok(&self.pages[..count])
     }

@@ -125,6 +125,7 @@ fn scale_pieces(coding: Coding) -> &'static [(usize, usize)] {
         Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => &[(0, 2)],
         Coding::Q4_1 | Coding::Q5_1 => &[(0, 2), (2, 2)],
         Coding::Mxfp4 => &[(0, 1)],
+        Coding::Nvfp4 => &[(0, 1), (1, 1)],
         Coding::Q2K => &[(0, 4), (4, 4), (8, 4), (12, 4), (80, 2), (82, 2)],
         Coding::Q3K => &[(96, 4), (100, 4), (104, 4), (108, 2)],
         Coding::Q4K | Coding::Q5K => &[(4, 4), (8, 4), (12, 4), (0, 2), (2, 2)],

@@ -20,7 +20,7 @@ mod view;
 
 pub use arrange::arrange;
 pub(crate) use arrange::spread_tile;
-pub(crate) use view::CodedTile;
+pub(crate) use view::{CodedTile, half_power};
 
 use crate::{KernelError, check};
 
@@ -75,6 +75,9 @@ pub enum Coding {
     Iq4Xs,
     /// MXFP4: blocks of 32, a power of two, 4-bit floats.
     Mxfp4,
+    /// NVFP4: blocks of 32, two groups of 16 with a scale (E4M3) each, 4-bit floats; one scale for
+    /// the whole matrix, [`Coded::global`].
+    Nvfp4,
 }
 
 /// The levels of IQ4_NL and IQ4_XS, 128 above.
@@ -105,6 +108,8 @@ pub struct Coded<'a> {
     pub scales: &'a [u16],
     /// bfloat16 bits (affine), else empty.
     pub biases: &'a [u16],
+    /// What the groups' scales are multiplied with: 1 but for NVFP4.
+    pub global: f32,
 }
 
 impl Coding {
@@ -115,7 +120,7 @@ impl Coding {
             Coding::Q2K => 2,
             Coding::Q3K => 3,
             Coding::Q4_0 | Coding::Q4_1 | Coding::Q4K => 4,
-            Coding::Iq4Nl | Coding::Iq4Xs | Coding::Mxfp4 => 4,
+            Coding::Iq4Nl | Coding::Iq4Xs | Coding::Mxfp4 | Coding::Nvfp4 => 4,
             Coding::Q5_0 | Coding::Q5_1 | Coding::Q5K => 5,
             Coding::Q6K => 6,
             Coding::Q8_0 => 8,
@@ -126,7 +131,7 @@ impl Coding {
     pub fn levels(self) -> Option<&'static [u8; 16]> {
         match self {
             Coding::Iq4Nl | Coding::Iq4Xs => Some(&IQ4_LEVELS),
-            Coding::Mxfp4 => Some(&E2M1_LEVELS),
+            Coding::Mxfp4 | Coding::Nvfp4 => Some(&E2M1_LEVELS),
             _ => None,
         }
     }
@@ -141,6 +146,7 @@ impl Coding {
             Coding::Q5_0 => (32, 16),
             Coding::Q8_0 | Coding::Iq4Nl | Coding::Iq4Xs => (32, 128),
             Coding::Mxfp4 => (32, 12),
+            Coding::Nvfp4 => (16, 12),
             Coding::Q4_1 | Coding::Q5_1 | Coding::Q4K | Coding::Q5K => (32, 0),
             Coding::Q2K => (16, 0),
             Coding::Q3K => (16, 4),
@@ -163,6 +169,7 @@ impl Coding {
             Coding::Q4_0 | Coding::Q5_0 | Coding::Q8_0 | Coding::Iq4Nl => (1, 2),
             Coding::Q4_1 | Coding::Q5_1 => (1, 4),
             Coding::Mxfp4 => (1, 1),
+            Coding::Nvfp4 => (1, 2),
             Coding::Q2K => (8, 20),
             Coding::Q3K => (8, 14),
             Coding::Q4K | Coding::Q5K => (8, 16),

@@ -26,7 +26,7 @@ impl Rows<'_> {
             Coding::Centered { .. } => self.bytes_of_rows(l, unit * UNIT),
             Coding::Affine { bits: 8, .. } => self.bytes_of_rows(l, unit * UNIT),
             Coding::Affine { bits, .. } => self.bit_stream(l, bits, unit),
-            Coding::Q4_0 | Coding::Iq4Nl => self.halves(l, self.block(unit) + 2),
+            Coding::Q4_0 | Coding::Iq4Nl | Coding::Nvfp4 => self.halves(l, self.block(unit) + 2),
             Coding::Q4_1 => self.halves(l, self.block(unit) + 4),
             Coding::Mxfp4 => self.halves(l, self.block(unit) + 1),
             Coding::Iq4Xs => self.halves(l, self.block(unit / 8) + 8 + unit % 8 * 16),

@@ -1,6 +1,7 @@
 //! One tile of a matrix, read element by element: the plain statement of the layout.
 
 use super::{Coded, Coding, TILE, UNIT};
+use crate::matmul::e4m3;
 
 /// The rows `first .. first + lanes` of a matrix.
 #[derive(Clone, Copy)]
@@ -14,6 +15,8 @@ pub(crate) struct CodedTile<'a> {
     pub scales: &'a [u16],
     /// `[groups, lanes]` of affine codings, else empty.
     pub biases: &'a [u16],
+    /// As in [`Coded`].
+    pub global: f32,
 }
 
 impl<'a> Coded<'a> {
@@ -38,6 +41,7 @@ impl<'a> Coded<'a> {
             bytes: &self.weights[first * row_bytes..(first + lanes) * row_bytes],
             scales: &self.scales[maps],
             biases,
+            global: self.global,
         }
     }
 }
@@ -97,6 +101,11 @@ impl CodedTile<'_> {
                 (self.half(block, lane), bias)
             }
             Coding::Mxfp4 => (half_power(self.bytes[self.block(g) + lane]), 0.0),
+            Coding::Nvfp4 => {
+                let scale = self.bytes[self.block(g / 2) + g % 2 * self.lanes + lane];
+                // Levels are doubled.
+                (e4m3(scale) * (self.global * 0.5), 0.0)
+            }
             Coding::Q2K => {
                 let block = self.block(g / 16);
                 let byte = self.byte(block, lane, g % 16);

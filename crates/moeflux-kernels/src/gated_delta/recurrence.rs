@@ -41,7 +41,7 @@ impl Kernel for Part<'_> {
     fn run<L: Lanes>(self, l: L) {
         match self.head.shape.decay {
             Decay::Head => self.run_as::<L, false>(l),
-            Decay::Key => self.run_as::<L, true>(l),
+            Decay::Key | Decay::BoundedKey(_) => self.run_as::<L, true>(l),
         }
     }
 }
@@ -102,7 +102,7 @@ impl Part<'_> {
             let at = (first + t) * shape.value_heads + head;
             let a = &self.span.a[at * dt_bias.len()..][..dt_bias.len()];
             let beta = math::sigmoid(self.span.b[at]);
-            let factor = |i: usize| super::factor(rate, a[i] + dt_bias[i]);
+            let factor = |i: usize| shape.decay.factor(rate, a[i] + dt_bias[i]);
             if shape.decay == Decay::Head {
                 self.scratch.gates.push((factor(0), beta));
                 continue;

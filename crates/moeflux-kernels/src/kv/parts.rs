@@ -175,17 +175,23 @@ impl<E: KvElement> Parts<E> {
         }
     }
 
-    /// Takes the key of a head at a position of another page.
-    pub(super) fn copy_key(
+    /// Takes the keys and the values of a head at some positions of another page that has the same
+    /// parts.
+    pub(super) fn copy_from(
         &mut self,
         in_page: usize,
-        (head, dim, from_place): (usize, usize, usize),
+        (head, dim, from_place, count): (usize, usize, usize, usize),
         from: &Parts<E>,
     ) {
         let first = head * dim * KV_PAGE_TOKENS;
         for d in 0..dim {
             let row = first + d * KV_PAGE_TOKENS;
-            self.keys[row + in_page] = from.keys[row + from_place];
+            let keys = &from.keys[row + from_place..][..count];
+            self.keys[row + in_page..][..count].copy_from_slice(keys);
+        }
+        if !self.values.is_empty() {
+            let values = &from.values[first + from_place * dim..][..count * dim];
+            self.values[first + in_page * dim..][..count * dim].copy_from_slice(values);
         }
     }
 

@@ -1,5 +1,6 @@
 //! Floats of 8 bits (E4M3) with a scale to each square of elements.
 
+use crate::coding::half_power;
 use crate::lanes::Lanes;
 
 /// Rows and columns that share a scale.
@@ -16,6 +17,8 @@ pub enum F8Scales<'a> {
     F32(&'a [f32]),
     /// bfloat16 as bits.
     Bf16(&'a [u16]),
+    /// E8M0: exponents of powers of two, 127 above; 255 stands for infinity.
+    E8M0(&'a [u8]),
 }
 
 /// E4M3 weights, row after row; the bytes that stand for no number are read as 480 and -480.
@@ -32,6 +35,7 @@ impl F8Scales<'_> {
         match self {
             F8Scales::F32(scales) => scales.len(),
             F8Scales::Bf16(scales) => scales.len(),
+            F8Scales::E8M0(scales) => scales.len(),
         }
     }
 
@@ -39,6 +43,7 @@ impl F8Scales<'_> {
         match self {
             F8Scales::F32(scales) => scales[index],
             F8Scales::Bf16(scales) => f32::from_bits(u32::from(scales[index]) << 16),
+            F8Scales::E8M0(scales) => 2.0 * half_power(scales[index]),
         }
     }
 }
@@ -52,10 +57,22 @@ impl F8<'_> {
 
     /// The element as it is decoded.
     pub(crate) fn value(&self, cols: usize, row: usize, col: usize) -> f32 {
-        let byte = self.weights[row * cols + col];
-        let bits = u32::from(byte & 0x80) << 24 | u32::from(byte & 0x7f) << 20;
-        f32::from_bits(bits) * LIFT * self.scale(cols, row, col)
+        e4m3(self.weights[row * cols + col]) * self.scale(cols, row, col)
     }
+}
+
+/// What a byte of E4M3 stands for.
+pub(crate) fn e4m3(byte: u8) -> f32 {
+    let bits = u32::from(byte & 0x80) << 24 | u32::from(byte & 0x7f) << 20;
+    f32::from_bits(bits) * LIFT
+}
+
+/// What bytes of E4M3, each in a word, stand for.
+#[inline(always)]
+pub(super) fn e4m3_lanes<L: Lanes>(l: L, bytes: L::I) -> L::F {
+    let sign = l.shift_left::<24>(l.and_i(bytes, l.splat_i(0x80)));
+    let magnitude = l.shift_left::<20>(l.and_i(bytes, l.splat_i(0x7f)));
+    l.mul(l.bits_to_float(l.add_i(sign, magnitude)), l.splat(LIFT))
 }
 
 /// Decodes row `row` into `out`, one row long.
@@ -80,9 +97,5 @@ pub(super) fn row<L: Lanes>(l: L, f8: &F8<'_>, row: usize, out: &mut [f32]) {
 
 #[inline(always)]
 fn sixteen<L: Lanes>(l: L, bytes: &[u8; 16], scale: L::F) -> L::F {
-    let bytes = l.load_u8(bytes);
-    let sign = l.shift_left::<24>(l.and_i(bytes, l.splat_i(0x80)));
-    let magnitude = l.shift_left::<20>(l.and_i(bytes, l.splat_i(0x7f)));
-    let lifted = l.mul(l.bits_to_float(l.add_i(sign, magnitude)), l.splat(LIFT));
-    l.mul(lifted, scale)
+    l.mul(e4m3_lanes(l, l.load_u8(bytes)), scale)
 }

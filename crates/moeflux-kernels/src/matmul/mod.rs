@@ -11,6 +11,7 @@ mod quads;
 mod scales;
 mod unpack;
 
+pub(crate) use f8::e4m3;
 pub use f8::{F8, F8_BLOCK, F8Scales};
 pub use heads::HeadRows;
 pub(crate) use heads::check as check_heads;

@@ -6,6 +6,7 @@ pub(in crate::matmul) use blocks::{EightBit, ExtraSmall, FourBit, SixBit, SplitS
 
 use crate::coding::{CodedTile, TILE};
 use crate::lanes::Lanes;
+use crate::matmul::f8::e4m3_lanes;
 
 /// Scales of a tile whose 16 lanes all exist.
 pub(super) trait Scales: Copy {
@@ -178,6 +179,35 @@ impl Scales for HalfPower<'_> {
     }
 }
 
+/// E4M3 scales of two groups a unit, and one of the matrix, of levels that are doubled.
+#[derive(Clone, Copy)]
+pub(super) struct Nested<'a> {
+    bytes: &'a [u8],
+    half_global: f32,
+}
+
+impl<'a> Nested<'a> {
+    #[inline(always)]
+    pub fn of(tile: &CodedTile<'a>) -> Self {
+        Nested {
+            bytes: tile.bytes,
+            half_global: tile.global * 0.5,
+        }
+    }
+}
+
+impl Scales for Nested<'_> {
+    const SPLIT: usize = 2;
+    const BIAS: bool = false;
+    const ZERO: bool = true;
+
+    #[inline(always)]
+    fn scale<L: Lanes>(self, l: L, g: usize) -> L::F {
+        let bytes = l.load_u8(&self.bytes.as_chunks().0[g / 2 * 18 + g % 2]);
+        l.mul(e4m3_lanes(l, bytes), l.splat(self.half_global))
+    }
+}
+
 /// Scales and biases that were computed before.
 #[derive(Clone, Copy)]
 pub(super) struct Maps<'a> {
@@ -230,6 +260,7 @@ macro_rules! with_coding {
             Coding::Iq4Nl => leveled!(IQ4_LEVELS, true, 1, 2, scales::Half<'_, 4>),
             Coding::Iq4Xs => leveled!(IQ4_LEVELS, true, 8, 8, scales::ExtraSmall<'_>),
             Coding::Mxfp4 => leveled!(E2M1_LEVELS, false, 1, 1, scales::HalfPower<'_>),
+            Coding::Nvfp4 => leveled!(E2M1_LEVELS, false, 1, 2, scales::Nested<'_>),
         }
     }};
 }

@@ -2,8 +2,8 @@
 
 use super::{max, sum16};
 use crate::{
-    AttentionShape, AttentionSpan, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError, KvPage,
-    RopeStyle, attention as checks, kv, math, rope as rope_checks,
+    AttentionShape, AttentionSpan, Blocks, Entries, KV_CHUNK_TOKENS, KV_PAGE_TOKENS, KernelError,
+    KvPage, RopeStyle, attention as checks, kv, math, rope as rope_checks,
 };
 
 /// See [`Cpu::kv_append`](crate::Cpu::kv_append).
@@ -53,6 +53,37 @@ pub fn sparse_attention(
     checks::check(spans, shape, sinks)?;
     checks::check_entries(spans, entries, shape)?;
     attend(spans, entries, shape, sinks)
+}
+
+/// See [`Cpu::block_attention`](crate::Cpu::block_attention).
+///
+/// # Errors
+/// As there.
+pub fn block_attention(
+    spans: &mut [AttentionSpan<'_>],
+    blocks: &[Blocks<'_>],
+    shape: AttentionShape,
+) -> Result<(), KernelError> {
+    checks::check(spans, shape, None)?;
+    checks::check_blocks(spans, blocks, shape)?;
+    let dim = shape.head_dim;
+    for (span, blocks) in spans.iter_mut().zip(blocks) {
+        for row in 0..span.q.len() / dim {
+            let (t, head) = (row / shape.heads, row % shape.heads);
+            let list: Vec<usize> = blocks
+                .list(t, span.start + t)
+                .into_iter()
+                .map(|at| at as usize)
+                .collect();
+            let chunks = list.chunks(KV_CHUNK_TOKENS);
+            let all: Vec<Places<'_>> = chunks.map(|at| (span.pages, 0, at.to_vec())).collect();
+            let kv_head = head / (shape.heads / shape.kv_heads);
+            let q = &span.q[row * dim..][..dim];
+            let out = &mut span.out[row * dim..][..dim];
+            one_query(q, &all, kv_head, (shape, None), out)?;
+        }
+    }
+    Ok(())
 }
 
 fn attend(

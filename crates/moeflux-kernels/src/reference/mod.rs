@@ -5,6 +5,7 @@
 mod attention;
 mod compress;
 mod elementwise;
+mod gated_streams;
 mod grouped_router;
 mod heads;
 mod matmul;
@@ -13,18 +14,19 @@ mod recurrent;
 mod router;
 mod streams;
 
-pub use attention::{attention, kv_append, rope, sparse_attention};
+pub use attention::{attention, block_attention, kv_append, rope, sparse_attention};
 pub use compress::{choose_entries, compress};
 pub use elementwise::{
     add, add_bias, add_to_rows, combine, glu, scale_by_sigmoid, sigmoid_mul, split_pairs, swiglu,
 };
+pub use gated_streams::{gate_streams, inject_streams, mix_streams, scaled_silu};
 pub use grouped_router::{route_by_token, route_grouped};
 pub use heads::{head_matmul, rearrange};
 pub use matmul::{decode_row, matmul, quantize};
-pub use norm::{rms_norm, rms_norm_gated, rms_normalize};
+pub use norm::{layer_norm, rms_norm, rms_norm_gated, rms_norm_pieces, rms_normalize};
 pub use recurrent::{conv1d_silu, gated_delta};
 pub use router::route;
-pub use streams::{collapse_streams, spread_streams, stream_weights};
+pub use streams::{collapse_streams, mean_streams, spread_streams, stream_weights};
 
 /// Dot product in 16 partial sums: element k goes to lane k mod 16.
 fn dot16(a: &[f32], b: &[f32]) -> f32 {

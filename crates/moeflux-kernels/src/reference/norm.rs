@@ -1,9 +1,9 @@
 //! Reference of the norms.
 
-use super::dot16;
+use super::{dot16, sum16};
 use crate::{
-    KernelError, math,
-    rms_norm::{check, check_plain},
+    KernelError, layer_norm as layer, math,
+    rms_norm::{check, check_pieces, check_plain},
 };
 
 /// See [`Cpu::rms_norm`](crate::Cpu::rms_norm).
@@ -37,6 +37,28 @@ pub fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]) -> Result
     Ok(())
 }
 
+/// See [`Cpu::rms_norm_pieces`](crate::Cpu::rms_norm_pieces).
+///
+/// # Errors
+/// As there.
+pub fn rms_norm_pieces(
+    x: &[f32],
+    weight: &[f32],
+    dim: usize,
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    check_pieces(x, weight, dim, out)?;
+    for (piece, x) in x.chunks_exact(dim).enumerate() {
+        let inv = inverse_rms(x, eps);
+        for i in 0..dim {
+            let at = piece * dim + i;
+            out[at] = (x[i] * inv) * weight[at % weight.len()];
+        }
+    }
+    Ok(())
+}
+
 /// See [`Cpu::rms_norm_gated`](crate::Cpu::rms_norm_gated).
 ///
 /// # Errors
@@ -55,6 +77,30 @@ pub fn rms_norm_gated(
         for i in 0..dim {
             let at = r * dim + i;
             out[at] = ((x[i] * inv) * weight[i]) * math::silu(gate[at]);
+        }
+    }
+    Ok(())
+}
+
+/// See [`Cpu::layer_norm`](crate::Cpu::layer_norm).
+///
+/// # Errors
+/// As there.
+pub fn layer_norm(
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    eps: f32,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    layer::check(x, weight, bias, out)?;
+    let dim = weight.len();
+    for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+        let mean = sum16(x) / dim as f32;
+        let centered: Vec<f32> = x.iter().map(|x| x - mean).collect();
+        let inv = inverse_rms(&centered, eps);
+        for i in 0..dim {
+            out[i] = (centered[i] * inv).mul_add(weight[i], bias[i]);
         }
     }
     Ok(())

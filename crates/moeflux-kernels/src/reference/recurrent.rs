@@ -51,7 +51,7 @@ pub fn gated_delta(
                 let (decays, rate) = (shape.head_decays(), math::exp(a_log[h]));
                 let factor = |i: usize| {
                     let x = span.a[at * decays + i] + dt_bias[h * decays + i];
-                    delta::factor(rate, x)
+                    shape.decay.factor(rate, x)
                 };
                 let decay: Vec<f32> = (0..decays).map(factor).collect();
                 let beta = math::sigmoid(span.b[at]);

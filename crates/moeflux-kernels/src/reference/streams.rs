@@ -84,6 +84,26 @@ pub fn collapse_streams(
     Ok(())
 }
 
+/// See [`Cpu::mean_streams`](crate::Cpu::mean_streams).
+///
+/// # Errors
+/// As there.
+pub fn mean_streams(
+    x: &[f32],
+    streams: usize,
+    dim: usize,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    let tokens = checks::check_mean(x, streams, dim, out)?;
+    for t in 0..tokens {
+        for i in 0..dim {
+            let sum = (0..streams).fold(0.0, |sum, j| sum + x[(t * streams + j) * dim + i]);
+            out[t * dim + i] = sum / streams as f32;
+        }
+    }
+    Ok(())
+}
+
 /// See [`Cpu::spread_streams`](crate::Cpu::spread_streams).
 ///
 /// # Errors

@@ -130,6 +130,7 @@ pub fn codings() -> Vec<Coding> {
         Coding::Iq4Nl,
         Coding::Iq4Xs,
         Coding::Mxfp4,
+        Coding::Nvfp4,
     ];
     for bits in [2, 3, 4, 5, 6, 8] {
         codings.extend([32, 64, 128].map(|group| Coding::Affine { bits, group }));
@@ -198,6 +199,18 @@ impl Weights {
                 };
             }
         }
+        if coding == Coding::Nvfp4 {
+            // Signs of scales are allowed, numbers that are none are not.
+            for block in self.rows_of_bytes.chunks_exact_mut(18) {
+                for scale in &mut block[..2] {
+                    *scale = match kind {
+                        Kind::Tiny => *scale % 8,
+                        _ if *scale & 0x7f == 0x7f => 0x7e,
+                        _ => *scale,
+                    };
+                }
+            }
+        }
         self.arrange();
     }
 
@@ -237,6 +250,7 @@ impl Weights {
                 weights: &self.bytes,
                 scales: &self.scales,
                 biases: &self.biases,
+                global: plain::global(coding),
             }),
         };
         Matrix::new(self.rows, self.cols, data).unwrap()

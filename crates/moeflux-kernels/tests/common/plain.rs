@@ -6,7 +6,7 @@ use moeflux_kernels::Coding;
 pub fn half_places(coding: Coding) -> Option<(usize, &'static [usize])> {
     match coding {
         Coding::Affine { .. } | Coding::Centered { .. } => None,
-        Coding::Mxfp4 => None,
+        Coding::Mxfp4 | Coding::Nvfp4 => None,
         Coding::Q4_0 | Coding::Iq4Nl => Some((18, &[0])),
         Coding::Q4_1 => Some((20, &[0, 2])),
         Coding::Q5_0 => Some((22, &[0])),
@@ -18,6 +18,14 @@ pub fn half_places(coding: Coding) -> Option<(usize, &'static [usize])> {
         Coding::Q4K => Some((144, &[0, 2])),
         Coding::Q5K => Some((176, &[0, 2])),
         Coding::Q6K => Some((210, &[208])),
+    }
+}
+
+/// The scale of a whole matrix.
+pub fn global(coding: Coding) -> f32 {
+    match coding {
+        Coding::Nvfp4 => 0.0123,
+        _ => 1.0,
     }
 }
 
@@ -103,6 +111,10 @@ pub fn decode(coding: Coding, row: &[u8], scales: &[u16], biases: &[u16]) -> Vec
             let value = |j: usize| (f64::from(value(j)) * f64::from(power)) as f32;
             out.extend((0..32).map(value));
         }),
+        Coding::Nvfp4 => blocks(row, 18, |block, out| {
+            let value = |j: usize| E2M1[usize::from(block[2 + j % 16] >> (j / 16 * 4) & 15)];
+            out.extend((0..32).map(|j| value(j) * (e4m3(block[j / 16]) * global(coding))));
+        }),
         Coding::Q8_0 => blocks(row, 34, |block, out| {
             out.extend(block[2..].iter().map(|&q| f32::from(q as i8) * half(block)));
         }),
@@ -130,6 +142,16 @@ pub fn decode(coding: Coding, row: &[u8], scales: &[u16], biases: &[u16]) -> Vec
             }
         }),
     }
+}
+
+/// A number of a sign, four bits of exponent and three of mantissa.
+fn e4m3(byte: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(byte >> 3 & 15), f32::from(byte & 7) / 8.0);
+    let size = match exponent {
+        0 => mantissa * 2f32.powi(-6),
+        _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
+    };
+    if byte < 128 { size } else { -size }
 }
 
 fn blocks(row: &[u8], bytes: usize, decode: impl Fn(&[u8], &mut Vec<f32>)) -> Vec<f32> {

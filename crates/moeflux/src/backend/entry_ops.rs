@@ -1,17 +1,17 @@
 //! The operations on entries that stand for windows of positions, on the host.
 
-use moeflux_kernels::{AttentionSpan, CompressSpan, Entries, IndexSpan, KvPage, RopeStyle};
+use moeflux_kernels::{Blocks, CompressSpan, Entries, IndexSpan, KvPage};
 
 use super::host::{HostBackend, wrong_op};
 use super::kernel_set::KernelSet;
-use super::state_ops::{key_values, key_values_mut, recurrent};
+use super::state_ops::{attention_spans, key_values, key_values_mut, recurrent};
 use super::{Step, StepSpan};
 use crate::Error;
-use crate::graph::{BufferPool, EntryForm, Op, StateId};
+use crate::graph::{BufferPool, EntryForm, EntryOp, Op, StateId};
 use crate::weights::Weights;
 
 impl<K: KernelSet> HostBackend<K> {
-    /// Runs [`Op::Compress`].
+    /// Runs [`EntryOp::Compress`].
     pub(super) fn compress(
         &self,
         op: &Op,
@@ -19,35 +19,42 @@ impl<K: KernelSet> HostBackend<K> {
         weights: &Weights,
         buffers: &BufferPool,
     ) -> Result<(), Error> {
-        let Op::Compress {
+        let Op::Entries(EntryOp::Compress {
             values,
             gates,
             state,
             entries,
             form,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
         let shape = form.shape;
-        let (values, gates) = (buffers.get(*values), buffers.get(*gates));
+        let values = buffers.get(*values);
+        // Positions that all weigh the same have gates of zero.
+        let alike = vec![0.0; if gates.is_none() { values.len() } else { 0 }];
+        let gates = gates.map_or(&alike[..], |gates| buffers.get(gates));
         let made = |span: &StepSpan<'_>| shape.completed(span.start, span.len) * shape.dim;
         let mut outs: Vec<Vec<f32>> = step.spans.iter().map(|s| vec![0.0; made(s)]).collect();
         let mut spans = Vec::with_capacity(step.spans.len());
         for (span, out) in step.spans.iter_mut().zip(&mut outs) {
-            let width = shape.width();
-            let rows = span.first_row * width..(span.first_row + span.len) * width;
+            let own = |all| span.rows(all, shape.width());
+            let (values, gates) = (own(values), own(gates));
             let (state, next_state) = recurrent(span.session, *state)?.step();
             spans.push(CompressSpan {
-                values: &values[rows.clone()],
-                gates: &gates[rows],
+                values,
+                gates,
                 start: span.start,
                 state,
                 next_state,
                 out,
             });
         }
-        let bias = weights.vector(form.bias)?;
+        let no_bias = vec![0.0; shape.rate * shape.width()];
+        let bias = match form.bias {
+            Some(bias) => weights.vector(bias)?,
+            None => &no_bias[..],
+        };
         self.kernels.compress(&mut spans, shape, bias)?;
         for (span, pooled) in step.spans.iter_mut().zip(&outs) {
             self.append_entries(span, *entries, form, (pooled, weights))?;
@@ -55,7 +62,7 @@ impl<K: KernelSet> HostBackend<K> {
         Ok(())
     }
 
-    /// Norms and rotates pooled windows and keeps them.
+    /// Norms and rotates pooled windows, if their form says so, and keeps them.
     fn append_entries(
         &self,
         span: &mut StepSpan<'_>,
@@ -68,55 +75,58 @@ impl<K: KernelSet> HostBackend<K> {
         let positions: Vec<u32> = (first..first + pooled.len() / dim)
             .map(|entry| (entry * rate) as u32)
             .collect();
-        let mut normed = vec![0.0; pooled.len()];
-        let norm = weights.vector(form.norm)?;
-        self.kernels.rms_norm(pooled, norm, form.eps, &mut normed)?;
-        let mut keys = vec![0.0; pooled.len()];
-        let style = RopeStyle::InterleavedTail;
-        self.kernels.rope(
-            &normed,
-            &positions,
-            1,
-            dim,
-            &form.inv_freq,
-            form.attention_scale,
-            style,
-            &mut keys,
-        )?;
+        let mut keys = pooled.to_vec();
+        if let Some(norm) = form.norm {
+            let norm = weights.vector(norm)?;
+            self.kernels.rms_norm(pooled, norm, form.eps, &mut keys)?;
+        }
+        if !form.inv_freq.is_empty() {
+            let normed = keys.clone();
+            self.kernels.rope(
+                &normed,
+                &positions,
+                1,
+                dim,
+                &form.inv_freq,
+                form.attention_scale,
+                form.style,
+                &mut keys,
+            )?;
+        }
         let cache = key_values_mut(span.session, entries)?;
         let pages = cache.pages_mut();
         Ok(self.kernels.kv_append(pages, first, &keys, &keys)?)
     }
 
-    /// Runs [`Op::ChooseEntries`].
+    /// Runs [`EntryOp::Choose`].
     pub(super) fn choose_entries(
         &self,
         op: &Op,
         step: &Step<'_>,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::ChooseEntries {
+        let Op::Entries(EntryOp::Choose {
             q,
             weights,
             entries,
             shape,
             out,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
         buffers.write(*out, |buffers, out| {
-            let (q, weights) = (buffers.get(*q), buffers.get(*weights));
-            let mut rest: &mut [u32] = bytemuck::cast_slice_mut(out);
-            let mut spans = Vec::with_capacity(step.spans.len());
-            for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * shape.top_k);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
+            let q = buffers.get(*q);
+            // Heads that all weigh the same have weights of one.
+            let rows = step.tokens.len() * shape.heads;
+            let alike = vec![1.0; if weights.is_none() { rows } else { 0 }];
+            let weights = weights.map_or(&alike[..], |weights| buffers.get(weights));
+            let outs = step.rows_mut(bytemuck::cast_slice_mut(out), shape.top_k);
+            let mut spans = Vec::with_capacity(outs.len());
+            for (span, out) in step.spans.iter().zip(outs) {
                 spans.push(IndexSpan {
-                    q: &q[rows(shape.heads * shape.dim)],
-                    weights: &weights[rows(shape.heads)],
+                    q: span.rows(q, shape.heads * shape.dim),
+                    weights: span.rows(weights, shape.heads),
                     start: span.start,
                     pages: pages(span, *entries)?,
                     out,
@@ -126,7 +136,7 @@ impl<K: KernelSet> HostBackend<K> {
         })
     }
 
-    /// Runs [`Op::SparseAttention`].
+    /// Runs [`EntryOp::SparseAttention`].
     pub(super) fn sparse_attention(
         &self,
         op: &Op,
@@ -134,7 +144,7 @@ impl<K: KernelSet> HostBackend<K> {
         weights: &Weights,
         buffers: &mut BufferPool,
     ) -> Result<(), Error> {
-        let Op::SparseAttention {
+        let Op::Entries(EntryOp::SparseAttention {
             q,
             state,
             entries,
@@ -143,41 +153,56 @@ impl<K: KernelSet> HostBackend<K> {
             shape,
             sinks,
             out,
-        } = op
+        }) = op
         else {
             return Err(wrong_op(op));
         };
         let sinks = sinks.map(|sinks| weights.vector(sinks)).transpose()?;
-        let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
-            let q = buffers.get(*q);
-            let chosen = chosen.map(|id| buffers.get_u32(id));
-            let top_k = chosen.map_or(0, |ids| ids.len() / step.tokens.len().max(1));
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
+            let chosen = chosen.map(|id| (buffers.get_u32(id), buffers.width(id)));
             let mut all = Vec::with_capacity(step.spans.len());
             for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * width);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                let cache = key_values(span.session.states(), *state)?;
-                spans.push(AttentionSpan {
-                    q: &q[rows(width)],
-                    start: span.start,
-                    dropped: cache.dropped(),
-                    pages: cache.pages(),
-                    out,
-                });
                 all.push(Entries {
                     rate: *rate,
                     pages: pages(span, *entries)?,
-                    chosen: chosen.map(|ids| (&ids[rows(top_k)], top_k)),
+                    chosen: chosen.map(|(ids, top_k)| (span.rows(ids, top_k), top_k)),
                 });
             }
+            let mut spans = attention_spans(step, buffers.get(*q), *state, *shape, out)?;
             Ok(self
                 .kernels
                 .sparse_attention(&mut spans, &all, *shape, sinks)?)
+        })
+    }
+
+    /// Runs [`EntryOp::BlockAttention`].
+    pub(super) fn block_attention(
+        &self,
+        op: &Op,
+        step: &Step<'_>,
+        buffers: &mut BufferPool,
+    ) -> Result<(), Error> {
+        let Op::Entries(EntryOp::BlockAttention {
+            q,
+            state,
+            chosen,
+            rate,
+            shape,
+            out,
+        }) = op
+        else {
+            return Err(wrong_op(op));
+        };
+        buffers.write(*out, |buffers, out| {
+            let (ids, top_k) = (buffers.get_u32(*chosen), buffers.width(*chosen));
+            let of = |span: &StepSpan<'_>| Blocks {
+                rate: *rate,
+                chosen: span.rows(ids, top_k),
+                top_k,
+            };
+            let all: Vec<Blocks<'_>> = step.spans.iter().map(of).collect();
+            let mut spans = attention_spans(step, buffers.get(*q), *state, *shape, out)?;
+            Ok(self.kernels.block_attention(&mut spans, &all, *shape)?)
         })
     }
 }

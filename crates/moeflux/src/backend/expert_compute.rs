@@ -21,6 +21,13 @@ pub(super) struct Scratch {
     pub results: Vec<f32>,
 }
 
+impl Scratch {
+    /// The inputs of down of the last batch, by expert and token; more may follow.
+    pub(super) fn inner(&self) -> &[f32] {
+        &self.act
+    }
+}
+
 impl ExpertLayout {
     /// How the inputs of gate and up, and of down, are rounded where the weights are coded.
     pub(super) fn roundings(&self) -> Roundings {

@@ -10,6 +10,7 @@ use super::buckets::{Buckets, RoutedTokens};
 use super::expert_compute::{Compute, Extras, Roundings, Scratch, resize};
 use super::kernel_set::KernelSet;
 use super::lookahead::Trial;
+use super::squares::ExpertSquares;
 use crate::options::Lookahead;
 use crate::weights::ExpertLayout;
 use crate::{Activations, Error};
@@ -26,6 +27,8 @@ pub struct ExpertStage {
     guesses: Guesses,
     step: StepKind,
     trial: Trial,
+    /// Where what experts are given is added up, if it is.
+    pub squares: Option<ExpertSquares>,
 }
 
 /// A step as far as it matters to the experts.
@@ -79,6 +82,7 @@ impl ExpertStage {
                 waited_before: Duration::ZERO,
             },
             trial: Trial::new(lookahead),
+            squares: None,
         }
     }
 
@@ -315,6 +319,12 @@ impl ExpertStage {
         while let Some(ready) = lease.next()? {
             compute.batch(&ready, &self.buckets, scratch)?;
             missing -= ready.len();
+            if let Some(squares) = &mut self.squares {
+                let mut experts: Vec<u32> = ready.iter().map(|(expert, _)| expert).collect();
+                experts.sort_unstable();
+                let x = (tokens.x, hidden);
+                squares.add(layer, &experts, &self.buckets, x, scratch.inner())?;
+            }
         }
         match missing {
             0 => Ok(hidden),

@@ -8,8 +8,9 @@ use super::expert_compute::Extras;
 use super::experts::ExpertStage;
 use super::kernel_set::KernelSet;
 use super::lookahead::Guesser;
+use super::ngrams::ngram_rows;
 use super::{Backend, Step};
-use crate::graph::{BufferId, BufferPool, Op, WeightId};
+use crate::graph::{BufferId, BufferPool, EntryOp, Op, WeightId};
 use crate::weights::Weights;
 use crate::{Activations, Error};
 
@@ -83,13 +84,9 @@ impl<K: KernelSet> HostBackend<K> {
         };
         if let Some(rounding) = rounding {
             let cols = matrices[0].cols();
-            self.kernels.quantize(
-                &mut self.quantized,
-                input,
-                input.len() / cols,
-                cols,
-                rounding,
-            )?;
+            let (rows, quantized) = (input.len() / cols, &mut self.quantized);
+            self.kernels
+                .quantize(quantized, input, rows, cols, rounding)?;
         }
         // Matrices of one input normally share a codec; one of another kind gets its own turn.
         let fits = |m: &Matrix<'_>| {
@@ -211,18 +208,6 @@ impl<K: KernelSet> HostBackend<K> {
         buffers.write(out, |buffers, out| {
             let get = |id: &BufferId| buffers.get(*id);
             match op {
-                Op::RmsNorm { x, weight, eps, .. } => {
-                    k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
-                }
-                Op::RmsNormGated {
-                    x,
-                    gate,
-                    weight,
-                    eps,
-                    ..
-                } => {
-                    k.rms_norm_gated(get(x), get(gate), weights.vector(*weight)?, *eps, out)?;
-                }
                 Op::Rope {
                     x,
                     heads,
@@ -237,9 +222,6 @@ impl<K: KernelSet> HostBackend<K> {
                     k.rope(
                         x, positions, *heads, *head_dim, inv_freq, scale, *style, out,
                     )?;
-                }
-                Op::RmsNormalize { x, len, eps, .. } => {
-                    k.rms_normalize(get(x), *len, *eps, out)?;
                 }
                 Op::Swiglu { gate, up, .. } => k.swiglu(get(gate), get(up), out)?,
                 Op::Glu { gate, up, rule, .. } => k.glu(get(gate), get(up), *rule, out)?,
@@ -261,14 +243,15 @@ impl<K: KernelSet> HostBackend<K> {
                         out.copy_from_slice(&x[row as usize * width..(row as usize + 1) * width]);
                     }
                 }
-                other => self.streams(other, weights, buffers, out)?,
+                Op::Streams(op) => self.streams(op, weights, buffers, out)?,
+                other => self.norm(other, weights, buffers, out)?,
             }
             Ok(())
         })
     }
 
-    /// Operations on the streams of a residual.
-    fn streams(
+    /// Norms of rows or of their pieces.
+    fn norm(
         &self,
         op: &Op,
         weights: &Weights,
@@ -278,25 +261,26 @@ impl<K: KernelSet> HostBackend<K> {
         let k = &self.kernels;
         let get = |id: &BufferId| buffers.get(*id);
         match op {
-            Op::StreamWeights {
-                projected,
-                scale_and_base: [scale, base],
-                rule,
+            Op::RmsNorm { x, weight, eps, .. } => {
+                k.rms_norm(get(x), weights.vector(*weight)?, *eps, out)?;
+            }
+            Op::RmsNormGated {
+                x,
+                gate,
+                weight,
+                eps,
+                ..
+            } => k.rms_norm_gated(get(x), get(gate), weights.vector(*weight)?, *eps, out)?,
+            Op::RmsNormalize { x, len, eps, .. } => k.rms_normalize(get(x), *len, *eps, out)?,
+            Op::LayerNorm {
+                x,
+                weight_and_bias: [weight, bias],
+                eps,
                 ..
             } => {
-                let (scale, base) = (weights.vector(*scale)?, weights.vector(*base)?);
-                k.stream_weights(get(projected), scale, base, *rule, out)?;
+                let (weight, bias) = (weights.vector(*weight)?, weights.vector(*bias)?);
+                k.layer_norm(get(x), weight, bias, *eps, out)?;
             }
-            Op::CollapseStreams {
-                x, weights, rule, ..
-            } => k.collapse_streams(get(x), get(weights), *rule, out)?,
-            Op::SpreadStreams {
-                x,
-                block,
-                weights,
-                rule,
-                ..
-            } => k.spread_streams(get(x), get(block), get(weights), *rule, out)?,
             other => return Err(wrong_op(other)),
         }
         Ok(())
@@ -347,9 +331,15 @@ impl<K: KernelSet> Backend for HostBackend<K> {
             Op::Attention { .. } => self.attention(op, step, weights, buffers),
             Op::Conv1dSilu { .. } => self.conv1d(op, step, weights, buffers),
             Op::GatedDelta { .. } => self.gated_delta(op, step, weights, buffers),
-            Op::Compress { .. } => self.compress(op, step, weights, buffers),
-            Op::ChooseEntries { .. } => self.choose_entries(op, step, buffers),
-            Op::SparseAttention { .. } => self.sparse_attention(op, step, weights, buffers),
+            Op::Entries(EntryOp::Compress { .. }) => self.compress(op, step, weights, buffers),
+            Op::Entries(EntryOp::Choose { .. }) => self.choose_entries(op, step, buffers),
+            Op::Entries(EntryOp::SparseAttention { .. }) => {
+                self.sparse_attention(op, step, weights, buffers)
+            }
+            Op::Entries(EntryOp::BlockAttention { .. }) => self.block_attention(op, step, buffers),
+            Op::NgramRows { table, rule, out } => {
+                ngram_rows(step, weights.table(*table)?, rule, buffers, *out)
+            }
             Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. } => {
                 self.router(op, step.tokens, weights, buffers)
             }

@@ -1,7 +1,7 @@
 //! The kernels that a host backend needs, as a trait with two implementations.
 
 use moeflux_kernels::{
-    AttentionShape, AttentionSpan, CompressShape, CompressSpan, ConvSpan, Cpu, DeltaShape,
+    AttentionShape, AttentionSpan, Blocks, CompressShape, CompressSpan, ConvSpan, Cpu, DeltaShape,
     DeltaSpan, Entries, Glu, GroupedRouting, HeadRows, IndexShape, IndexSpan, KernelError, KvPage,
     MatmulJob, Matrix, Piece, Quantized, RopeStyle, Rounding, Settled, StreamRule, reference,
 };
@@ -67,7 +67,9 @@ macro_rules! kernel_set {
 kernel_set! {
     fn decode_row(matrix: &Matrix<'_>, row: usize, out: &mut [f32]);
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
+    fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]);
     fn rms_normalize(x: &[f32], dim: usize, eps: f32, out: &mut [f32]);
+    fn rms_norm_pieces(x: &[f32], weight: &[f32], dim: usize, eps: f32, out: &mut [f32]);
     fn rms_norm_gated(x: &[f32], gate: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
     fn rope(
         x: &[f32], positions: &[u32], heads: usize, head_dim: usize, inv_freq: &[f32],
@@ -97,14 +99,27 @@ kernel_set! {
         spans: &mut [AttentionSpan<'_>], entries: &[Entries<'_>], shape: AttentionShape,
         sinks: Option<&[f32]>,
     );
+    fn block_attention(
+        spans: &mut [AttentionSpan<'_>], blocks: &[Blocks<'_>], shape: AttentionShape,
+    );
     fn compress(spans: &mut [CompressSpan<'_>], shape: CompressShape, bias: &[f32]);
     fn choose_entries(spans: &mut [IndexSpan<'_>], shape: IndexShape);
     fn stream_weights(
         projected: &[f32], scale: &[f32], base: &[f32], rule: StreamRule, out: &mut [f32],
     );
+    fn mean_streams(x: &[f32], streams: usize, dim: usize, out: &mut [f32]);
     fn collapse_streams(x: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32]);
     fn spread_streams(
         x: &[f32], block: &[f32], weights: &[f32], rule: StreamRule, out: &mut [f32],
+    );
+    fn scaled_silu(x: &[f32], divisor: f32, out: &mut [f32]);
+    fn mix_streams(x: &[f32], gates: &[f32], streams_and_dim: (usize, usize), out: &mut [f32]);
+    fn inject_streams(
+        x: &[f32], block: &[f32], weights: &[f32], streams: usize, out: &mut [f32],
+    );
+    fn gate_streams(
+        keys: &[f32], queries: &[f32], values: &[f32], streams_and_dim: (usize, usize),
+        out: &mut [f32],
     );
     fn route(
         logits: &[f32], experts: usize, top_k: usize, renormalize: bool, ids: &mut [u32],

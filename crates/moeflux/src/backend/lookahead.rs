@@ -18,6 +18,7 @@ use crate::weights::Weights;
 pub(super) struct Guesser {
     normed: Vec<f32>,
     logits: Vec<f32>,
+    biased: Vec<f32>,
     ids: Vec<u32>,
     weights: Vec<f32>,
 }
@@ -36,6 +37,7 @@ impl<K: KernelSet> HostBackend<K> {
             norm,
             eps,
             router,
+            bias,
             experts,
             top_k,
             layer,
@@ -64,6 +66,13 @@ impl<K: KernelSet> HostBackend<K> {
             tokens: None,
             out: &mut guess.logits,
         }])?;
+        if let Some(bias) = bias {
+            guess.biased.resize(rows * experts, 0.0);
+            let biased = &mut guess.biased;
+            self.kernels
+                .add_bias(&guess.logits, weights.vector(bias)?, biased)?;
+            std::mem::swap(&mut guess.logits, biased);
+        }
         let (ids, shares) = (&mut guess.ids, &mut guess.weights);
         self.kernels
             .route(&guess.logits, experts, top_k, false, ids, shares)?;

@@ -8,16 +8,22 @@ mod experts;
 mod host;
 mod kernel_set;
 mod lookahead;
+mod ngrams;
 mod router;
+mod squares;
 mod state_ops;
+mod stream_ops;
 mod tier;
 
 pub use buckets::{Buckets, RoutedTokens};
 pub use experts::ExpertStage;
 pub use host::HostBackend;
 pub use kernel_set::{KernelSet, Reference};
+pub use ngrams::ngram_rows;
+pub use squares::{ExpertSquares, LayerSquares, add_squares};
 pub use tier::TierStats;
 
+use std::mem;
 use std::sync::Arc;
 
 use moeflux_kernels::Settled;
@@ -51,6 +57,25 @@ pub struct Step<'a> {
     pub positions: &'a [u32],
     /// Rows whose logits are wanted, ascending.
     pub outputs: &'a [u32],
+}
+
+impl StepSpan<'_> {
+    /// Its rows of all the step's, which have `width` elements each.
+    fn rows<'a, T>(&self, all: &'a [T], width: usize) -> &'a [T] {
+        &all[self.first_row * width..(self.first_row + self.len) * width]
+    }
+}
+
+impl Step<'_> {
+    /// Each span's rows of all the step's, which have `width` elements each.
+    fn rows_mut<'a, T>(&self, mut all: &'a mut [T], width: usize) -> Vec<&'a mut [T]> {
+        let own = |span: &StepSpan<'_>| {
+            let (own, rest) = mem::take(&mut all).split_at_mut(span.len * width);
+            all = rest;
+            own
+        };
+        self.spans.iter().map(own).collect()
+    }
 }
 
 /// Is shown what a recurrence reads, in the pool.
@@ -95,21 +120,31 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// The most likely token of each row of a step's logits, the lowest one among equals, where a
-    /// backend finds it without bringing them into the pool. `None` too where one is not finite.
-    ///
-    /// # Errors
-    /// If a device is lost.
-    fn best(&mut self, _logits: BufferId, _: &BufferPool) -> Result<Option<Vec<u32>>, Error> {
-        Ok(None)
-    }
-
     /// The step's operations are over, and its results fetched.
     ///
     /// # Errors
     /// If a device is lost.
     fn end_step(&mut self) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// [`Backend::run_graph`] where only the most likely token of each row of the step's logits is
+    /// wanted, the lowest one among equals: those, where a backend finds them without bringing the
+    /// logits into the pool; `None` otherwise, also where one is not finite. A backend may begin with
+    /// the step that follows if the answer goes on with that token.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn run_best(
+        &mut self,
+        graph: &Graph,
+        step: &mut Step<'_>,
+        weights: &Weights,
+        buffers: &mut BufferPool,
+        experts: &mut ExpertStage,
+    ) -> Result<Option<Vec<u32>>, Error> {
+        self.run_graph(graph, step, weights, buffers, experts, None)?;
+        Ok(None)
     }
 
     /// Runs a step's operations. Only sessions' state and the graph's result need to be there
@@ -160,6 +195,9 @@ pub trait Backend: Send {
         }
         Ok(())
     }
+
+    /// Forgets the experts that it keeps in memory of its own.
+    fn cool(&mut self) {}
 
     /// Brings experts nearer to where they are computed, as far as there is room.
     ///

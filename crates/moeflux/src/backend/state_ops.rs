@@ -1,6 +1,6 @@
 //! The operations that read or write sessions' state, on the host.
 
-use moeflux_kernels::{AttentionSpan, ConvSpan, DeltaSpan, KV_PAGE_TOKENS};
+use moeflux_kernels::{AttentionShape, AttentionSpan, ConvSpan, DeltaSpan, KV_PAGE_TOKENS};
 
 use super::Step;
 use super::host::{HostBackend, wrong_op};
@@ -29,24 +29,8 @@ impl<K: KernelSet> HostBackend<K> {
             return Err(wrong_op(op));
         };
         let sinks = sinks.map(|sinks| weights.vector(sinks)).transpose()?;
-        let width = shape.heads * shape.head_dim;
         buffers.write(*out, |buffers, out| {
-            let q = buffers.get(*q);
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
-            for span in &step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * width);
-                rest = tail;
-                let q = &q[span.first_row * width..(span.first_row + span.len) * width];
-                let cache = key_values(span.session.states(), *state)?;
-                spans.push(AttentionSpan {
-                    q,
-                    start: span.start,
-                    dropped: cache.dropped(),
-                    pages: cache.pages(),
-                    out,
-                });
-            }
+            let mut spans = attention_spans(step, buffers.get(*q), *state, *shape, out)?;
             Ok(self.kernels.attention(&mut spans, *shape, sinks)?)
         })
     }
@@ -71,12 +55,10 @@ impl<K: KernelSet> HostBackend<K> {
         let weight = weights.vector(*weight)?;
         buffers.write(*out, |buffers, out| {
             let x = buffers.get(*x);
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
-            for span in &mut step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * channels);
-                rest = tail;
-                let x = &x[span.first_row * channels..(span.first_row + span.len) * channels];
+            let outs = step.rows_mut(out, *channels);
+            let mut spans = Vec::with_capacity(outs.len());
+            for (span, out) in step.spans.iter_mut().zip(outs) {
+                let x = span.rows(x, *channels);
                 let (state, next_state) = recurrent(span.session, *state)?.step();
                 spans.push(ConvSpan {
                     x,
@@ -114,16 +96,12 @@ impl<K: KernelSet> HostBackend<K> {
         let qkv_len = 2 * shape.key_heads * shape.key_dim + value_len;
         buffers.write(*out, |buffers, out| {
             let (qkv, a, b) = (buffers.get(*qkv), buffers.get(*a), buffers.get(*b));
-            let mut rest = out;
-            let mut spans = Vec::with_capacity(step.spans.len());
-            for span in &mut step.spans {
-                let (out, tail) = rest.split_at_mut(span.len * value_len);
-                rest = tail;
-                let rows =
-                    |width: usize| span.first_row * width..(span.first_row + span.len) * width;
-                let qkv = &qkv[rows(qkv_len)];
-                let a = &a[rows(shape.value_heads * shape.head_decays())];
-                let b = &b[rows(shape.value_heads)];
+            let outs = step.rows_mut(out, value_len);
+            let mut spans = Vec::with_capacity(outs.len());
+            for (span, out) in step.spans.iter_mut().zip(outs) {
+                let qkv = span.rows(qkv, qkv_len);
+                let a = span.rows(a, shape.value_heads * shape.head_decays());
+                let b = span.rows(b, shape.value_heads);
                 let (state, next_state) = recurrent(span.session, *state)?.step();
                 spans.push(DeltaSpan {
                     qkv,
@@ -150,14 +128,38 @@ impl<K: KernelSet> HostBackend<K> {
         let (k, v) = (buffers.get(k), buffers.get(v));
         let width = k.len() / step.tokens.len().max(1);
         for span in &mut step.spans {
-            let rows = span.first_row * width..(span.first_row + span.len) * width;
+            let (k, v) = (span.rows(k, width), span.rows(v, width));
             let cache = key_values_mut(span.session, state)?;
             let start = span.start - cache.dropped() * KV_PAGE_TOKENS;
-            self.kernels
-                .kv_append(cache.pages_mut(), start, &k[rows.clone()], &v[rows])?;
+            self.kernels.kv_append(cache.pages_mut(), start, k, v)?;
         }
         Ok(())
     }
+}
+
+/// Each span's queries and the positions that they attend to; `q` and `out` are
+/// `[tokens, heads, head_dim]`.
+pub(super) fn attention_spans<'a>(
+    step: &'a Step<'_>,
+    q: &'a [f32],
+    state: StateId,
+    shape: AttentionShape,
+    out: &'a mut [f32],
+) -> Result<Vec<AttentionSpan<'a>>, Error> {
+    let width = shape.heads * shape.head_dim;
+    let outs = step.rows_mut(out, width);
+    let mut spans = Vec::with_capacity(outs.len());
+    for (span, out) in step.spans.iter().zip(outs) {
+        let cache = key_values(span.session.states(), state)?;
+        spans.push(AttentionSpan {
+            q: span.rows(q, width),
+            start: span.start,
+            dropped: cache.dropped(),
+            pages: cache.pages(),
+            out,
+        });
+    }
+    Ok(spans)
 }
 
 fn wrong_state(state: StateId) -> Error {

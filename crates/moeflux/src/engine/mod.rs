@@ -211,11 +211,12 @@ impl Engine {
         stage.begin_step(rows.tokens.len() * self.info.top_k, again);
         backend.begin_step();
         let (graph, weights) = (&self.graph, &self.weights);
-        let mut best = None;
+        let mut is_found = false;
         match watch {
             Watch::Best(found) => {
-                best = Some(found);
-                backend.run_graph(graph, &mut step, weights, buffers, stage, None)
+                *found = backend.run_best(graph, &mut step, weights, buffers, stage)?;
+                is_found = found.is_some();
+                Ok(())
             }
             Watch::Nothing => backend.run_graph(graph, &mut step, weights, buffers, stage, None),
             Watch::Recurrences(record) => {
@@ -230,10 +231,6 @@ impl Engine {
             }),
         }?;
         drop(step);
-        if let Some(found) = &mut best {
-            **found = backend.best(self.graph.logits, buffers)?;
-        }
-        let is_found = best.is_some_and(|found| found.is_some());
         if !rows.outputs.is_empty() && !is_found {
             backend.fetch(&[self.graph.logits], buffers)?;
         }
@@ -334,7 +331,9 @@ impl Engine {
         if let Some(warm_start) = &self.warm_start {
             warm_start.end();
         }
-        self.lock().stage.residency.clear();
+        let Executor { backend, stage, .. } = &mut *self.lock();
+        stage.residency.clear();
+        backend.cool();
     }
 
     /// A panic in a step may have lost buffers that it had taken; everything else that a later

@@ -49,7 +49,7 @@ impl Engine {
             state_bytes: Arc::new(AtomicU64::new(0)),
             remote: backend.states(),
         });
-        let mut weights = Weights::load(&opened.files, &opened.blueprint)?;
+        let mut weights = Weights::load(&opened.files, &opened.blueprint, &options.reader)?;
         if options.lock_weights {
             weights.lock();
         }

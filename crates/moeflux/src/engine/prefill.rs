@@ -2,6 +2,7 @@
 
 use super::{Best, Engine, Logits, Observe, Span, Want, Watch};
 use crate::Error;
+use crate::backend::ExpertSquares;
 use crate::graph::{BufferPool, Op};
 use crate::session::Session;
 
@@ -39,6 +40,16 @@ impl Engine {
         observe: &mut dyn FnMut(&Op, &BufferPool),
     ) -> Result<Logits, Error> {
         self.prefill_steps(session, tokens, want, Some(observe))
+    }
+
+    /// From now on what experts are given is added up in `squares`.
+    pub(crate) fn record_squares(&self, squares: ExpertSquares) {
+        self.lock().stage.squares = Some(squares);
+    }
+
+    /// Ends that; gives the sums.
+    pub(crate) fn recorded_squares(&self) -> Option<ExpertSquares> {
+        self.lock().stage.squares.take()
     }
 
     /// Runs one token of an answer and gives its logits.

@@ -3,8 +3,10 @@
 use moeflux_formats::gguf::Metadata;
 
 use super::ARCHITECTURE;
-use super::fields::{Fields, deepseek2, glm4moe, llama, minimax_m2, olmoe};
-use super::fields::{qwen2moe, qwen3moe, qwen3next, qwen35moe};
+use super::fields::{
+    Fields, deepseek2, deepseek4, glm4moe, gpt_oss, kimi_linear, llama, minimax_m2,
+};
+use super::fields::{olmoe, qwen2moe, qwen3moe, qwen3next, qwen35moe};
 use crate::Error;
 
 /// An architecture as GGUF files name it.
@@ -38,7 +40,7 @@ const COMMON: Architecture = Architecture {
 /// The name of the norm that follows attention, in architectures that say so.
 const POST_NORM: &str = "post_attention_norm.weight";
 
-static ALL: [Architecture; 9] = [
+static ALL: [Architecture; 12] = [
     Architecture {
         name: "qwen3moe",
         ..COMMON
@@ -90,6 +92,22 @@ static ALL: [Architecture; 9] = [
     Architecture {
         name: "deepseek2",
         fields: deepseek2,
+        ..COMMON
+    },
+    Architecture {
+        name: "deepseek4",
+        fields: deepseek4,
+        ..COMMON
+    },
+    Architecture {
+        name: "gpt-oss",
+        fields: gpt_oss,
+        mlp_norm: POST_NORM,
+        ..COMMON
+    },
+    Architecture {
+        name: "kimi-linear",
+        fields: kimi_linear,
         ..COMMON
     },
 ];

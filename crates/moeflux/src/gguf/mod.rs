@@ -67,6 +67,7 @@ pub(crate) fn describe(header: &Checkpoint) -> Result<(Config, Blueprint), Error
     if described.splits_latent {
         names::split_latent(&mut blueprint);
     }
+    names::fit_shapes(&mut blueprint, header);
     Ok((described.config, blueprint))
 }
 

@@ -9,10 +9,12 @@
 //!   have them in halves: the rotation is told so, and the products of the two stay what they are;
 //! - in `deepseek2` the projection from latents to keys is transposed and apart from that to
 //!   values, both with a matrix a head (early files have one matrix, as checkpoints do);
-//! - `ssm_conv1d` is `[channels, kernel]`;
+//! - convolutions and `ssm_a` have other sizes of one among their sizes;
+//! - gate and up of `gpt-oss` are apart, their biases too, where checkpoints have rows by turns;
 //! - the gate of the shared expert is a vector;
 //! - the routed experts' matrices are stacked, `[experts, rows, cols]`.
 
+use moeflux_formats::Checkpoint;
 use moeflux_kernels::{HeadOrder, HeadRows, RopeStyle};
 
 use super::architecture::Architecture;
@@ -20,10 +22,16 @@ use crate::graph::{Op, WeightId};
 use crate::models::{Blueprint, VectorFold, WeightDecl, WeightKind};
 
 /// Names that stand outside layers.
-const GLOBAL: [(&str, &str); 3] = [
+const GLOBAL: [(&str, &str); 8] = [
     ("embed_tokens", "token_embd"),
     ("norm.weight", "output_norm.weight"),
     ("lm_head", "output"),
+    // DeepSeek-V4.
+    ("embed", "token_embd"),
+    ("head", "output"),
+    ("hc_head_fn", "output_hc_fn"),
+    ("hc_head_base", "output_hc_base.weight"),
+    ("hc_head_scale", "output_hc_scale.weight"),
 ];
 
 /// Names within a layer.
@@ -73,6 +81,79 @@ const LAYER: &[(&str, &str)] = &[
     ("mlp.shared_experts.down_proj", "ffn_down_shexp"),
     ("mlp.experts", "ffn"),
     ("block_sparse_moe.experts", "ffn"),
+    // gpt-oss.
+    ("self_attn.o_proj.bias", "attn_output.bias"),
+    ("self_attn.sinks", "attn_sinks.weight"),
+    ("mlp.router", "ffn_gate_inp"),
+    ("mlp.router.bias", "ffn_gate_inp.bias"),
+    ("mlp.experts.gate_proj_bias", "ffn_gate_exps.bias"),
+    ("mlp.experts.up_proj_bias", "ffn_up_exps.bias"),
+    ("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
+    // Kimi-Linear.
+    ("self_attn.q_conv1d.weight", "ssm_conv1d_q.weight"),
+    ("self_attn.k_conv1d.weight", "ssm_conv1d_k.weight"),
+    ("self_attn.v_conv1d.weight", "ssm_conv1d_v.weight"),
+    ("self_attn.f_a_proj", "ssm_f_a"),
+    ("self_attn.f_b_proj", "ssm_f_b"),
+    ("self_attn.g_a_proj", "ssm_g_a"),
+    ("self_attn.g_b_proj", "ssm_g_b"),
+    ("self_attn.b_proj", "ssm_beta"),
+    ("self_attn.A_log", "ssm_a"),
+    ("self_attn.dt_bias", "ssm_dt.bias"),
+    ("self_attn.o_norm.weight", "ssm_norm.weight"),
+    (
+        "block_sparse_moe.shared_experts.gate_proj",
+        "ffn_gate_shexp",
+    ),
+    ("block_sparse_moe.shared_experts.up_proj", "ffn_up_shexp"),
+    (
+        "block_sparse_moe.shared_experts.down_proj",
+        "ffn_down_shexp",
+    ),
+    (
+        "block_sparse_moe.gate.e_score_correction_bias",
+        "exp_probs_b.bias",
+    ),
+    // DeepSeek-V4.
+    ("hc_attn_fn", "hc_attn_fn"),
+    ("hc_attn_base", "hc_attn_base.weight"),
+    ("hc_attn_scale", "hc_attn_scale.weight"),
+    ("hc_ffn_fn", "hc_ffn_fn"),
+    ("hc_ffn_base", "hc_ffn_base.weight"),
+    ("hc_ffn_scale", "hc_ffn_scale.weight"),
+    ("attn_norm.weight", "attn_norm.weight"),
+    ("ffn_norm.weight", "ffn_norm.weight"),
+    ("attn.wq_a", "attn_q_a"),
+    ("attn.q_norm.weight", "attn_q_a_norm.weight"),
+    ("attn.wq_b", "attn_q_b"),
+    ("attn.wkv", "attn_kv"),
+    ("attn.kv_norm.weight", "attn_kv_a_norm.weight"),
+    ("attn.attn_sink", "attn_sinks.weight"),
+    ("attn.wo_a", "attn_output_a"),
+    ("attn.wo_b", "attn_output_b"),
+    ("attn.compressor.wkv", "attn_compressor_kv"),
+    ("attn.compressor.wgate", "attn_compressor_gate"),
+    ("attn.compressor.ape", "attn_compressor_ape.weight"),
+    ("attn.compressor.norm.weight", "attn_compressor_norm.weight"),
+    ("attn.indexer.wq_b", "indexer.attn_q_b"),
+    ("attn.indexer.weights_proj", "indexer.proj"),
+    ("attn.indexer.compressor.wkv", "indexer_compressor_kv"),
+    ("attn.indexer.compressor.wgate", "indexer_compressor_gate"),
+    (
+        "attn.indexer.compressor.ape",
+        "indexer_compressor_ape.weight",
+    ),
+    (
+        "attn.indexer.compressor.norm.weight",
+        "indexer_compressor_norm.weight",
+    ),
+    ("ffn.gate", "ffn_gate_inp"),
+    ("ffn.gate.bias", "exp_probs_b.bias"),
+    ("ffn.gate.tid2eid", "ffn_gate_tid2eid.weight"),
+    ("ffn.shared_experts.w1", "ffn_gate_shexp"),
+    ("ffn.shared_experts.w3", "ffn_up_shexp"),
+    ("ffn.shared_experts.w2", "ffn_down_shexp"),
+    ("ffn.experts", "ffn"),
 ];
 
 /// The projection from latents to keys and values.
@@ -107,12 +188,19 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: &Architecture, extr
     };
     for weight in &mut blueprint.weights {
         if let WeightKind::Vector { shape, fold } = &mut weight.kind {
-            *fold = match *fold {
-                VectorFold::AddOne => VectorFold::None,
-                VectorFold::TransposeConv => {
-                    shape.retain(|&size| size != 1);
-                    VectorFold::TransposeConv
+            if matches!(fold, VectorFold::Even | VectorFold::Odd) {
+                let own = if *fold == VectorFold::Even {
+                    "gate"
+                } else {
+                    "up"
+                };
+                weight.name = weight.name.replace("gate_up", own);
+                if let Some(size) = shape.last_mut() {
+                    *size /= 2;
                 }
+            }
+            *fold = match *fold {
+                VectorFold::AddOne | VectorFold::Even | VectorFold::Odd => VectorFold::None,
                 VectorFold::None if weight.name.ends_with(".A_log") => VectorFold::LogOfNegated,
                 other => other,
             };
@@ -136,6 +224,24 @@ pub(crate) fn adapt(blueprint: &mut Blueprint, architecture: &Architecture, extr
     blueprint.skipped = extra
         .map(|layer| (format!("blk.{layer}."), "multi-token prediction head"))
         .collect();
+}
+
+/// Gives vectors the shapes that `files` have them in, where no size above one differs.
+pub(crate) fn fit_shapes(blueprint: &mut Blueprint, files: &Checkpoint) {
+    let sizes = |shape: &[usize]| -> Vec<usize> {
+        let above = shape.iter().copied().filter(|&size| size != 1);
+        above.collect()
+    };
+    for weight in &mut blueprint.weights {
+        let WeightKind::Vector { shape, .. } = &mut weight.kind else {
+            continue;
+        };
+        if let Some(info) = files.get(&weight.name)
+            && sizes(shape) == sizes(&info.shape)
+        {
+            shape.clone_from(&info.shape);
+        }
+    }
 }
 
 /// Gives each projection from latents the two weights that files split it in: `attn_k_b`,

@@ -24,7 +24,15 @@ const STOP_KEYS: [&str; 3] = [
     "tokenizer.ggml.eom_token_id",
 ];
 /// Tokens that end a generation whatever the keys say: files often name one of them only.
-const STOP_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
+const STOP_TOKENS: [&str; 5] = [
+    "<|im_end|>",
+    "<|endoftext|>",
+    // gpt-oss.
+    "<|return|>",
+    "<|call|>",
+    // Kimi.
+    "[EOS]",
+];
 
 /// The chat template that `metadata` holds.
 ///

@@ -1,7 +1,7 @@
-//! A tokenizer from GGUF metadata: byte-level BPE, put together as the model's `tokenizer.json`
-//! has it.
+//! A tokenizer from GGUF metadata, put together as the model's `tokenizer.json` has it.
 //!
-//! Metadata holds tokens with their kinds, merges, and the name of a rule (`tokenizer.ggml.pre`)
+//! Of SentencePiece vocabularies metadata holds pieces with scores and kinds
+//! (`text/sentencepiece.rs`); of byte-level BPE tokens with their kinds, merges, and the name of a rule (`tokenizer.ggml.pre`)
 //! that cuts text into words before merging (`words.rs`). What it does not hold follows from that
 //! rule, too; bytes are spelled as printable characters. As with `tokenizer.json`, no token is
 //! added that the text does not spell, whatever `tokenizer.ggml.add_bos_token` says: chat templates
@@ -18,6 +18,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::words::Words;
+use crate::text::sentencepiece::{self, Kind, Piece};
 use crate::text::{TextError, Tokenizer};
 
 /// Kinds of tokens.
@@ -30,6 +31,12 @@ const PRE: &str = "tokenizer.ggml.pre";
 pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
+const SCORES: &str = "tokenizer.ggml.scores";
+const PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+
+/// Kinds of tokenizers that are built here.
+const BYTE_LEVEL: &str = "gpt2";
+const SENTENCE_PIECE: &str = "llama";
 
 /// The tokenizer that `metadata` describes.
 ///
@@ -37,18 +44,65 @@ const MERGES: &str = "tokenizer.ggml.merges";
 /// [`TextError::NoTokenizer`] if there is none, [`TextError::Unsupported`] for another kind, or
 /// what is wrong with the file.
 pub(crate) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TextError> {
-    check_model(metadata)?;
+    match metadata.optional(MODEL, Metadata::string)? {
+        Some(BYTE_LEVEL) => byte_level(metadata),
+        Some(SENTENCE_PIECE) => sentence_piece(metadata),
+        None | Some("no_vocab" | "none") => Err(TextError::NoTokenizer {
+            path: metadata.path().to_owned(),
+        }),
+        Some(found) => Err(TextError::Unsupported {
+            path: metadata.path().to_owned(),
+            key: MODEL,
+            found: found.to_owned(),
+            known: format!("{BYTE_LEVEL} (byte-level BPE), {SENTENCE_PIECE} (SentencePiece BPE)"),
+        }),
+    }
+}
+
+/// Pieces with scores.
+fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer, TextError> {
+    let tokens = metadata.strings(TOKENS)?;
+    let (scores, types) = (metadata.f32s(SCORES)?, metadata.i32s(TYPES)?);
+    for (key, entries) in [(SCORES, scores.len()), (TYPES, types.len())] {
+        check_entries(metadata, key, entries, tokens.len())?;
+    }
+    let piece = |((text, &score), number): ((&str, &f32), i32)| -> Result<Piece, TextError> {
+        let kind = Kind::of(i64::from(number));
+        let problem = || invalid(metadata, format!("{TYPES} has {number}, which is no kind"));
+        Ok(Piece {
+            text: text.to_owned(),
+            score,
+            kind: kind.ok_or_else(problem)?,
+        })
+    };
+    let pieces = tokens.iter().zip(scores).zip(types).map(piece);
+    let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
+    let has_prefix = metadata.optional(PREFIX, Metadata::bool)?.unwrap_or(true);
+    let built = sentencepiece::build(&pieces, has_prefix);
+    let inner = built.map_err(|error| invalid(metadata, format!("its tokenizer: {error}")))?;
+    Ok(Tokenizer::new(inner, metadata.path().to_owned()))
+}
+
+fn check_entries(
+    metadata: &Metadata,
+    key: &str,
+    entries: usize,
+    tokens: usize,
+) -> Result<(), TextError> {
+    if entries == tokens {
+        return Ok(());
+    }
+    let problem = format!("{key} has {entries} entries for {tokens} tokens");
+    Err(invalid(metadata, problem))
+}
+
+/// Tokens and merges of bytes.
+fn byte_level(metadata: &Metadata) -> Result<Tokenizer, TextError> {
     let words = word_rule(metadata)?;
     let types = metadata.optional(TYPES, Metadata::i32s)?;
     let tokens = metadata.strings(TOKENS)?;
-    if let Some(types) = &types
-        && types.len() != tokens.len()
-    {
-        let (types, tokens) = (types.len(), tokens.len());
-        return Err(invalid(
-            metadata,
-            format!("{TYPES} has {types} entries for {tokens} tokens"),
-        ));
+    if let Some(types) = &types {
+        check_entries(metadata, TYPES, types.len(), tokens.len())?;
     }
     let kind = |id: usize| types.as_ref().map_or(1, |types| types[id]);
     let mut vocab = Vocab::default();
@@ -86,21 +140,6 @@ pub(crate) fn tokenizer(metadata: &Metadata) -> Result<Tokenizer, TextError> {
     let built = build(vocab, merges(metadata)?);
     let inner = built.map_err(|error| invalid(metadata, format!("its tokenizer: {error}")))?;
     Ok(Tokenizer::new(inner, metadata.path().to_owned()))
-}
-
-/// Whether the file holds a tokenizer, and of the kind that is built here.
-fn check_model(metadata: &Metadata) -> Result<(), TextError> {
-    let path = metadata.path().to_owned();
-    match metadata.optional(MODEL, Metadata::string)? {
-        Some("gpt2") => Ok(()),
-        None | Some("no_vocab" | "none") => Err(TextError::NoTokenizer { path }),
-        Some(found) => Err(TextError::Unsupported {
-            path,
-            key: MODEL,
-            found: found.to_owned(),
-            known: "gpt2 (byte-level BPE)".to_owned(),
-        }),
-    }
 }
 
 /// The rule that `tokenizer.ggml.pre` names.

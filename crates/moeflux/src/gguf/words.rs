@@ -3,6 +3,8 @@
 //! whether text is brought into Unicode form NFC first, and patterns, each of which cuts the
 //! pieces that those before it have left.
 
+use crate::text::KIMI_WORDS;
+
 /// Steps before merging.
 pub(super) struct Words {
     /// Names of the rule.
@@ -15,7 +17,7 @@ pub(super) struct Words {
     pub patterns: &'static [&'static str],
 }
 
-static RULES: [Words; 9] = [
+static RULES: [Words; 11] = [
     Words {
         names: &["qwen2", "deepseek-r1-qwen"],
         nfc: true,
@@ -42,10 +44,22 @@ static RULES: [Words; 9] = [
         patterns: &[NUMBERS_IN_THREES],
     },
     Words {
-        names: &["glm4", "chatglm-bpe"],
+        names: &["glm4"],
+        nfc: false,
+        ignore_merges: true,
+        patterns: &[NUMBERS_IN_THREES],
+    },
+    Words {
+        names: &["chatglm-bpe"],
         nfc: false,
         ignore_merges: false,
         patterns: &[NUMBERS_IN_THREES],
+    },
+    Words {
+        names: &["kimi-k2"],
+        nfc: false,
+        ignore_merges: true,
+        patterns: &[KIMI_WORDS],
     },
     Words {
         names: &["gpt-2"],
@@ -60,7 +74,7 @@ static RULES: [Words; 9] = [
         patterns: &[GPT_2],
     },
     Words {
-        names: &["deepseek-v3"],
+        names: &["deepseek-v3", "joyai-llm"],
         nfc: false,
         ignore_merges: false,
         patterns: &[

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moeflux_kernels::{CompressShape, Glu};
+use moeflux_kernels::{CompressShape, Glu, RopeStyle};
 
 use super::WeightId;
 
@@ -21,14 +21,16 @@ pub struct ExpertForm {
 pub struct EntryForm {
     /// How positions are pooled.
     pub shape: CompressShape,
-    /// Added to the gates, by place in the window, `[rate, width]`.
-    pub bias: WeightId,
-    /// Of the norm of entries, `[dim]`.
-    pub norm: WeightId,
+    /// Added to the gates, by place in the window, `[rate, width]`; `None`: nothing.
+    pub bias: Option<WeightId>,
+    /// Of the norm of entries, `[dim]`; `None`: they stay as they are pooled.
+    pub norm: Option<WeightId>,
     /// The norm's epsilon.
     pub eps: f32,
-    /// Frequencies that rotate the last elements, by the window's first position.
+    /// Frequencies of the rotation by the window's first position; none: nothing rotates.
     pub inv_freq: Arc<[f32]>,
+    /// Which elements it rotates.
+    pub style: RopeStyle,
     /// Factor on sine and cosine.
     pub attention_scale: f32,
 }

@@ -12,7 +12,7 @@ mod uses;
 use moeflux_kernels::{KV_PAGE_TOKENS, KvPage, KvType};
 
 pub use forms::{EntryForm, ExpertForm};
-pub use op::Op;
+pub use op::{EntryOp, Op, StreamOp};
 pub use pool::BufferPool;
 pub use recurrence::Recurrence;
 
@@ -48,6 +48,11 @@ impl WeightId {
 }
 
 impl StateId {
+    /// The state at `index` of [`Graph::states`].
+    pub fn new(index: usize) -> StateId {
+        StateId(index as u32)
+    }
+
     /// Its place in [`Graph::states`].
     pub fn index(self) -> usize {
         self.0 as usize

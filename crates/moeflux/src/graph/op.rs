@@ -1,14 +1,18 @@
 //! The operations. Each is specified by the function of the same name in
 //! [`moeflux_kernels::reference`]; what they read and write is in `uses.rs`.
 
+mod entries;
+mod streams;
+
 use std::sync::Arc;
 
 use moeflux_kernels::{
-    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, IndexShape, Piece, RopeStyle,
-    StreamRule,
+    AttentionShape, DeltaShape, Glu, GroupedRouting, HeadRows, NgramRule, Piece, RopeStyle,
 };
 
-use super::{BufferId, EntryForm, ExpertForm, StateId, WeightId};
+use super::{BufferId, ExpertForm, StateId, WeightId};
+pub use entries::EntryOp;
+pub use streams::StreamOp;
 
 /// One operation of a graph. Shapes are of one row (one token).
 #[derive(Clone, Debug)]
@@ -17,6 +21,15 @@ pub enum Op {
     Embed {
         /// Matrix `[vocab, width]`.
         weight: WeightId,
+        /// `[width]`.
+        out: BufferId,
+    },
+    /// The rows of a table that hashes of a token and those before it name, one after another.
+    NgramRows {
+        /// Table `[rows, width / hashes]`.
+        table: WeightId,
+        /// How tokens become rows.
+        rule: NgramRule,
         /// `[width]`.
         out: BufferId,
     },
@@ -37,6 +50,17 @@ pub enum Op {
         x: BufferId,
         /// Elements of a piece.
         len: usize,
+        /// Added to the mean square.
+        eps: f32,
+        /// As `x`.
+        out: BufferId,
+    },
+    /// Pieces as long as the weight without their mean, in unit size, times the weight, plus a bias.
+    LayerNorm {
+        /// `[pieces * len]`.
+        x: BufferId,
+        /// Weight and bias, `[len]` each.
+        weight_and_bias: [WeightId; 2],
         /// Added to the mean square.
         eps: f32,
         /// As `x`.
@@ -136,51 +160,8 @@ pub enum Op {
         /// `[heads, head_dim]`.
         out: BufferId,
     },
-    /// Pools windows of positions into entries, which are normed, rotated and kept.
-    Compress {
-        /// What entries are made of, `[width]`.
-        values: BufferId,
-        /// What that is weighted by, `[width]`.
-        gates: BufferId,
-        /// The windows under way.
-        state: StateId,
-        /// The cache of entries.
-        entries: StateId,
-        /// How they are made.
-        form: EntryForm,
-    },
-    /// The entries that each token attends to.
-    ChooseEntries {
-        /// `[heads, dim]`.
-        q: BufferId,
-        /// Weights of the heads, `[heads]`.
-        weights: BufferId,
-        /// The cache of the entries' keys.
-        entries: StateId,
-        /// How they are ranked.
-        shape: IndexShape,
-        /// `[top_k]` of u32.
-        out: BufferId,
-    },
-    /// Attention over the session's cache, mostly within a window, and over entries.
-    SparseAttention {
-        /// `[heads, head_dim]`.
-        q: BufferId,
-        /// The cache, with this step's keys and values in it.
-        state: StateId,
-        /// The cache of entries, with those that this step completes.
-        entries: StateId,
-        /// Positions that an entry stands for.
-        rate: usize,
-        /// The entries that each token attends to, `[top_k]` of u32; `None`: all.
-        chosen: Option<BufferId>,
-        /// Heads, scale and window.
-        shape: AttentionShape,
-        /// Scores that take part without a value, `[heads]`.
-        sinks: Option<WeightId>,
-        /// `[heads, head_dim]`.
-        out: BufferId,
-    },
+    /// On entries that stand for windows of positions, or on blocks of these.
+    Entries(EntryOp),
     /// Depthwise causal convolution, then SiLU.
     Conv1dSilu {
         /// `[channels]`.
@@ -275,6 +256,8 @@ pub enum Op {
         eps: f32,
         /// The router, `[experts, hidden]`.
         router: WeightId,
+        /// What is added to its scores, `[experts]`.
+        bias: Option<WeightId>,
         /// Number of experts.
         experts: usize,
         /// Experts that a token uses.
@@ -337,41 +320,8 @@ pub enum Op {
         /// `[width]`.
         out: BufferId,
     },
-    /// Weights that collapse, spread and mix a residual's streams.
-    StreamWeights {
-        /// Projections of the streams, `[rule.width()]`.
-        projected: BufferId,
-        /// Factors `[rule.scales()]` and offsets `[rule.width()]` of the projections.
-        scale_and_base: [WeightId; 2],
-        /// How they are made.
-        rule: StreamRule,
-        /// `[rule.width()]`.
-        out: BufferId,
-    },
-    /// A block's input: the weighted sum of the streams.
-    CollapseStreams {
-        /// `[streams, hidden]`.
-        x: BufferId,
-        /// As [`Op::StreamWeights`] makes them.
-        weights: BufferId,
-        /// By which rule.
-        rule: StreamRule,
-        /// `[hidden]`.
-        out: BufferId,
-    },
-    /// The streams behind a block: mixed, and with its result.
-    SpreadStreams {
-        /// `[streams, hidden]`.
-        x: BufferId,
-        /// The block's result, `[hidden]`.
-        block: BufferId,
-        /// As [`Op::StreamWeights`] makes them.
-        weights: BufferId,
-        /// By which rule.
-        rule: StreamRule,
-        /// `[streams, hidden]`.
-        out: BufferId,
-    },
+    /// On a residual of several streams.
+    Streams(StreamOp),
     /// `x + bias`, the same bias for every token.
     AddBias {
         /// `[width]`.

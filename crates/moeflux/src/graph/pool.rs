@@ -180,6 +180,11 @@ impl BufferPool {
         }
     }
 
+    /// Elements in a row of a buffer.
+    pub fn width(&self, buffer: BufferId) -> usize {
+        self.widths[buffer.index()]
+    }
+
     /// Elements of a buffer in this step.
     pub fn len(&self, buffer: BufferId) -> usize {
         self.rows(buffer) * self.widths[buffer.index()]

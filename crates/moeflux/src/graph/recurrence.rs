@@ -1,6 +1,6 @@
 //! Which operations carry recurrent state, and what it takes to run them again for fewer tokens.
 
-use super::{BufferId, Graph, Op};
+use super::{BufferId, EntryOp, Graph, Op};
 
 /// An operation with recurrent state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +36,6 @@ impl Graph {
 fn is_recurrent(op: &Op) -> bool {
     matches!(
         op,
-        Op::Conv1dSilu { .. } | Op::GatedDelta { .. } | Op::Compress { .. }
+        Op::Conv1dSilu { .. } | Op::GatedDelta { .. } | Op::Entries(EntryOp::Compress { .. })
     )
 }

@@ -9,8 +9,10 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Embed { .. } => "embed",
+            Op::NgramRows { .. } => "ngram_rows",
             Op::RmsNorm { .. } => "rms_norm",
             Op::RmsNormalize { .. } => "rms_normalize",
+            Op::LayerNorm { .. } => "layer_norm",
             Op::RmsNormGated { .. } => "rms_norm_gated",
             Op::Matmul { .. } => "matmul",
             Op::SplitPairs { .. } => "split_pairs",
@@ -25,13 +27,11 @@ impl Op {
                 (None, None) => "attention",
                 _ => "windowed_attention",
             },
-            Op::Compress { .. } => "compress",
-            Op::ChooseEntries { .. } => "choose_entries",
-            Op::SparseAttention { .. } => "sparse_attention",
             Op::Conv1dSilu { .. } => "conv1d_silu",
             Op::GatedDelta { shape, .. } => match shape.decay {
                 Decay::Head => "gated_delta",
                 Decay::Key => "keyed_delta",
+                Decay::BoundedKey(_) => "bounded_delta",
             },
             Op::Router { .. } => "router",
             Op::GroupedRouter { rule, .. } => match rule.scores {
@@ -49,12 +49,11 @@ impl Op {
             Op::Glu { .. } => "glu",
             Op::SigmoidMul { .. } => "sigmoid_mul",
             Op::ScaleBySigmoid { .. } => "scale_by_sigmoid",
-            Op::StreamWeights { .. } => "stream_weights",
-            Op::CollapseStreams { .. } => "collapse_streams",
-            Op::SpreadStreams { .. } => "spread_streams",
             Op::AddBias { .. } => "add_bias",
             Op::Add { .. } => "add",
             Op::SelectOutputs { .. } => "select_outputs",
+            Op::Entries(op) => op.name(),
+            Op::Streams(op) => op.name(),
         }
     }
 
@@ -66,13 +65,15 @@ impl Op {
             | Op::RmsNormGated { weight, .. }
             | Op::HeadMatmul { weight, .. }
             | Op::Conv1dSilu { weight, .. } => vec![*weight],
+            Op::NgramRows { table, .. } => vec![*table],
             Op::AddBias { bias, .. } => vec![*bias],
             Op::Experts { form, .. } => form.biases.iter().flatten().copied().collect(),
-            Op::Attention { sinks, .. } | Op::SparseAttention { sinks, .. } => {
-                sinks.iter().copied().collect()
-            }
-            Op::Compress { form, .. } => vec![form.bias, form.norm],
-            Op::StreamWeights { scale_and_base, .. } => scale_and_base.to_vec(),
+            Op::Attention { sinks, .. } => sinks.iter().copied().collect(),
+            Op::Entries(op) => op.weights(),
+            Op::Streams(op) => op.weights(),
+            Op::LayerNorm {
+                weight_and_bias, ..
+            } => weight_and_bias.to_vec(),
             Op::TokenRouter { table, .. } => vec![*table],
             Op::GroupedRouter { bias, .. } => bias.iter().copied().collect(),
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(weight, _)| weight).collect(),
@@ -82,14 +83,11 @@ impl Op {
             | Op::Rearrange { .. }
             | Op::Rope { .. }
             | Op::KvAppend { .. }
-            | Op::ChooseEntries { .. }
             | Op::Router { .. }
             | Op::RequestExperts { .. }
             | Op::Lookahead { .. }
             | Op::Swiglu { .. }
             | Op::Glu { .. }
-            | Op::CollapseStreams { .. }
-            | Op::SpreadStreams { .. }
             | Op::SigmoidMul { .. }
             | Op::ScaleBySigmoid { .. }
             | Op::Add { .. }
@@ -100,9 +98,10 @@ impl Op {
     /// The buffers it reads.
     pub fn reads(&self) -> Vec<BufferId> {
         match self {
-            Op::Embed { .. } => vec![],
+            Op::Embed { .. } | Op::NgramRows { .. } => vec![],
             Op::RmsNorm { x, .. }
             | Op::RmsNormalize { x, .. }
+            | Op::LayerNorm { x, .. }
             | Op::Matmul { x, .. }
             | Op::SplitPairs { x, .. }
             | Op::HeadMatmul { x, .. }
@@ -117,14 +116,8 @@ impl Op {
             Op::Rearrange { inputs, .. } => inputs.clone(),
             Op::KvAppend { k, v, .. } => vec![*k, *v],
             Op::Attention { q, .. } => vec![*q],
-            Op::Compress { values, gates, .. } => vec![*values, *gates],
-            Op::ChooseEntries { q, weights, .. } => vec![*q, *weights],
-            Op::SparseAttention { q, chosen, .. } => std::iter::once(*q).chain(*chosen).collect(),
-            Op::StreamWeights { projected, .. } => vec![*projected],
-            Op::CollapseStreams { x, weights, .. } => vec![*x, *weights],
-            Op::SpreadStreams {
-                x, block, weights, ..
-            } => vec![*x, *block, *weights],
+            Op::Entries(op) => op.reads(),
+            Op::Streams(op) => op.reads(),
             Op::GatedDelta { qkv, a, b, .. } => vec![*qkv, *a, *b],
             Op::Router { logits, .. }
             | Op::GroupedRouter { logits, .. }
@@ -143,32 +136,28 @@ impl Op {
         match self {
             Op::Matmul { outputs, .. } => outputs.iter().map(|&(_, out)| out).collect(),
             Op::SplitPairs { first, second, .. } => vec![*first, *second],
+            Op::Entries(op) => op.out().into_iter().collect(),
+            Op::Streams(op) => vec![op.out()],
             Op::Router { ids, weights, .. }
             | Op::GroupedRouter { ids, weights, .. }
             | Op::TokenRouter { ids, weights, .. } => vec![*ids, *weights],
-            Op::KvAppend { .. }
-            | Op::Compress { .. }
-            | Op::RequestExperts { .. }
-            | Op::Lookahead { .. } => vec![],
+            Op::KvAppend { .. } | Op::RequestExperts { .. } | Op::Lookahead { .. } => vec![],
             Op::Embed { out, .. }
+            | Op::NgramRows { out, .. }
             | Op::RmsNorm { out, .. }
             | Op::RmsNormalize { out, .. }
+            | Op::LayerNorm { out, .. }
             | Op::RmsNormGated { out, .. }
             | Op::Rope { out, .. }
             | Op::Rearrange { out, .. }
             | Op::HeadMatmul { out, .. }
             | Op::AddBias { out, .. }
             | Op::Attention { out, .. }
-            | Op::ChooseEntries { out, .. }
-            | Op::SparseAttention { out, .. }
             | Op::Conv1dSilu { out, .. }
             | Op::GatedDelta { out, .. }
             | Op::Experts { out, .. }
             | Op::Swiglu { out, .. }
             | Op::Glu { out, .. }
-            | Op::StreamWeights { out, .. }
-            | Op::CollapseStreams { out, .. }
-            | Op::SpreadStreams { out, .. }
             | Op::SigmoidMul { out, .. }
             | Op::ScaleBySigmoid { out, .. }
             | Op::Add { out, .. }

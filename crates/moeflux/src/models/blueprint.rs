@@ -29,6 +29,12 @@ pub enum VectorFold {
     AddOne,
     /// `[channels, 1, kernel]` (or without the 1) becomes `[kernel, channels]`.
     TransposeConv,
+    /// `[channels, 1, kernel]` becomes `[(kernel - 1) * apart + 1, channels]`, with zeros between the
+    /// taps: a convolution over every `apart`-th position.
+    DilateConv {
+        /// Positions from one tap to the next.
+        apart: usize,
+    },
     /// The logarithm of the negated value: the file stores `-exp` of it.
     LogOfNegated,
     /// The first of every two values.
@@ -48,6 +54,10 @@ impl VectorFold {
         let all: usize = shape.iter().product();
         match self {
             VectorFold::Even | VectorFold::Odd => all / 2,
+            VectorFold::DilateConv { apart } => {
+                let kernel = shape.last().copied().unwrap_or(1).max(1);
+                all / kernel * ((kernel - 1) * apart + 1)
+            }
             _ => all,
         }
     }
@@ -64,6 +74,14 @@ pub enum WeightKind {
         cols: usize,
         /// What it does.
         class: MatrixClass,
+    },
+    /// `[rows, cols]`, too large for memory: rows are read when they are needed. In one tensor, or
+    /// in tensors `shard_0`, `shard_1` and so on, one after another.
+    Table {
+        /// Rows of all tensors.
+        rows: usize,
+        /// Elements of a row.
+        cols: usize,
     },
     /// A tensor of any shape, small.
     Vector {
@@ -134,7 +152,13 @@ impl Blueprint {
     /// Weights in all tensors.
     pub fn parameters(&self) -> u64 {
         let resident = self.weights.iter().map(|decl| match &decl.kind {
-            WeightKind::Matrix { rows, cols, .. } => (rows * cols) as u64,
+            WeightKind::Matrix { rows, cols, .. } | WeightKind::Table { rows, cols } => {
+                (rows * cols) as u64
+            }
+            WeightKind::Vector {
+                shape,
+                fold: VectorFold::DilateConv { .. },
+            } => shape.iter().product::<usize>() as u64,
             WeightKind::Vector { shape, fold } => fold.elements(shape) as u64,
         });
         let routed = self.experts.iter();
@@ -147,9 +171,12 @@ impl Blueprint {
     /// Leaves out `extra` layers behind the model's own: a multi-token prediction head.
     pub(super) fn without_extra_layers(mut self, extra: usize) -> Blueprint {
         let extra = self.layers..self.layers.saturating_add(extra.min(MOST_EXTRA_LAYERS));
-        let name = |layer| format!("model.layers.{layer}.");
-        self.skipped
-            .extend(extra.map(|layer| (name(layer), "multi-token prediction head")));
+        for layer in extra {
+            let names = self.prefixes.iter();
+            let names = names.map(|prefix| format!("{prefix}layers.{layer}."));
+            let what = "multi-token prediction head";
+            self.skipped.extend(names.map(|name| (name, what)));
+        }
         self
     }
 }

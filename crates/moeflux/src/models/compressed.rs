@@ -10,7 +10,7 @@ use moeflux_kernels::{AttentionShape, CompressShape, HeadRows, IndexShape, RopeS
 
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use super::rotation::Rotation;
-use crate::graph::{BufferId, EntryForm, Op, StateDecl, StateId};
+use crate::graph::{BufferId, EntryForm, EntryOp, Op, StateDecl, StateId};
 
 /// What a layer sees beyond its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +142,7 @@ impl CompressedAttention {
             state,
         });
         let out = b.graph.buffer("attended", self.heads * self.head_dim);
-        b.graph.push(Op::SparseAttention {
+        b.graph.push(Op::Entries(EntryOp::SparseAttention {
             q,
             state,
             entries,
@@ -151,7 +151,7 @@ impl CompressedAttention {
             shape,
             sinks,
             out,
-        });
+        }));
         out
     }
 
@@ -175,23 +175,24 @@ impl CompressedAttention {
         let bias = [shape.rate, width];
         let form = EntryForm {
             shape,
-            bias: b.vector(format!("{name}.ape"), &bias, VectorFold::None),
-            norm: b.vector(
+            bias: Some(b.vector(format!("{name}.ape"), &bias, VectorFold::None)),
+            norm: Some(b.vector(
                 format!("{name}.norm.weight"),
                 &[shape.dim],
                 VectorFold::None,
-            ),
+            )),
             eps: b.eps,
             inv_freq: Arc::clone(&self.compressed.inv_freq),
+            style: RopeStyle::InterleavedTail,
             attention_scale: self.compressed.attention_scale,
         };
-        b.graph.push(Op::Compress {
+        b.graph.push(Op::Entries(EntryOp::Compress {
             values,
-            gates,
+            gates: Some(gates),
             state,
             entries,
             form,
-        });
+        }));
         entries
     }
 
@@ -211,9 +212,9 @@ impl CompressedAttention {
         let weights = (weights, self.index_heads, "index weights");
         let [weights] = b.project(inputs.x, MatrixClass::Sensitive, [weights]);
         let out = b.graph.buffer("entries chosen", self.index_top_k);
-        b.graph.push(Op::ChooseEntries {
+        b.graph.push(Op::Entries(EntryOp::Choose {
             q,
-            weights,
+            weights: Some(weights),
             entries,
             shape: IndexShape {
                 heads: self.index_heads,
@@ -222,7 +223,7 @@ impl CompressedAttention {
                 top_k: self.index_top_k,
             },
             out,
-        });
+        }));
         out
     }
 

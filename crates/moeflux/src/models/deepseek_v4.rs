@@ -6,7 +6,7 @@
 
 use moeflux_kernels::{Glu, Scores};
 
-use super::blueprint::{Blueprint, BlueprintBuilder, MatrixClass, VectorFold};
+use super::blueprint::{Blueprint, BlueprintBuilder, VectorFold};
 use super::compressed::{Beyond, CompressedAttention};
 use super::decoder::Decoder;
 use super::fields::{check_top_k, expert_count, refuse_true};
@@ -15,7 +15,7 @@ use super::routing::{Groups, Routed, RoutedShape};
 use super::streams::Streams;
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, ExpertForm, Op};
+use crate::graph::BufferId;
 
 /// Part of a head that rotates where the fields do not say.
 const ROTATED: f64 = 64.0 / 512.0;
@@ -247,35 +247,7 @@ impl Experts {
                 b.route_grouped(x, layer, name, rule, bias)
             }
         };
-        let shared = self.shared(b, x, &format!("{name}.shared_experts"));
-        let form = ExpertForm {
-            glu: self.glu,
-            biases: None,
-        };
-        let experts = b.experts_with(routed, form);
-        b.add(experts, shared, "moe out")
-    }
-
-    fn shared(&self, b: &mut BlueprintBuilder, x: BufferId, name: &str) -> BufferId {
-        let width = self.shape.intermediate;
-        let [gate, up] = b.project(
-            x,
-            MatrixClass::Dense,
-            [
-                (format!("{name}.w1"), width, "mlp gate"),
-                (format!("{name}.w3"), width, "mlp up"),
-            ],
-        );
-        let act = b.graph.buffer("mlp activation", width);
-        b.graph.push(Op::Glu {
-            gate,
-            up,
-            rule: self.glu,
-            out: act,
-        });
-        let down = (format!("{name}.w2"), b.hidden, "mlp out");
-        let [out] = b.project(act, MatrixClass::Dense, [down]);
-        out
+        b.shared_glu_moe(routed, name, self.shape.intermediate, self.glu)
     }
 }
 

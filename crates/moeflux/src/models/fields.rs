@@ -210,6 +210,14 @@ pub(super) fn check_heads(
     Ok(())
 }
 
+/// The last positions that attention sees, if not all.
+pub(super) fn window(c: &Config) -> Result<Option<usize>, Error> {
+    match c.has("sliding_window") {
+        true => token_count(c, "sliding_window").map(Some),
+        false => Ok(None),
+    }
+}
+
 /// Refuses a window of attention, which would make positions beyond it forgotten.
 pub(super) fn refuse_window(c: &Config) -> Result<(), Error> {
     if c.has("sliding_window") {

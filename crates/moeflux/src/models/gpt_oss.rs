@@ -10,7 +10,7 @@ use moeflux_kernels::Glu;
 use super::attention::{QueryNorm, SelfAttention};
 use super::blueprint::{Blueprint, BlueprintBuilder, VectorFold};
 use super::decoder::Decoder;
-use super::fields::{check_top_k, expert_count, layer_types};
+use super::fields::{check_top_k, expert_count, layer_types, window};
 use super::rotation::Rotation;
 use super::routing::RoutedShape;
 use crate::Error;
@@ -85,10 +85,7 @@ fn expert_form(b: &mut BlueprintBuilder, name: &str, shape: RoutedShape, glu: Gl
 
 /// The window of each layer that has one.
 fn windows(c: &Config, layers: usize) -> Result<Vec<Option<usize>>, Error> {
-    let window = match c.has("sliding_window") {
-        true => Some(c.size_up_to("sliding_window", 1 << 30)?),
-        false => None,
-    };
+    let window = window(c)?;
     let Some(types) = layer_types(c, layers)? else {
         let every_other = |layer: usize| window.filter(|_| layer.is_multiple_of(2));
         return Ok((0..layers).map(every_other).collect());

@@ -11,7 +11,7 @@ use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use super::fields::{check_heads, layer_types, rope_frequencies};
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, Op, StateDecl};
+use crate::graph::{BufferId, Op, StateDecl, WeightId};
 
 /// How the inputs of the delta rule are projected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,16 +24,26 @@ pub(super) enum Projections {
     BetaAlphaByKeyHead,
 }
 
+/// What gates the results of the delta rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutputGate {
+    /// `silu`.
+    Silu,
+    /// `sigmoid`.
+    Sigmoid,
+}
+
 /// Sizes of both kinds of layers.
 pub(super) struct Hybrid {
-    hidden: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    inv_freq: Arc<[f32]>,
+    pub hidden: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub inv_freq: Arc<[f32]>,
     delta: DeltaShape,
     conv_kernel: usize,
     projections: Projections,
+    pub gate: OutputGate,
 }
 
 impl Hybrid {
@@ -56,6 +66,7 @@ impl Hybrid {
             },
             conv_kernel: c.size_or("linear_conv_kernel_dim", 4)?,
             projections,
+            gate: OutputGate::Silu,
         };
         check_heads(c, "num_attention_heads", model.heads, model.kv_heads)?;
         check_heads(
@@ -74,6 +85,18 @@ pub(super) fn gated_attention(
     m: &Hybrid,
     x: BufferId,
     name: &str,
+) -> BufferId {
+    gated_attention_by(b, m, (x, name), |b, qkv| {
+        b.attention(qkv, m.heads, m.kv_heads, m.head_dim)
+    })
+}
+
+/// The same where `attend` says what queries, keys and values become.
+pub(super) fn gated_attention_by(
+    b: &mut BlueprintBuilder,
+    m: &Hybrid,
+    (x, name): (BufferId, &str),
+    attend: impl FnOnce(&mut BlueprintBuilder, (BufferId, BufferId, BufferId)) -> BufferId,
 ) -> BufferId {
     let (q_len, kv_len) = (m.heads * m.head_dim, m.kv_heads * m.head_dim);
     let [qg, k, v] = b.project(
@@ -98,7 +121,7 @@ pub(super) fn gated_attention(
     let k = b.rms_norm(k, format!("{name}.k_norm.weight"), m.head_dim, "k normed");
     let q = b.rope(q, m.head_dim, &m.inv_freq);
     let k = b.rope(k, m.head_dim, &m.inv_freq);
-    let attended = b.attention((q, k, v), m.heads, m.kv_heads, m.head_dim);
+    let attended = attend(b, (q, k, v));
     let gated = b.graph.buffer("attention gated", q_len);
     b.graph.push(Op::SigmoidMul {
         x: attended,
@@ -177,20 +200,43 @@ pub(super) fn gated_delta_net(
         &[shape.value_dim],
         VectorFold::None,
     );
-    let gated = b.graph.buffer("delta gated", value_len);
-    b.graph.push(Op::RmsNormGated {
-        x: delta,
-        gate: z,
+    let gated = delta_gated(b, m.gate, (delta, z), weight);
+    let out = (format!("{name}.out_proj"), m.hidden, "mixer out");
+    let [out] = b.project(gated, MatrixClass::Dense, [out]);
+    out
+}
+
+/// The results of the delta rule, normed and gated by z.
+fn delta_gated(
+    b: &mut BlueprintBuilder,
+    gate: OutputGate,
+    (x, z): (BufferId, BufferId),
+    weight: WeightId,
+) -> BufferId {
+    let (width, eps) = (b.graph.width(x), b.eps);
+    let out = b.graph.buffer("delta gated", width);
+    if gate == OutputGate::Silu {
+        b.graph.push(Op::RmsNormGated {
+            x,
+            gate: z,
+            weight,
+            eps,
+            out,
+        });
+        return out;
+    }
+    let normed = b.graph.buffer("delta normed", width);
+    b.graph.push(Op::RmsNorm {
+        x,
         weight,
-        eps: b.eps,
-        out: gated,
+        eps,
+        out: normed,
     });
-    let hidden = m.hidden;
-    let [out] = b.project(
-        gated,
-        MatrixClass::Dense,
-        [(format!("{name}.out_proj"), hidden, "mixer out")],
-    );
+    b.graph.push(Op::SigmoidMul {
+        x: normed,
+        gate: z,
+        out,
+    });
     out
 }
 

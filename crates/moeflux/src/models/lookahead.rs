@@ -5,7 +5,7 @@
 use crate::graph::{BufferId, Graph, Op};
 
 /// Puts a lookahead before each layer whose norm and router are found in the usual places:
-/// `router(norm(x + mixer))`. Layers of another form go without.
+/// `router(norm(x + mixer))`, with a bias or without. Layers of another form go without.
 pub(super) fn insert(graph: &mut Graph) {
     let mut guesses: Vec<(usize, Op)> = graph
         .ops
@@ -35,6 +35,10 @@ fn of_layer(graph: &Graph, request: &Op) -> Option<(usize, Op)> {
     else {
         return None;
     };
+    let (logits, bias) = match writer(graph, logits)? {
+        (_, &Op::AddBias { x, bias, .. }) => (x, Some(bias)),
+        _ => (logits, None),
+    };
     let (_, Op::Matmul { x, outputs, .. }) = writer(graph, logits)? else {
         return None;
     };
@@ -51,6 +55,7 @@ fn of_layer(graph: &Graph, request: &Op) -> Option<(usize, Op)> {
         norm: weight,
         eps,
         router,
+        bias,
         experts,
         top_k,
         layer,
@@ -62,4 +67,27 @@ fn of_layer(graph: &Graph, request: &Op) -> Option<(usize, Op)> {
 fn writer(graph: &Graph, buffer: BufferId) -> Option<(usize, &Op)> {
     let mut ops = graph.ops.iter().enumerate();
     ops.find(|(_, op)| op.writes().contains(&buffer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn routers_with_and_without_a_bias_are_found() {
+        for (model, layers, is_biased) in [("gpt_oss", 4, true), ("mixtral", 3, false)] {
+            let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures");
+            let config = Config::open(&fixtures.join(model)).expect("it is there");
+            let blueprint = crate::models::blueprint(&config).expect("it is supported");
+            let guesses = blueprint.graph.ops.iter().filter_map(|op| match op {
+                Op::Lookahead { bias, .. } => Some(bias.is_some()),
+                _ => None,
+            });
+            let guesses: Vec<bool> = guesses.collect();
+            assert_eq!(guesses, vec![is_biased; layers], "{model}");
+        }
+    }
 }

@@ -1,11 +1,12 @@
-//! Mixtral: plain attention with grouped queries, routed experts in every layer.
+//! Mixtral: plain attention with grouped queries, within a window if the configuration has one (as
+//! early ones do), routed experts in every layer.
 //!
 //! Reference: `transformers/models/mixtral/modeling_mixtral.py`.
 
 use super::attention::{QueryNorm, SelfAttention};
 use super::blueprint::{Blueprint, VectorFold};
 use super::decoder::Decoder;
-use super::fields::{check_top_k, expert_count, refuse_window, rope_frequencies_from};
+use super::fields::{check_top_k, expert_count, rope_frequencies_from, window};
 use super::routing::RoutedShape;
 use crate::Error;
 use crate::config::Config;
@@ -16,7 +17,7 @@ const DEFAULT_ROPE_THETA: f64 = 1e6;
 /// The blueprint for a configuration.
 pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     c.require_text("hidden_act", "silu")?;
-    refuse_window(c)?;
+    let window = window(c)?;
     let decoder = Decoder::read(c, 1e-5)?;
     let rope = |head_dim| rope_frequencies_from(c, head_dim, None, DEFAULT_ROPE_THETA);
     let attention = SelfAttention::read(c, QueryNorm::None, rope)?;
@@ -32,7 +33,7 @@ pub(super) fn build(c: &Config) -> Result<Blueprint, Error> {
     Ok(decoder.build(
         b,
         ("mixtral", routed.top_k),
-        |b, x, _, name| attention.emit(b, x, &format!("{name}.self_attn")),
+        |b, x, _, name| attention.emit_within(b, x, &format!("{name}.self_attn"), window),
         |b, x, layer, name| {
             let chosen = b.route(x, layer, &format!("{name}.block_sparse_moe"), routed);
             b.experts(chosen)

@@ -9,20 +9,26 @@ mod deepseek_v2;
 mod deepseek_v3;
 mod deepseek_v4;
 mod fields;
+mod gated_streams;
 mod glm4_moe;
+mod glm5_next;
 mod gpt_oss;
 mod hybrid;
+mod indexed;
+mod indexed_latent;
 mod kda;
 mod kimi_linear;
 mod latent;
 mod lookahead;
 mod minimax_m2;
 mod mixtral;
+mod ngram;
 mod olmoe;
 mod qwen2_moe;
 mod qwen3_5_moe;
 mod qwen3_moe;
 mod qwen3_next;
+mod qwen4_exp;
 mod rotation;
 mod routing;
 mod streams;
@@ -44,6 +50,7 @@ const REGISTRY: &[(&str, Build)] = &[
     ("deepseek_v4", deepseek_v4::build),
     ("glm4_moe", glm4_moe::build),
     ("glm4_moe_lite", deepseek_v3::build),
+    ("glm5_next", glm5_next::build),
     ("gpt_oss", gpt_oss::build),
     ("kimi_k2", deepseek_v3::build),
     ("kimi_k25", deepseek_v3::build),
@@ -56,6 +63,8 @@ const REGISTRY: &[(&str, Build)] = &[
     ("qwen3_5_moe_text", qwen3_5_moe::build),
     ("qwen3_moe", qwen3_moe::build),
     ("qwen3_next", qwen3_next::build),
+    ("qwen4_exp", qwen4_exp::build),
+    ("qwen4_exp_text", qwen4_exp::build),
 ];
 
 /// The supported values of `model_type`.

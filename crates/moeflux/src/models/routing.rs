@@ -1,6 +1,6 @@
 //! Routers and routed experts, as the architectures share them.
 
-use moeflux_kernels::{GroupedRouting, Scores};
+use moeflux_kernels::{Glu, GroupedRouting, Scores};
 
 use super::blueprint::{BlueprintBuilder, ExpertLayer, MatrixClass, VectorFold};
 use crate::graph::{BufferId, ExpertForm, Op};
@@ -233,6 +233,49 @@ impl BlueprintBuilder {
         });
         let experts = self.experts(routed);
         self.add(experts, scaled, "moe out")
+    }
+
+    /// A gated MLP with an activation of any form; its matrices are called as an expert's are.
+    pub fn glu_mlp(&mut self, x: BufferId, name: &str, intermediate: usize, rule: Glu) -> BufferId {
+        let [gate, up, down] = self.expert_matrices;
+        let [gate, up] = self.project(
+            x,
+            MatrixClass::Dense,
+            [
+                (format!("{name}.{gate}"), intermediate, "mlp gate"),
+                (format!("{name}.{up}"), intermediate, "mlp up"),
+            ],
+        );
+        let act = self.graph.buffer("mlp activation", intermediate);
+        self.graph.push(Op::Glu {
+            gate,
+            up,
+            rule,
+            out: act,
+        });
+        let down = (format!("{name}.{down}"), self.hidden, "mlp out");
+        let [out] = self.project(act, MatrixClass::Dense, [down]);
+        out
+    }
+
+    /// What a router chose, plus shared experts that every token uses: one MLP with the same
+    /// activation.
+    pub fn shared_glu_moe(
+        &mut self,
+        routed: Routed,
+        name: &str,
+        intermediate: usize,
+        glu: Glu,
+    ) -> BufferId {
+        let shared = self.glu_mlp(
+            routed.x,
+            &format!("{name}.shared_experts"),
+            intermediate,
+            glu,
+        );
+        let form = ExpertForm { glu, biases: None };
+        let experts = self.experts_with(routed, form);
+        self.add(experts, shared, "moe out")
     }
 
     /// What a router chose, plus shared experts that every token uses: one MLP.

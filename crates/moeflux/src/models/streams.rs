@@ -9,10 +9,12 @@ use moeflux_kernels::{Piece, StreamRule};
 use super::blueprint::{BlueprintBuilder, MatrixClass, VectorFold};
 use crate::Error;
 use crate::config::Config;
-use crate::graph::{BufferId, Op};
+use crate::graph::{BufferId, Op, StreamOp};
 
 /// More streams are a mistake in the file.
 const MOST_STREAMS: usize = 64;
+/// More rounds are, too: mixing weights are as good as they get before.
+const MOST_ROUNDS: usize = 1000;
 
 /// A residual of streams.
 pub(super) struct Streams {
@@ -29,7 +31,10 @@ impl Streams {
         Ok(Streams {
             rule: StreamRule {
                 streams,
-                iterations: c.size_or("hc_sinkhorn_iters", 20)?,
+                iterations: match c.has("hc_sinkhorn_iters") {
+                    true => c.size_up_to("hc_sinkhorn_iters", MOST_ROUNDS)?,
+                    false => 20,
+                },
                 eps: c.positive_or("hc_eps", 1e-6)? as f32,
             },
         })
@@ -59,21 +64,36 @@ impl Streams {
         let new = |b: &mut BlueprintBuilder, label, width| b.graph.buffer(label, width);
         let weights = weights(b, x, (name, rule), &new);
         let one = b.graph.buffer("collapsed", hidden);
-        b.graph.push(Op::CollapseStreams {
+        b.graph.push(Op::Streams(StreamOp::Collapse {
             x,
             weights,
             rule,
             out: one,
-        });
+        }));
         let block = block(b, one);
         let out = b.graph.buffer("streams", rule.streams * hidden);
-        b.graph.push(Op::SpreadStreams {
+        b.graph.push(Op::Streams(StreamOp::Spread {
             x,
             block,
             weights,
             rule,
             out,
-        });
+        }));
+        out
+    }
+
+    /// The mean of the streams at the positions whose logits are wanted.
+    pub(super) fn last_mean(&self, b: &mut BlueprintBuilder, x: BufferId) -> BufferId {
+        let (streams, hidden) = (self.rule.streams, b.hidden);
+        let last = b.graph.output_buffer("last streams", streams * hidden);
+        b.graph.push(Op::SelectOutputs { x, out: last });
+        let out = b.graph.output_buffer("last hidden", hidden);
+        b.graph.push(Op::Streams(StreamOp::Mean {
+            x: last,
+            streams,
+            hidden,
+            out,
+        }));
         out
     }
 
@@ -89,12 +109,12 @@ impl Streams {
         b.graph.push(Op::SelectOutputs { x, out: last });
         let weights = weights(b, last, (name, rule), &new);
         let out = new(b, "last hidden", hidden);
-        b.graph.push(Op::CollapseStreams {
+        b.graph.push(Op::Streams(StreamOp::Collapse {
             x: last,
             weights,
             rule,
             out,
-        });
+        }));
         out
     }
 }
@@ -124,11 +144,11 @@ fn weights(
     let scale = b.vector(format!("{name}_scale"), &[rule.scales()], VectorFold::None);
     let base = b.vector(format!("{name}_base"), &[rows], VectorFold::None);
     let out = new(b, "stream weights", rows);
-    b.graph.push(Op::StreamWeights {
+    b.graph.push(Op::Streams(StreamOp::Weights {
         projected,
         scale_and_base: [scale, base],
         rule,
         out,
-    });
+    }));
     out
 }

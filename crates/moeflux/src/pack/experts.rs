@@ -1,12 +1,14 @@
 //! Where a checkpoint has the matrices of each routed expert, in every form that it may be in.
 
-use moeflux_formats::{BlockCodec, Checkpoint, Codec, CodedSource, ElementSteps, MatrixSource};
+use moeflux_formats::{
+    BlockCodec, Checkpoint, Codec, CodedSource, ElementSteps, GlobalScale, MatrixSource,
+};
 
 use crate::Error;
 use crate::info::Opened;
 use crate::models::ExpertLayer;
 use crate::weights::{
-    MatrixTensors, Stack, find_matrix, find_stack, plain_codec, stacks, switched,
+    Apart, MatrixTensors, Stack, find_matrix, find_stack, plain_codec, stacks, switched,
 };
 
 /// The experts of a layer in a checkpoint that was opened, so that types and shapes are checked.
@@ -155,12 +157,19 @@ impl<'a> ExpertSources<'a> {
 pub(super) fn source_of(found: MatrixTensors<'_>, first_element: usize) -> MatrixSource {
     let mut names = found.names.into_iter();
     let tensor = names.next().unwrap_or_default();
-    let coded = match found.codec {
-        Codec::F32 | Codec::F16 | Codec::Bf16 => None,
-        codec => Some(CodedSource {
-            scales: names.next(),
+    let coded = CodedSource {
+        scales: names.next(),
+        ..CodedSource::of(found.codec)
+    };
+    let coded = match (found.codec, found.apart) {
+        (Codec::F32 | Codec::F16 | Codec::Bf16, _) => None,
+        (_, Some(Apart { divides })) => Some(CodedSource {
+            global: names.next().map(|tensor| GlobalScale { tensor, divides }),
+            ..coded
+        }),
+        (_, None) => Some(CodedSource {
             biases: names.next(),
-            ..CodedSource::of(codec)
+            ..coded
         }),
     };
     MatrixSource {

@@ -48,7 +48,15 @@ pub fn pack_shards<E: From<Error>>(
     progress: &mut dyn FnMut(PackProgress),
 ) -> Result<PackReport, E> {
     let opened = Opened::open(source.dir)?;
-    let plan = plan(&opened, options)?;
+    if options.importance.is_some() {
+        let problem = "needs the whole model at once; pull it, then pack it".to_owned();
+        return Err(Error::Option {
+            flag: "--importance",
+            problem,
+        }
+        .into());
+    }
+    let plan = plan(&opened, options, None)?;
     let headers = opened.files.dense();
     let identity = SourceIdentity {
         files: source.shards.clone(),

@@ -217,6 +217,16 @@ impl Session {
         }
     }
 
+    /// Two different states at once.
+    pub fn remote_states(&mut self, ids: [StateId; 2]) -> Option<[&mut dyn RemoteState; 2]> {
+        match self.states.get_disjoint_mut(ids.map(StateId::index)) {
+            Ok([LayerState::Remote(_, one), LayerState::Remote(_, other)]) => {
+                Some([&mut **one, &mut **other])
+            }
+            _ => None,
+        }
+    }
+
     /// Bytes that room for `tokens` more would add.
     pub(crate) fn growth_bytes(&self, tokens: usize) -> u64 {
         let (start, end) = (self.len(), self.len() + tokens);

@@ -1,12 +1,13 @@
 //! Text at the edges of a model: tokenizer, chat templates, incremental decoding, stop tokens.
 //!
-//! Knows the Hugging Face files that describe these (`tokenizer.json` or `tiktoken.model`,
-//! `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`) and nothing of weights
+//! Knows the Hugging Face files that describe these (`tokenizer.json`, `tiktoken.model` or
+//! `tokenizer.model`, `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`) and nothing of weights
 //! or sessions. What GGUF files have in their place is read in `gguf`.
 
 mod files;
 mod generation_config;
 mod message;
+pub(crate) mod sentencepiece;
 mod stream;
 mod template;
 mod tiktoken;
@@ -19,6 +20,7 @@ pub use generation_config::{GenerationConfig, SuggestedSampling};
 pub use message::Message;
 pub use stream::TextStream;
 pub use template::{ChatTemplate, RenderOptions};
+pub(crate) use tiktoken::KIMI_WORDS;
 pub use tokenizer::Tokenizer;
 
 /// What can go wrong between text and tokens.

@@ -58,9 +58,12 @@ impl<'a> TextStream<'a> {
             .unwrap_or_default()
             .to_owned();
         self.emitted = self.emitted.max(certain);
-        if open == 0 {
+        let is_long = self.window.len() > WINDOW_TOKENS;
+        // Tokens without text are no context: what follows them would pass for a beginning, where
+        // some decoders drop a space.
+        if open == 0 && (is_long || !piece.is_empty()) {
             self.start_window(self.context)?;
-        } else if self.window.len() > WINDOW_TOKENS {
+        } else if open > 0 && is_long {
             let withheld = text.len() - certain;
             self.start_window(self.window.len() - CONTEXT_TOKENS)?;
             self.emitted = self.emitted.saturating_sub(withheld);

@@ -25,7 +25,7 @@ const KIMI: &str = "TikTokenTokenizer";
 
 /// Words of Kimi's models: Han characters by themselves, upper and lower case apart, numbers in
 /// threes.
-const KIMI_WORDS: &str = concat!(
+pub(crate) const KIMI_WORDS: &str = concat!(
     r"[\p{Han}]+",
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*",
     r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
@@ -109,7 +109,7 @@ fn from_base64(text: &str) -> Option<Vec<u8>> {
 }
 
 /// The tokens that `tokenizer_config.json` lists beside those of the file, with their ids.
-fn special_tokens(config: &Map<String, Value>) -> Vec<(u32, AddedToken)> {
+pub(super) fn special_tokens(config: &Map<String, Value>) -> Vec<(u32, AddedToken)> {
     let Some(listed) = config
         .get("added_tokens_decoder")
         .and_then(Value::as_object)

@@ -5,6 +5,9 @@
 
 use std::path::{Path, PathBuf};
 
+use tokenizers::Decoder;
+use tokenizers::decoders::DecoderWrapper;
+
 use super::TextError;
 
 /// A model's tokenizer.
@@ -20,7 +23,8 @@ impl Tokenizer {
         Self { inner, path }
     }
 
-    /// Opens `tokenizer.json` in a model directory, or `tiktoken.model` where there is none.
+    /// Opens `tokenizer.json` in a model directory, or `tiktoken.model` or `tokenizer.model` where
+    /// there is none.
     ///
     /// # Errors
     /// The file is missing, unreadable, or not a tokenizer.
@@ -28,6 +32,9 @@ impl Tokenizer {
         let path = dir.join("tokenizer.json");
         let Some(text) = super::read_optional(&path)? else {
             if let Some(tokenizer) = super::tiktoken::open(dir)? {
+                return Ok(tokenizer);
+            }
+            if let Some(tokenizer) = super::sentencepiece::open(dir)? {
                 return Ok(tokenizer);
             }
             let hint = "copy tokenizer.json from the model's source, or give token ids";
@@ -66,9 +73,37 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder refuses the tokens.
     pub fn decode(&self, tokens: &[u32], skip_special: bool) -> Result<String, TextError> {
-        self.inner
-            .decode(tokens, skip_special)
-            .map_err(|error| self.error("decode tokens", &*error))
+        let decoded = match self.inner.get_decoder() {
+            Some(decoder) if has_bytes(decoder) => {
+                decoder.decode(self.spelled(tokens, skip_special))
+            }
+            _ => self.inner.decode(tokens, skip_special),
+        };
+        decoded.map_err(|error| self.error("decode tokens", &*error))
+    }
+
+    /// The spellings of tokens, and in place of runs of bytes the characters that they spell: the
+    /// library's own step gives a whole run up where its last character is not complete yet.
+    fn spelled(&self, tokens: &[u32], skip_special: bool) -> Vec<String> {
+        let added = self.inner.get_added_vocabulary();
+        let (mut spelled, mut bytes) = (Vec::with_capacity(tokens.len()), Vec::new());
+        let end = |bytes: &mut Vec<u8>, spelled: &mut Vec<String>| {
+            let text = String::from_utf8_lossy(bytes);
+            spelled.extend(text.chars().map(String::from));
+            bytes.clear();
+        };
+        for token in tokens.iter().filter_map(|&id| self.inner.id_to_token(id)) {
+            match byte_of(&token) {
+                _ if skip_special && added.is_special_token(&token) => {}
+                Some(byte) => bytes.push(byte),
+                None => {
+                    end(&mut bytes, &mut spelled);
+                    spelled.push(token);
+                }
+            }
+        }
+        end(&mut bytes, &mut spelled);
+        spelled
     }
 
     /// Number of tokens, added ones included. A model may have more output rows than that.
@@ -99,4 +134,20 @@ impl Tokenizer {
             message: error.to_string(),
         }
     }
+}
+
+/// Whether tokens like `<0x0A>` stand for bytes.
+fn has_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(steps) => steps.get_decoders().iter().any(has_bytes),
+        _ => false,
+    }
+}
+
+/// The byte that a token stands for, if it does.
+fn byte_of(token: &str) -> Option<u8> {
+    let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    let byte = u8::from_str_radix(digits, 16).ok()?;
+    (digits.len() == 2).then_some(byte)
 }

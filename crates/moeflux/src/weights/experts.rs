@@ -202,7 +202,7 @@ fn plain_layer(
         let mut end = 0;
         for ((_, rows, cols), matrix) in matrices(layer).into_iter().zip(layer.matrices) {
             let found = find_matrix(dense, &format!("{name}.{expert}.{matrix}"), rows, cols)?;
-            let place = MatrixLayout::sequential(found.codec, rows, cols, end);
+            let place = MatrixLayout::of(&found, (rows, cols), end);
             end = place.end();
             for (start, info) in place.starts().into_iter().zip(found.parts) {
                 segments.push(segment(info, 0, info.bytes, start));

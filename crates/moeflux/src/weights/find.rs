@@ -1,17 +1,23 @@
 //! Which tensors make up a matrix in a checkpoint, and how it is coded.
 
-use moeflux_formats::codec::f8::{self, ScaleType};
+mod fp4;
+mod fp8;
+
 use moeflux_formats::{
-    AffineCodec, BlockCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, F8Codec,
-    FormatError, TensorInfo,
+    AffineCodec, BlockCodec, CenteredCodec, Checkpoint, Codec, CodecError, DType, FormatError,
+    TensorInfo,
 };
 
+use super::layout::Apart;
 use crate::Error;
 
 /// The tensors that make up a matrix, and its codec.
 pub(crate) struct MatrixTensors<'a> {
     pub codec: Codec,
-    /// Weights, scales, biases, as many as the codec has.
+    /// Of 4-bit floats whose codes and scales have tensors of their own.
+    pub apart: Option<Apart>,
+    /// Weights, scales, biases, as many as the codec has; or codes, scales of groups and (of NVFP4)
+    /// the matrix's scale.
     pub parts: Vec<&'a TensorInfo>,
     /// Their names.
     pub names: Vec<String>,
@@ -22,13 +28,13 @@ pub(crate) struct MatrixTensors<'a> {
 const AFFINE: [&str; 3] = ["weight", "scales", "biases"];
 const PACKED: [&str; 2] = ["weight_packed", "weight_scale"];
 
-/// What compressed-tensors adds beside packed integers in forms that are not read, and what is.
-const UNREAD: [(&str, &str); 2] = [
-    (
-        "weight_zero_point",
-        "symmetric integers, without zero points",
-    ),
-    ("weight_g_idx", "groups of neighbours, without weight_g_idx"),
+/// Tensors beside a matrix's, and the forms that they tell, which are not read.
+const UNREAD: [(&str, &str); 5] = [
+    ("weight_zero_point", "integers with zero points"),
+    ("weight_g_idx", "integers in groups out of order"),
+    ("qweight", "integers as GPTQ and AWQ pack them"),
+    ("weight.absmax", "4- or 8-bit numbers of bitsandbytes"),
+    ("pre_quant_scale", "4-bit numbers of scaled inputs (AWQ)"),
 ];
 
 /// Finds the matrix `name` (without `.weight`) of `[rows, cols]` in any form.
@@ -51,6 +57,39 @@ pub(crate) fn find_stack<'a>(
     find(files, name, &[experts, rows], cols)
 }
 
+/// Finds the tensors of the table `name` (without `.weight`) of `[rows, cols]`: one, or several
+/// whose rows follow one another.
+pub(crate) fn find_table<'a>(
+    files: &'a Checkpoint,
+    name: &str,
+    (rows, cols): (usize, usize),
+) -> Result<Vec<(String, &'a TensorInfo)>, Error> {
+    let whole = format!("{name}.weight");
+    let shard = |part: usize| format!("{name}.shard_{part}.weight");
+    let is_sharded = files.get(&whole).is_none() && files.get(&shard(0)).is_some();
+    let (mut found, mut held) = (Vec::new(), 0);
+    while held < rows {
+        let tensor = match is_sharded {
+            true => shard(found.len()),
+            false => whole.clone(),
+        };
+        let info = files.require(&tensor)?;
+        if !matches!(info.dtype, DType::F32 | DType::F16 | DType::Bf16) {
+            return Err(wrong_dtype(files, &tensor, info, "F32, F16 or BF16").into());
+        }
+        let own = match info.shape[..] {
+            [own, width] if width == cols && (1..=rows - held).contains(&own) => own,
+            _ => return Err(wrong_shape(files, &tensor, info, &[rows - held], cols).into()),
+        };
+        if !is_sharded && own != rows {
+            return Err(wrong_shape(files, &tensor, info, &[rows], cols).into());
+        }
+        held += own;
+        found.push((tensor, info));
+    }
+    Ok(found)
+}
+
 fn find<'a>(
     files: &'a Checkpoint,
     name: &str,
@@ -63,8 +102,13 @@ fn find<'a>(
         weight = name.to_owned();
     }
     let Some(info) = files.get(&weight) else {
-        if files.get(&format!("{name}.{}", PACKED[0])).is_some() {
-            return packed(files, name, outer, cols);
+        refuse_unread(files, name)?;
+        match files.get(&format!("{name}.{}", PACKED[0])) {
+            Some(info) if info.dtype == DType::U8 => {
+                return fp4::find(files, name, PACKED[0], (outer, cols));
+            }
+            Some(_) => return packed(files, name, outer, cols),
+            None => {}
         }
         if let &[rows] = outer
             && let Some(found) = blocks(files, name, rows, cols)?
@@ -74,18 +118,42 @@ fn find<'a>(
         files.require(&weight)?;
         return Err(Error::Internal(format!("{weight} is there after all")));
     };
+    if Codec::of_dtype(info.dtype).is_none() {
+        refuse_unread(files, name)?;
+    }
     match info.dtype {
         DType::U32 => affine(files, name, outer, cols),
-        DType::F8E4M3 => f8(files, name, outer, cols),
+        DType::F8E4M3 => fp8::find(files, name, outer, cols),
+        DType::U8 | DType::I8 => fp4::find(files, name, "weight", (outer, cols)),
         _ => {
             let codec = plain_codec(files, &weight, info)?;
             check_rows(files, &weight, info, outer, cols)?;
             Ok(MatrixTensors {
                 codec,
+                apart: None,
                 parts: vec![info],
                 names: vec![weight],
             })
         }
+    }
+}
+
+/// Refuses a matrix beside which there are tensors of forms that are not read.
+fn refuse_unread(files: &Checkpoint, name: &str) -> Result<(), Error> {
+    for (part, form) in UNREAD {
+        let tensor = format!("{name}.{part}");
+        if let Some(found) = files.get(&tensor) {
+            return Err(unread(files, tensor, found, form));
+        }
+    }
+    Ok(())
+}
+
+fn unread(files: &Checkpoint, tensor: String, info: &TensorInfo, form: &'static str) -> Error {
+    Error::Form {
+        path: files.files()[info.file].clone(),
+        tensor,
+        form,
     }
 }
 
@@ -113,6 +181,7 @@ fn affine<'a>(
     }
     Ok(MatrixTensors {
         codec: Codec::Affine(codec),
+        apart: None,
         parts: vec![info, scales, biases],
         names: names.to_vec(),
     })
@@ -127,12 +196,6 @@ fn packed<'a>(
 ) -> Result<MatrixTensors<'a>, Error> {
     let names = PACKED.map(|part| format!("{name}.{part}"));
     let (info, scales) = (files.require(&names[0])?, files.require(&names[1])?);
-    for (part, expected) in UNREAD {
-        let tensor = format!("{name}.{part}");
-        if let Some(found) = files.get(&tensor) {
-            return Err(wrong_dtype(files, &tensor, found, expected).into());
-        }
-    }
     let (bits, group) = bits_and_group(info, scales, cols)
         .ok_or_else(|| wrong_shape(files, &names[0], info, outer, cols))?;
     let codec = CenteredCodec::new(bits, group);
@@ -149,6 +212,7 @@ fn packed<'a>(
     }
     Ok(MatrixTensors {
         codec: Codec::Centered(codec),
+        apart: None,
         parts: vec![info, scales],
         names: names.to_vec(),
     })
@@ -161,22 +225,31 @@ fn blocks<'a>(
     rows: usize,
     cols: usize,
 ) -> Result<Option<MatrixTensors<'a>>, Error> {
-    for block in BlockCodec::ALL {
-        let tensor = format!("{name}.{block}");
-        let Some(info) = files.get(&tensor) else {
+    let blocks = BlockCodec::ALL.into_iter().map(Codec::Block);
+    for codec in blocks.chain([Codec::Nvfp4]) {
+        let tensor = format!("{name}.{codec}");
+        if files.get(&tensor).is_none() {
             continue;
-        };
-        block
-            .check_columns(cols)
+        }
+        codec
+            .encoded_bytes(rows, cols)
             .map_err(|problem| not_coded(&tensor, problem))?;
-        check_shape(files, &tensor, info, &[rows, block.row_bytes(cols)])?;
-        if info.dtype != DType::U8 {
-            return Err(wrong_dtype(files, &tensor, info, "U8").into());
+        let (mut parts, mut names) = (Vec::new(), Vec::new());
+        for part in codec.tensors(rows, cols) {
+            let tensor = format!("{name}.{}", part.name);
+            let info = files.require(&tensor)?;
+            check_shape(files, &tensor, info, &part.shape)?;
+            if info.dtype != part.dtype {
+                return Err(wrong_dtype(files, &tensor, info, part.dtype.name()).into());
+            }
+            parts.push(info);
+            names.push(tensor);
         }
         return Ok(Some(MatrixTensors {
-            codec: Codec::Block(block),
-            parts: vec![info],
-            names: vec![tensor],
+            codec,
+            apart: None,
+            parts,
+            names,
         }));
     }
     Ok(None)
@@ -194,44 +267,13 @@ fn bits_and_group(words: &TensorInfo, scales: &TensorInfo, cols: usize) -> Optio
     Some((bits, cols.checked_div(groups)?))
 }
 
-/// FP8 with a scale to each square.
-fn f8<'a>(
-    files: &'a Checkpoint,
-    name: &str,
-    outer: &[usize],
-    cols: usize,
-) -> Result<MatrixTensors<'a>, Error> {
-    let (weight, scale) = (format!("{name}.weight"), format!("{name}.{}", f8::SCALES));
-    let info = files.require(&weight)?;
-    let &[rows] = outer else {
-        return Err(
-            wrong_dtype(files, &weight, info, "no F8_E4M3 in tensors of all experts").into(),
-        );
-    };
-    check_rows(files, &weight, info, outer, cols)?;
-    let scales = files.require(&scale)?;
-    let codec = F8Codec {
-        scales: match scales.dtype {
-            DType::F32 => ScaleType::F32,
-            DType::Bf16 => ScaleType::Bf16,
-            _ => return Err(wrong_dtype(files, &scale, scales, "F32 or BF16").into()),
-        },
-    };
-    check_shape(files, &scale, scales, &codec.scale_shape(rows, cols))?;
-    Ok(MatrixTensors {
-        codec: Codec::F8(codec),
-        parts: vec![info, scales],
-        names: vec![weight, scale],
-    })
-}
-
 /// The codec of a tensor that is a whole matrix: plain floats or quantized blocks.
 pub(crate) fn plain_codec(
     files: &Checkpoint,
     name: &str,
     info: &TensorInfo,
 ) -> Result<Codec, Error> {
-    const KNOWN: &str = "F32, F16, BF16, F8_E4M3 with weight_scale_inv, or U32 with scales";
+    const KNOWN: &str = "F32, F16 or BF16";
     Codec::of_dtype(info.dtype).ok_or_else(|| wrong_dtype(files, name, info, KNOWN).into())
 }
 

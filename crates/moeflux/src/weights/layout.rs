@@ -2,14 +2,24 @@
 
 use std::ops::Range;
 
+use moeflux_formats::codec::block::mxfp4;
 use moeflux_formats::codec::f8::ScaleType;
+use moeflux_formats::codec::{e2m1, nvfp4};
 use moeflux_formats::{AffineCodec, BlockCodec, CenteredCodec, Codec};
 use moeflux_kernels::{Coded, Coding, F8, F8Scales, Matrix, MatrixData, Rounding};
 
+use super::find::MatrixTensors;
 use crate::Error;
 
 /// Parts start at multiples of a cache line.
 pub(super) const PART_ALIGN: usize = 64;
+
+/// 4-bit floats whose codes and scales of groups are read from tensors of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Apart {
+    /// Whether a scale of the whole matrix divides those of groups.
+    pub divides: bool,
+}
 
 /// A matrix in a run of bytes: its codec and its parts' places.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +27,7 @@ pub struct MatrixLayout {
     rows: usize,
     cols: usize,
     codec: Codec,
+    apart: Option<Apart>,
     weights: Range<usize>,
     scales: Range<usize>,
     biases: Range<usize>,
@@ -27,7 +38,11 @@ impl MatrixLayout {
     pub fn sequential(codec: Codec, rows: usize, cols: usize, start: usize) -> MatrixLayout {
         let [weights, scales, biases] = part_bytes(codec, rows, cols);
         let place = |from: usize, len: usize| {
-            let begin = from.next_multiple_of(PART_ALIGN);
+            // What is not there must not lie behind the last byte.
+            let begin = match len {
+                0 => from,
+                _ => from.next_multiple_of(PART_ALIGN),
+            };
             begin..begin + len
         };
         let weights = place(start, weights);
@@ -37,9 +52,22 @@ impl MatrixLayout {
             rows,
             cols,
             codec,
+            apart: None,
             weights,
             scales,
             biases,
+        }
+    }
+
+    /// As [`MatrixLayout::sequential`], of a matrix that was found in files.
+    pub(crate) fn of(
+        found: &MatrixTensors<'_>,
+        (rows, cols): (usize, usize),
+        start: usize,
+    ) -> MatrixLayout {
+        MatrixLayout {
+            apart: found.apart,
+            ..MatrixLayout::sequential(found.codec, rows, cols, start)
         }
     }
 
@@ -51,6 +79,7 @@ impl MatrixLayout {
             rows,
             cols,
             codec,
+            apart: None,
             weights: place(starts[0], weights),
             scales: place(starts[1], scales),
             biases: place(starts[2], biases),
@@ -77,9 +106,18 @@ impl MatrixLayout {
         self.weights.len() + self.scales.len() + self.biases.len()
     }
 
-    /// Where the parts start: weights, scales, biases.
+    /// Where the tensors that it is read from start: weights, scales, biases; of 4-bit floats that
+    /// are apart, codes, scales of groups and the matrix's scale.
     pub fn starts(&self) -> [usize; 3] {
-        [self.weights.start, self.scales.start, self.biases.start]
+        let [weights, scales, biases] = [&self.weights, &self.scales, &self.biases];
+        match self.apart {
+            None => [weights.start, scales.start, biases.start],
+            Some(_) => [
+                weights.start,
+                weights.start + self.rows * self.cols / 2,
+                scales.start,
+            ],
+        }
     }
 
     /// The matrix in `bytes`.
@@ -101,22 +139,34 @@ impl MatrixLayout {
                 let scales = match codec.scales {
                     ScaleType::F32 => F8Scales::F32(cast(scales)?),
                     ScaleType::Bf16 => F8Scales::Bf16(cast(scales)?),
+                    ScaleType::E8M0 => F8Scales::E8M0(scales),
                     _ => return Err(no_kernel(self.codec)),
                 };
                 MatrixData::F8(F8 { weights, scales })
             }
+            Codec::Nvfp4 => MatrixData::Coded(Coded {
+                coding: Coding::Nvfp4,
+                weights,
+                scales: &[],
+                biases: &[],
+                global: cast(part(&self.scales)?)?
+                    .first()
+                    .copied()
+                    .unwrap_or(f32::NAN),
+            }),
             codec => MatrixData::Coded(Coded {
                 coding: coding(codec).ok_or_else(|| no_kernel(codec))?,
                 weights,
                 scales: cast(part(&self.scales)?)?,
                 biases: cast(part(&self.biases)?)?,
+                global: 1.0,
             }),
         };
         Ok(Matrix::new(self.rows, self.cols, data)?)
     }
 
     /// Turns the matrix in `bytes`, as it was read from a file, into what [`MatrixLayout::view`]
-    /// takes: integer-coded weights are laid out in tiles.
+    /// takes: codes and scales are put together, integer-coded weights are laid out in tiles.
     ///
     /// # Errors
     /// As [`MatrixLayout::view`].
@@ -128,6 +178,20 @@ impl MatrixLayout {
         let outside = |_| Error::Internal(format!("a matrix at {ranges:?} leaves its memory"));
         let parts = bytes.get_disjoint_mut(ranges.clone()).map_err(outside)?;
         let [weights, scales, biases] = parts;
+        if let Some(Apart { divides }) = self.apart {
+            match self.codec {
+                Codec::Nvfp4 => e2m1::join(weights, nvfp4::SCALES),
+                _ => e2m1::join(weights, mxfp4::SCALES),
+            }
+            if divides {
+                nvfp4::invert(scales);
+            }
+        }
+        // The scale of a whole matrix stays where it is.
+        let scales: &mut [u8] = match self.codec {
+            Codec::Nvfp4 => &mut [],
+            _ => scales,
+        };
         moeflux_kernels::arrange(coding, self.rows, self.cols, weights, scales, biases)?;
         Ok(())
     }
@@ -154,6 +218,7 @@ fn coding(codec: Codec) -> Option<Coding> {
     match codec {
         Codec::Affine(AffineCodec { bits, group }) => Some(Coding::Affine { bits, group }),
         Codec::Centered(CenteredCodec { bits, group }) => Some(Coding::Centered { bits, group }),
+        Codec::Nvfp4 => Some(Coding::Nvfp4),
         Codec::Block(block) => Some(match block {
             BlockCodec::Q4_0 => Coding::Q4_0,
             BlockCodec::Q4_1 => Coding::Q4_1,

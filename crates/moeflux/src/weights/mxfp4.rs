@@ -3,6 +3,7 @@
 
 use moeflux_experts::{Record, Segment};
 use moeflux_formats::codec::block::mxfp4;
+use moeflux_formats::codec::e2m1;
 use moeflux_formats::{BlockCodec, Checkpoint, Codec, FormatError, TensorInfo};
 
 use super::experts::{ExpertLayout, Form};
@@ -34,7 +35,7 @@ impl Joined {
     pub(super) fn arrange(&self, bytes: &mut [u8]) -> Result<(), Error> {
         let outside = || Error::Internal("an expert leaves its memory".to_owned());
         let bytes = bytes.get_mut(self.start..self.end()).ok_or_else(outside)?;
-        mxfp4::join(bytes);
+        e2m1::join(bytes, mxfp4::SCALES);
         if self.by_turns {
             sort_rows(bytes, self.rows, self.row_bytes());
         }

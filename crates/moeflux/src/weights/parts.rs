@@ -29,6 +29,13 @@ pub enum WeightPart {
     Matrix(MatrixPart),
     /// A vector (or any small tensor) as kernels take it.
     Vector(Vec<f32>),
+    /// A table that is read by rows.
+    Table {
+        /// Elements of a row.
+        cols: usize,
+        /// The rows, one after another.
+        values: Vec<f32>,
+    },
 }
 
 /// The matrices of one routed expert: `down(silu(gate x) * (up x))`.

@@ -19,9 +19,9 @@ pub(super) fn record_matrix(
     };
     let require =
         |suffix: &str| part(suffix).ok_or_else(|| format!("its records have no {name}.{suffix}"));
-    let block = BlockCodec::ALL.into_iter();
-    let block = block
-        .map(Codec::Block)
+    let blocks = BlockCodec::ALL.into_iter().map(Codec::Block);
+    let block = blocks
+        .chain([Codec::Nvfp4])
         .find(|codec| part(&codec.to_string()).is_some());
     let codec = match (block, part("weight_packed")) {
         (Some(block), _) => block,
@@ -39,10 +39,8 @@ pub(super) fn record_matrix(
                     Codec::Affine(codec.map_err(|e| e.to_string())?)
                 }
                 DType::F8E4M3 => Codec::F8(F8Codec {
-                    scales: match require(f8::SCALES)?.dtype {
-                        DType::Bf16 => ScaleType::Bf16,
-                        _ => ScaleType::F32,
-                    },
+                    scales: ScaleType::of_dtype(require(f8::SCALES)?.dtype)
+                        .unwrap_or(ScaleType::F32),
                 }),
                 other => match Codec::of_dtype(other) {
                     Some(codec) => codec,

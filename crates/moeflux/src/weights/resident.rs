@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use moeflux_experts::ReaderChoice;
 use moeflux_formats::{Codec, TensorInfo};
 use moeflux_kernels::Matrix;
 
 use super::files::ModelFiles;
-use super::find::{check_shape, find_matrix};
+use super::find::{check_shape, find_matrix, find_table};
 use super::layout::MatrixLayout;
 use super::parts::WeightPart;
+use super::table::RowTable;
 use crate::Error;
 use crate::graph::WeightId;
 use crate::huge_pages::HugePages;
@@ -20,6 +22,7 @@ enum Weight {
     /// Where it lies in the mapping.
     Matrix(MatrixLayout),
     Vector(Vec<f32>),
+    Table(RowTable),
 }
 
 /// What the files' headers say about the resident weights.
@@ -65,6 +68,10 @@ impl Survey {
                         },
                     )
                 }
+                WeightKind::Table { rows, cols } => {
+                    let found = find_table(files.dense(), &name, (*rows, *cols))?;
+                    (RowTable::memory_bytes(*rows, *cols, &found), 0)
+                }
                 WeightKind::Vector { shape, fold } => {
                     let info = match fold {
                         VectorFold::Numbers { .. } => files.dense().require_integers(&name)?,
@@ -91,11 +98,15 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads all resident weights.
+    /// Reads all resident weights; tables are read by `reader` when their rows are needed.
     ///
     /// # Errors
     /// As [`Survey::of`], or a failed read, or no memory.
-    pub fn load(files: &ModelFiles, blueprint: &Blueprint) -> Result<Weights, Error> {
+    pub fn load(
+        files: &ModelFiles,
+        blueprint: &Blueprint,
+        reader: &ReaderChoice,
+    ) -> Result<Weights, Error> {
         let mut end = 0;
         let mut weights = Vec::with_capacity(blueprint.weights.len());
         let mut reads: Vec<Vec<&TensorInfo>> = Vec::new();
@@ -104,10 +115,14 @@ impl Weights {
             weights.push(match &decl.kind {
                 WeightKind::Matrix { rows, cols, .. } => {
                     let found = find_matrix(files.dense(), &name, *rows, *cols)?;
-                    let layout = MatrixLayout::sequential(found.codec, *rows, *cols, end);
+                    let layout = MatrixLayout::of(&found, (*rows, *cols), end);
                     end = layout.end();
                     reads.push(found.parts);
                     Weight::Matrix(layout)
+                }
+                WeightKind::Table { rows, cols } => {
+                    let found = find_table(files.dense(), &name, (*rows, *cols))?;
+                    Weight::Table(RowTable::open(files.dense(), &found, *cols, reader)?)
                 }
                 WeightKind::Vector { shape, fold } => {
                     let folded = match *fold {
@@ -158,6 +173,9 @@ impl Weights {
                     Weight::Matrix(layout)
                 }
                 WeightPart::Vector(values) => Weight::Vector(values.clone()),
+                WeightPart::Table { cols, values } => {
+                    Weight::Table(RowTable::of_values(*cols, values.clone()))
+                }
             });
         }
         let mut memory = map(bytes.len())?;
@@ -193,6 +211,17 @@ impl Weights {
         }
     }
 
+    /// The table `id`.
+    ///
+    /// # Errors
+    /// [`Error::Internal`] if it is something else.
+    pub fn table(&self, id: WeightId) -> Result<&RowTable, Error> {
+        match self.weights.get(id.index()) {
+            Some(Weight::Table(table)) => Ok(table),
+            _ => Err(Error::Internal(format!("weight {id:?} is not a table"))),
+        }
+    }
+
     /// The vector `id`.
     ///
     /// # Errors
@@ -218,7 +247,7 @@ fn fill(
 ) -> Result<(), Error> {
     let matrices = weights.iter().filter_map(|weight| match weight {
         Weight::Matrix(layout) => Some(layout),
-        Weight::Vector(_) => None,
+        Weight::Vector(_) | Weight::Table(_) => None,
     });
     let (mut rest, mut start) = (memory, 0);
     let mut loads: Vec<Load<'_>> = Vec::with_capacity(reads.len());
@@ -294,6 +323,7 @@ fn folded(
             let tap = |i: usize| values[(i % channels) * kernel + i / channels];
             (0..values.len()).map(tap).collect()
         }
+        VectorFold::DilateConv { apart } => dilated(&values, shape, apart),
         VectorFold::Even => values.into_iter().step_by(2).collect(),
         VectorFold::Odd => values.into_iter().skip(1).step_by(2).collect(),
         VectorFold::LogOfNegated if values.iter().all(|&v| v <= 0.0) => {
@@ -303,4 +333,17 @@ fn folded(
         }
         VectorFold::LogOfNegated => return Err("has a value that is not negative"),
     })
+}
+
+/// `[channels, 1, kernel]` as `[(kernel - 1) * apart + 1, channels]`, with zeros between the taps.
+fn dilated(values: &[f32], shape: &[usize], apart: usize) -> Vec<f32> {
+    let kernel = shape.last().copied().unwrap_or(1).max(1);
+    let channels = values.len() / kernel;
+    let mut taps = vec![0.0; channels * ((kernel - 1) * apart + 1)];
+    for (channel, own) in values.chunks_exact(kernel).enumerate() {
+        for (tap, value) in own.iter().enumerate() {
+            taps[tap * apart * channels + channel] = *value;
+        }
+    }
+    taps
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// File, the checkpoint it was made from, and how far its logits may be from that one's. The
 /// first was rounded differently: one is added to norms in f16.
-pub const MADE_FROM: [(&str, &str, f64); 13] = [
+pub const MADE_FROM: [(&str, &str, f64); 17] = [
     (
         "split/model-00001-of-00002.gguf",
         "qwen3_5_moe_text_f16",
@@ -23,9 +23,13 @@ pub const MADE_FROM: [(&str, &str, f64); 13] = [
     ("deepseek_v3.gguf", "deepseek_v3", 1e-5),
     ("deepseek_v2_lite.gguf", "deepseek_v2_lite", 1e-5),
     ("deepseek_v2.gguf", "deepseek_v2", 1e-5),
+    ("kimi_k2.gguf", "kimi_k2", 1e-5),
+    ("kimi_k25.gguf", "kimi_k25", 1e-5),
+    ("kimi_linear.gguf", "kimi_linear", 1e-5),
+    ("glm4_moe_lite.gguf", "glm4_moe_lite", 1e-5),
 ];
 /// Files with answers of their own: their checkpoint's form does not convert.
-pub const WITH_ANSWERS: [&str; 2] = ["qwen3_moe", "qwen2_moe"];
+pub const WITH_ANSWERS: [&str; 4] = ["qwen3_moe", "qwen2_moe", "gpt_oss", "deepseek_v4"];
 
 /// A file under `fixtures/gguf`.
 pub fn file(name: &str) -> PathBuf {

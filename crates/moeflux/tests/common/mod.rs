@@ -1,13 +1,15 @@
 //! What the engine's integration tests share: fixtures, packed copies, runs, comparisons.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod back;
+
 use std::path::{Path, PathBuf};
 
 use moeflux::formats::Checkpoint;
 use moeflux::{Engine, EngineOptions, Logits, PackOptions, Session, Span, Want, pack};
 
 /// All architectures and forms, by directory name under `fixtures/`.
-pub const FIXTURES: [&str; 23] = [
+pub const FIXTURES: [&str; 27] = [
     "deepseek_v2",
     "deepseek_v2_lite",
     "deepseek_v3",
@@ -15,12 +17,14 @@ pub const FIXTURES: [&str; 23] = [
     "glm4_moe",
     "glm4_moe_air",
     "glm4_moe_lite",
+    "glm5_next",
     "gpt_oss",
     "kimi_k2",
     "kimi_k25",
     "kimi_linear",
     "minimax_m2",
     "mixtral",
+    "mixtral_window",
     "olmoe",
     "qwen2_moe",
     "qwen3_5_moe",
@@ -31,6 +35,8 @@ pub const FIXTURES: [&str; 23] = [
     "qwen3_moe",
     "qwen3_moe_new_style",
     "qwen3_next",
+    "qwen4_exp",
+    "qwen4_exp_text",
 ];
 
 pub fn repository() -> PathBuf {

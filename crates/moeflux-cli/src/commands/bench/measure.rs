@@ -47,7 +47,7 @@ pub struct Measured {
     pub busy_seconds: f64,
     /// Seconds of all repetitions together.
     pub seconds: f64,
-    /// Without the disk, whose rate the caller knows.
+    /// But for the disk, whose rate the caller knows.
     pub floor: Floor,
     pub profile: Option<Profile>,
     /// What a device's memory for experts did in all repetitions together.
@@ -80,7 +80,11 @@ impl Runner<'_> {
             .map(|(now, before)| now.since(&before));
         let stats = self.engine.stats().experts;
         let asked = stats.hits + stats.misses;
-        let experts = asked as f64 / stats.leases.max(1) as f64;
+        let experts = match tier {
+            // Which ones a device uses it does not tell: no fewer than one token does.
+            Some(_) => self.engine.info().top_k as f64,
+            None => asked as f64 / stats.leases.max(1) as f64,
+        };
         let steps: Vec<StepShape> = test.steps(self.engine.chunk_tokens(), experts).collect();
         let mut profile = None;
         if self.profile {
@@ -98,10 +102,20 @@ impl Runner<'_> {
             bytes_read: stats.bytes_read,
             busy_seconds: stats.busy_us_total as f64 * 1e-6,
             seconds: total_seconds,
-            floor: Floor::of(self.engine, self.machine, steps.into_iter()),
+            floor: Floor {
+                transfer_seconds: self.transfer_seconds(tier),
+                ..Floor::of(self.engine, self.machine, steps.into_iter())
+            },
             profile,
             tier,
         })
+    }
+
+    /// Seconds that a repetition's experts take on their way to a device.
+    fn transfer_seconds(&self, tier: Option<TierStats>) -> f64 {
+        let bytes = tier.map_or(0, |tier| tier.brought_bytes) as f64;
+        let rate = self.machine.transfer.unwrap_or(f64::INFINITY);
+        bytes / self.repetitions.max(1) as f64 / rate
     }
 
     /// Brings a session to `depth` tokens, and sees to it that it can come back.

@@ -1,10 +1,12 @@
 //! `moeflux bench`: prefill and decode speed, with the floor that the hardware sets.
 //!
 //! Tokens are pseudo-random, so that experts are chosen as widely as by any text. The floor is the
-//! slowest of three: bytes of weights and state over the memory's measured bandwidth,
+//! slowest of these: bytes of weights and state over the memory's measured bandwidth,
 //! multiply-adds over the kernels' measured rates, bytes of experts that had to be read over the
-//! disk's measured rate.
+//! disk's measured rate, and those that had to be brought to a device over that of the way there.
 
+mod forecast;
+mod machine;
 mod measure;
 mod plan;
 mod profile;
@@ -17,23 +19,22 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::{Args, ValueEnum};
-use moeflux::kernels::Cpu;
-use moeflux::{Engine, Isa, KernelRate, Want};
+use moeflux::{Engine, Want};
 use serde_json::{Map, Value, json};
 
-use self::measure::{Measured, Runner};
-use self::plan::{Cache, Kind, Test};
+use self::forecast::Forecast;
+use self::measure::Runner;
+use self::plan::{Cache, Test};
 use self::profile::Profile;
 use self::progress::Progress;
 use self::report::Row;
 use crate::args::ModelArgs;
 use crate::failure::Failure;
-use crate::floor::Machine;
 use crate::interrupt;
 use crate::measure::DiskRate;
 use crate::model;
 use crate::output;
-use crate::predict::{self, DecodeModel, PrefillModel};
+use crate::predict;
 
 /// Flags of `bench`.
 #[derive(Debug, Args)]
@@ -152,49 +153,6 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     bench.finish(&results)
 }
 
-/// Rates of the processor's kernels; a device's are done later than they are asked for.
-fn kernel_rates(engine: &Engine) -> Result<Vec<KernelRate>, Failure> {
-    match engine.stats().tier {
-        Some(_) => Ok(Vec::new()),
-        None => Ok(engine.kernel_rates()?),
-    }
-}
-
-/// What speeds are predicted from.
-struct Forecast {
-    decode: DecodeModel,
-    disk_rate: f64,
-}
-
-impl Forecast {
-    /// Tokens a second that a test should have reached with the experts that it found in memory.
-    fn rate(&self, loaded: &Loaded, machine: &Machine, measured: &Measured) -> f64 {
-        let info = loaded.engine.info();
-        let (test, held) = (measured.test, measured.held_rate.unwrap_or(1.0));
-        match test.kind {
-            Kind::Prefill => {
-                let model = PrefillModel {
-                    engine: &loaded.engine,
-                    machine,
-                    disk_rate: self.disk_rate,
-                };
-                let slots = loaded.engine.stats().experts.slots as u64;
-                model.rate(
-                    test.depth,
-                    test.tokens,
-                    loaded.engine.chunk_tokens(),
-                    held,
-                    slots,
-                )
-            }
-            Kind::Decode => {
-                let bytes = info.token_state_bytes as f64 * test.depth as f64;
-                1.0 / (self.decode.seconds(1.0 - held) + bytes / machine.memory.median)
-            }
-        }
-    }
-}
-
 struct Bench<'a> {
     args: &'a BenchArgs,
     form: Form,
@@ -214,20 +172,10 @@ impl Bench<'_> {
     ) -> Result<(), Failure> {
         let mut model_args = self.args.model.clone();
         model_args.threads = threads;
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let count = threads.unwrap_or(cores).clamp(1, 1024);
         // Measured before the engine takes its memory.
-        let mut machine = Machine {
-            memory: crate::measure::memory(count, model_args.memory)?,
-            float_multiply_adds_per_second: {
-                let isa = model_args.isa.unwrap_or_else(Isa::detect);
-                let cpu = Cpu::new(isa, count).map_err(moeflux::Error::from)?;
-                cpu.fused_multiply_adds_per_second()
-            },
-            kernels: Vec::new(),
-        };
+        let mut machine = machine::measure(&model_args)?;
         let loaded = self.load(&model_args)?;
-        machine.kernels = kernel_rates(&loaded.engine)?;
+        machine.kernels = machine::kernel_rates(&loaded.engine)?;
         let name = model::name(self.path);
         if self.form == Form::Table {
             let heading = report::heading(&name, &loaded, &machine);
@@ -248,7 +196,7 @@ impl Bench<'_> {
             .flat_map(|t| caches.iter().map(move |c| (t, c)))
         {
             // Other programs slow a measurement, nothing speeds it up: the best of several counts.
-            machine.raise(&kernel_rates(&loaded.engine)?);
+            machine.raise(&machine::kernel_rates(&loaded.engine)?);
             let runner = Runner {
                 engine: &loaded.engine,
                 machine: &machine,

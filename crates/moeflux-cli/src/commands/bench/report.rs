@@ -11,17 +11,6 @@ use crate::floor::Machine;
 use crate::measure::DiskRate;
 use crate::size;
 
-/// Fields that say what the processor could do at best.
-const OF_PROCESSOR: [&str; 7] = [
-    "floor_tok_s",
-    "floor_share",
-    "limit",
-    "memory_floor_tok_s",
-    "compute_floor_tok_s",
-    "bytes_per_token",
-    "gb_s",
-];
-
 /// One line of the result: a test with a number of threads.
 pub struct Row {
     fields: Vec<(&'static str, Value)>,
@@ -56,7 +45,7 @@ impl Row {
         let floor_rate = |seconds: f64| (seconds > 0.0).then(|| tokens / seconds);
         let length = |kind| if test.kind == kind { test.tokens } else { 0 };
         let (info, stats) = (loaded.engine.info(), loaded.engine.stats());
-        let fields = vec![
+        let mut fields = vec![
             ("model", json!(model)),
             ("model_type", json!(info.model_type)),
             ("model_bytes", json!(info.dense_bytes + info.expert_bytes)),
@@ -89,6 +78,10 @@ impl Row {
                 json!(floor_rate(floor.compute_seconds)),
             ),
             ("disk_floor_tok_s", json!(floor_rate(floor.disk_seconds))),
+            (
+                "transfer_floor_tok_s",
+                json!(floor_rate(floor.transfer_seconds)),
+            ),
             ("bytes_per_token", json!(floor.bytes / tokens)),
             ("gb_s", json!(floor.bytes / tokens * rates.mean * 1e-9)),
             ("hit_rate", json!(measured.hit_rate)),
@@ -107,23 +100,10 @@ impl Row {
         let tier = measured
             .tier
             .map(|stats| Tier::of(&stats, info, repetitions * test.tokens));
-        let mut row = Row {
+        fields.extend(Tier::fields(tier.as_ref()));
+        Row {
             fields,
             tier: tier.as_ref().map(Tier::text),
-        };
-        row.fields.extend(Tier::fields(tier.as_ref()));
-        if tier.is_some() {
-            row.forget_floors();
-        }
-        row
-    }
-
-    /// A device's floors are not known: neither its rates, nor how many experts its steps used.
-    fn forget_floors(&mut self) {
-        for (name, value) in &mut self.fields {
-            if OF_PROCESSOR.contains(name) {
-                *value = Value::Null;
-            }
         }
     }
 
@@ -273,11 +253,13 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
     let kernels: Vec<String> = kernels(machine)
         .map(|(name, rate)| format!("{name} {:.1}", rate * 1e-9))
         .collect();
+    let way = machine.transfer;
+    let way = way.map(|rate| format!("device: {:.1} GB/s from the host, ", rate * 1e-9));
     format!(
         "{model} ({}): {}, {} parameters, experts {}\n\
          {}, {} threads, {} activations, {} keys and values; {} of {} experts fit in memory; \
          loaded in {:.2} s, first token after {:.2} s\n\
-         memory {:.1} GB/s at best, {:.1} in the median; G multiply-adds/s: {}",
+         {}memory {:.1} GB/s at best, {:.1} in the median; G multiply-adds/s: {}",
         info.model_type,
         size::show(info.dense_bytes + info.expert_bytes),
         count(info.parameters),
@@ -290,6 +272,7 @@ pub fn heading(model: &str, loaded: &Loaded, machine: &Machine) -> String {
         info.expert_records,
         loaded.load_seconds,
         loaded.first_token_seconds,
+        way.unwrap_or_default(),
         machine.memory.best * 1e-9,
         machine.memory.median * 1e-9,
         kernels.join(", "),
@@ -316,6 +299,7 @@ pub fn machine_json(loaded: &Loaded, machine: &Machine) -> Value {
         "kv": stats.kv.to_string(),
         "memory_bytes_per_second": machine.memory.best,
         "memory_median_bytes_per_second": machine.memory.median,
+        "transfer_bytes_per_second": machine.transfer,
         "multiply_adds_per_second": Value::Object(kernels.collect()),
         "expert_records": loaded.engine.info().expert_records,
         "expert_slots": stats.experts.slots,
@@ -326,18 +310,20 @@ pub fn machine_json(loaded: &Loaded, machine: &Machine) -> Value {
     })
 }
 
-/// The machine's rates in multiply-adds by name: registers alone, then each kind of product.
+/// The machine's rates in multiply-adds by name: registers alone, then each kind of product; of a
+/// device its product with many vectors.
 fn kernels(machine: &Machine) -> impl Iterator<Item = (String, f64)> {
-    let registers = (
-        "f32-registers".to_owned(),
-        machine.float_multiply_adds_per_second,
-    );
+    let first = match machine.transfer {
+        None => "f32-registers",
+        Some(_) => "products",
+    };
+    let first = (first.to_owned(), machine.float_multiply_adds_per_second);
     let products = machine.kernels.iter().map(|kernel| {
         let exact = if kernel.kind.exact { "-exact" } else { "" };
         let name = format!("{}{exact}", kernel.kind.codec);
         (name, kernel.multiply_adds_per_second)
     });
-    std::iter::once(registers).chain(products)
+    std::iter::once(first).chain(products)
 }
 
 /// The codecs of the routed experts.

@@ -254,6 +254,7 @@ fn machine(threads: usize, memory_bytes: u64) -> Result<Machine, Failure> {
         memory: measure::memory(threads, Some(memory_bytes))?,
         float_multiply_adds_per_second: cpu.fused_multiply_adds_per_second(),
         kernels: Vec::new(),
+        transfer: None,
     })
 }
 

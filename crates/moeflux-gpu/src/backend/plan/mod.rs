@@ -109,6 +109,9 @@ pub(super) struct Plan {
     pub items: Vec<Item>,
     /// Buffers that the items write; those of a set lie in one piece of memory.
     pub sets: Vec<Vec<BufferId>>,
+    /// Whether what follows a layer's choices can be recorded before they are known: all of it is
+    /// commands alone.
+    pub can_wait: bool,
 }
 
 impl Plan {
@@ -125,7 +128,10 @@ impl Plan {
             match item {
                 Item::Op(op) | Item::Choice(op) => match &graph.ops[*op] {
                     // Whoever reads choices reads their weights too.
-                    op @ (Op::Router { .. } | Op::GroupedRouter { .. }) => sets.push(op.writes()),
+                    op
+                    @ (Op::Router { .. } | Op::GroupedRouter { .. } | Op::TokenRouter { .. }) => {
+                        sets.push(op.writes());
+                    }
                     op => sets.extend(op.writes().into_iter().map(|id| vec![id])),
                 },
                 Item::Products(p) => sets.push(p.outputs.iter().map(|&(_, id)| id).collect()),
@@ -134,7 +140,36 @@ impl Plan {
                 Item::Experts(e) => sets.push(vec![e.out]),
             }
         }
-        Ok(Plan { items, sets })
+        let is_commands = |item: &Item| match item {
+            Item::Op(op) => is_commands(&graph.ops[*op]),
+            _ => true,
+        };
+        Ok(Plan {
+            can_wait: items.iter().all(is_commands),
+            items,
+            sets,
+        })
+    }
+
+    /// How many items come before a step's results are needed: all but those that make logits, if
+    /// the latter are nothing but that and none of the former needs the token on the host.
+    pub fn before_logits(&self, graph: &Graph) -> Option<usize> {
+        let selects = |item: &Item| matches!(item, Item::Op(op) if matches!(graph.ops[*op], Op::SelectOutputs { .. }));
+        let first = self.items.iter().position(selects)?;
+        let is_row_wise = |item: &Item| match item {
+            Item::Op(op) => matches!(
+                graph.ops[*op],
+                Op::SelectOutputs { .. } | Op::RmsNorm { .. } | Op::Matmul { .. }
+            ),
+            Item::Products(_) => true,
+            _ => false,
+        };
+        let is_blind = |item: &Item| match item {
+            Item::Op(op) => is_blind(&graph.ops[*op]),
+            _ => true,
+        };
+        let (before, rest) = self.items.split_at(first);
+        (before.iter().all(is_blind) && rest.iter().all(is_row_wise)).then_some(first)
     }
 
     /// The items from the choice of a layer's routed experts on.
@@ -154,4 +189,42 @@ impl Plan {
         let first = self.items.iter().position(chooses);
         &self.items[first.unwrap_or(0)..]
     }
+}
+
+/// Whether an operation of a step of few tokens writes nothing from the host.
+fn is_commands(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Embed { .. }
+            | Op::RmsNorm { .. }
+            | Op::RmsNormGated { .. }
+            | Op::Matmul { .. }
+            | Op::SplitPairs { .. }
+            | Op::KvAppend { .. }
+            | Op::Attention { .. }
+            | Op::Conv1dSilu { .. }
+            | Op::GatedDelta { .. }
+            | Op::Router { .. }
+            | Op::RequestExperts { .. }
+            | Op::Swiglu { .. }
+            | Op::SigmoidMul { .. }
+            | Op::ScaleBySigmoid { .. }
+            | Op::Add { .. }
+            | Op::SelectOutputs { .. }
+    )
+}
+
+/// Whether an operation of a step of few tokens, all of whose experts are on the device, can be
+/// recorded before the host knows the tokens.
+fn is_blind(op: &Op) -> bool {
+    is_commands(op)
+        || matches!(
+            op,
+            Op::Rope { .. }
+                | Op::AddBias { .. }
+                | Op::Rearrange { .. }
+                | Op::HeadMatmul { .. }
+                | Op::GroupedRouter { .. }
+                | Op::Experts { .. }
+        )
 }

@@ -201,6 +201,7 @@ pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessE
         norm: WeightId::new(0),
         eps: 1e-6,
         router: WeightId::new(1),
+        bias: Some(WeightId::new(2)),
         experts: count,
         top_k,
         layer: 3,
@@ -226,7 +227,12 @@ pub(super) fn routed(random: &mut Random, codec: Codec) -> Result<Case, HarnessE
     let data = inputs(random, n, &[(x, layer.hidden, 1.0), (logits, count, 2.0)]);
     let norm = random.floats(layer.hidden, 1.0);
     let router = coded_matrix(random, Codec::F32, count, layer.hidden, 0.1)?;
-    case.weights = vec![WeightPart::Vector(norm), WeightPart::Matrix(router)];
+    let bias = random.floats(count, 1.0);
+    case.weights = vec![
+        WeightPart::Vector(norm),
+        WeightPart::Matrix(router),
+        WeightPart::Vector(bias),
+    ];
     layer.give_to(&mut case);
     Ok(case.step(n, data))
 }

@@ -3,7 +3,9 @@
 mod dense;
 mod entries;
 mod experts;
+mod gated;
 mod heads;
+mod ngram;
 mod rowwise;
 mod state;
 mod streams;
@@ -66,6 +68,17 @@ pub fn cases(seed: u64) -> Result<Vec<Case>, HarnessError> {
         entries::sparse_attention(random, true),
         experts::grouped_router(random, Scores::SqrtSoftplus),
         experts::token_router(random),
+        gated::rms_norm_pieces(random),
+        gated::scaled_silu(random),
+        gated::mix_streams(random),
+        gated::inject_streams(random),
+        gated::gate_streams(random),
+        entries::block_attention(random),
+        ngram::ngram_rows(random),
+        rowwise::layer_norm(random),
+        streams::mean_streams(random),
+        state::bounded_delta(random),
+        entries::latent_block_attention(random),
     ];
     for case in &mut cases {
         case.name = format!("{} of seed {seed}", case.name);

@@ -41,6 +41,25 @@ pub(super) fn rms_normalize(random: &mut Random) -> Case {
     with_rows(random, case, &[(x, pieces * len, 3.0)])
 }
 
+/// Norm of pieces without their mean.
+pub(super) fn layer_norm(random: &mut Random) -> Case {
+    let (pieces, len) = (random.within(1, 5), random.within(8, 300));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", pieces * len), g.buffer("out", pieces * len));
+    let op = Op::LayerNorm {
+        x,
+        weight_and_bias: [WeightId::new(0), WeightId::new(1)],
+        eps: 1e-6,
+        out,
+    };
+    let mut case = Case::new("layer_norm", graph_of(g, op, out));
+    for _ in 0..2 {
+        let values = random.floats(len, 1.5);
+        case.weights.push(WeightPart::Vector(values));
+    }
+    with_rows(random, case, &[(x, pieces * len, 3.0)])
+}
+
 /// Norm with a gate.
 pub(super) fn rms_norm_gated(random: &mut Random) -> Case {
     let (pieces, len) = (random.within(1, 5), random.within(1, 300));

@@ -118,6 +118,11 @@ pub(super) fn keyed_delta(random: &mut Random) -> Case {
     delta_of(random, Decay::Key)
 }
 
+/// The same where the decay is bounded.
+pub(super) fn bounded_delta(random: &mut Random) -> Case {
+    delta_of(random, Decay::BoundedKey(-3.0))
+}
+
 fn delta_of(random: &mut Random, decay: Decay) -> Case {
     let key_heads = random.within(1, 3);
     let shape = DeltaShape {

@@ -1,6 +1,6 @@
 //! Operations on a residual of several streams.
 
-use moeflux::graph::{GraphBuilder, Op, WeightId};
+use moeflux::graph::{GraphBuilder, Op, StreamOp, WeightId};
 use moeflux::kernels::StreamRule;
 use moeflux::weights::WeightPart;
 
@@ -23,12 +23,12 @@ pub(super) fn stream_weights(random: &mut Random) -> Case {
     let width = rule.width();
     let mut g = GraphBuilder::default();
     let (projected, out) = (g.buffer("projected", width), g.buffer("out", width));
-    let op = Op::StreamWeights {
+    let op = Op::Streams(StreamOp::Weights {
         projected,
         scale_and_base: [WeightId::new(0), WeightId::new(1)],
         rule,
         out,
-    };
+    });
     let mut case = Case::new("stream_weights", graph_of(g, op, out));
     for len in [rule.scales(), width] {
         let values = random.floats(len, 1.0);
@@ -44,18 +44,33 @@ pub(super) fn collapse_streams(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let x = g.buffer("x", rule.streams * hidden);
     let (weights, out) = (g.buffer("weights", rule.width()), g.buffer("out", hidden));
-    let op = Op::CollapseStreams {
+    let op = Op::Streams(StreamOp::Collapse {
         x,
         weights,
         rule,
         out,
-    };
+    });
     let case = Case::new("collapse_streams", graph_of(g, op, out));
     let data = [
         (x, rule.streams * hidden, 2.0),
         (weights, rule.width(), 1.0),
     ];
     with_rows(random, case, &data)
+}
+
+/// The mean of streams.
+pub(super) fn mean_streams(random: &mut Random) -> Case {
+    let (streams, hidden) = (random.within(1, 6), random.within(1, 300));
+    let mut g = GraphBuilder::default();
+    let (x, out) = (g.buffer("x", streams * hidden), g.buffer("out", hidden));
+    let op = Op::Streams(StreamOp::Mean {
+        x,
+        streams,
+        hidden,
+        out,
+    });
+    let case = Case::new("mean_streams", graph_of(g, op, out));
+    with_rows(random, case, &[(x, streams * hidden, 2.0)])
 }
 
 /// A block's result is spread over streams that are mixed.
@@ -65,13 +80,13 @@ pub(super) fn spread_streams(random: &mut Random) -> Case {
     let mut g = GraphBuilder::default();
     let (x, out) = (g.buffer("x", all), g.buffer("out", all));
     let (block, weights) = (g.buffer("block", hidden), g.buffer("weights", rule.width()));
-    let op = Op::SpreadStreams {
+    let op = Op::Streams(StreamOp::Spread {
         x,
         block,
         weights,
         rule,
         out,
-    };
+    });
     let case = Case::new("spread_streams", graph_of(g, op, out));
     let data = [
         (x, all, 2.0),

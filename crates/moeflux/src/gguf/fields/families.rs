@@ -2,12 +2,16 @@
 
 use serde_json::json;
 
-use super::Fields;
+use super::{Fields, latent};
 use crate::Error;
 
 /// Values of `expert_gating_func`.
 pub(super) const SOFTMAX: u64 = 1;
 pub(super) const SIGMOID: u64 = 2;
+/// The root of softplus.
+pub(super) const SQRT_SOFTPLUS: u64 = 4;
+/// Softmax over the scores of the chosen experts alone.
+const SOFTMAX_OF_CHOSEN: u64 = 3;
 
 /// `qwen3moe`.
 pub(in super::super) fn qwen3moe(fields: &mut Fields<'_>) -> Result<(), Error> {
@@ -71,6 +75,26 @@ pub(in super::super) fn glm4moe(fields: &mut Fields<'_>) -> Result<(), Error> {
     fields.set_by_tensor("attention_bias", "blk.0.attn_q.bias");
     fields.set_by_tensor("use_qk_norm", "blk.0.attn_q_norm.weight");
     Ok(())
+}
+
+/// `gpt-oss`: biases, sinks and windows in every second layer are as in all published models.
+pub(in super::super) fn gpt_oss(fields: &mut Fields<'_>) -> Result<(), Error> {
+    fields.model_type("gpt_oss");
+    let head_dim = fields.heads()?;
+    let words = format!("{head_dim}, as attention.key_length,");
+    fields.refuse_other("rope.dimension_count", head_dim, &words)?;
+    let words = "softmax of the chosen (3)";
+    fields.refuse_other("expert_gating_func", SOFTMAX_OF_CHOSEN, words)?;
+    let pattern = "attention.sliding_window_pattern";
+    if fields.metadata.get(&fields.key(pattern)).is_some() {
+        let problem =
+            "is set; windows in every second layer, which files do not name, are supported";
+        return Err(fields.error(pattern, problem));
+    }
+    fields.size("sliding_window", "attention.sliding_window")?;
+    // Files do not say so either.
+    latent::rotation(fields, &[("truncate", json!(false))])?;
+    fields.expert_size("intermediate_size")
 }
 
 /// `minimax-m2`.

@@ -1,5 +1,5 @@
-//! `deepseek2`: latent attention. DeepSeek-V2 and V3 with what descends from them have one
-//! architecture in GGUF, and differ in how experts are scored.
+//! `deepseek2`: latent attention. DeepSeek-V2, V3, Kimi-K2, K2.5 and GLM-4.7-Flash have one
+//! architecture in GGUF, and differ in how experts are scored. Also YaRN, of all that have it.
 
 use serde_json::{Map, json};
 
@@ -7,12 +7,26 @@ use super::Fields;
 use super::families::{SIGMOID, SOFTMAX};
 use crate::Error;
 
-/// The key that files have whose projections from latents to keys and values are apart.
-pub(super) const SPLIT_KEY: &str = "attention.key_length_mla";
+/// The key of a head's size in files where `attention.key_length` is that of the latent.
+const SPLIT_KEY: &str = "attention.key_length_mla";
+
+/// Whether a tensor of this name is one of projections from latents to keys and values that are
+/// apart.
+pub(super) fn is_split(tensor: &str) -> bool {
+    tensor.ends_with(".attn_k_b.weight")
+}
 
 /// Groups of experts and how many of them take part, of published models by their number of
 /// experts: files from before October 2025 leave them out.
 const LEFT_OUT_GROUPS: [(u64, u64, u64); 2] = [(256, 8, 4), (160, 8, 3)];
+
+/// The fast end of YaRN's ramp where it is not the usual one, of published models (Kimi-K2) by
+/// their number of experts: early files leave it out.
+const LEFT_OUT_RAMPS: [(u64, f64); 1] = [(384, 1.0)];
+
+/// Layers (with those of the multi-token prediction head or without) and tokens of GLM-4.7-Flash,
+/// whose early files leave out how experts are scored.
+const LEFT_OUT_SCORES: ([u64; 2], u64) = ([47, 48], 154_880);
 
 /// The converter's factor of the key `yarn_log_multiplier`.
 const LOG_MULTIPLIER: f64 = 0.1;
@@ -20,7 +34,8 @@ const LOG_MULTIPLIER: f64 = 0.1;
 /// `deepseek2`.
 pub(in super::super) fn deepseek2(fields: &mut Fields<'_>) -> Result<(), Error> {
     let gating = "expert_gating_func";
-    let model_type = match fields.optional(gating)?.unwrap_or(SOFTMAX) {
+    let scores = scores(fields)?;
+    let model_type = match scores {
         SOFTMAX => "deepseek_v2",
         SIGMOID => "deepseek_v3",
         other => {
@@ -30,19 +45,43 @@ pub(in super::super) fn deepseek2(fields: &mut Fields<'_>) -> Result<(), Error> 
     };
     fields.model_type(model_type);
     heads(fields)?;
-    rotation(fields)?;
+    let experts = fields.required("expert_count")?;
+    let fast = LEFT_OUT_RAMPS.iter().find(|known| known.0 == experts);
+    let fast = fast.map(|&(_, fast)| ("beta_fast", json!(fast)));
+    rotation(fields, fast.as_slice())?;
     fields.expert_size("moe_intermediate_size")?;
     fields.size("n_shared_experts", "expert_shared_count")?;
     fields.number_if("routed_scaling_factor", "expert_weights_scale")?;
     fields.bool_or("norm_topk_prob", "expert_weights_norm", false)?;
-    let dense = "leading_dense_block_count";
-    if fields.size_or("first_k_dense_replace", dense, 0)? > 0 {
-        fields.size("intermediate_size", "feed_forward_length")?;
-    }
-    groups(fields)
+    fields.dense_layers()?;
+    groups(fields, scores)
 }
 
-fn groups(fields: &mut Fields<'_>) -> Result<(), Error> {
+impl Fields<'_> {
+    /// The first layers, which have a plain MLP, and its size if there are any.
+    pub(super) fn dense_layers(&mut self) -> Result<(), Error> {
+        let dense = "leading_dense_block_count";
+        if self.size_or("first_k_dense_replace", dense, 0)? > 0 {
+            self.size("intermediate_size", "feed_forward_length")?;
+        }
+        Ok(())
+    }
+}
+
+/// How experts are scored.
+fn scores(fields: &Fields<'_>) -> Result<u64, Error> {
+    if let Some(scores) = fields.optional("expert_gating_func")? {
+        return Ok(scores);
+    }
+    let (layers, vocab) = LEFT_OUT_SCORES;
+    let has_vocab = fields.fields.get("vocab_size") == Some(&json!(vocab));
+    match has_vocab && layers.contains(&fields.required("block_count")?) {
+        true => Ok(SIGMOID),
+        false => Ok(SOFTMAX),
+    }
+}
+
+fn groups(fields: &mut Fields<'_>, scores: u64) -> Result<(), Error> {
     let experts = fields.required("expert_count")?;
     let known = LEFT_OUT_GROUPS.iter().find(|known| known.0 == experts);
     let &(_, groups, kept) = known.unwrap_or(&(experts, 1, 1));
@@ -54,8 +93,8 @@ fn groups(fields: &mut Fields<'_>) -> Result<(), Error> {
     let groups = fields.size_or("n_group", name, groups)?;
     fields.size_or("topk_group", "expert_group_used_count", kept)?;
     // How V2 chooses; V3 always does so by groups.
-    let method = match (groups, fields.optional("expert_gating_func")?) {
-        (_, Some(SIGMOID)) => "noaux_tc",
+    let method = match (groups, scores) {
+        (_, SIGMOID) => "noaux_tc",
         (0 | 1, _) => "greedy",
         _ => "group_limited_greedy",
     };
@@ -64,7 +103,7 @@ fn groups(fields: &mut Fields<'_>) -> Result<(), Error> {
 }
 
 /// Sizes of heads and latents.
-fn heads(fields: &mut Fields<'_>) -> Result<(), Error> {
+pub(super) fn heads(fields: &mut Fields<'_>) -> Result<(), Error> {
     fields.size("num_attention_heads", "attention.head_count")?;
     fields.size("kv_lora_rank", "attention.kv_lora_rank")?;
     let query = "attention.q_lora_rank";
@@ -87,8 +126,12 @@ fn heads(fields: &mut Fields<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The base of the rotation, and YaRN where a file has it.
-fn rotation(fields: &mut Fields<'_>) -> Result<(), Error> {
+/// The base of the rotation, and YaRN where a file has it; `unnamed` are fields that published
+/// models have and files may leave out.
+pub(super) fn rotation(
+    fields: &mut Fields<'_>,
+    unnamed: &[(&str, serde_json::Value)],
+) -> Result<(), Error> {
     fields.rope_base()?;
     let Some(kind) = fields.rope_scaling()? else {
         return Ok(());
@@ -99,6 +142,9 @@ fn rotation(fields: &mut Fields<'_>) -> Result<(), Error> {
     }
     let mut section = Map::new();
     section.insert("rope_type".to_owned(), json!("yarn"));
+    for (field, value) in unnamed {
+        section.insert((*field).to_owned(), value.clone());
+    }
     for (field, name) in [
         ("factor", "factor"),
         (

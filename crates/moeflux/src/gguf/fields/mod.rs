@@ -3,6 +3,7 @@
 //! This file reads what all architectures share; a function a family reads the rest
 //! (`families.rs`; `hybrid.rs` and `latent.rs` for those with more of it).
 
+mod compressed;
 mod families;
 mod hybrid;
 mod latent;
@@ -13,8 +14,9 @@ use moeflux_formats::Checkpoint;
 use moeflux_formats::gguf::Metadata;
 use serde_json::{Map, json};
 
-pub(super) use families::{glm4moe, llama, minimax_m2, olmoe, qwen2moe, qwen3moe};
-pub(super) use hybrid::{qwen3next, qwen35moe};
+pub(super) use compressed::deepseek4;
+pub(super) use families::{glm4moe, gpt_oss, llama, minimax_m2, olmoe, qwen2moe, qwen3moe};
+pub(super) use hybrid::{kimi_linear, qwen3next, qwen35moe};
 pub(super) use latent::deepseek2;
 
 use super::architecture::Architecture;
@@ -66,7 +68,7 @@ pub(crate) fn config(
     fields.size("num_experts", "expert_count")?;
     fields.size("num_experts_per_tok", "expert_used_count")?;
     (architecture.fields)(&mut fields)?;
-    let splits_latent = metadata.get(&fields.key(latent::SPLIT_KEY)).is_some();
+    let splits_latent = checkpoint.names().any(latent::is_split);
     Ok(Described {
         config: Config::from_fields(checkpoint.place(), fields.fields, fields.keys),
         extra_layers,
@@ -199,6 +201,12 @@ impl Fields<'_> {
         }
     }
 
+    /// The number of layers, as [`Fields::layers`] has found it.
+    fn layer_count(&self) -> usize {
+        let layers = self.fields.get("num_hidden_layers");
+        layers.and_then(serde_json::Value::as_u64).unwrap_or(0) as usize
+    }
+
     /// The number of layers without those of the multi-token prediction head, which it gives.
     fn layers(&mut self) -> Result<usize, Error> {
         let (blocks, extra) = (
@@ -219,6 +227,12 @@ impl Fields<'_> {
 
     /// Heads of softmax attention and their rotation.
     fn attention(&mut self) -> Result<(), Error> {
+        let head_dim = self.heads()?;
+        self.rope(head_dim)
+    }
+
+    /// Heads of softmax attention; gives the elements of one.
+    fn heads(&mut self) -> Result<u64, Error> {
         let heads = self.size("num_attention_heads", "attention.head_count")?;
         self.size_or("num_key_value_heads", "attention.head_count_kv", heads)?;
         let hidden = self.required("embedding_length")?;
@@ -226,7 +240,7 @@ impl Fields<'_> {
         let head_dim = self.size_or("head_dim", "attention.key_length", default)?;
         let words = format!("{head_dim}, as attention.key_length,");
         self.refuse_other("attention.value_length", head_dim, &words)?;
-        self.rope(head_dim)
+        Ok(head_dim)
     }
 
     fn rope(&mut self, head_dim: u64) -> Result<(), Error> {

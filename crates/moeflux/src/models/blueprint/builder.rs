@@ -73,6 +73,11 @@ impl BlueprintBuilder {
         )
     }
 
+    /// Declares a table that is read by rows; `name` is without `.weight`.
+    pub fn table(&mut self, name: impl Into<String>, rows: usize, cols: usize) -> WeightId {
+        self.weight(name.into(), WeightKind::Table { rows, cols })
+    }
+
     /// Declares a piece of state.
     pub fn state(&mut self, decl: StateDecl) -> StateId {
         self.graph.state(decl)
@@ -296,10 +301,21 @@ impl BlueprintBuilder {
             eps: self.eps,
             out: normed,
         });
+        self.head_of(normed, vocab, tied, head)
+    }
+
+    /// The output projection alone.
+    pub fn head_of(
+        &mut self,
+        x: BufferId,
+        vocab: usize,
+        tied: Option<WeightId>,
+        head: &str,
+    ) -> BufferId {
         let head = tied.unwrap_or_else(|| self.matrix(head, vocab, self.hidden, MatrixClass::Head));
         let logits = self.graph.output_buffer("logits", vocab);
         self.graph.push(Op::Matmul {
-            x: normed,
+            x,
             outputs: vec![(head, logits)],
             exact: false,
         });
