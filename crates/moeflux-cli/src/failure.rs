@@ -161,6 +161,7 @@ fn engine_code(error: &Error) -> u8 {
         Error::File { source, .. } => io_code(source),
         Error::Config { .. }
         | Error::UnknownModelType { .. }
+        | Error::Importance { .. }
         | Error::Form { .. }
         | Error::NotAModel { .. }
         | Error::SeveralModels { .. } => INPUT,

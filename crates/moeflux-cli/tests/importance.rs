@@ -19,7 +19,7 @@ fn prompts(skip: usize) -> String {
     let turn = |prompt: &Value| {
         let question = prompt["messages"].as_array().unwrap().last().unwrap();
         format!(
-            "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n",
+            "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n\u{c}",
             question["content"].as_str().unwrap(),
             prompt["expected"].as_str().unwrap()
         )
@@ -157,8 +157,8 @@ fn what_cannot_be_used_is_said() {
         assert!(!output.exists());
     };
     pack(&path("missing"), 3, "missing");
-    pack(&path("text.txt"), 5, "text.txt");
-    pack(&source.join("model.safetensors"), 5, "eval importance");
+    pack(&path("text.txt"), 3, "text.txt");
+    pack(&source.join("model.safetensors"), 3, "eval importance");
     let (words, file) = (path("text.txt"), path("of-demo.safetensors"));
     let record = [
         "eval",
@@ -180,8 +180,8 @@ fn what_cannot_be_used_is_said() {
             "-o",
             text(&nowhere),
         ],
-        6,
-        &["no/such"],
+        3,
+        &["no/such/folder", "no such directory"],
     );
     let short = [
         "eval",

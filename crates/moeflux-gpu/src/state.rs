@@ -210,7 +210,7 @@ impl Marked for DeviceKv {
     }
 
     fn has_room(&mut self, positions: usize) -> bool {
-        positions <= self.capacity
+        self.decl.kept(positions) <= self.capacity
     }
 
     fn go_ahead(&mut self, _: bool) {}

@@ -199,6 +199,14 @@ pub enum Error {
         /// What is wrong and what would be right.
         problem: String,
     },
+    /// A file of importances is not one, or damaged.
+    #[error("{}: {problem}; make it again with moeflux eval importance", path.display())]
+    Importance {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// What runs the operations failed: a graphics processor, its driver or its memory.
     #[error(transparent)]
     Device(Box<dyn std::error::Error + Send + Sync>),

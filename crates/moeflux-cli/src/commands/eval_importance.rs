@@ -33,6 +33,17 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
         ImportanceRecorder::open(&dir, &options)
     })?;
     let guard = interrupt::listen();
+    // Said before the text is run, which may take long.
+    let folder = args
+        .output
+        .parent()
+        .filter(|path| !path.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        return Err(Failure::Input {
+            path: folder.to_owned(),
+            problem: "no such directory; make it, or name another with --output".to_owned(),
+        });
+    }
     let tokens = windows.iter().map(Vec::len).sum::<usize>();
     let bar = output::count_bar(tokens as u64, "tokens");
     for window in &windows {
@@ -48,8 +59,8 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     let (unseen, experts) = recorder.write(&args.output)?;
     output::note(&format!(
-        "{}: importance on {tokens} tokens; {unseen} of {experts} routed experts were not chosen and get \
-         their layer's mean",
+        "{}: importance on {tokens} tokens; {unseen} of {experts} routed experts were not chosen and \
+         get their layer's mean",
         args.output.display()
     ));
     Ok(())

@@ -8,8 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::plan::PlannedMatrix;
 use crate::error::CodecError;
 
-/// How much the error of an element weighs by its column: finite and positive, one number a column, or
-/// none for columns alike. Matrices may share them.
+/// How much the error of an element weighs by its column: finite and positive, one number a column,
+/// or none for columns alike. Matrices may share them.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnWeights(Arc<[f32]>);
 

@@ -12,8 +12,8 @@ pub struct ExpertSquares {
     layers: BTreeMap<usize, LayerSquares>,
 }
 
-/// Sums of squares of what a layer's experts were given. Each is added up row by row in the order of
-/// the tokens, so that it does not depend on how these were cut into steps.
+/// Sums of squares of what a layer's experts were given. Each is added up row by row in the order
+/// of the tokens, so that it does not depend on how these were cut into steps.
 #[derive(Debug)]
 pub struct LayerSquares {
     /// Tokens of each expert.

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use moeflux_formats::{Checkpoint, DType, FormatError, SafetensorsWriter, TensorSpec};
+use moeflux_formats::{Checkpoint, DType, SafetensorsWriter, TensorSpec};
 
 use super::{ExpertMeans, Importance, LayerImportance};
 use crate::Error;
@@ -95,9 +95,8 @@ pub(super) fn read_head(path: &Path) -> Result<(Importance, Checkpoint), Error> 
         None => Vec::new(),
     };
     let &[VERSION, identity, tokens] = head.as_slice() else {
-        let reason = "is no file of importances of this version; make one with moeflux eval \
-                      importance";
-        return Err(corrupt(path, reason.to_owned()));
+        let problem = "is no file of importances of this version".to_owned();
+        return Err(wrong(path, problem));
     };
     let head = Importance {
         identity,
@@ -152,18 +151,19 @@ fn means(file: &Checkpoint, path: &Path, name: &str, shape: &[usize]) -> Result<
     let means = file.read_f32(name, shape)?;
     match means.iter().find(|x| !(x.is_finite() && **x >= 0.0)) {
         None => Ok(means),
-        Some(x) => Err(corrupt(path, format!("{name} holds {x}, no mean square"))),
+        Some(x) => Err(wrong(
+            path,
+            format!("tensor {name} holds {x}, no mean square"),
+        )),
     }
 }
 
 fn numbers(file: &Checkpoint, name: &str, count: usize) -> Result<Vec<u64>, Error> {
     let info = file.require(name)?;
     if info.dtype != DType::U64 || info.shape != [count] {
-        let reason = format!(
-            "{name} is {} {:?}, not U64 [{count}]",
-            info.dtype, info.shape
-        );
-        return Err(corrupt(file.place(), reason));
+        let (dtype, shape) = (info.dtype, &info.shape);
+        let problem = format!("tensor {name} is {dtype} {shape:?}, not U64 [{count}]");
+        return Err(wrong(file.place(), problem));
     }
     let mut bytes = vec![0; count * 8];
     file.read(info, 0, &mut bytes)?;
@@ -171,7 +171,7 @@ fn numbers(file: &Checkpoint, name: &str, count: usize) -> Result<Vec<u64>, Erro
     Ok(numbers.map(|x| u64::from_le_bytes(*x)).collect())
 }
 
-fn corrupt(path: &Path, reason: String) -> Error {
+fn wrong(path: &Path, problem: String) -> Error {
     let path = path.to_owned();
-    FormatError::CorruptFile { path, reason }.into()
+    Error::Importance { path, problem }
 }

@@ -94,8 +94,8 @@ impl Importance {
         self.tokens
     }
 
-    /// The importance of a resident matrix's columns, by its name without the model's prefix; none if
-    /// columns are alike or cannot be told (embeddings; matrices used by heads in parts).
+    /// The importance of a resident matrix's columns, by its name without the model's prefix; none
+    /// if columns are alike or cannot be told (embeddings; matrices used by heads in parts).
     pub(crate) fn dense(&self, name: &str) -> ColumnWeights {
         let found = self.dense.get(name);
         found.map_or_else(ColumnWeights::default, |means| {

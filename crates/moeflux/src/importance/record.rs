@@ -11,8 +11,8 @@ use crate::info::Opened;
 use crate::models::{Blueprint, ExpertLayer, WeightKind};
 use crate::{Engine, EngineOptions, Error, Session, Want};
 
-/// An open model that notes what its matrices are given. Its sums take eight bytes for each column of
-/// each expert, within the memory bound.
+/// An open model that notes what its matrices are given. Its sums take eight bytes for each column
+/// of each expert, within the memory bound.
 pub struct ImportanceRecorder {
     engine: Engine,
     blueprint: Blueprint,
