@@ -218,7 +218,7 @@ enum Value<'a> {
     Other,
 }
 
-/// The fields of a message with their numbers; `None`, and then nothing more, where it is malformed.
+/// The fields of a message with their numbers; `None`, then nothing more, where it is malformed.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u64, Value<'_>)>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
