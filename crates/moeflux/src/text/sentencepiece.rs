@@ -140,7 +140,7 @@ fn merges(pieces: &[Piece], vocab: &Vocab) -> Merges {
     };
     let mut found = Merges::new();
     for piece in ranked {
-        // Longer first halves first, as the published conversions to `tokenizer.json` list them.
+        // Longer first halves first, as the conversion to `tokenizer.json` lists them.
         let places = piece.text.char_indices().map(|(at, _)| at).rev();
         let halves = places.map(|at| piece.text.split_at(at));
         let both = halves.filter(|(a, b)| is_normal(a) && is_normal(b));
