@@ -96,7 +96,7 @@ fn bits_do_not_depend_on_steps_nor_memory() {
             false => decoded(engine, session, tokens),
         };
         let expected = run(&device, &mut device.session(), &text);
-        let few = on_device(Some(1 << 17));
+        let few = on_device(Some(1 << 18));
         for (engine, lengths) in [(&device, [1, 1]), (&device, [17, 5]), (&few, [3, 90])] {
             let mut session = engine.session();
             let mut at = 0;

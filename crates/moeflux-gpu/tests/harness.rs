@@ -60,7 +60,8 @@ fn same_in_any_company(case: &Case, expected: &Trace) {
 #[test]
 fn random_operations_are_near_the_reference() {
     for case in one_op::cases(3).expect("cases can be made") {
-        let found = near_reference(&case, TOLERANCE);
+        // Some allow more: an entry may be rounded to binary16 the other way.
+        let found = near_reference(&case, TOLERANCE.max(case.tolerance.f32));
         same_in_any_company(&case, &found);
     }
 }

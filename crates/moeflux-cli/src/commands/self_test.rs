@@ -129,7 +129,8 @@ fn check(gpu: &Arc<Gpu>, case: &Case) -> Result<f64, HarnessError> {
     let backend = || Box::new(GpuBackend::new(Arc::clone(gpu), GpuOptions::default()));
     let expected = run_case(case, reference(Activations::F32))?;
     let found = run_case(case, backend())?;
-    let error = close(&found, &expected, TOLERANCE)?;
+    // Some allow more: an entry may be rounded to binary16 the other way.
+    let error = close(&found, &expected, TOLERANCE.max(case.tolerance.f32))?;
     let cut = case.in_steps(&[1])?;
     identical(&run_case(&cut, backend())?, &found)?;
     let prompt = Case {

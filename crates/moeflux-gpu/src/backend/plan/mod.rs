@@ -152,7 +152,7 @@ impl Plan {
     }
 
     /// How many items come before a step's results are needed: all but those that make logits, if
-    /// the latter are nothing but that.
+    /// the latter are nothing but that and none of the former needs the token on the host.
     pub fn before_logits(&self, graph: &Graph) -> Option<usize> {
         let selects = |item: &Item| matches!(item, Item::Op(op) if matches!(graph.ops[*op], Op::SelectOutputs { .. }));
         let first = self.items.iter().position(selects)?;
@@ -164,7 +164,12 @@ impl Plan {
             Item::Products(_) => true,
             _ => false,
         };
-        self.items[first..].iter().all(is_row_wise).then_some(first)
+        let is_blind = |item: &Item| match item {
+            Item::Op(op) => is_blind(&graph.ops[*op]),
+            _ => true,
+        };
+        let (before, rest) = self.items.split_at(first);
+        (before.iter().all(is_blind) && rest.iter().all(is_row_wise)).then_some(first)
     }
 
     /// The items from the choice of a layer's routed experts on.
@@ -207,4 +212,19 @@ fn is_commands(op: &Op) -> bool {
             | Op::Add { .. }
             | Op::SelectOutputs { .. }
     )
+}
+
+/// Whether an operation of a step of few tokens, all of whose experts are on the device, can be
+/// recorded before the host knows the tokens.
+fn is_blind(op: &Op) -> bool {
+    is_commands(op)
+        || matches!(
+            op,
+            Op::Rope { .. }
+                | Op::AddBias { .. }
+                | Op::Rearrange { .. }
+                | Op::HeadMatmul { .. }
+                | Op::GroupedRouter { .. }
+                | Op::Experts { .. }
+        )
 }
