@@ -3,7 +3,8 @@ checkpoint in f32, so that `moeflux eval kl` and `eval ppl` can judge them besid
 
     others.py SOURCE DESTINATION HOW [--ggml PROGRAM [--importance FILE]]
 
-HOW is `plain4` (each group's range in equal steps), `mlx4` (MLX's rule; also with 2, 3, 5, 6 or 8)
+HOW is `plain4` (each group's range in equal steps), `mlx4` (MLX's rule; also with 2, 3, 5, 6 or 8:
+attention and shared experts then have 4 or more, as with `moeflux pack`)
 or the name of a GGUF type such as `Q4_K`, which PROGRAM (`q.c`) rounds. Routed experts, attention
 and shared experts get it; router, gates, embedding and head get 8 bits by MLX's rule. Where a type
 does not divide the columns, llama.cpp's fallback is used, or the one after a plus: `Q4_K+IQ4_NL`.
@@ -124,7 +125,9 @@ def main():
             rounded, _ = affine(values, 8, True)
         elif values.ndim == 2:
             if args.how.startswith(("plain", "mlx")):
-                rounded, each = affine(values, int(args.how[-1]), args.how.startswith("mlx"))
+                bits_here = int(args.how[-1])
+                bits_here = bits_here if ".experts." in name else max(bits_here, 4)
+                rounded, each = affine(values, bits_here, args.how.startswith("mlx"))
             else:
                 rounded, each = ggml.round(values, args.how, importance and importance.of(name))
             bits, count = bits + each * values.size, count + values.size
