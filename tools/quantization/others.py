@@ -1,17 +1,18 @@
 """Rounds a checkpoint's matrices as others do, and writes what the rounded numbers stand for as a
 checkpoint in f32, so that `moeflux eval kl` and `eval ppl` can judge them beside `moeflux pack`.
 
-    others.py SOURCE DESTINATION HOW [--ggml PROGRAM]
+    others.py SOURCE DESTINATION HOW [--ggml PROGRAM [--importance FILE]]
 
 HOW is `plain4` (each group's range in equal steps), `mlx4` (MLX's rule; also with 2, 3, 5, 6 or 8)
 or the name of a GGUF type such as `Q4_K`, which PROGRAM (`q.c`) rounds. Routed experts, attention
 and shared experts get it; router, gates, embedding and head get 8 bits by MLX's rule. Where a type
 does not divide the columns, llama.cpp's fallback is used, or the one after a plus: `Q4_K+IQ4_NL`.
-Bits a weight are printed.
+PROGRAM weighs errors by FILE of `moeflux eval importance`, if it is given. Bits a weight are printed.
 """
 
 import argparse
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
+from safetensors.numpy import load_file
 
 GROUP = 64
 FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
@@ -55,13 +57,16 @@ class Ggml:
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([program], stdin=pipe, stdout=pipe)
 
-    def round(self, values, name):
+    def round(self, values, name, importance=None):
         rows, cols = values.shape
         name, _, fallback = name.partition("+")
         block = 32 if name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL") else 256
         fallback = fallback or FALLBACKS.get(name)
         kind = GGMLQuantizationType[name if cols % block == 0 else fallback]
-        self.process.stdin.write(struct.pack("<iqq", kind, rows, cols))
+        weighed = 0 if importance is None else 256
+        self.process.stdin.write(struct.pack("<iqq", kind + weighed, rows, cols))
+        if weighed:
+            self.process.stdin.write(importance.astype("<f4").tobytes())
         self.process.stdin.write(values.astype("<f4").tobytes())
         self.process.stdin.flush()
         from gguf import GGML_QUANT_SIZES
@@ -70,6 +75,21 @@ class Ggml:
         blocks = self.process.stdout.read(rows * cols // elements * size)
         blocks = np.frombuffer(blocks, np.uint8).reshape(rows, -1)
         return dequantize(blocks, kind), size * 8 / elements
+
+
+class Importance:
+    """Mean squares of columns, by the name of a checkpoint's tensor."""
+
+    def __init__(self, path):
+        self.tensors = load_file(path)
+
+    def of(self, name):
+        name = name.removeprefix("model.").removesuffix(".weight")
+        expert = re.fullmatch(r"layers\.(\d+)\.mlp\.experts\.(\d+)\.(\w+)_proj", name)
+        if expert is None:
+            return self.tensors[name]
+        part = "inner" if expert[3] == "down" else "input"
+        return self.tensors[f"experts.{expert[1]}.{part}"][int(expert[2])]
 
 
 def read(path):
@@ -91,8 +111,10 @@ def main():
     parser.add_argument("destination", type=Path)
     parser.add_argument("how")
     parser.add_argument("--ggml")
+    parser.add_argument("--importance", type=Path)
     args = parser.parse_args()
     ggml = Ggml(args.ggml) if args.ggml else None
+    importance = Importance(args.importance) if args.importance else None
     shutil.copytree(args.source, args.destination)
     (args.destination / "model.safetensors").chmod(0o644)
     tensors, bits, count, squared = {}, 0, 0, 0
@@ -104,7 +126,7 @@ def main():
             if args.how.startswith(("plain", "mlx")):
                 rounded, each = affine(values, int(args.how[-1]), args.how.startswith("mlx"))
             else:
-                rounded, each = ggml.round(values, args.how)
+                rounded, each = ggml.round(values, args.how, importance and importance.of(name))
             bits, count = bits + each * values.size, count + values.size
             squared += float(((rounded - values) ** 2).sum() / (values**2).sum() * values.size)
         tensors[name] = np.ascontiguousarray(rounded, "<f4")

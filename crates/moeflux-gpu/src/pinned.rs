@@ -63,13 +63,15 @@ mod vulkan {
                 }
             };
             drop(raw);
+            // SAFETY: the mapping has so many bytes, and nobody else knows the buffer.
+            unsafe { start.as_ptr().write_bytes(0, bytes as usize) };
             // SAFETY: `own` is destroyed after this one; see `drop`.
             let same = unsafe {
                 let handle = own.raw_handle();
                 hal::vulkan::Buffer::from_raw_externally_owned(handle, Box::new(|| ()))
             };
-            // SAFETY: the handle is of this device and was made for copying from; what is copied has
-            // been written before.
+            // SAFETY: the handle is of this device and was made for copying from; all of it has been
+            // written.
             let buffer = unsafe {
                 device.create_buffer_from_hal::<Vulkan>(
                     same,

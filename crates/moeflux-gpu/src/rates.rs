@@ -8,6 +8,7 @@ use moeflux_kernels::{Coded, Coding, Matrix, MatrixData};
 use crate::matrix::DeviceMatrix;
 use crate::ops::matmul::{self, Tile, Vectors};
 use crate::ops::{PART_WORDS, word_sums};
+use crate::pinned::Pinned;
 use crate::{DeviceBuffer, Gpu, GpuError, Recorder, View};
 
 /// Far more than caches hold, and what will do where memory is short.
@@ -43,12 +44,14 @@ pub fn rates(gpu: &Arc<Gpu>) -> Result<DeviceRates, GpuError> {
     let parts = gpu.buffer("sums", most.div_ceil(PART_WORDS as u64))?;
     let read_seconds = seconds(gpu, |r| word_sums(r, (&memory).into(), (&parts).into()))?;
     let copied = most.min(COPY_BYTES);
-    let host = gpu.mapped(copied)?;
-    host.unmap();
-    let copy_seconds = seconds(gpu, |r| {
-        r.copy_host(&host, copied, &memory, 0);
-        Ok(())
-    })?;
+    let copy_seconds = match Pinned::new(&gpu.device, copied) {
+        Some(host) => copy(gpu, host.buffer(), copied, &memory)?,
+        None => {
+            let host = gpu.mapped(copied)?;
+            host.unmap();
+            copy(gpu, &host, copied, &memory)?
+        }
+    };
     drop(memory);
     Ok(DeviceRates {
         memory_bytes_per_second: most as f64 / read_seconds,
@@ -66,6 +69,19 @@ fn memory(gpu: &Gpu) -> Result<DeviceBuffer, GpuError> {
             made => return made,
         }
     }
+}
+
+/// The seconds that `bytes` take from the host's memory, of the kind that experts come from.
+fn copy(
+    gpu: &Arc<Gpu>,
+    from: &wgpu::Buffer,
+    bytes: u64,
+    to: &DeviceBuffer,
+) -> Result<f64, GpuError> {
+    seconds(gpu, |r| {
+        r.copy_host(from, bytes, to, 0);
+        Ok(())
+    })
 }
 
 /// Multiply-adds a second of a large product.

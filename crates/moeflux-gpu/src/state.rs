@@ -210,7 +210,7 @@ impl Marked for DeviceKv {
     }
 
     fn has_room(&mut self, positions: usize) -> bool {
-        self.decl.kept(positions) <= self.capacity
+        self.decl.kept(positions).max(1) <= self.capacity
     }
 
     fn go_ahead(&mut self, _: bool) {}
@@ -286,7 +286,8 @@ impl DeviceRecurrent {
 
 impl RemoteState for DeviceRecurrent {
     fn reserve(&mut self, _end: usize) -> Result<(), Error> {
-        self.is_written = false;
+        // Whatever became of the step before.
+        (self.is_written, self.is_ahead) = (false, false);
         self.copies()?;
         Ok(())
     }

@@ -19,7 +19,7 @@ from moeflux_ray.cluster import start_serve
 from moeflux_ray.settings import Settings
 
 #: Seconds after which a test gives up; nothing here should take a tenth of it.
-PATIENCE_S = 120
+PATIENCE_S = 240
 
 
 @dataclass

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[3]
 #: Requests each way, and answers at a time of one replica.
 REQUESTS, CLIENTS = 101, 4
 #: Seconds of a measurement of decode, and of one before it.
-WINDOW_S, WARM_S = 10, 3
+WINDOW_S, WARM_S = 8, 3
 TOKENS = re.compile(r"^moeflux_generated_tokens_total (\S+)$", re.M)
 
 

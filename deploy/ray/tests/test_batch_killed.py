@@ -12,7 +12,7 @@ import psutil
 
 from moeflux_ray.batch import PART_REQUESTS
 
-PARTS = 8
+PARTS = 6
 
 
 def requests():

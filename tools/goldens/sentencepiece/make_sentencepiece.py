@@ -45,8 +45,8 @@ TEXTS = [
     "aaaaaaaaaaaa thethethethe eeeeee rererere",
     "mixturesofexpertsthatarereadwhentheyarechosen",
 ]
-# transformers leaves a space out that follows such a token, where sentencepiece, and the published
-# tokenizer.json of Mixtral, have two: no text here has one.
+# transformers puts no space before a text behind such a token that begins with one, as it puts none
+# before such a text at all: no text here does.
 MARKED = [
     "<s>[INST] Which experts? [/INST] The chosen ones.</s>",
     "<s>[INST]a[/INST]</s><s>b",

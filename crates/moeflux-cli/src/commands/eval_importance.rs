@@ -29,11 +29,7 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
     let dir = model::find(&args.model.model)?;
     let windows = args.text.windows(&dir)?;
     let options = args.model.options()?;
-    let mut recorder = output::with_spinner("loading the model", || {
-        ImportanceRecorder::open(&dir, &options)
-    })?;
-    let guard = interrupt::listen();
-    // Said before the text is run, which may take long.
+    // Said before the model is loaded, which may take long.
     let folder = args
         .output
         .parent()
@@ -44,6 +40,10 @@ pub fn run(args: &ImportanceArgs) -> Result<(), Failure> {
             problem: "no such directory; make it, or name another with --output".to_owned(),
         });
     }
+    let mut recorder = output::with_spinner("loading the model", || {
+        ImportanceRecorder::open(&dir, &options)
+    })?;
+    let guard = interrupt::listen();
     let tokens = windows.iter().map(Vec::len).sum::<usize>();
     let bar = output::count_bar(tokens as u64, "tokens");
     for window in &windows {

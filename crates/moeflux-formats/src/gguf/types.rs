@@ -8,7 +8,7 @@ use crate::codec::BlockCodec;
 /// The types that are read, for messages.
 pub(super) const SUPPORTED: &str = concat!(
     "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, ",
-    "IQ4_XS and MXFP4",
+    "IQ4_XS and MXFP4; of tables I32 and I64",
 );
 
 /// Every type that a file may hold or may once have held.
@@ -68,6 +68,8 @@ impl TensorType {
         Some(match self.0 {
             0 => DType::F32,
             1 => DType::F16,
+            26 => DType::I32,
+            27 => DType::I64,
             30 => DType::Bf16,
             2 => DType::Block(BlockCodec::Q4_0),
             3 => DType::Block(BlockCodec::Q4_1),

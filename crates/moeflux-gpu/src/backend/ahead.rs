@@ -105,13 +105,18 @@ impl GpuBackend {
         position: usize,
         token: &Arc<DeviceBuffer>,
     ) -> Result<bool, Error> {
-        let mut is_wide = true;
-        let mut has_room = self.experts.is_complete() && !self.recorder.is_timing();
-        has_room &= each_state(w, |state| is_wide &= state.has_room(position + 1)) && is_wide;
+        if !self.experts.is_complete() || self.recorder.is_timing() {
+            return Ok(false);
+        }
         let Some(plan) = self.plan.take() else {
             return Ok(false);
         };
-        let Some(count) = plan.before_logits(w.graph).filter(|_| has_room) else {
+        // Room is made last: it is memory.
+        let mut is_wide = true;
+        let count = plan
+            .before_logits(w.graph)
+            .filter(|_| each_state(w, |state| is_wide &= state.has_room(position + 1)) && is_wide);
+        let Some(count) = count else {
             self.plan = Some(plan);
             return Ok(false);
         };

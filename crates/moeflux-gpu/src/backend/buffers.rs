@@ -238,6 +238,7 @@ impl List {
 
 impl StepInputs {
     pub fn begin_step(&mut self) {
+        self.chosen = None;
         for list in [&mut self.tokens, &mut self.positions, &mut self.outputs] {
             list.is_there = false;
         }

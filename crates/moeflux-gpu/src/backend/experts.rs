@@ -232,4 +232,12 @@ impl Chosen {
             counts,
         }
     }
+
+    /// Those of the experts that have no slot, and how many tokens use each.
+    fn missing(&self, slots: &Layer) -> (Vec<u32>, Vec<u32>) {
+        let counts = self.experts.iter().copied();
+        let counts = counts.zip(self.counts.iter().copied());
+        let missing = counts.filter(|(id, _)| slots.slot_of[*id as usize] == NONE);
+        missing.unzip()
+    }
 }

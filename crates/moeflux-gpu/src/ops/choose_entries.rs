@@ -5,6 +5,7 @@ use moeflux_kernels::IndexShape;
 
 use super::{SpanRows, check};
 use crate::kv_layout::{BLOCK, KvShape};
+use crate::recorder::MOST_WORK;
 use crate::state::DeviceKv;
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -86,7 +87,9 @@ pub fn choose_entries(
     let end = check::product(OP, &[span.start.saturating_add(span.len)])? as usize;
     let complete = end / shape.rate;
     let (keys, _) = entries.views(OP, complete)?;
-    let most = (SCORE_BYTES / 4 / complete.max(1)).clamp(1, MOST_QUERIES);
+    let each = (complete as u64).saturating_mul((shape.heads * shape.dim) as u64);
+    let by_work = (MOST_WORK / each.max(1)).clamp(1, MOST_QUERIES as u64) as usize;
+    let most = (SCORE_BYTES / 4 / complete.max(1)).clamp(1, by_work);
     let scores = r.scratch(OP, (most.min(span.len) * complete.max(1) * 4) as u64)?;
     let scores = View::from(&*scores);
     for first in (0..span.len).step_by(most) {
@@ -103,7 +106,7 @@ pub fn choose_entries(
                 immediates: &sizes,
                 groups: [queries as u32, complete.div_ceil(BLOCK) as u32, 1],
             })?;
-            r.note_work((queries * complete) as u64 * (shape.heads * shape.dim) as u64);
+            r.note_work(each.saturating_mul(queries as u64));
         }
         r.dispatch(&Dispatch {
             shader: &CHOICE,

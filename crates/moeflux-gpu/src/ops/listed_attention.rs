@@ -6,6 +6,7 @@ use moeflux_kernels::AttentionShape;
 
 use super::{SpanRows, check};
 use crate::kv_layout::{BLOCK, KvShape};
+use crate::recorder::MOST_WORK;
 use crate::state::DeviceKv;
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 
@@ -168,7 +169,11 @@ pub fn sparse_attention(
     }
     let with = (entries.chosen.is_some(), sinks.is_some());
     let params = params(shape, kv.shape(), Kind::Entries, with);
-    run(r, &params, &views, (shape, span), (entries.rate, top_k))
+    let complete = end / entries.rate;
+    let listed = entries.chosen.map_or(complete, |_| complete.min(top_k));
+    let most = end.min(shape.window.unwrap_or(end)) + listed;
+    let list = (entries.rate, top_k, most);
+    run(r, &params, &views, (shape, span), list)
 }
 
 /// Attention of a span to chosen blocks of `rate` positions, `chosen` `[rows of the step, top_k]` of
@@ -206,7 +211,8 @@ pub fn block_attention(
     views.extend(apart.then_some(keys));
     views.push(chosen);
     let params = params(shape, kv.shape(), Kind::Blocks { apart }, (true, false));
-    run(r, &params, &views, (shape, span), (rate, top_k))
+    let most = end.min((top_k + 1).saturating_mul(rate));
+    run(r, &params, &views, (shape, span), (rate, top_k, most))
 }
 
 /// The end of the span's positions.
@@ -239,20 +245,24 @@ fn check_sizes(
     Ok(check::product(op, &[end])? as usize)
 }
 
+/// `keys`: the most that a query has; dispatches are not too long for one submission.
 fn run(
     r: &mut Recorder,
     params: &[Param],
     views: &[View<'_>],
     (shape, span): (AttentionShape, SpanRows),
-    (rate, top_k): (usize, usize),
+    (rate, top_k, keys): (usize, usize, usize),
 ) -> Result<(), GpuError> {
     let window = shape.window.and_then(|window| u32::try_from(window).ok());
     let window = window.map_or(NO_WINDOW, |window| window.min(NO_WINDOW));
     let group = shape.heads / shape.kv_heads;
     let rows = params.iter().find(|(name, _)| *name == "ROWS");
     let tiles = group.div_ceil(rows.map_or(1, |&(_, rows)| rows as usize));
-    for first in (0..span.len).step_by(MOST_QUERIES) {
-        let queries = MOST_QUERIES.min(span.len - first);
+    let width = (shape.heads * shape.head_dim) as u64;
+    let each = (2 * keys as u64).saturating_mul(width);
+    let most = (MOST_WORK / each.max(1)).clamp(1, MOST_QUERIES as u64) as usize;
+    for first in (0..span.len).step_by(most) {
+        let queries = most.min(span.len - first);
         r.dispatch(&Dispatch {
             shader: &SHADER,
             params,
@@ -267,6 +277,7 @@ fn run(
             ],
             groups: [queries as u32, (shape.kv_heads * tiles) as u32, 1],
         })?;
+        r.note_work(each.saturating_mul(queries as u64));
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ impl Recorder {
         self.pass = None;
         (self.is_held, self.work, self.waiting) = (false, 0, 0);
         if std::mem::take(&mut self.has_slipped) {
+            self.encoder = None;
             let problem = "commands that were to wait have begun".to_owned();
             return Err(GpuError::Refused { problem });
         }

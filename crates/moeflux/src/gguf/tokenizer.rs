@@ -1,11 +1,11 @@
 //! A tokenizer from GGUF metadata, put together as the model's `tokenizer.json` has it.
 //!
 //! Of SentencePiece vocabularies metadata holds pieces with scores and kinds
-//! (`text/sentencepiece.rs`); of byte-level BPE tokens with their kinds, merges, and the name of a rule (`tokenizer.ggml.pre`)
-//! that cuts text into words before merging (`words.rs`). What it does not hold follows from that
-//! rule, too; bytes are spelled as printable characters. As with `tokenizer.json`, no token is
-//! added that the text does not spell, whatever `tokenizer.ggml.add_bos_token` says: chat templates
-//! write them themselves.
+//! (`text/sentencepiece.rs`); of byte-level BPE tokens with their kinds, merges, and the name of a
+//! rule (`tokenizer.ggml.pre`) that cuts text into words before merging (`words.rs`). What it does
+//! not hold follows from that rule, too; bytes are spelled as printable characters. As with
+//! `tokenizer.json`, no token is added that the text does not spell, whatever
+//! `tokenizer.ggml.add_bos_token` says: chat templates write them themselves.
 
 use moeflux_formats::FormatError;
 use moeflux_formats::gguf::Metadata;

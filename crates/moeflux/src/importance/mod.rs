@@ -58,7 +58,9 @@ struct ExpertMeans {
 impl ExpertMeans {
     fn new(own: Vec<f32>, tokens: &[u64]) -> ExpertMeans {
         let cols = own.len() / tokens.len().max(1);
-        let total = tokens.iter().sum::<u64>().max(1) as f64;
+        // Counts are a file's: as integers they might overflow.
+        let total = tokens.iter().map(|&tokens| tokens as f64).sum::<f64>();
+        let total = total.max(1.0);
         let mut all = vec![0.0; cols];
         for (row, &tokens) in own.chunks_exact(cols.max(1)).zip(tokens) {
             for (all, &x) in all.iter_mut().zip(row) {

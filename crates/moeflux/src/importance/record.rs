@@ -106,12 +106,21 @@ impl ImportanceRecorder {
     /// # Errors
     /// A failed write.
     pub fn write(self, path: &Path) -> Result<(usize, usize), Error> {
+        let Self {
+            engine,
+            blueprint,
+            identity,
+            dense,
+            tokens,
+        } = self;
         let lost = || Error::Internal("the experts' sums are gone".to_owned());
-        let experts = self.engine.recorded_squares().ok_or_else(lost)?;
+        let experts = engine.recorded_squares().ok_or_else(lost)?;
+        // Makes room for what is written.
+        drop(engine);
         let mut tensors = Vec::new();
-        for (index, decl) in self.blueprint.weights.iter().enumerate() {
+        for (index, decl) in blueprint.weights.iter().enumerate() {
             if let (WeightKind::Matrix { cols, .. }, Some((rows, sums))) =
-                (&decl.kind, self.dense.of(index))
+                (&decl.kind, dense.of(index))
             {
                 tensors.push(Tensor {
                     name: decl.name.clone(),
@@ -126,7 +135,7 @@ impl ImportanceRecorder {
             all += squares.tokens.len();
             tensors.extend(layer_tensors(layer, squares));
         }
-        file::write(path, self.identity, self.tokens, tensors)?;
+        file::write(path, identity, tokens, tensors)?;
         Ok((unseen, all))
     }
 }

@@ -1,8 +1,8 @@
 //! Text at the edges of a model: tokenizer, chat templates, incremental decoding, stop tokens.
 //!
 //! Knows the Hugging Face files that describe these (`tokenizer.json`, `tiktoken.model` or
-//! `tokenizer.model`, `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`) and nothing of weights
-//! or sessions. What GGUF files have in their place is read in `gguf`.
+//! `tokenizer.model`, `tokenizer_config.json`, `chat_template.jinja`, `generation_config.json`) and
+//! nothing of weights or sessions. What GGUF files have in their place is read in `gguf`.
 
 mod files;
 mod generation_config;

@@ -25,6 +25,8 @@ use super::{TextError, Tokenizer};
 
 /// How pieces spell a space.
 const SPACE: &str = "\u{2581}";
+/// Longer pieces are a mistake in the file; the time to find their halves grows with the square.
+const MOST_PIECE_BYTES: usize = 1 << 12;
 
 /// What a piece is, by its number in both files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +84,16 @@ pub(super) fn open(dir: &Path) -> std::result::Result<Option<Tokenizer>, TextErr
 /// A tokenizer of these pieces; `has_prefix` says whether a space is put before a text.
 ///
 /// # Errors
-/// The library's reason.
+/// A piece that is too long, or the library's reason.
 pub(crate) fn build(pieces: &[Piece], has_prefix: bool) -> Result<tokenizers::Tokenizer> {
     let mut vocab = Vocab::default();
     let (mut added, mut unknown) = (Vec::new(), None);
     for (id, piece) in pieces.iter().enumerate() {
+        let bytes = piece.text.len();
+        if bytes > MOST_PIECE_BYTES {
+            let problem = format!("token {id} has {bytes} bytes, more than {MOST_PIECE_BYTES}");
+            return Err(problem.into());
+        }
         let text = match piece.kind {
             Kind::Unused => continue,
             // Found in texts as people write them.
@@ -140,7 +147,7 @@ fn merges(pieces: &[Piece], vocab: &Vocab) -> Merges {
     };
     let mut found = Merges::new();
     for piece in ranked {
-        // Longer first halves first, as the published conversions to `tokenizer.json` list them.
+        // Longer first halves first, as the conversion to `tokenizer.json` lists them.
         let places = piece.text.char_indices().map(|(at, _)| at).rev();
         let halves = places.map(|at| piece.text.split_at(at));
         let both = halves.filter(|(a, b)| is_normal(a) && is_normal(b));

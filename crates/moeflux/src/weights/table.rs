@@ -234,19 +234,21 @@ impl Files {
         }
         let missing = jobs.iter().map(|(row, _)| *row).collect();
         let threads = jobs.len().div_ceil(THREAD_ROWS).clamp(1, READ_THREADS);
-        let each = jobs.len().div_ceil(threads).max(1);
-        let work = |jobs: &mut [Job<'_>]| -> Result<(), Error> {
-            jobs.iter_mut()
-                .try_for_each(|(row, into)| self.read_row(*row, into))
-        };
-        let mut shares = jobs.chunks_mut(each);
-        let Some(own) = shares.next() else {
-            return Ok(missing);
+        let queue = Mutex::new(jobs.iter_mut());
+        let work = || -> Result<(), Error> {
+            loop {
+                let job = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some((row, into)) = job else {
+                    return Ok(());
+                };
+                self.read_row(*row, into)?;
+            }
         };
         std::thread::scope(|scope| {
-            let others = shares.map(|jobs| scope.spawn(move || work(jobs)));
-            let others: Vec<_> = others.collect();
-            let mut result = work(own);
+            // A thread that the system refuses leaves its rows to the others.
+            let spawn = |_| std::thread::Builder::new().spawn_scoped(scope, work).ok();
+            let others: Vec<_> = (1..threads).filter_map(spawn).collect();
+            let mut result = work();
             for other in others {
                 let died = |_| {
                     let problem = "a thread that reads rows panicked";

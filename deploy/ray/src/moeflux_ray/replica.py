@@ -35,7 +35,7 @@ HOP = frozenset(
 
 #: Parts of a reply that are passed on as they come; after them, a part has what came within so
 #: many seconds, so that many tokens a second are not as many messages.
-AT_ONCE, GATHER_S = 8, 0.01
+AT_ONCE, GATHER_S = 8, 0.04
 
 
 class Replica:

@@ -7,7 +7,6 @@ use moeflux::weights::Weights;
 
 use super::super::prompt::{self, ExpertForms, Run};
 use super::super::{GpuBackend, wrong_op};
-use super::slots::NONE;
 use super::{Chosen, DeviceExperts, Layer, Together};
 use crate::ops::{self, CombineViews, ExpertExtras, ExpertSlots, Pairs};
 use crate::{GpuError, Recorder, View};
@@ -130,13 +129,7 @@ impl GpuBackend {
             self.buffers.view(pool, weights)?,
         );
         let chosen = choices(&mut self.recorder, layer, ids, weights)?;
-        let pairs = chosen
-            .experts
-            .iter()
-            .copied()
-            .zip(chosen.counts.iter().copied());
-        let missing = pairs.filter(|(id, _)| slots.slot_of[*id as usize] == NONE);
-        let (missing, counts): (Vec<u32>, Vec<u32>) = missing.unzip();
+        let (missing, counts) = chosen.missing(slots);
         if !missing.is_empty() {
             stage.residency.request(layer, &missing, &counts)?;
         }

@@ -8,7 +8,6 @@ use moeflux::graph::Op;
 use super::super::decode::Work;
 use super::super::{GpuBackend, wrong_op};
 use super::Chosen;
-use super::slots::NONE;
 use crate::recorder::Reading;
 
 /// Choices of a layer that are on their way to the host.
@@ -46,10 +45,7 @@ impl GpuBackend {
             self.buffers.view(w.pool, weights)?,
         ];
         let reading = self.recorder.record_read(&views)?;
-        match self.waiting.is_some() {
-            true => self.end_choices(w)?,
-            false => self.recorder.send(),
-        }
+        self.end_choices(w)?;
         self.waiting = Some(Waiting { layer, reading });
         self.recorder.hold();
         Ok(true)
@@ -72,13 +68,7 @@ impl GpuBackend {
             bytemuck::pod_collect_to_vec(weights),
         );
         let slots = self.experts.layer(layer)?;
-        let counts = chosen
-            .experts
-            .iter()
-            .copied()
-            .zip(chosen.counts.iter().copied());
-        let missing = counts.filter(|(id, _)| slots.slot_of[*id as usize] == NONE);
-        let (missing, counts): (Vec<u32>, Vec<u32>) = missing.unzip();
+        let (missing, counts) = chosen.missing(slots);
         if !missing.is_empty() {
             w.stage.residency.request(layer, &missing, &counts)?;
         }
@@ -91,10 +81,9 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// Forgets what waits for choices.
+    /// Forgets what waits for choices, also where sending for experts has failed.
     pub(in crate::backend) fn forget_choices(&mut self) {
-        if self.waiting.take().is_some() {
-            self.recorder.forget_held();
-        }
+        self.waiting = None;
+        self.recorder.forget_held();
     }
 }

@@ -14,7 +14,7 @@ const ADDED: &str = "added_tokens.json";
 /// The number of the kind of model that is read here.
 const BPE: u64 = 2;
 /// More tokens are a mistake in the file.
-const MOST_TOKENS: usize = 1 << 24;
+const MOST_TOKENS: usize = 1 << 20;
 
 /// What the file holds, as far as it is used.
 pub(super) struct ModelFile {
@@ -218,7 +218,7 @@ enum Value<'a> {
     Other,
 }
 
-/// The fields of a message with their numbers; `None`, and then nothing more, where it is malformed.
+/// The fields of a message with their numbers; `None`, then nothing more, where it is malformed.
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = Option<(u64, Value<'_>)>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {
