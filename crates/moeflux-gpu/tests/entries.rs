@@ -1,6 +1,6 @@
-//! A whole model with entries for windows of positions on the device: near the processor's logits, and
-//! the same bits however its sessions are cut, kept, restored, shared and taken back, in the middle of
-//! such windows too.
+//! A whole model with entries for windows of positions on the device: near the processor's
+//! logits, and the same bits however its sessions are cut, kept, restored, shared and taken back,
+//! in the middle of such windows too.
 
 mod common;
 

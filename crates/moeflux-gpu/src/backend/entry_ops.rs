@@ -1,5 +1,5 @@
-//! The operations on entries that stand for windows of positions, and on blocks of positions, of one
-//! span.
+//! The operations on entries that stand for windows of positions, and on blocks of positions, of
+//! one span.
 
 use moeflux::graph::{BufferPool, EntryForm, EntryOp, StateId};
 use moeflux::weights::Weights;

@@ -74,9 +74,6 @@ impl GpuBackend {
                 let pieces = (pool.len(x) / len.max(1), own / len.max(1));
                 ops::rms_norm_pieces(r, views, pieces, len, eps)?;
             }
-            StreamOp::ScaledSilu { x, divisor, out } => {
-                ops::scaled_silu(r, (view(x)?, view(out)?), divisor, pool.len(x))?;
-            }
             _ => return self.gated_streams(op, pool),
         }
         Ok(())
@@ -118,6 +115,9 @@ impl GpuBackend {
                 let views = (view(keys)?, view(queries)?, view(values)?, view(out)?);
                 let sizes = (streams, pool.width(values));
                 ops::gate_streams(r, views, sizes, pool.rows(out))?;
+            }
+            StreamOp::ScaledSilu { x, divisor, out } => {
+                ops::scaled_silu(r, (view(x)?, view(out)?), divisor, pool.len(x))?;
             }
             _ => return Err(wrong_op(&Op::Streams(op.clone()))),
         }
@@ -207,7 +207,8 @@ impl GpuBackend {
         Ok(())
     }
 
-    /// Rows by n-grams: their table is the host's, memory or file, so they are read there and brought.
+    /// Rows by n-grams: their table is the host's, memory or file, so they are read there and
+    /// brought.
     pub(super) fn ngram_rows(
         &mut self,
         op: &Op,

@@ -1,5 +1,5 @@
-// The TOP_K entries of the highest keys, in ascending order, of equals the first; a workgroup a query.
-// The least key that is taken is found byte by byte, by counting.
+// The TOP_K entries of the highest keys, in ascending order, of equals the first; a workgroup a
+// query. The least key that is taken is found byte by byte, by counting.
 
 const THREADS: u32 = 256u;
 const RATE: u32 = ${RATE}u;

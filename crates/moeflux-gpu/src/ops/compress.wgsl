@@ -1,6 +1,6 @@
 // Pools windows of RATE positions into entries: a thread has one element of one entry, or of the
-// state after the span. Each pool takes its positions in order, those before the span from the state:
-// so a window's bits do not depend on where the session was cut.
+// state after the span. Each pool takes its positions in order, those before the span from the
+// state: so a window's bits do not depend on where the session was cut.
 
 const THREADS: u32 = 64u;
 const RATE: u32 = ${RATE}u;
@@ -23,7 +23,8 @@ struct Sizes {
 
 var<immediate> sizes: Sizes;
 @group(0) @binding(0) var<storage, read> values: array<f32>;
-// Of the entry under way and, with OVERLAPS, of the next one: greatest gates, sums, weighted values.
+// Of the entry under way and, with OVERLAPS, of the next one: greatest gates, sums, weighted
+// values.
 @group(0) @binding(1) var<storage, read> state: array<f32>;
 @group(0) @binding(2) var<storage, read_write> next_state: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;

@@ -1,5 +1,5 @@
-// Scores of entries by an index, as keys that are ordered as the scores are; a workgroup has a query
-// and 64 entries, a thread one entry. How keys lie: kv_append.wgsl.
+// Scores of entries by an index, as keys that are ordered as the scores are; a workgroup has a
+// query and 64 entries, a thread one entry. How keys lie: kv_append.wgsl.
 
 const BLOCK: u32 = 64u;
 const HEADS: u32 = ${HEADS}u;

@@ -106,8 +106,8 @@ pub fn gated_delta(
     gated_delta_by(r, v, (current, next), shape, span, lanes)
 }
 
-/// [`gated_delta`], with sums over neighbouring threads within a subgroup or through the workgroup's
-/// memory: the same bits, for devices that have no subgroups of eight.
+/// [`gated_delta`], with sums over neighbouring threads within a subgroup or through the
+/// workgroup's memory: the same bits, for devices that have no subgroups of eight.
 ///
 /// # Errors
 /// As [`gated_delta`]; a device without subgroups does not compile the former.

@@ -1,5 +1,5 @@
-// Pieces of LEN elements without their mean, in unit size, times a weight, plus a bias; a workgroup a
-// piece.
+// Pieces of LEN elements without their mean, in unit size, times a weight, plus a bias; a
+// workgroup a piece.
 
 const THREADS: u32 = ${THREADS}u;
 const LEN: u32 = ${LEN}u;

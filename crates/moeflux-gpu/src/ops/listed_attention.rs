@@ -176,9 +176,9 @@ pub fn sparse_attention(
     run(r, &params, &views, (shape, span), list)
 }
 
-/// Attention of a span to chosen blocks of `rate` positions, `chosen` `[rows of the step, top_k]` of
-/// u32, and to the positions behind the last whole block; queries that could choose among no more
-/// than `top_k` attend to all positions. `q` and `out` `[rows, heads, head_dim]`.
+/// Attention of a span to chosen blocks of `rate` positions, `chosen` `[rows of the step, top_k]`
+/// of u32, and to the positions behind the last whole block; queries that could choose among no
+/// more than `top_k` attend to all positions. `q` and `out` `[rows, heads, head_dim]`.
 ///
 /// # Errors
 /// As [`sparse_attention`].

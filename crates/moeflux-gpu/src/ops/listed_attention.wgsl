@@ -1,9 +1,9 @@
-// Attention of each query to a list of keys of its own: with ENTRIES the positions of its window, then
-// entries that stand for windows of positions, all that are complete or those that were chosen;
-// without, blocks of positions that were chosen, and the positions behind the last whole one. A
-// workgroup has one query and ROWS of the GROUP heads that share a head of keys and values, and goes
-// through the list in blocks of 64 with an online softmax, so nothing depends on other queries. What is
-// indexed in registers is written out: drivers do not unroll all loops.
+// Attention of each query to a list of keys of its own: with ENTRIES the positions of its window,
+// then entries that stand for windows of positions, all that are complete or those that were
+// chosen; without, blocks of positions that were chosen, and the positions behind the last whole
+// one. A workgroup has one query and ROWS of the GROUP heads that share a head of keys and
+// values, and goes through the list in blocks of 64 with an online softmax, so nothing depends on
+// other queries. What is indexed in registers is written out: drivers do not unroll all loops.
 //
 // How keys and values lie: kv_append.wgsl. Where keys are the values too, those are read for both:
 // keys of a list are not neighbours.

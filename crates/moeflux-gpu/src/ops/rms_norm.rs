@@ -1,5 +1,5 @@
-//! Root-mean-square norms: alone, and times a gate; with one weight for all pieces, one for each, or
-//! none.
+//! Root-mean-square norms: alone, and times a gate; with one weight for all pieces, one for each,
+//! or none.
 
 use crate::{Dispatch, GpuError, Param, Recorder, Shader, View};
 

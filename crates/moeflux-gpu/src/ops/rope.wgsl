@@ -1,5 +1,5 @@
-// Rotary positions: a thread rotates one pair, or copies one of the elements that stay. With STEPPED
-// rows have positions in equal steps, otherwise a list says them.
+// Rotary positions: a thread rotates one pair, or copies one of the elements that stay. With
+// STEPPED rows have positions in equal steps, otherwise a list says them.
 
 const THREADS: u32 = 64u;
 const HEADS: u32 = ${HEADS}u;

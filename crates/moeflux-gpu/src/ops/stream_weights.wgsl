@@ -1,6 +1,6 @@
-// Weights that collapse, spread and mix the streams of a residual, from their projections; a workgroup
-// a token. Mixing weights are a softmax of each row, then columns and rows normed in turn, each line by
-// one thread and in order.
+// Weights that collapse, spread and mix the streams of a residual, from their projections; a
+// workgroup a token. Mixing weights are a softmax of each row, then columns and rows normed in
+// turn, each line by one thread and in order.
 
 const THREADS: u32 = 64u;
 const STREAMS: u32 = ${STREAMS}u;

@@ -57,7 +57,8 @@ pub(super) fn kernels() -> (&'static Shader, Vec<Vec<Param>>) {
 /// Streams of each token, and elements of one.
 pub type StreamSizes = (usize, usize);
 
-/// `views`: x and out, then weights (or gates), then the block's result; `width` weights of a token.
+/// `views`: x and out, then weights (or gates), then the block's result; `width` weights of a
+/// token.
 fn run(
     r: &mut Recorder,
     kind: Kind,
@@ -130,8 +131,8 @@ pub fn mean_streams(
     run(r, Kind::Mean, &[x, out], sizes, (tokens, 0))
 }
 
-/// `out` `[tokens, dim]`: the mean of the streams of `x`, each element times the sigmoid of its gate;
-/// `x` and `gates` `[tokens, streams, dim]`.
+/// `out` `[tokens, dim]`: the mean of the streams of `x`, each element times the sigmoid of its
+/// gate; `x` and `gates` `[tokens, streams, dim]`.
 ///
 /// # Errors
 /// As [`collapse_streams`].
@@ -145,8 +146,8 @@ pub fn mix_streams(
     run(r, Kind::Mix, &[x, out, gates], sizes, (tokens, width))
 }
 
-/// `out`, shaped as `x` `[tokens, streams, dim]`: `block` `[tokens, dim]` added to each stream by its
-/// weight, `weights` `[tokens, streams]` before their sigmoid.
+/// `out`, shaped as `x` `[tokens, streams, dim]`: `block` `[tokens, dim]` added to each stream by
+/// its weight, `weights` `[tokens, streams]` before their sigmoid.
 ///
 /// # Errors
 /// As [`collapse_streams`].

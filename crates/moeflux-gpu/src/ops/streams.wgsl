@@ -1,6 +1,6 @@
-// Streams of a residual, a thread an element of the result: with COLLAPSE their weighted sum, with MEAN
-// their mean, with MIX the mean of gated ones; with SPREAD streams that are mixed and get a block's
-// result, with INJECT streams that get it alone.
+// Streams of a residual, a thread an element of the result: with COLLAPSE their weighted sum,
+// with MEAN their mean, with MIX the mean of gated ones; with SPREAD streams that are mixed and
+// get a block's result, with INJECT streams that get it alone.
 
 const THREADS: u32 = 256u;
 const STREAMS: u32 = ${STREAMS}u;

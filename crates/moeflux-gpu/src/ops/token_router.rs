@@ -60,8 +60,8 @@ pub(super) fn kernels() -> [(&'static Shader, Vec<Vec<Param>>); 2] {
     ]
 }
 
-/// The experts that `table` `[vocab, top_k]` has for `list` `[tokens]` (u32, below vocab): `ids` (u32)
-/// and `weights` `[tokens, top_k]`, of `logits` `[tokens, experts]`.
+/// The experts that `table` `[vocab, top_k]` has for `list` `[tokens]` (u32, below vocab): `ids`
+/// (u32) and `weights` `[tokens, top_k]`, of `logits` `[tokens, experts]`.
 ///
 /// # Errors
 /// A buffer too small, no experts, and what [`Recorder::dispatch`] says.

@@ -79,6 +79,7 @@ fn main(
     for (var i = thread; i < TOP_K; i += THREADS) {
         let bits = logits[first + ids[token * TOP_K + i]];
         let weight = bitcast<u32>(chosen[i] / divisor * sizes.scale);
-        weights[token * TOP_K + i] = select(weight, 0x7fc00000u, (bits & 0x7fffffffu) > 0x7f800000u);
+        let is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+        weights[token * TOP_K + i] = select(weight, 0x7fc00000u, is_nan);
     }
 }
