@@ -73,6 +73,7 @@ fn sentence_piece(metadata: &Metadata) -> Result<Tokenizer, TextError> {
             text: text.to_owned(),
             score,
             kind: kind.ok_or_else(problem)?,
+            strips: [false; 2],
         })
     };
     let pieces = tokens.iter().zip(scores).zip(types).map(piece);

@@ -256,7 +256,7 @@ fn end_of_text(c: &Config, vocab: usize) -> Result<u32, Error> {
     const END: &str = "eos_token_id";
     let end = match c.number(END) {
         Some(end) if end.fract() == 0.0 && end >= 0.0 => Some(end as usize),
-        Some(_) => None,
+        Some(end) => return Err(c.error(END, format!("is {end}, not a token"))),
         None => c.indexes(END)?.first().copied(),
     };
     match end {

@@ -63,6 +63,8 @@ pub(crate) struct Piece {
     pub text: String,
     pub score: f32,
     pub kind: Kind,
+    /// Whether spaces before it and behind it are a part of it, of a token that files add.
+    pub strips: [bool; 2],
 }
 
 /// The tokenizer of a directory with a `tokenizer.model`; `None` if it has none.
@@ -102,13 +104,19 @@ pub(crate) fn build(pieces: &[Piece], has_prefix: bool) -> Result<tokenizers::To
         };
         let is_special = matches!(piece.kind, Kind::Control | Kind::Unknown);
         if is_special || piece.kind == Kind::UserDefined {
-            added.push(AddedToken::from(text.clone(), is_special).normalized(false));
+            let [before, behind] = piece.strips;
+            let token = AddedToken::from(text.clone(), is_special).normalized(false);
+            added.push(token.lstrip(before).rstrip(behind));
         }
         if piece.kind == Kind::Unknown {
             unknown = unknown.or(Some(text.clone()));
         }
         // Ids are u32; a file's size keeps counts far below.
         vocab.entry(text).or_insert(id as u32);
+    }
+    let bytes = pieces.iter().filter(|piece| piece.kind == Kind::Byte);
+    if unknown.is_none() && bytes.count() < 256 {
+        return Err("no piece stands for unknown characters, nor one for each byte".into());
     }
     let merges = merges(pieces, &vocab);
     let mut model = BPE::builder().vocab_and_merges(vocab, merges);

@@ -121,7 +121,12 @@ pub(super) fn special_tokens(config: &Map<String, Value>) -> Vec<(u32, AddedToke
         .filter_map(|(id, token)| {
             let content = token.get("content")?.as_str()?;
             let is_special = token.get("special").and_then(Value::as_bool);
-            let token = AddedToken::from(content, is_special.unwrap_or(true)).normalized(false);
+            let flag = |name: &str| token.get(name).and_then(Value::as_bool).unwrap_or(false);
+            let token = AddedToken::from(content, is_special.unwrap_or(true))
+                .normalized(false)
+                .single_word(flag("single_word"))
+                .lstrip(flag("lstrip"))
+                .rstrip(flag("rstrip"));
             Some((id.parse().ok()?, token))
         })
         .collect();

@@ -56,6 +56,13 @@ pub(in super::super) fn olmoe(fields: &mut Fields<'_>) -> Result<(), Error> {
 pub(in super::super) fn llama(fields: &mut Fields<'_>) -> Result<(), Error> {
     fields.model_type("mixtral");
     fields.attention()?;
+    let window = "attention.sliding_window";
+    if fields
+        .optional(window)?
+        .is_some_and(|positions| positions > 0)
+    {
+        fields.size("sliding_window", window)?;
+    }
     fields.gating(SOFTMAX, "softmax (1)")?;
     fields.expert_size("intermediate_size")
 }

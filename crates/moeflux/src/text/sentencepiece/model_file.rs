@@ -42,16 +42,22 @@ pub(super) fn open(dir: &Path) -> Result<Option<ModelFile>, TextError> {
     }
     let listed = read_json(&dir.join(ADDED))?.unwrap_or_default();
     for (text, id) in &listed {
-        if let Some(id) = id.as_u64() {
-            model.add(id as usize, text, Kind::UserDefined)?;
-        }
+        let Some(id) = id.as_u64() else {
+            return Err(TextError::Invalid {
+                path: dir.join(ADDED),
+                message: format!("the id of {text} is {id}, not a number"),
+            });
+        };
+        model.add(id as usize, text, Kind::UserDefined)?;
     }
     for (id, token) in special_tokens(&config) {
         let kind = match token.special {
             true => Kind::Control,
             false => Kind::UserDefined,
         };
-        model.add(id as usize, &token.content, kind)?;
+        let id = id as usize;
+        model.add(id, &token.content, kind)?;
+        model.pieces[id].strips = [token.lstrip, token.rstrip];
     }
     Ok(Some(model))
 }
@@ -68,6 +74,7 @@ impl ModelFile {
             text: String::new(),
             score: 0.0,
             kind: Kind::Unused,
+            strips: [false; 2],
         };
         self.pieces.resize(self.pieces.len().max(id + 1), unused);
         let keeps_kind = self.pieces[id].kind == Kind::Unknown;
@@ -131,6 +138,7 @@ fn read_piece(bytes: &[u8]) -> Option<Piece> {
         text: String::new(),
         score: 0.0,
         kind: Kind::Normal,
+        strips: [false; 2],
     };
     for field in fields(bytes) {
         match field? {
