@@ -54,7 +54,7 @@ fn nvfp4_decodes_as_compressed_tensors() {
 fn neighbours_in_a_byte_become_halves_of_a_block() {
     // Two blocks whose codes count up, of scales 1 and 2^3.
     let codes: Vec<u8> = (0..32)
-        .map(|j| (2 * j) % 16 | (2 * j + 1) % 16 << 4)
+        .map(|j| ((2 * j) % 16) | (((2 * j + 1) % 16) << 4))
         .collect();
     let blocks = joined(&codes, &[127, 130], mxfp4::SCALES);
     let values = decode(
