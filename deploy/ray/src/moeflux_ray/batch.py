@@ -33,8 +33,6 @@ from moeflux_ray.settings import Settings
 PART_REQUESTS = 32
 #: Times that a part is tried where its server ends.
 ATTEMPTS = 3
-#: The status of a server that is about to end.
-STOPPING = 503
 #: Where a batch's requests may go.
 URLS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 
@@ -178,7 +176,7 @@ def answer(url: str, line: Line) -> dict[str, Any]:
     Raises:
         OSError: the server ends, or has ended.
     """
-    from moeflux_ray.server import LOOPBACK
+    from moeflux_ray.server import LOOPBACK, STOPPING
 
     body = json.dumps(line.body).encode()
     headers = {"content-type": "application/json"}

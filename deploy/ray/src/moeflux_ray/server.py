@@ -28,6 +28,8 @@ ADDRESS = re.compile(r"http://([^/\s]+)/")
 WATCH = 'read -r _; kill -9 "$1"'
 #: Asks servers of this machine: by no proxy, whatever the environment says.
 LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+#: The status of its replies when it is about to end.
+STOPPING = 503
 #: Last lines of a server that are told when it fails.
 LINES = 20
 
