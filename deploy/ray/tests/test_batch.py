@@ -47,6 +47,14 @@ def test_an_empty_or_missing_file_is_named(tmp_path):
         read_lines(written(tmp_path / "in.jsonl", []))
 
 
+def test_lines_end_where_json_lets_them(tmp_path):
+    names = ["a\u2028b\x85c", "d"]
+    path = tmp_path / "in.jsonl"
+    told = "\r\n".join(json.dumps(request(name), ensure_ascii=False) for name in names)
+    path.write_text(told, encoding="utf-8")
+    assert [line.custom_id for line in read_lines(path)] == names
+
+
 def test_parts_are_found_again_and_joined_in_order(tmp_path):
     names = [f"r{number}" for number in range(2 * PART_REQUESTS + 3)]
     source = written(tmp_path / "in.jsonl", [request(name) for name in names])
@@ -71,7 +79,8 @@ def test_parts_of_another_input_are_not_used(tmp_path):
     Parts(out, lines, SETTINGS)
     with pytest.raises(BatchError, match="of another input, model or flags; remove it"):
         Parts(out, lines[:1], SETTINGS)
-    with pytest.raises(BatchError, match="of another input, model or flags"):
-        Parts(out, lines, Settings.of({"model": "other"}))
+    for model in ({"model": "other"}, {"model": "demo", "pack": True}):
+        with pytest.raises(BatchError, match="of another input, model or flags"):
+            Parts(out, lines, Settings.of(model))
     with pytest.raises(BatchError, match="of another input, model or flags"):
         Parts(out, lines, Settings.of({"model": "demo", "flags": "--activations f32"}))

@@ -1,5 +1,6 @@
 """A batch that is killed three times, and one of its servers once."""
 
+import contextlib
 import json
 import os
 import random
@@ -45,8 +46,13 @@ class Batch:
                 yield int(told[1])
 
     def servers(self, binary):
-        below = psutil.Process(self.process.pid).children(recursive=True)
-        return [process for process in below if process.cmdline()[:2] == [binary, "serve"]]
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            # Ray's own come and go.
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline()[:2] == [binary, "serve"]:
+                    found.append(process)
+        return found
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
@@ -72,7 +78,8 @@ def test_a_batch_killed_three_times_is_whole_and_the_same(tmp_path, binary, demo
 
     disturbed = tmp_path / "disturbed.jsonl"
     before = 0
-    kills = sorted(random.sample(range(1, PARTS), 3))
+    # Not after the last part but one: the last may be as far, and the batch whole.
+    kills = sorted(random.sample(range(1, PARTS - 1), 3))
     print(f"\nkilled after {kills} of {PARTS} parts")
     for kill in kills:
         batch = Batch(source, disturbed, settings)

@@ -47,6 +47,8 @@ def prefixes(cluster):
 
 def test_replicas_follow_requests_and_go_without_breaking_an_answer(cluster):
     asked = {**QUICK, "max_replicas": 2, "target_requests": 5, "cache": cluster.home / "scale"}
+    # Spread evenly, whoever knows the beginning.
+    asked["imbalance"] = 0
     with cluster.running(**asked):
         whole = cluster.chat(user("Tell me story 0 about a fox."), **LONG)
         load = Asking(cluster, 8, max_tokens=200, temperature=0, ignore_eos=True)

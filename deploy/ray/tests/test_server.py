@@ -2,15 +2,14 @@
 
 import fcntl
 import stat
-import subprocess
 import sys
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
+from local_cluster import until
 from moeflux_ray.errors import BinaryError, ModelError, StartError
 from moeflux_ray.prepare import PrefixFolder, prepare
 from moeflux_ray.server import Server, command, find_binary
@@ -96,12 +95,19 @@ def test_a_server_ends_with_who_started_it(tmp_path):
     code = (
         "import os; from moeflux_ray.server import Server\n"
         f"Server(['sh', '-c', 'echo $$ > {name}.new; mv {name}.new {name}; "
-        "echo http://127.0.0.1:1/ >&2; exec sleep 60'], 60)"
+        "echo http://127.0.0.1:1/ >&2; exec sleep 600'], 60)"
     )
-    starter = subprocess.Popen([sys.executable, "-c", code])
-    while not name.exists():
-        time.sleep(0.01)
+    starter = psutil.Popen([sys.executable, "-c", code])
+    until(lambda: name.exists() and len(starter.children()) == 2, "it is started and watched")
     server = psutil.Process(int(name.read_text()))
     starter.kill()
     starter.wait()
-    server.wait(60)
+    until(lambda: has_ended(server), "it ends")
+
+
+def has_ended(process):
+    """Whether it runs no more; whoever takes over what is left of it may be slow."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -62,7 +62,7 @@ def read_lines(path: Path) -> list[Line]:
         raise BatchError(f"{path} cannot be read: {error}") from error
     lines: list[Line] = []
     seen: dict[str, int] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
+    for number, raw in enumerate(text.split("\n"), start=1):
         if not raw.strip():
             continue
         line = _line(path, number, raw)
@@ -118,16 +118,17 @@ class Parts:
         self.lines = lines
         self.out = out
         self.folder = out.with_name(out.name + ".parts")
-        told = json.dumps([settings.model, settings.flags, [asdict(line) for line in lines]])
-        identity = hashlib.blake2b(told.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        model = [settings.model, settings.pack, settings.gpus > 0, settings.flags]
+        told = json.dumps([PART_REQUESTS, *model, [asdict(line) for line in lines]])
+        identity = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
-        mark = self.folder / "batch"
-        if mark.exists() and mark.read_text() != identity:
+        self._mark = self.folder / "batch"
+        if self._mark.exists() and self._mark.read_text() != identity:
             raise BatchError(
                 f"{self.folder} holds parts of another input, model or flags; remove it to "
                 "begin anew"
             )
-        write_whole(mark, identity)
+        write_whole(self._mark, identity)
 
     def __len__(self) -> int:
         return -(-len(self.lines) // PART_REQUESTS)
@@ -148,7 +149,8 @@ class Parts:
         """Makes the output of all parts, in the input's order, and removes them."""
         texts = (self.path(part).read_text(encoding="utf-8") for part in range(len(self)))
         write_whole(self.out, "".join(texts))
-        for path in [*self.folder.iterdir()]:
+        # The mark last: parts without it would be taken for those of any input.
+        for path in sorted(self.folder.iterdir(), key=lambda path: path == self._mark):
             path.unlink()
         self.folder.rmdir()
 
@@ -161,17 +163,30 @@ def write_whole(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def answer(url: str, line: Line) -> dict[str, Any]:
-    """One line of the output: the reply of the server at `url`, or its refusal."""
+    """One line of the output: the reply of the server at `url`, or its refusal.
+
+    Raises:
+        OSError: the server ends, or has ended.
+    """
+    from moeflux_ray.server import LOOPBACK, STOPPING
+
     body = json.dumps(line.body).encode()
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(url + line.url, body, headers)
     try:
-        with urllib.request.urlopen(request) as reply:
+        with LOOPBACK.open(request) as reply:
             status, text = reply.status, reply.read()
     except urllib.error.HTTPError as error:
+        if error.code == STOPPING:
+            raise ConnectionError(f"{url} is about to end") from None
         status, text = error.code, error.read()
     name = hashlib.blake2b(line.custom_id.encode(errors="surrogatepass"), digest_size=8)
     response = {
@@ -218,7 +233,7 @@ class Worker:
                 if attempt + 1 == ATTEMPTS:
                     raise
                 self._server = self._start()
-        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in told)
+        text = "".join(json.dumps(one) + "\n" for one in told)
         return {"part": row["part"], "text": text}
 
 

@@ -20,6 +20,8 @@ class Forward:
     links: list[Link] = field(default_factory=list)
     #: Replicas that have failed with it.
     avoid: list[str] = field(default_factory=list)
+    #: The replica that it was sent to last; the router writes it.
+    asked: str | None = None
     #: Why each replica would be the one that is chosen; the router writes it.
     routes: dict[str, str] = field(default_factory=dict)
 

@@ -119,8 +119,8 @@ class Attempts:
     def _again(self, error: Exception) -> None:
         """Takes note of a loss; the next attempt avoids who was lost."""
         self.cancel()
-        if self._stream is not None and hasattr(self, "head"):
-            self._forward.avoid.append(self.head.replica)
+        if self._forward.asked is not None:
+            self._forward.avoid.append(self._forward.asked)
         if self._attempts >= ATTEMPTS:
             self._lost.inc(tags={"then": "failed"})
             raise Lost(f"{self._attempts} replicas were lost one after another: {error}") from error

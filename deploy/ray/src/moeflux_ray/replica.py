@@ -16,7 +16,7 @@ from moeflux_ray.forward import Forward, Head
 from moeflux_ray.metrics import Reporter
 from moeflux_ray.prepare import PrefixFolder, prepare
 from moeflux_ray.scaling import TOKENS_A_SECOND
-from moeflux_ray.server import Server, command, find_binary
+from moeflux_ray.server import STOPPING, Server, command, find_binary
 from moeflux_ray.settings import Settings
 
 #: Headers that belong to one connection only.
@@ -76,6 +76,10 @@ class Replica:
                 headers=headers,
                 data=request.body or None,
             ) as reply:
+                if reply.status == STOPPING:
+                    raise ServerLostError(
+                        f"the server of replica {self._name} is about to end", "ask again"
+                    )
                 kept = [(k, v) for k, v in reply.headers.items() if k.lower() not in HOP]
                 route = request.routes.get(self._name, "queue")
                 first = await _first(reply.content, is_stream(kept))

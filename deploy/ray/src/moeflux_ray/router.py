@@ -77,6 +77,7 @@ class PrefixRouter(RequestRouter):
         forward = _forward(pending_request)
         if forward:
             name = _name(replica_id)
+            forward.asked = name
             self._index.note(forward.links, name)
             self._decisions.inc(tags={"route": forward.routes.get(name, "queue")})
 

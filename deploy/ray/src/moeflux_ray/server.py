@@ -26,6 +26,10 @@ ADDRESS = re.compile(r"http://([^/\s]+)/")
 #: Ends the process of its argument as soon as whoever holds its standard input is gone, however
 #: that went.
 WATCH = 'read -r _; kill -9 "$1"'
+#: Asks servers of this machine: by no proxy, whatever the environment says.
+LOOPBACK = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+#: The status of its replies when it is about to end.
+STOPPING = 503
 #: Last lines of a server that are told when it fails.
 LINES = 20
 
@@ -149,7 +153,7 @@ class Server:
         if self.process.poll() is not None:
             return False
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=timeout_s) as reply:
+            with LOOPBACK.open(f"{self.url}/health", timeout=timeout_s) as reply:
                 return bool(reply.status == 200)
         except OSError:
             return False
