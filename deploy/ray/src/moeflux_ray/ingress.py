@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -24,8 +25,8 @@ from moeflux_ray.prefix import Link, chain
 
 #: Attempts at a request.
 ATTEMPTS = 3
-#: What a lost replica looks like.
-LOST = (RayActorError, ServerLostError)
+#: What a lost replica looks like; Ray passes on what gRPC says unless that is "unavailable".
+LOST = (RayActorError, ServerLostError, AioRpcError)
 #: Seconds after which a client may ask again when all replicas are busy.
 RETRY_AFTER_S = 5
 
