@@ -14,7 +14,7 @@ pub struct DevicesArgs {
     #[arg(long)]
     json: bool,
     /// Compute cases of every operation on a device and hold the results to the processor's: a minute
-    /// or so. Without DEVICE the best there is [possible: auto, gpu, gpu:N]
+    /// or a few. Without DEVICE the best there is [possible: auto, gpu, gpu:N]
     #[arg(long, value_name = "DEVICE", num_args = 0..=1, require_equals = true,
           default_missing_value = "gpu", value_parser = |name: &str| name.parse::<Device>())]
     self_test: Option<Device>,
