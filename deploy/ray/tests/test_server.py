@@ -40,7 +40,7 @@ def test_a_server_starts_answers_and_ends(tmp_path, binary, demo):
 
 def test_what_keeps_a_server_from_starting_is_told_with_the_node(tmp_path, binary, demo):
     little = settings(tmp_path, demo, memory="1MiB")
-    with pytest.raises(StartError, match=r"node \S+: the server ended with status .*memory"):
+    with pytest.raises(StartError, match=r"node \S+.*: the server ended with status .*memory"):
         Server(command(binary, prepare(binary, little), little, tmp_path / "kept"), 60)
     silent = script(tmp_path / "silent", "sleep 60")
     with pytest.raises(StartError, match=r"did not start within 0\.2 s.*start_timeout_s"):
@@ -48,7 +48,7 @@ def test_what_keeps_a_server_from_starting_is_told_with_the_node(tmp_path, binar
 
 
 def test_a_program_that_is_missing_or_another_is_told(tmp_path):
-    with pytest.raises(BinaryError, match=r"node \S+: there is no program nowhere/moeflux"):
+    with pytest.raises(BinaryError, match=r"node \S+.*: there is no program nowhere/moeflux"):
         find_binary("nowhere/moeflux")
     with pytest.raises(BinaryError, match=r"is moeflux 9\.9\.9, and this package goes with"):
         find_binary(script(tmp_path / "other", "echo moeflux 9.9.9"))
