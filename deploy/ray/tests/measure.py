@@ -21,6 +21,17 @@ from local_cluster import LocalCluster, user
 REPOSITORY = Path(__file__).parents[3]
 #: Requests each way, and answers at a time of one replica.
 REQUESTS, CLIENTS = 101, 4
+#: Runs the program on the first core that no other server has, and holds that core while it runs.
+ONE_CORE = """#!/bin/bash
+for core in $(seq 0 $(($(nproc --all) - 1))); do
+    exec 9>"{home}/core-$core"
+    flock -n 9 || continue
+    taskset -cp "$core" $$ >/dev/null
+    exec -a "$0" "{binary}" "$@"
+done
+echo "there are more servers than cores" >&2
+exit 1
+"""
 #: Seconds of a measurement of decode, and of one before it.
 WINDOW_S, WARM_S = 8, 3
 TOKENS = re.compile(r"^moeflux_generated_tokens_total (\S+)$", re.M)
@@ -100,7 +111,7 @@ def tokens_a_second(cluster, replicas, stream):
 
 
 def decode(cluster):
-    """Aggregate decode of one replica and of two, alternately."""
+    """Aggregate decode of one replica and of two, alternately, each with a core of its own."""
     for stream in (False, True):
         rates = {1: [], 2: []}
         for _ in range(2):
@@ -114,6 +125,11 @@ def decode(cluster):
 def main(what):
     home = tempfile.mkdtemp(prefix="moeflux-ray-")
     binary = shutil.which(os.environ.get("MOEFLUX") or str(REPOSITORY / "target/release/moeflux"))
+    if what == "decode":
+        alone = Path(home, "moeflux")
+        alone.write_text(ONE_CORE.format(home=home, binary=binary))
+        alone.chmod(0o755)
+        binary = str(alone)
     cluster = LocalCluster(Path(home), binary, str(REPOSITORY / "models/demo"), nodes=2)
     try:
         {"overhead": overhead, "decode": decode}[what](cluster)
